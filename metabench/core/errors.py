@@ -1,0 +1,38 @@
+"""What can go wrong, by whose doing.
+
+A `MetabenchError` is a user's mistake or a broken input: the command line prints its message and no traceback.
+The others are outcomes of a cell: the runner turns each into a row with a status.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MetabenchError(Exception):
+    """A mistake that the user can mend; the message names the offending thing and what was expected."""
+
+
+class Unsupported(Exception):
+    """The method does not apply to this problem; the message says why."""
+
+
+class Diverged(Exception):
+    """A loss, a hypergradient or a parameter is no longer finite."""
+
+
+class OutOfMemory(Exception):
+    """The memory limit of the cell was passed."""
+
+
+class TimeLimit(Exception):
+    """The time limit of the cell was passed."""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> MetabenchError:
+    """Return the error for a name that is not among `choices`, with the nearest valid one."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}"
+    return MetabenchError(f"unknown {kind} '{name}': {hint}")

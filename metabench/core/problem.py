@@ -1,0 +1,165 @@
+"""A problem: an inner and an outer loss, their data, their optimisers and the metric by which the outcome is judged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Literal, Protocol
+
+from metabench.core.lazy import torch
+from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window
+
+
+class MetaRole(str, Enum):
+    """Where the meta-parameters enter. A method that cannot see a role answers `unsupported`, never zero."""
+
+    INNER_LOSS = "inner_loss"
+    """The inner loss: regularisation, example weights, the data, a part of the model."""
+    OUTER_LOSS = "outer_loss"
+    """The outer loss, directly."""
+    UPDATE = "update"
+    """The inner update: learning rates, a learned optimiser."""
+    START = "start"
+    """The initial parameters of the inner run (MAML)."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number by which the outcome is judged, and which end of it is better."""
+
+    name: str
+    direction: Literal["max", "min"]
+
+
+class InnerOptimiser(Protocol):
+    """The inner update as a pure function, differentiable in every argument."""
+
+    def init(self, params: Tree) -> OptimiserState:
+        """Return the state before the first step."""
+
+    def update(
+        self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree
+    ) -> tuple[Tree, OptimiserState]:
+        """Return the next parameters and state; nothing is changed in place."""
+
+
+@dataclass(frozen=True)
+class OuterOptimiser:
+    """How the meta-parameters are moved: a torch.optim class by name, and its settings."""
+
+    name: Literal["SGD", "Adam"]
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+
+@dataclass(frozen=True)
+class ProblemCard:
+    """What a problem declares, readable without torch.
+
+    Attributes:
+        title: one line for tables.
+        datasets: names of the data sets that it can run on; the first is its default.
+        sizes: named sizes of its model, with one line each; the first is its default.
+        metrics: the first is the one that tables show.
+        citation: BibTeX of the paper that the setting comes from.
+        options: frozen dataclass of its options.
+        inner_steps: K, the default number of inner steps per hypergradient.
+        outer_steps: the default number of meta-updates of a run.
+    """
+
+    title: str
+    datasets: tuple[str, ...]
+    sizes: Mapping[str, str]
+    metrics: tuple[Metric, ...]
+    citation: str
+    options: type
+    inner_steps: int
+    outer_steps: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a problem is built from: one cell's choices and one seed.
+
+    Attributes:
+        size: a name from the card's table.
+        options: an instance of the card's options.
+        inner_steps: K, the inner steps of a window.
+        seed: of initialisation, noise and the order of batches.
+        device: where tensors live.
+        dtype: number type of parameters and data.
+        data: what `metabench.data.load` returned for the cell's data set; None where the problem needs no data.
+    """
+
+    size: str
+    options: Any
+    inner_steps: int
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    data: Any
+
+
+class Problem(ABC):
+    """A bilevel problem: minimise F(w_K(l), l) over meta-parameters l, where w_K comes from K steps of an inner optimiser on f(w, l).
+
+    Everything a loss depends on is an argument; an instance holds data and constants, never parameters. An instance can be
+    rebuilt in another number type from the same setting and then gives the same problem, rounded otherwise.
+    """
+
+    card: ClassVar[ProblemCard]
+
+    roles: frozenset[MetaRole]
+    """Where the meta-parameters enter."""
+    optimiser: InnerOptimiser
+    """The inner optimiser."""
+    outer_optimiser: OuterOptimiser
+    """How the meta-parameters are moved."""
+    carry: bool
+    """Whether the inner run goes on from window to window (online), or starts anew at every window."""
+    batch: int
+    """Examples in an inner batch; 0 where there are no batches."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    @abstractmethod
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return (params, meta) drawn from the setting's seed."""
+
+    def start(self, params: Tree, meta: Tree) -> Tree:
+        """Return the parameters from which an inner run begins: a differentiable map, the identity unless meta is an initialisation."""
+        return params
+
+    @abstractmethod
+    def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f(w, l) on `batch`, a scalar."""
+
+    @abstractmethod
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F(w, l) on `batch`, a scalar."""
+
+    @abstractmethod
+    def windows(self) -> Iterator[Sequence[Window]]:
+        """Yield, without end, the windows of one outer step after another.
+
+        One window an outer step, or one a task of a batch of tasks: then each task starts its own inner run, and the meta-update
+        uses the mean of their hypergradients. The order is a function of the seed alone.
+        """
+
+    @abstractmethod
+    def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
+        """Return every metric of the card, on test data that neither loss ever sees."""
+
+    def summary(self, meta: Tree) -> dict[str, float]:
+        """Return a few named numbers that tell what was learned."""
+        return {}
+
+    def initial_state(self) -> tuple[InnerState, Tree]:
+        """Return the inner state before the first window, and the initial meta-parameters."""
+        params, meta = self.initial()
+        return InnerState(params, self.optimiser.init(params)), meta

@@ -1,0 +1,55 @@
+"""The types that the house shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from metabench.core.lazy import torch
+
+Tree: TypeAlias = "dict[str, torch.Tensor]"
+"""Parameters, meta-parameters or their gradients: tensors by name. The order of the names is part of the value."""
+
+OptimiserState: TypeAlias = "dict[str, Tree]"
+"""Slots of an inner optimiser ('momentum', 'second_moment', 'step', ...), each a tree."""
+
+Batch: TypeAlias = "Mapping[str, torch.Tensor]"
+"""What a loss needs of the data: tensors by name, first dimension the examples. The problem that made it can read it."""
+
+
+@dataclass(frozen=True)
+class InnerState:
+    """Where an inner run stands: parameters and the inner optimiser's state. No graph is attached to either."""
+
+    params: Tree
+    optimiser: OptimiserState
+
+
+@dataclass(frozen=True)
+class Window:
+    """The data of one hypergradient: K inner batches, and the outer losses due along the way.
+
+    `inner[k]` drives inner step k, from w_k to w_{k+1}. `outer[k]` is the batch of the outer loss at w_{k+1}, or None where no
+    outer loss is due there; the outer objective of the window is the sum of those that are. Most problems have one, at the end.
+    """
+
+    inner: tuple[Batch, ...]
+    outer: tuple[Batch | None, ...]
+
+    def __post_init__(self) -> None:
+        if not self.inner:
+            raise ValueError("a window needs at least one inner step")
+        if len(self.inner) != len(self.outer):
+            raise ValueError(f"a window of {len(self.inner)} inner steps has {len(self.outer)} places for outer losses")
+        if all(batch is None for batch in self.outer):
+            raise ValueError("a window needs at least one outer loss")
+
+    @classmethod
+    def ending_in(cls, inner: tuple[Batch, ...], outer: Batch) -> Window:
+        """Return the window whose only outer loss stands after its last inner step."""
+        return cls(inner, (None,) * (len(inner) - 1) + (outer,))
+
+    def last(self, steps: int) -> Window:
+        """Return the window of the last `steps` inner steps and the outer losses due in them."""
+        return Window(self.inner[-steps:], self.outer[-steps:])
