@@ -1,0 +1,73 @@
+"""First-order gradients of the two losses, as trees. No graph is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from metabench.core import tree
+from metabench.core.lazy import torch
+from metabench.core.problem import Problem
+from metabench.core.types import Batch, Tree
+
+
+def gradients(
+    output: torch.Tensor | Sequence[torch.Tensor],
+    variables: Sequence[Tree],
+    weights: Sequence[torch.Tensor] | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+) -> list[Tree]:
+    """Return the gradient of `output` (weighted by `weights` where it is not a scalar) with respect to each tree of `variables`.
+
+    A leaf that the output does not reach gets zeros: a loss may leave parameters unused.
+    """
+    leaves = [leaf for variable in variables for leaf in variable.values()]
+    outputs = [output] if isinstance(output, torch.Tensor) else list(output)
+    kept = [i for i, out in enumerate(outputs) if out.requires_grad]
+    if kept:
+        found = torch.autograd.grad(
+            [outputs[i] for i in kept],
+            leaves,
+            None if weights is None else [weights[i] for i in kept],
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+            allow_unused=True,
+        )
+    else:
+        found = (None,) * len(leaves)
+    filled = iter([torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)])
+    return [{name: next(filled) for name in variable} for variable in variables]
+
+
+def inner_gradient(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> Tree:
+    """Return df/dw at (params, meta) on `batch`."""
+    params = tree.leaves_for_grad(params)
+    with torch.enable_grad():
+        loss = problem.inner_loss(params, tree.detach(meta), batch)
+        (gradient,) = gradients(loss, [params])
+    return gradient
+
+
+class OuterGradient(NamedTuple):
+    """The outer loss, a float, and its two first-order gradients."""
+
+    loss: float
+    params: Tree
+    meta: Tree
+
+
+def outer_gradient(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> OuterGradient:
+    """Return F, dF/dw and the direct dF/dl at (params, meta) on `batch`."""
+    params, meta = tree.leaves_for_grad(params), tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        loss = problem.outer_loss(params, meta, batch)
+        d_params, d_meta = gradients(loss, [params, meta])
+    return OuterGradient(float(loss.detach()), d_params, d_meta)
+
+
+def outer_value(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> float:
+    """Return F at (params, meta) on `batch`."""
+    with torch.no_grad():
+        return float(problem.outer_loss(params, meta, batch))

@@ -1,0 +1,61 @@
+"""The inner run: steps of w_{k+1}, s_{k+1} = Phi(w_k, s_k, l, batch_k), with or without a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from metabench.autodiff.gradients import gradients, inner_gradient
+from metabench.core import tree
+from metabench.core.errors import Diverged
+from metabench.core.lazy import torch
+from metabench.core.problem import Problem
+from metabench.core.types import Batch, InnerState, Tree
+
+
+def step(problem: Problem, state: InnerState, meta: Tree, batch: Batch) -> InnerState:
+    """Return the next inner state. First order: no graph is left."""
+    gradient = inner_gradient(problem, state.params, meta, batch)
+    with torch.no_grad():
+        return InnerState(*problem.optimiser.update(gradient, state.params, state.optimiser, meta))
+
+
+def run(problem: Problem, state: InnerState, meta: Tree, batches: Iterable[Batch]) -> InnerState:
+    """Return the inner state after a step on each of `batches`. First order."""
+    for batch in batches:
+        state = step(problem, state, meta, batch)
+    return state
+
+
+def recorded_step(problem: Problem, state: InnerState, meta: Tree, batch: Batch) -> InnerState:
+    """Return the next inner state with the graph that leads to it from whatever in `state` and `meta` requires a gradient."""
+    # Leaf by leaf: a start may lead from the meta-parameters to some of the parameters alone.
+    params = tree.tree_map(lambda leaf: leaf if leaf.requires_grad else leaf.detach().requires_grad_(), state.params)
+    (gradient,) = gradients(problem.inner_loss(params, meta, batch), [params], create_graph=True)
+    return InnerState(*problem.optimiser.update(gradient, params, state.optimiser, meta))
+
+
+def begin(problem: Problem, state: InnerState, meta: Tree) -> InnerState:
+    """Return the state from which the window's inner run starts: `state`, its parameters passed through the problem's start."""
+    return InnerState(problem.start(state.params, meta), state.optimiser)
+
+
+def detached(state: InnerState) -> InnerState:
+    """Return the same values without a graph."""
+    return InnerState(tree.detach(state.params), {slot: tree.detach(leaves) for slot, leaves in state.optimiser.items()})
+
+
+def leaves_of(state: InnerState) -> list[Tree]:
+    """Return the trees of a state: the parameters, then the optimiser's slots in order."""
+    return [state.params, *state.optimiser.values()]
+
+
+def with_leaves(state: InnerState, trees: list[Tree]) -> InnerState:
+    """Return a state shaped as `state` of the trees that `leaves_of` lists."""
+    return InnerState(trees[0], dict(zip(state.optimiser, trees[1:], strict=True)))
+
+
+def check_finite(state: InnerState) -> None:
+    """Raise Diverged if a parameter is not finite."""
+    for name, leaf in state.params.items():
+        if not bool(torch.isfinite(leaf).all()):
+            raise Diverged(f"parameter '{name}' is not finite")

@@ -1,0 +1,143 @@
+"""Inner optimisers as pure functions, differentiable everywhere, equal to torch.optim step for step.
+
+A setting is a number, or a function of the meta-parameters that returns a scalar tensor or a tree: then it is learned.
+Square roots are of v + eps^2 where v can be zero: sqrt has an infinite slope at 0, and 0 * inf is NaN in second order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from metabench.core import tree
+from metabench.core.lazy import torch
+from metabench.core.types import OptimiserState, Tree
+
+Setting: TypeAlias = "float | Callable[[Tree], torch.Tensor | Tree]"
+
+
+def _times(setting: Setting, meta: Tree, direction: Tree) -> Tree:
+    """Return setting(meta) * direction; the setting is a number, a scalar or one tensor per parameter."""
+    value = setting(meta) if callable(setting) else setting
+    if isinstance(value, dict):
+        return tree.tree_map(lambda a, b: a * b, value, direction)
+    return tree.scale(value, direction)
+
+
+def _step_of(params: Tree) -> Tree:
+    like = next(iter(params.values()))
+    return {"count": torch.zeros((), dtype=like.dtype, device=like.device)}
+
+
+@dataclass(frozen=True)
+class SGD:
+    """w <- w - lr (g + weight_decay w)."""
+
+    learning_rate: Setting
+    weight_decay: float = 0.0
+
+    def init(self, params: Tree) -> OptimiserState:
+        """Return no state."""
+        return {}
+
+    def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
+        """Return the next parameters."""
+        if self.weight_decay:
+            gradient = tree.add_scaled(gradient, self.weight_decay, params)
+        return tree.subtract(params, _times(self.learning_rate, meta, gradient)), {}
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """b <- mu b + g; w <- w - lr b, or w - lr (g + mu b) with `nesterov`. Polyak 1964; Sutskever et al. 2013."""
+
+    learning_rate: Setting
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def init(self, params: Tree) -> OptimiserState:
+        """Return a zero buffer."""
+        return {"momentum": tree.zeros_like(params)}
+
+    def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
+        """Return the next parameters and buffer."""
+        if self.weight_decay:
+            gradient = tree.add_scaled(gradient, self.weight_decay, params)
+        buffer = tree.add_scaled(gradient, self.momentum, state["momentum"])
+        direction = tree.add_scaled(gradient, self.momentum, buffer) if self.nesterov else buffer
+        return tree.subtract(params, _times(self.learning_rate, meta, direction)), {"momentum": buffer}
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Kingma & Ba 2015; with `decoupled`, AdamW: Loshchilov & Hutter 2019.
+
+    The denominator is sqrt(v_hat + eps^2) + eps: torch's is sqrt(v_hat) + eps, and the two differ by less than eps.
+    """
+
+    learning_rate: Setting
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decoupled: bool = False
+
+    def init(self, params: Tree) -> OptimiserState:
+        """Return zero moments and a step count of zero."""
+        return {"first": tree.zeros_like(params), "second": tree.zeros_like(params), "step": _step_of(params)}
+
+    def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
+        """Return the next parameters and moments."""
+        if self.weight_decay and not self.decoupled:
+            gradient = tree.add_scaled(gradient, self.weight_decay, params)
+        beta1, beta2 = self.betas
+        count = state["step"]["count"] + 1
+        first = tree.tree_map(lambda m, g: beta1 * m + (1 - beta1) * g, state["first"], gradient)
+        second = tree.tree_map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state["second"], gradient)
+        correction1, correction2 = 1 - beta1**count, 1 - beta2**count
+        direction = tree.tree_map(
+            lambda m, v: (m / correction1) / ((v / correction2 + self.eps**2).sqrt() + self.eps), first, second
+        )
+        if self.weight_decay and self.decoupled:
+            direction = tree.add_scaled(direction, self.weight_decay, params)
+        moved = tree.subtract(params, _times(self.learning_rate, meta, direction))
+        return moved, {"first": first, "second": second, "step": {"count": count}}
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """v <- alpha v + (1 - alpha) g^2; w <- w - lr g / (sqrt(v + eps^2) + eps). Tieleman & Hinton 2012."""
+
+    learning_rate: Setting
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def init(self, params: Tree) -> OptimiserState:
+        """Return zero second moments."""
+        return {"second": tree.zeros_like(params)}
+
+    def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
+        """Return the next parameters and second moments."""
+        if self.weight_decay:
+            gradient = tree.add_scaled(gradient, self.weight_decay, params)
+        second = tree.tree_map(lambda v, g: self.alpha * v + (1 - self.alpha) * g * g, state["second"], gradient)
+        direction = tree.tree_map(lambda g, v: g / ((v + self.eps**2).sqrt() + self.eps), gradient, second)
+        return tree.subtract(params, _times(self.learning_rate, meta, direction)), {"second": second}
+
+
+INNER_OPTIMISERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
+
+
+def inner_optimiser(name: str, learning_rate: Setting, weight_decay: float = 0.0) -> SGD | Momentum | Adam | RMSprop:
+    """Return the inner optimiser of a name in INNER_OPTIMISERS, other settings at their usual values."""
+    makers = {
+        "sgd": lambda: SGD(learning_rate, weight_decay),
+        "momentum": lambda: Momentum(learning_rate, weight_decay=weight_decay),
+        "nesterov": lambda: Momentum(learning_rate, nesterov=True, weight_decay=weight_decay),
+        "adam": lambda: Adam(learning_rate, weight_decay=weight_decay),
+        "adamw": lambda: Adam(learning_rate, weight_decay=weight_decay, decoupled=True),
+        "rmsprop": lambda: RMSprop(learning_rate, weight_decay=weight_decay),
+    }
+    return makers[name]()

@@ -1,0 +1,151 @@
+"""The hypergradient of a window: through the recorded graph, or by a sweep back over its steps.
+
+The sweep carries cotangents a_k of the inner state. With the outer loss due at w_{k+1} added first,
+    a_k = (dPhi_k / d state)^T a_{k+1},     dF/dl += (dPhi_k / dl)^T a_{k+1} + direct terms.
+What differs between methods is how the two products of a step are formed (its pullback), and what of the run is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+from metabench.autodiff.gradients import gradients, outer_gradient
+from metabench.autodiff.inner import begin, detached, leaves_of, recorded_step, step, with_leaves
+from metabench.autodiff.products import SecondOrder
+from metabench.core import tree
+from metabench.core.lazy import torch
+from metabench.core.method import Hypergradient
+from metabench.core.problem import MetaRole, Problem
+from metabench.core.types import Batch, InnerState, Tree, Window
+
+Pullback: TypeAlias = Callable[[Problem, InnerState, Tree, Batch, InnerState], tuple[InnerState, Tree]]
+"""(problem, state_k, meta, batch_k, a_{k+1}) -> (a_k, the step's share of dF/dl)."""
+
+Products: TypeAlias = Callable[[Problem, Tree, Tree, Batch, Tree], SecondOrder]
+
+
+def through_graph(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Hypergradient:
+    """Return the exact hypergradient of the window by reverse mode through the recorded run of all its steps."""
+    meta = tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        current = begin(problem, state, meta)
+        objective = next(iter(meta.values())).new_zeros(())
+        for inner, outer in zip(window.inner, window.outer, strict=True):
+            current = recorded_step(problem, current, meta, inner)
+            if outer is not None:
+                objective = objective + problem.outer_loss(current.params, meta, outer)
+        final, value = detached(current), float(objective.detach())
+        del current
+        (hypergradient,) = gradients(objective, [meta])
+    return Hypergradient(hypergradient, final, value)
+
+
+def sweep_back(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, pullback: Pullback, spacing: int = 1
+) -> Hypergradient:
+    """Return the exact hypergradient of the window, one step's graph at a time.
+
+    Args:
+        pullback: how one step is pulled back.
+        spacing: every how many steps a state is kept on the way forward; those between are run again on the way back.
+    """
+    meta = tree.detach(meta)
+    start = state
+    with torch.no_grad():
+        state = detached(begin(problem, state, meta))
+    steps = len(window.inner)
+    kept: dict[int, InnerState] = {}
+    for k, batch in enumerate(window.inner):
+        if k % spacing == 0:
+            kept[k] = state
+        state = step(problem, state, meta, batch)
+    final, value = state, 0.0
+
+    cotangent = with_leaves(state, [tree.zeros_like(leaves) for leaves in leaves_of(state)])
+    total = tree.zeros_like(meta)
+    for k in reversed(range(steps)):
+        # `state` is state_{k+1} here: the outer loss due after step k is added before the step is pulled back.
+        if (outer := window.outer[k]) is not None:
+            due = outer_gradient(problem, state.params, meta, outer)
+            value += due.loss
+            total = tree.add(total, due.meta)
+            cotangent = InnerState(tree.add(cotangent.params, due.params), cotangent.optimiser)
+        if k not in kept:
+            _rerun(problem, kept, meta, window, k)
+        state = kept.pop(k)
+        cotangent, share = pullback(problem, state, meta, window.inner[k], cotangent)
+        total = tree.add(total, share)
+    if MetaRole.START in problem.roles:
+        total = tree.add(total, _start_share(problem, start, meta, cotangent))
+    return Hypergradient(total, final, value)
+
+
+def square_root_spacing(steps: int) -> int:
+    """Return the spacing that keeps about 2 sqrt(K) states at the most. Chen et al. 2016."""
+    return max(1, math.isqrt(steps - 1) + 1)
+
+
+def recomputed_step(
+    problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState
+) -> tuple[InnerState, Tree]:
+    """Pull a step back by recording it again: reverse over reverse."""
+    variables = [tree.leaves_for_grad(leaves) for leaves in leaves_of(state)]
+    meta = tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        after = recorded_step(problem, with_leaves(state, variables), meta, batch)
+        outputs = [leaf for leaves in leaves_of(after) for leaf in leaves.values()]
+        weights = [leaf for leaves in leaves_of(cotangent) for leaf in leaves.values()]
+        *pulled, share = gradients(outputs, [*variables, meta], weights)
+    return with_leaves(state, pulled), share
+
+
+def split_step(products: Products, inner_gradient: Callable[[Problem, Tree, Tree, Batch], Tree]) -> Pullback:
+    """Return the pullback that takes the inner gradient for an argument of the update, as in Kemaev et al. 2025, equation 4.
+
+    state_{k+1} = Upsilon(g, state_k, l) with g = df/dw. A VJP of Upsilon, which is cheap, gives the direct shares and the cotangent c
+    of g; `products` gives those of g: (d2f/dw2) c and (d2f/dl dw) c.
+    """
+
+    def pull(
+        problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState
+    ) -> tuple[InnerState, Tree]:
+        direct, share, of_gradient = pull_update(
+            problem, inner_gradient(problem, state.params, meta, batch), state, meta, cotangent
+        )
+        second = products(problem, state.params, meta, batch, of_gradient)
+        pulled = InnerState(tree.add(direct.params, second.hessian), direct.optimiser)
+        return pulled, tree.add(share, second.mixed)
+
+    return pull
+
+
+def pull_update(
+    problem: Problem, gradient: Tree, state: InnerState, meta: Tree, cotangent: InnerState
+) -> tuple[InnerState, Tree, Tree]:
+    """Return the VJP of the inner update Upsilon: its direct shares for the state and for l, and the cotangent of the gradient."""
+    variables = [tree.leaves_for_grad(leaves) for leaves in leaves_of(state)]
+    gradient, meta = tree.leaves_for_grad(gradient), tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        before = with_leaves(state, variables)
+        after = InnerState(*problem.optimiser.update(gradient, before.params, before.optimiser, meta))
+        outputs = [leaf for leaves in leaves_of(after) for leaf in leaves.values()]
+        weights = [leaf for leaves in leaves_of(cotangent) for leaf in leaves.values()]
+        *pulled, share, of_gradient = gradients(outputs, [*variables, meta, gradient], weights)
+    return with_leaves(state, pulled), share, of_gradient
+
+
+def _rerun(problem: Problem, kept: dict[int, InnerState], meta: Tree, window: Window, until: int) -> None:
+    """Fill `kept` up to state `until` from the nearest state that was kept before it."""
+    first = max(k for k in kept if k < until)
+    for k in range(first, until):
+        kept[k + 1] = step(problem, kept[k], meta, window.inner[k])
+
+
+def _start_share(problem: Problem, state: InnerState, meta: Tree, cotangent: InnerState) -> Tree:
+    meta = tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        started = problem.start(state.params, meta)
+        (share,) = gradients(list(started.values()), [meta], list(cotangent.params.values()))
+    return share
