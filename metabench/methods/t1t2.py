@@ -1,0 +1,69 @@
+"""One-step hypergradient: the last inner step is differentiated, the parameters before it are constant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metabench.autodiff.gradients import inner_gradient, outer_gradient
+from metabench.autodiff.inner import begin, detached, leaves_of, run, with_leaves
+from metabench.autodiff.products import mixed_product
+from metabench.autodiff.sweep import pull_update
+from metabench.core import (
+    Cost,
+    Hypergradient,
+    InnerState,
+    MetaRole,
+    Problem,
+    Target,
+    Tree,
+    Unsupported,
+    Window,
+    method,
+    tree,
+)
+from metabench.core.lazy import torch
+
+CITATION = """
+    @inproceedings{luketina2016scalable,
+      title = {Scalable Gradient-Based Tuning of Continuous Regularization Hyperparameters},
+      author = {Luketina, Jelena and Berglund, Mathias and Greff, Klaus and Raiko, Tapani},
+      booktitle = {International Conference on Machine Learning},
+      year = {2016}
+    }
+"""
+
+
+@method(
+    title="T1-T2: one differentiated inner step",
+    target=Target.ONE_STEP,
+    exact=True,
+    cost=Cost(gradients="K", hvps="1 mixed product", memory="O(|w| + |activations|)"),
+    citation=CITATION,
+)
+def t1t2(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
+) -> Hypergradient:
+    """Return dF/dl - lr (d2f/dl dw) dF/dw, written for SGD; for any optimiser, through its last update. Luketina et al. 2016, equation 5.
+
+    The second-order product is formed after the outer gradient, so that the graphs of the two losses are never alive together.
+
+    Raises:
+        Unsupported: the meta-parameters are the start of the inner run, or outer losses are due before its end.
+    """
+    del options, generator
+    if MetaRole.START in problem.roles:
+        raise Unsupported("the meta-parameters are the initial parameters, which one step does not reach")
+    *before, last = window.inner
+    if any(batch is not None for batch in window.outer[:-1]):
+        raise Unsupported("outer losses are due before the end of the window, and one step reaches the last alone")
+    state = run(problem, detached(begin(problem, state, meta)), meta, before)
+    gradient = inner_gradient(problem, state.params, meta, last)
+    with torch.no_grad():
+        after = InnerState(*problem.optimiser.update(gradient, state.params, state.optimiser, meta))
+    due = outer_gradient(problem, after.params, meta, window.outer[-1])
+
+    rest = [tree.zeros_like(leaves) for leaves in leaves_of(after)[1:]]
+    cotangent = with_leaves(after, [due.params, *rest])
+    _, direct, of_gradient = pull_update(problem, gradient, state, meta, cotangent)
+    mixed = mixed_product(problem, state.params, meta, last, of_gradient)
+    return Hypergradient(tree.add(due.meta, tree.add(direct, mixed)), after, due.loss)

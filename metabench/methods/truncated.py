@@ -1,0 +1,76 @@
+"""Reverse mode through the last steps only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metabench.autodiff.gradients import outer_value
+from metabench.autodiff.inner import begin, detached, step
+from metabench.autodiff.sweep import through_graph
+from metabench.core import (
+    Cost,
+    Hypergradient,
+    InnerState,
+    MetaRole,
+    Problem,
+    Target,
+    Tree,
+    Unsupported,
+    Window,
+    method,
+    option,
+)
+from metabench.core.lazy import torch
+
+CITATION = """
+    @inproceedings{shaban2019truncated,
+      title = {Truncated Back-propagation for Bilevel Optimization},
+      author = {Shaban, Amirreza and Cheng, Ching-An and Hatch, Nathan and Boots, Byron},
+      booktitle = {International Conference on Artificial Intelligence and Statistics},
+      year = {2019}
+    }
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `truncated`."""
+
+    steps: int = option(5, minimum=1, help="k, the last inner steps that are differentiated; all of them where K is smaller")
+
+
+@method(
+    title="truncated reverse mode",
+    target=Target.TRUNCATED,
+    exact=True,
+    cost=Cost(gradients="K", hvps="k", memory="O(k |activations|)"),
+    citation=CITATION,
+    options=Options,
+)
+def truncated(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator
+) -> Hypergradient:
+    """Return the exact hypergradient of the last k steps, the state before them taken as constant. Shaban et al. 2019, section 2.3.
+
+    Outer losses due before those steps count in the objective and are constant too.
+
+    Raises:
+        Unsupported: the meta-parameters are the start of the inner run and k < K, or no outer loss is due in the last k steps: the
+            truncated gradient would be zero.
+    """
+    del generator
+    before = len(window.inner) - min(options.steps, len(window.inner))
+    if before == 0:
+        return through_graph(problem, state, meta, window)
+    if MetaRole.START in problem.roles:
+        raise Unsupported("the meta-parameters are the initial parameters, which the last steps do not reach")
+    if all(batch is None for batch in window.outer[before:]):
+        raise Unsupported(f"no outer loss is due in the last {options.steps} steps")
+    state = detached(begin(problem, state, meta))
+    earlier = 0.0
+    for inner, outer in zip(window.inner[:before], window.outer[:before], strict=True):
+        state = step(problem, state, meta, inner)
+        if outer is not None:
+            earlier += outer_value(problem, state.params, meta, outer)
+    result = through_graph(problem, state, meta, window.last(options.steps))
+    return Hypergradient(result.meta, result.state, earlier + result.outer_loss)

@@ -1,0 +1,39 @@
+"""Reverse mode through the recorded run of all inner steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metabench.autodiff.sweep import through_graph
+from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
+from metabench.core.lazy import torch
+
+CITATION = """
+    @inproceedings{maclaurin2015gradient,
+      title = {Gradient-based Hyperparameter Optimization through Reversible Learning},
+      author = {Maclaurin, Dougal and Duvenaud, David and Adams, Ryan P.},
+      booktitle = {International Conference on Machine Learning},
+      year = {2015}
+    }
+    @inproceedings{franceschi2017forward,
+      title = {Forward and Reverse Gradient-Based Hyperparameter Optimization},
+      author = {Franceschi, Luca and Donini, Michele and Frasconi, Paolo and Pontil, Massimiliano},
+      booktitle = {International Conference on Machine Learning},
+      year = {2017}
+    }
+"""
+
+
+@method(
+    title="unrolled reverse mode",
+    target=Target.UNROLLED,
+    exact=True,
+    cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)"),
+    citation=CITATION,
+)
+def unrolled(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
+) -> Hypergradient:
+    """Return dF(w_K(l), l)/dl by one backward pass through the graph of all K steps. Franceschi et al. 2017, section 3.1."""
+    del options, generator
+    return through_graph(problem, state, meta, window)
