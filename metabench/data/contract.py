@@ -1,0 +1,88 @@
+"""What a data set declares and what loading it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from metabench.data.sources import Source
+
+Task = Literal["classification", "text", "none"]
+
+Read = Callable[[str], bytes]
+"""Gives the verified bytes of one of a data set's files by its name."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a data set: its name, its size in bytes and its sha256, in hexadecimal."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What is known of a data set without loading it.
+
+    `sizes` counts examples per split for classification and bytes per split for text. `input_shape` is the shape of one
+    example, empty for text. `embedded` sets ship with the package; `fetched` sets need `metabench fetch NAME` first;
+    `library` is the Python module that brings the set, if one does. A set with none of the three has no data at all.
+    """
+
+    name: str
+    title: str
+    task: Task
+    licence: str
+    attribution: str
+    source: str
+    citation: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    input_shape: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+    embedded: bool = False
+    fetched: bool = False
+    library: str = ""
+    files: tuple[DataFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Labelled images: inputs float32 in [0, 1] of shape [n, channels, height, width], targets int64 of shape [n]."""
+
+    train_inputs: npt.NDArray[np.float32]
+    train_targets: npt.NDArray[np.int64]
+    test_inputs: npt.NDArray[np.float32]
+    test_targets: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Running text as bytes: three uint8 arrays, contiguous and disjoint spans of one text, in this order."""
+
+    train: npt.NDArray[np.uint8]
+    valid: npt.NDArray[np.uint8]
+    test: npt.NDArray[np.uint8]
+
+
+Data = Classification | Text | None
+"""What loading gives; None for a problem that needs no data."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A declared data set: its card, how its files become arrays, and where the files come from if they are fetched.
+
+    A module of `metabench.data` declares its data sets in a tuple named `DATASETS`; the registry finds them there.
+    """
+
+    card: DatasetCard
+    decode: Callable[[Read], Data]
+    sources: tuple[Source, ...] = ()

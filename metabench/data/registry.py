@@ -1,0 +1,64 @@
+"""The data sets that exist, found in the modules of this package; no array is loaded to list them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import pkgutil
+from pathlib import Path
+
+import metabench.data
+from metabench.core.errors import unknown
+from metabench.data.contract import Data, Dataset, DatasetCard
+from metabench.data.files import folder_of, read_verified
+
+
+@functools.cache
+def _declared() -> dict[str, Dataset]:
+    found: dict[str, Dataset] = {}
+    for module in pkgutil.iter_modules(metabench.data.__path__):
+        declared = getattr(importlib.import_module(f"metabench.data.{module.name}"), "DATASETS", ())
+        for dataset in declared:
+            if dataset.card.name in found:
+                raise ValueError(
+                    f"data set '{dataset.card.name}' is declared twice, again in metabench.data.{module.name}"
+                )
+            found[dataset.card.name] = dataset
+    return dict(sorted(found.items()))
+
+
+def datasets() -> dict[str, DatasetCard]:
+    """Return every card by name, in alphabetical order."""
+    return {name: dataset.card for name, dataset in _declared().items()}
+
+
+def dataset(name: str) -> Dataset:
+    """Return a declared data set; raises MetabenchError, with the nearest name, if there is none of this name."""
+    if name not in _declared():
+        raise unknown("dataset", name, _declared())
+    return _declared()[name]
+
+
+def card(name: str) -> DatasetCard:
+    """Return the card of a data set; raises MetabenchError, with the nearest name, if there is none of this name."""
+    return dataset(name).card
+
+
+def load(name: str, root: Path | None = None) -> Data:
+    """Return the arrays of a data set, every file checked against its sha256; None for a problem without data.
+
+    `root` is the folder of fetched data, by default `files.data_root()`. Raises MetabenchError if the name is unknown,
+    if the set has not been fetched (naming the command that does), or if a file is damaged.
+    """
+    chosen = dataset(name)
+    return chosen.decode(functools.partial(read_verified, chosen.card, root=root))
+
+
+def is_available(name: str, root: Path | None = None) -> bool:
+    """Tell whether `load` would find the data: files there with the declared size, or the library installed."""
+    declared = card(name)
+    if declared.embedded or declared.fetched:
+        paths = [(folder_of(declared, root) / file.name, file.size) for file in declared.files]
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+    return not declared.library or importlib.util.find_spec(declared.library) is not None

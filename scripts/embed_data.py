@@ -1,0 +1,179 @@
+"""Rebuild metabench/data/embedded/ from Debian's packages, to the byte.
+
+    python scripts/embed_data.py                 build into the package
+    python scripts/embed_data.py --check         build aside and compare with what the package ships
+    python scripts/embed_data.py --debs FOLDER   take the .deb files from FOLDER instead of downloading them
+
+The packages' versions and checksums are pinned. If the archive of the machine's release holds another version, take the
+.deb files from https://snapshot.debian.org and pass --debs. Needs numpy and dpkg-deb, and apt-get
+unless --debs is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import lzma
+import shutil
+import struct
+import sys
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from metabench.data import DatasetCard, card, fashion_mnist, idx, splits
+from metabench.data.download import SourceFailed
+from metabench.data.files import EMBEDDED
+from metabench.data.packages import debian_package, run_command
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Debian package, pinned."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+FASHION_MNIST = Package(
+    "dataset-fashion-mnist",
+    "0.0~git20200523.55506a9-1",
+    "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+)
+JARGON = Package("dict-jargon", "4.4.7-3.1", "405f8168d7994ed2cb71407bb95493daec2e9aa66fc0461dafa74a9d6728a8c1")
+ORIGINS = {"fashion_mnist_10k": FASHION_MNIST, "jargon": JARGON}
+
+
+def unpack(package: Package, workspace: Path, debs: Path | None) -> Path:
+    """Return the folder that a package, downloaded or taken from `debs`, is unpacked in."""
+
+    def run(command: Sequence[str], folder: Path) -> None:
+        if debs is None or command[0] != "apt-get":
+            run_command(command, folder)
+            return
+        for archive in debs.glob(f"{package.name}_*.deb"):
+            shutil.copy(archive, folder)
+
+    return debian_package(package.name, workspace, run, package.version, package.sha256)
+
+
+def gzipped(content: bytes) -> bytes:
+    """Return `content` as a gzip file without a name or a time, so that it depends on nothing but zlib."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = packer.compress(content) + packer.flush()
+    header = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x02\xff"
+    return header + packed + struct.pack("<II", zlib.crc32(content), len(content))
+
+
+def build_fashion_mnist(root: Path) -> dict[str, bytes]:
+    """Return the files of the balanced part of Fashion-MNIST, from those of the package; the card states the rule."""
+    built: dict[str, bytes] = {}
+    whole, part = fashion_mnist.WHOLE, fashion_mnist.TENTH
+    originals = root / "usr/share/datasets/fashion-mnist"
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        arrays = []
+        for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
+            file = next(file for file in whole.files if file.name == f"{prefix}-{kind}-ubyte.gz")
+            content = (originals / file.name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != file.sha256:
+                raise SystemExit(f"{originals / file.name} is not the standard file")
+            arrays.append((file.name, idx.decode(content, file.name, dimensions)))
+        images, labels = arrays[0][1], arrays[1][1]
+        if len(np.unique(images.reshape(len(images), -1), axis=0)) != len(images):
+            raise SystemExit(f"{arrays[0][0]} holds an image twice")
+        rows = splits.by_content(images, {split: part.sizes[split]}, labels)[split]
+        built |= {name: gzipped(idx.encode(array[rows])) for name, array in arrays}
+    return built
+
+
+def build_jargon(root: Path) -> dict[str, bytes]:
+    """Return the lexicon of the Jargon File without the dictionary's header and its closing list of letters."""
+    text = gzip.decompress((root / "usr/share/dictd/jargon.dict.dz").read_bytes())
+    lexicon = text[text.index(b"\n(TM)\n") + 1 : text.rindex(b"\n !$&'()*+")].rstrip(b"\n") + b"\n"
+    return {"jargon.txt.xz": lzma.compress(lexicon, format=lzma.FORMAT_XZ, preset=9 | lzma.PRESET_EXTREME)}
+
+
+def entry(declared: DatasetCard, package: Package, built: dict[str, bytes]) -> dict[str, object]:
+    """Return what the manifest says of a data set."""
+    return {
+        "title": declared.title,
+        "licence": declared.licence,
+        "licence_file": f"{declared.name}/LICENSE",
+        "attribution": declared.attribution,
+        "source": declared.source,
+        "origin": {"debian_package": package.name, "version": package.version, "sha256": package.sha256},
+        "files": {
+            name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in built.items()
+        },
+    }
+
+
+def build(target: Path, debs: Path | None) -> None:
+    """Write every embedded data set, its licence and the manifest under `target`."""
+    manifest: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, builder in (("fashion_mnist_10k", build_fashion_mnist), ("jargon", build_jargon)):
+            package = ORIGINS[name]
+            root = unpack(package, Path(temporary), debs)
+            built = builder(root)
+            folder = target / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for file_name, content in built.items():
+                (folder / file_name).write_bytes(content)
+            shutil.copyfile(root / "usr/share/doc" / package.name / "copyright", folder / "LICENSE")
+            manifest[name] = entry(card(name), package, built)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (target / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def unpacked(path: Path) -> bytes:
+    """Return the content of a file, decompressed if it is compressed."""
+    content = path.read_bytes()
+    return {".gz": gzip.decompress, ".xz": lzma.decompress}.get(path.suffix, bytes)(content)
+
+
+def differences(built: Path, shipped: Path) -> list[str]:
+    """Return a line for every file that `built` and `shipped` do not have alike."""
+    names = {path.relative_to(top) for top in (built, shipped) for path in top.rglob("*") if path.is_file()}
+    found = []
+    for name in sorted(names):
+        if not (built / name).is_file() or not (shipped / name).is_file():
+            found.append(f"{name}: only in {'the package' if (shipped / name).is_file() else 'what was built'}")
+        elif (built / name).read_bytes() != (shipped / name).read_bytes():
+            same = unpacked(built / name) == unpacked(shipped / name)
+            found.append(
+                f"{name}: {'same content, compressed otherwise by this zlib or liblzma' if same else 'differs'}"
+            )
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with what the package ships; write nothing there")
+    parser.add_argument("--debs", type=Path, help="folder with the .deb files, instead of downloading them")
+    chosen = parser.parse_args()
+    try:
+        if not chosen.check:
+            build(EMBEDDED, chosen.debs)
+            print((EMBEDDED / "manifest.json").read_text(encoding="utf-8"))
+            return 0
+        with tempfile.TemporaryDirectory() as temporary:
+            build(Path(temporary), chosen.debs)
+            found = differences(Path(temporary), EMBEDDED)
+    except SourceFailed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    print("\n".join(found) or f"{EMBEDDED} is what the packages give, to the byte")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
