@@ -1,0 +1,1 @@
+"""Networks as pairs of pure functions, each with its table of named sizes."""

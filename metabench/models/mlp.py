@@ -1,0 +1,52 @@
+"""Multilayer perceptrons with ReLU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from metabench.core.lazy import torch
+from metabench.core.types import Tree
+
+SIZES = {"mlp64": (64,), "mlp256": (256,), "mlp1024": (1024,), "mlp512x3": (512, 512, 512)}
+"""Widths of the hidden layers."""
+
+
+def describe(size: str) -> str:
+    """Return one line about a named size."""
+    return "perceptron, hidden layers of " + ", ".join(str(width) for width in SIZES[size])
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A perceptron from flattened inputs to class scores.
+
+    Attributes:
+        widths: of the input, the hidden layers and the output.
+    """
+
+    widths: tuple[int, ...]
+
+    @classmethod
+    def named(cls, size: str, input_shape: tuple[int, ...], classes: int) -> MLP:
+        """Return the network of a named size."""
+        return cls((math.prod(input_shape), *SIZES[size], classes))
+
+    def initial(self, generator: torch.Generator, dtype: torch.dtype) -> Tree:
+        """Return parameters drawn as He et al. 2015; biases zero. Always drawn in float64, then rounded: the same in every number type."""
+        params: Tree = {}
+        for i, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+            weight = torch.randn(fan_out, fan_in, generator=generator, dtype=torch.float64) * math.sqrt(2.0 / fan_in)
+            params[f"layer{i}.weight"] = weight.to(dtype)
+            params[f"layer{i}.bias"] = torch.zeros(fan_out, dtype=dtype)
+        return params
+
+    def __call__(self, params: Tree, inputs: torch.Tensor) -> torch.Tensor:
+        """Return class scores, shape [n, classes], of inputs of shape [n, ...]."""
+        hidden = inputs.flatten(1)
+        layers = len(self.widths) - 1
+        for i in range(layers):
+            hidden = torch.nn.functional.linear(hidden, params[f"layer{i}.weight"], params[f"layer{i}.bias"])
+            if i < layers - 1:
+                hidden = hidden.relu()
+        return hidden

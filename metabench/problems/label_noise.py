@@ -1,0 +1,180 @@
+"""Learning with noisy labels: a small network weighs each example by its loss, and learns to from a few clean examples.
+
+f(w, l) = sum_i v_i CE_i(w), where v_i = V_l(CE_i) / sum_j V_l(CE_j) over the batch and V_l is a 1-100-1 network with a sigmoid;
+F = mean cross-entropy on clean meta-validation examples. Shu et al. 2019 (Meta-Weight-Net); settings of Bohdal et al. 2021.
+
+V reads the losses as constants, as in the paper: the stop-gradient is part of f, and every method differentiates f as it stands.
+For windows of one step this is the derivative in the plain sense too; with `detach: false` it is for longer ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
+from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, option
+from metabench.core.lazy import torch
+from metabench.core.problem import OuterOptimiser, Setting
+from metabench.core.randomness import generator
+from metabench.data.splits import disjoint
+from metabench.models.classifiers import classifier, sizes
+
+CITATION = """
+@inproceedings{shu2019meta,
+  title = {Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting},
+  author = {Shu, Jun and Xie, Qi and Yi, Lixuan and Zhao, Qian and Zhou, Sanping and Xu, Zongben and Meng, Deyu},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2019}
+}"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `label_noise`."""
+
+    noise: str = option("flip", choices=("flip", "uniform"), help="wrong labels: one other class for each class, or any class")
+    rate: float = option(0.4, minimum=0, maximum=1, help="share of training labels that are drawn anew")
+    train: int = option(8000, minimum=1, help="noisy training examples")
+    validation: int = option(1000, minimum=1, help="clean meta-validation examples")
+    batch: int = option(100, minimum=1, help="examples in an inner and in an outer batch")
+    hidden: int = option(100, minimum=1, help="hidden units of the weighing network")
+    optimiser: str = option("momentum", choices=INNER_OPTIMISERS, help="inner optimiser")
+    learning_rate: float = option(0.01, above=0, help="of the inner optimiser")
+    weight_decay: float = option(5e-4, minimum=0, help="of the inner optimiser")
+    outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser, Adam")
+    detach: bool = option(True, help="whether the weighing network reads the losses as constants")
+
+
+class LabelNoise(Problem):
+    """Learn the network that weighs the examples."""
+
+    card = ProblemCard(
+        title="weighing noisily labelled examples",
+        datasets=("fashion_mnist_10k", "fashion_mnist", "mnist_10k", "mnist", "digits"),
+        sizes={"mlp256": sizes()["mlp256"], **sizes()},
+        metrics=(Metric("test accuracy (%)", "max"), Metric("test cross-entropy (nat)", "min")),
+        citation=CITATION,
+        options=Options,
+        inner_steps=1,
+        outer_steps=1200,
+    )
+    roles = frozenset({MetaRole.INNER_LOSS})
+    carry = True
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        options, data = setting.options, setting.data
+        self.batch = min(options.batch, options.train)
+        self.optimiser = inner_optimiser(options.optimiser, options.learning_rate, options.weight_decay)
+        self.outer_optimiser = OuterOptimiser("Adam", options.outer_learning_rate)
+        self._network = classifier(setting.size, data.train_inputs.shape[1:], len(data.classes))
+        parts = disjoint(
+            len(data.train_targets),
+            {"train": options.train, "validation": options.validation},
+            setting.seed,
+            data.train_targets,
+        )
+        targets = torch.as_tensor(data.train_targets)
+        # Inputs are standardised by the training part: without that, weighing is learned several times more slowly.
+        seen = data.train_inputs[parts["train"]]
+        self._shift, self._spread = float(seen.mean(dtype="float64")), float(seen.std(dtype="float64"))
+        noisy = corrupted(targets[parts["train"]], len(data.classes), options.noise, options.rate, setting.seed)
+        self._train = self._place(seen, noisy)
+        self._validation = self._place(data.train_inputs[parts["validation"]], targets[parts["validation"]])
+        self._test = self._place(data.test_inputs, torch.as_tensor(data.test_targets))
+
+    def _place(self, inputs: object, targets: torch.Tensor) -> Batch:
+        inputs = torch.as_tensor(inputs).to(self.setting.device, self.setting.dtype)
+        return {
+            "inputs": (inputs - self._shift) / self._spread,
+            "targets": targets.to(self.setting.device),
+        }
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return the classifier's and the weighing network's parameters."""
+        params = self._network.initial(generator(self.setting.seed, "initial params"), self.setting.dtype)
+        stream = generator(self.setting.seed, "initial meta")
+        hidden = self.setting.options.hidden
+
+        def uniform(shape: tuple[int, ...], fan_in: int) -> torch.Tensor:
+            drawn = torch.rand(shape, generator=stream, dtype=torch.float64)
+            return ((2 * drawn - 1) / fan_in**0.5).to(self.setting.dtype)
+
+        meta = {
+            "hidden.weight": uniform((hidden, 1), 1),
+            "hidden.bias": uniform((hidden,), 1),
+            "out.weight": uniform((1, hidden), hidden),
+            "out.bias": uniform((1,), hidden),
+        }
+        device = self.setting.device
+        return {k: v.to(device) for k, v in params.items()}, {k: v.to(device) for k, v in meta.items()}
+
+    def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return the weighted cross-entropy on a batch with noisy labels."""
+        losses = self._losses(params, batch)
+        weights = weigh(meta, losses.detach() if self.setting.options.detach else losses)
+        return (weights / weights.sum() * losses).sum()
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return the mean cross-entropy on a clean batch."""
+        return self._losses(params, batch).mean()
+
+    def windows(self) -> Iterator[Sequence[Window]]:
+        """Yield windows over shuffled epochs of the training and of the meta-validation examples."""
+        inner = self._batches(self._train, "inner batches")
+        outer = self._batches(self._validation, "outer batches")
+        while True:
+            yield [Window.ending_in(tuple(next(inner) for _ in range(self.setting.inner_steps)), next(outer))]
+
+    def _batches(self, part: Batch, purpose: str) -> Iterator[Batch]:
+        stream = generator(self.setting.seed, purpose)
+        total = len(part["targets"])
+        size = min(self.setting.options.batch, total)
+        while True:
+            order = torch.randperm(total, generator=stream).to(self.setting.device)
+            # A last batch that is smaller is left out, so that every batch of a run has one shape.
+            for chosen in order[: total - total % size].split(size):
+                yield {name: values[chosen] for name, values in part.items()}
+
+    def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
+        """Return accuracy and cross-entropy on the test split, whose labels are clean."""
+        with torch.no_grad():
+            pieces = zip(self._test["inputs"].split(1000), self._test["targets"].split(1000), strict=True)
+            hits, losses = [], []
+            for inputs, targets in pieces:
+                scores = self._network(params, inputs)
+                hits.append((scores.argmax(1) == targets).double())
+                losses.append(torch.nn.functional.cross_entropy(scores, targets, reduction="none").double())
+        accuracy, cross_entropy = (metric.name for metric in self.card.metrics)
+        return {accuracy: 100 * float(torch.cat(hits).mean()), cross_entropy: float(torch.cat(losses).mean())}
+
+    def summary(self, meta: Tree) -> dict[str, float]:
+        """Return the weight of an example that fits well over that of one that does not: above 1, noise is discounted."""
+        losses = torch.tensor([0.1, 5.0], device=self.setting.device, dtype=self.setting.dtype)
+        fitting, misfit = weigh(meta, losses).tolist()
+        return {"weight at loss 0.1 / weight at loss 5": fitting / misfit}
+
+    def _losses(self, params: Tree, batch: Batch) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(self._network(params, batch["inputs"]), batch["targets"], reduction="none")
+
+
+def weigh(meta: Tree, losses: torch.Tensor) -> torch.Tensor:
+    """Return V_l(loss) of every loss, shape [n], values in (0, 1)."""
+    hidden = torch.nn.functional.linear(losses[:, None], meta["hidden.weight"], meta["hidden.bias"]).relu()
+    return torch.nn.functional.linear(hidden, meta["out.weight"], meta["out.bias"]).sigmoid()[:, 0]
+
+
+def corrupted(targets: torch.Tensor, classes: int, noise: str, rate: float, seed: int) -> torch.Tensor:
+    """Return labels of which a share `rate` is drawn anew: 'flip' gives one other class for each class, 'uniform' any class."""
+    stream = generator(seed, "noise")
+    chosen = torch.rand(len(targets), generator=stream) < rate
+    if noise == "uniform":
+        drawn = torch.randint(classes, (len(targets),), generator=stream)
+    else:
+        # A cycle through the classes in random order: no class flips to itself, and no two flip to the same.
+        order = torch.randperm(classes, generator=stream)
+        successor = torch.empty_like(order)
+        successor[order] = order.roll(-1)
+        drawn = successor[targets]
+    return torch.where(chosen, drawn, targets)

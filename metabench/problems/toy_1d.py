@@ -1,0 +1,90 @@
+"""One parameter, one meta-parameter, and a hypergradient in closed form: the toy problem of EvoGrad.
+
+f(x, l) = (x - 1)^2 + l x^2 and F(x) = (x - 1/2)^2. The inner minimum is x* = 1/(1 + l), the implicit hypergradient
+(l - 1)/(l + 1)^3, and the best l is 1. Bohdal et al. 2021, section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
+from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, option
+from metabench.core.lazy import torch
+from metabench.core.problem import OuterOptimiser, Setting
+from metabench.core.randomness import generator
+
+CITATION = """
+@inproceedings{bohdal2021evograd,
+  title = {EvoGrad: Efficient Gradient-Based Meta-Learning and Hyperparameter Optimization},
+  author = {Bohdal, Ondrej and Yang, Yongxin and Hospedales, Timothy},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2021}
+}"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `toy_1d`."""
+
+    optimiser: str = option("sgd", choices=INNER_OPTIMISERS, help="inner optimiser")
+    learning_rate: float = option(0.1, above=0, help="of the inner optimiser")
+
+
+class Toy1D(Problem):
+    """Learn the l at which the minimum of f is the minimum of F."""
+
+    card = ProblemCard(
+        title="a quadratic in one dimension, with its hypergradient in closed form",
+        datasets=("analytic",),
+        sizes={"scalar": "one parameter, one meta-parameter"},
+        metrics=(Metric("outer loss at the inner minimum", "min"),),
+        citation=CITATION,
+        options=Options,
+        inner_steps=20,
+        outer_steps=100,
+    )
+    roles = frozenset({MetaRole.INNER_LOSS})
+    outer_optimiser = OuterOptimiser("SGD", learning_rate=1.0)
+    carry = True
+    batch = 0
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.optimiser = inner_optimiser(setting.options.optimiser, setting.options.learning_rate)
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return x from a standard normal and l from [0.1, 2], uniformly."""
+        stream = generator(self.setting.seed, "initial")
+        x = torch.randn((), generator=stream, dtype=torch.float64)
+        penalty = 0.1 + 1.9 * torch.rand((), generator=stream, dtype=torch.float64)
+        place = {"device": self.setting.device, "dtype": self.setting.dtype}
+        return {"x": x.to(**place)}, {"l": penalty.to(**place)}
+
+    def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f(x, l)."""
+        return (params["x"] - 1) ** 2 + meta["l"] * params["x"] ** 2
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F(x)."""
+        return (params["x"] - 0.5) ** 2
+
+    def windows(self) -> Iterator[Sequence[Window]]:
+        """Yield the same window: there are no data."""
+        window = Window.ending_in(({},) * self.setting.inner_steps, {})
+        while True:
+            yield [window]
+
+    def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
+        """Return F at the inner minimum of the learned l."""
+        return {self.card.metrics[0].name: (1 / (1 + float(meta["l"])) - 0.5) ** 2}
+
+    def summary(self, meta: Tree) -> dict[str, float]:
+        """Return l; the best is 1."""
+        return {"l": float(meta["l"])}
+
+
+def closed_form(penalty: float) -> float:
+    """Return the implicit hypergradient at l = `penalty`: (l - 1)/(l + 1)^3."""
+    return (penalty - 1) / (penalty + 1) ** 3
