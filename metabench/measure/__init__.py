@@ -1,0 +1,1 @@
+"""What a call costs and where: memory to the byte, time, outcome, environment."""

@@ -1,0 +1,126 @@
+"""Where a result was measured: hardware, versions, source. Nothing that names a machine or a person."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import metabench
+from metabench.core.lazy import torch
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def environment(device: str = "cpu") -> dict[str, str | int | float]:
+    """Return what a row says of its surroundings. Imports torch for a CUDA device only.
+
+    hardware: processor or GPU, with its number of cores or its memory. cores: those this process may use. memory_bytes:
+    of the machine or its container. device_memory_bytes: of the GPU, else the same. threads: torch's, once it is
+    loaded, else what it would take. load_at_start: one-minute load average. git_commit: with '+' where tracked files
+    differ from it, and empty outside a checkout; git_dirty: 0 or 1. lock_hash: of requirements.lock, empty without one.
+    """
+    cores, memory = _cores(), _memory_bytes()
+    commit = git_commit(PROJECT)
+    if device.startswith("cuda"):
+        card = torch.cuda.get_device_properties(torch.device(device))
+        hardware, device_memory = f"{card.name}, {card.total_memory / 2**30:.0f} GiB", card.total_memory
+    else:
+        hardware, device_memory = f"{processor()}, {cores} core{'s' if cores > 1 else ''}", memory
+    return {
+        "hardware": hardware,
+        "cores": cores,
+        "threads": _threads(cores),
+        "memory_bytes": memory,
+        "device_memory_bytes": device_memory,
+        "load_at_start": os.getloadavg()[0],
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python_version": platform.python_version(),
+        "torch_version": _torch_version(),
+        "metabench_version": metabench.__version__,
+        "git_commit": commit,
+        "git_dirty": int(commit.endswith("+")),
+        "lock_hash": lock_hash(PROJECT),
+    }
+
+
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """Return the name of the processor, or of its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Hardware", "cpu model"):
+            return " ".join(value.split())
+    return platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=8)
+def git_commit(root: Path) -> str:
+    """Return the commit checked out at `root`, with '+' if tracked files differ from it.
+
+    Empty if `root` is no checkout, has no commit, or git is missing.
+    """
+    # Only a checkout of the project itself counts: an installed copy may lie in the virtual environment of someone
+    # else's repository.
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@lru_cache(maxsize=8)
+def lock_hash(root: Path) -> str:
+    """Return the SHA-256 of `root`'s requirements.lock, empty where there is none."""
+    try:
+        return hashlib.sha256((root / "requirements.lock").read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _threads(cores: int) -> int:
+    if "torch" in sys.modules:
+        return torch.get_num_threads()
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() else cores
+
+
+def _memory_bytes() -> int:
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _CGROUP_LIMITS:
+        try:
+            text = Path(path).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            sizes.append(int(text))
+    return min(sizes)
+
+
+@lru_cache(maxsize=1)
+def _torch_version() -> str:
+    """Return torch's version, local label included ('2.13.0+cpu'), from its metadata."""
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,79 @@
+"""A second, independent meter: live bytes of tensor storages, watched from the dispatcher.
+
+It sees what operations return and not what kernels allocate inside, and it changes the program a little (the autograd
+engine accumulates out of place under a dispatch mode). It is here to check the allocator's record, not to replace it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class StorageMeter(TorchDispatchMode):
+    """Counts the bytes of real storages that operations inside the `with` block make, until each dies.
+
+    Storages are followed by weak reference: a finaliser forgets one at its death, before its address can be given to
+    another. Storages from before the block do not count, nor do meta and fake tensors. `live_bytes` and `peak_bytes`
+    can be read at any time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self._sizes: dict[int, int] = {}
+        self._finalisers: dict[int, weakref.finalize[[int], torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {storage._cdata: storage for storage in _storages((args, kwargs))}
+        before = {key: storage.nbytes() for key, storage in given.items()}
+        result = func(*args, **(kwargs or {}))
+        for key, storage in given.items():
+            if storage.nbytes() != before[key]:
+                self._resized(key, storage)
+        # `torch.tensor` fills its storage below the dispatcher and shows it first as the argument of `lift_fresh`.
+        fresh = func is torch.ops.aten.lift_fresh.default
+        for storage in _storages(result):
+            if storage._cdata not in self._sizes and (fresh or storage._cdata not in given):
+                self._follow(storage)
+        return result
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        for finaliser in self._finalisers.values():
+            finaliser.detach()
+        self._finalisers.clear()
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._sizes[key] = size
+        self._finalisers[key] = weakref.finalize(storage, self._forget, key)
+        self._add(size)
+
+    def _resized(self, key: int, storage: torch.UntypedStorage) -> None:
+        if key not in self._sizes:
+            self._follow(storage)
+            return
+        # The old block lives until its content has been copied to the new one.
+        self._add(storage.nbytes())
+        self.live_bytes -= self._sizes[key]
+        self._sizes[key] = storage.nbytes()
+
+    def _forget(self, key: int) -> None:
+        self.live_bytes -= self._sizes.pop(key)
+        del self._finalisers[key]
+
+    def _add(self, size: int) -> None:
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+    found = (tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided)
+    return [storage for storage in found if storage.device.type != "meta"]
