@@ -47,7 +47,7 @@ class InnerOptimiser(Protocol):
 
 @dataclass(frozen=True)
 class OuterOptimiser:
-    """How the meta-parameters are moved: a torch.optim class by name, and its settings."""
+    """How the meta-parameters are moved: SGD (with momentum) or Adam, with torch.optim's meaning of the settings."""
 
     name: Literal["SGD", "Adam"]
     learning_rate: float

@@ -1,0 +1,5 @@
+"""`python -m metabench` is `metabench`."""
+
+from metabench.cli import main
+
+main()

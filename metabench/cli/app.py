@@ -1,0 +1,215 @@
+"""The commands. Each is a few lines over the layer that does the work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from metabench import __version__
+from metabench.cli.listing import Kind, print_listing
+from metabench.cli.output import print_error, print_table
+from metabench.cli.progress import progress_display
+from metabench.core.errors import MetabenchError
+
+DEFAULT_SUITE = Path("config/config.yaml")
+
+app = typer.Typer(
+    help="Hypergradient methods, certified, measured and compared.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; may be given several times.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Part(str, Enum):
+    """A part of the report that can be made alone."""
+
+    tables = "tables"
+    figures = "figures"
+    page = "page"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 where all went well, 2 with one message for a user's mistake (`--debug`: with its traceback)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Wherever it stands: people add it at the end of the line that failed.
+    debug = "--debug" in given
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        app(args=[argument for argument in given if argument != "--debug"], prog_name="metabench")
+    except BrokenPipeError:
+        # The reader of a pipe has gone, as `head` does. Python would complain again when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except (MetabenchError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print_error(_message(error))
+        raise SystemExit(2) from None
+    raise SystemExit(0)
+
+
+def _message(error: MetabenchError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _interrupted(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    del debug, version  # main() and the callback have read them
+
+
+@app.command("run")
+def run_command(
+    spec: Annotated[Path, typer.Option(help="The cell: a JSON file, as `metabench plan --json` has them.")],
+    out: Annotated[Path, typer.Option(help="Where its rows go: a Parquet file.")],
+) -> None:
+    """Run one cell, all its seeds. A failure of the cell is a row with a status, and no failure of this command."""
+    from metabench.suite.cell import Cell
+    from metabench.suite.supervise import supervise
+
+    try:
+        text = spec.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MetabenchError(f"spec '{spec}' cannot be read: {error.strerror}") from error
+    cell = Cell.from_json(text, str(spec))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MetabenchError(f"cannot write into '{out.parent}': {error.strerror}") from error
+    if not os.access(out.parent, os.W_OK):
+        raise MetabenchError(f"cannot write into '{out.parent}': permission denied")
+    name = f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}"
+    with progress_display(name) as progress:
+        rows = supervise(cell, out, progress)
+    for row in rows:
+        figure = f"{row['metric']} {row['quality']:.4g}" if row.get("quality") is not None else ""
+        print(": ".join(part for part in (name, f"seed {row['seed']}", row["status"], figure, row["message"]) if part), file=sys.stderr)
+
+
+@app.command("list")
+def list_command(
+    kind: Annotated[Kind | None, typer.Argument(help="What to list; everything if left out.")] = None,
+    as_json: Json = False,
+    plugin: Annotated[list[Path], typer.Option(help="A Python file with further methods; may be given several times.")] = [],  # noqa: B006
+) -> None:
+    """List methods, problems, data sets, sizes and suites."""
+    print_listing(kind, as_json, plugin)
+
+
+@app.command("plan")
+def plan_command(
+    config: Annotated[Path, typer.Argument(help="The suite.")] = DEFAULT_SUITE,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Show the cells of a suite: how many, and what each may use. Nothing is run."""
+    from metabench.cli.planning import print_plan
+    from metabench.suite.plan import load_suite, plan
+
+    print_plan(plan(load_suite(config, overrides)), as_json)
+
+
+@app.command("collect")
+def collect_command(
+    cells: Annotated[Path, typer.Option(help="A text file with one row file a line, or a folder: every row file below it.")],
+    out: Annotated[Path, typer.Option(help="The table of all rows, Parquet; a CSV is written beside it.")],
+    suite: Annotated[Path, typer.Option(help="The suite that the rows are of.")] = DEFAULT_SUITE,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Put the rows of a suite's cells into one table."""
+    from metabench.results.store import collect
+    from metabench.suite.plan import load_suite, plan
+    from metabench.suite.provenance import results_metadata
+
+    report = collect(_row_files(cells), out, results_metadata(plan(load_suite(suite, overrides))))
+    statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
+    print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}", file=sys.stderr)
+
+
+def _row_files(cells: Path) -> list[Path]:
+    if cells.is_dir():
+        return sorted(cells.rglob("*.parquet"))
+    try:
+        return [Path(line) for line in cells.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise MetabenchError(f"list of row files '{cells}' cannot be read: {reason}") from error
+
+
+@app.command("report")
+def report_command(
+    results: Annotated[Path, typer.Argument(help="The table that `metabench collect` wrote.")],
+    out: Annotated[Path, typer.Option(help="The folder of the report.")],
+    only: Annotated[Part | None, typer.Option(help="Make this part only; the page needs the other two.")] = None,
+) -> None:
+    """Make tables, figures and the page from the results."""
+    if only in (None, Part.tables):
+        from metabench.report.tables import build_tables
+
+        build_tables(results, out)
+    if only in (None, Part.figures):
+        from metabench.report.figures import build_figures
+
+        build_figures(results, out)
+    if only in (None, Part.page):
+        from metabench.report.page import build_page
+
+        build_page(results, out)
+        print(out / "index.html")
+
+
+@app.command("fetch")
+def fetch_command(
+    names: Annotated[list[str] | None, typer.Argument(help="Data sets; all that can be fetched if left out.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="A folder to look into first.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The folder for fetched data.")] = None,
+) -> None:
+    """Bring the data sets that do not ship, checked by their sha256."""
+    from metabench.data import datasets
+    from metabench.data.fetch import fetch
+
+    wanted = names or [name for name, card in datasets().items() if card.fetched]
+    with progress_display("fetch") as progress:
+        done = fetch(wanted, root, source, progress=progress)
+    rows = [
+        (one.name, str(one.folder or "-"), ", ".join(one.sources) or "was here", ", ".join(str(path) for path in one.kept_aside) or "-")
+        for one in done
+    ]
+    print_table("data sets", ("name", "folder", "from", "damaged files kept aside"), rows)
+
+
+@app.command("config-reference")
+def config_reference_command(
+    out: Annotated[Path, typer.Option(help="The Markdown file.")] = Path("config/README.md"),
+) -> None:
+    """Write the reference of every key of a suite."""
+    from metabench.suite.reference import write_reference
+
+    write_reference(out)

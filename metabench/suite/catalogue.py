@@ -1,0 +1,100 @@
+"""What there is to choose from, as plain values: for listings, for the command line's JSON and for the metadata of results."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from metabench.core.method import Cost
+from metabench.core.options import describe
+from metabench.data import datasets, is_available
+from metabench.methods import methods
+from metabench.problems import problems
+
+Card = dict[str, Any]
+
+_KEY = re.compile(r"@\w+\{\s*([^,\s]+)")
+
+
+def method_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
+    """Return every method by name: what it estimates, whether exactly, at what cost, its options and its paper."""
+    return {
+        name: {
+            "title": found.title,
+            "target": found.target.value,
+            "exact": found.exact,
+            "stochastic": found.stochastic,
+            "cost": cost_text(found.cost),
+            "memory": found.cost.memory,
+            "options": describe(found.options),
+            "citation_key": citation_key(found.citation),
+            "citation": found.citation,
+            "module": found.module,
+        }
+        for name, found in methods(plugins).items()
+    }
+
+
+def problem_cards() -> dict[str, Card]:
+    """Return every problem by name: its data sets, sizes, metrics, options and defaults, and its paper."""
+    found = {}
+    for name, kind in problems().items():
+        card = kind.card
+        found[name] = {
+            "title": card.title,
+            "datasets": list(card.datasets),
+            "sizes": dict(card.sizes),
+            "metrics": [dataclasses.asdict(metric) for metric in card.metrics],
+            "inner_steps": card.inner_steps,
+            "outer_steps": card.outer_steps,
+            "options": describe(card.options),
+            "citation_key": citation_key(card.citation),
+            "citation": card.citation.strip(),
+        }
+    return found
+
+
+def dataset_cards() -> dict[str, Card]:
+    """Return every data set by name: licence, sizes, where it comes from and whether it is here."""
+    return {
+        name: {
+            "title": card.title,
+            "task": card.task,
+            "licence": card.licence,
+            "attribution": card.attribution,
+            "source": card.source,
+            "sizes": dict(card.sizes),
+            "bytes": sum(file.size for file in card.files),
+            "embedded": card.embedded,
+            "fetched": card.fetched,
+            "library": card.library,
+            "available": is_available(name),
+            "citation_key": citation_key(card.citation),
+            "citation": card.citation.strip(),
+        }
+        for name, card in datasets().items()
+    }
+
+
+def size_cards() -> list[Card]:
+    """Return every named size of every problem's model."""
+    return [
+        {"problem": problem, "size": size, "description": description, "default": place == 0}
+        for problem, card in problem_cards().items()
+        for place, (size, description) in enumerate(card["sizes"].items())
+    ]
+
+
+def cost_text(cost: Cost) -> str:
+    """Return the counts of a cost that are not zero, as 'gradients: K + 1; forwards: N'."""
+    counts = {"gradients": cost.gradients, "HVPs": cost.hvps, "JVPs": cost.jvps, "forwards": cost.forwards}
+    return "; ".join(f"{what}: {count}" for what, count in counts.items() if count != "0") or "nothing"
+
+
+def citation_key(bibtex: str) -> str:
+    """Return the key of a BibTeX entry; empty if the text holds none."""
+    match = _KEY.search(bibtex)
+    return match[1] if match else ""

@@ -1,0 +1,300 @@
+"""Running a cell: for each seed, cost at a shared checkpoint, error against the exact hypergradient, and quality at the end.
+
+Memory, time and error are measured at the same checkpoint for every method: the state after a few windows of plain training at the
+initial meta-parameters. Every failure becomes a row; what was measured before it stays in the row.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metabench import data
+from metabench.autodiff.exact import exact_target
+from metabench.autodiff.inner import begin, check_finite, detached, run
+from metabench.autodiff.optimisers import Adam, Momentum
+from metabench.core import tree
+from metabench.core.errors import Diverged, TimeLimit
+from metabench.core.lazy import torch
+from metabench.core.method import Hypergradient, Method, Target
+from metabench.core.options import build
+from metabench.core.problem import InnerOptimiser, Problem, Setting
+from metabench.core.randomness import generator
+from metabench.core.types import InnerState, Tree, Window
+from metabench.measure.bound import memory_bound
+from metabench.measure.classify import outcome
+from metabench.measure.clock import Stopwatch, deadline, pin_threads, time_call
+from metabench.measure.environment import environment
+from metabench.measure.memory import measure_memory
+from metabench.problems import problem
+from metabench.suite.cell import Cell
+from metabench.suite.rows import MESSAGE_LENGTH, base_row, failed_row, method_of
+
+Progress = Callable[[str, int, int], None]
+"""(what runs, how much is done, of how much)."""
+
+Row = dict[str, Any]
+
+_NET = 2
+"""How many times its memory limit a whole cell may grow by. The limit itself is held to the byte by the memory pass; this net below it
+lets a cell far past its limit end as a row, and take no other process with it."""
+
+
+def run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:
+    """Yield one finished row per seed. Whatever goes wrong with a seed is in its row."""
+    place = environment(cell.device)
+    pin_threads(cell.threads)
+    loaded = data.load(cell.dataset)
+    until = time.perf_counter() + cell.limit_seconds
+    for index, seed in enumerate(cell.seeds):
+        left = until - time.perf_counter()
+        if left <= 0:
+            message = f"the cell's {cell.limit_seconds:g} s were spent by the seeds before this one"
+            yield failed_row(cell, seed, "timeout", message, place)
+            continue
+        row = base_row(cell, seed, place)
+        try:
+            with deadline(left), memory_bound(_NET * cell.limit_bytes, torch.device(cell.device)):
+                for stage in _SeedRun.of(cell, seed, loaded, first=index == 0, progress=progress).stages():
+                    row.update(stage)
+            row |= {"status": "ok", "message": row.get("message", "")}
+        except TimeLimit:
+            row |= {"status": "timeout", "message": f"passed the cell's time limit of {cell.limit_seconds:g} s"}
+        except Exception as error:  # every failure is a row: this is the one place that may catch everything
+            status, message = outcome(error)
+            row |= {"status": status, "message": message[:MESSAGE_LENGTH]}
+        yield row
+
+
+@dataclass
+class _SeedRun:
+    """One seed of a cell, stage by stage; each stage yields the columns that it fills."""
+
+    cell: Cell
+    seed: int
+    loaded: Any
+    method: Method
+    options: Any
+    first: bool
+    progress: Progress
+
+    @classmethod
+    def of(cls, cell: Cell, seed: int, loaded: Any, first: bool, progress: Progress) -> _SeedRun:
+        method = method_of(cell)
+        options = build(method.options, cell.method_options, f"method '{cell.method}'")
+        return cls(cell, seed, loaded, method, options, first, progress)
+
+    def stages(self) -> Iterator[Row]:
+        whole = Stopwatch()
+        with whole:
+            instance = self._problem(self.cell.dtype)
+            state, meta = instance.initial_state()
+            yield {"batch": instance.batch, "n_params": tree.count(state.params), "n_meta": tree.count(meta)}
+            yield from self._cost(instance)
+            if self.cell.purpose == "quality":
+                yield from self._quality(instance)
+            yield from self._error()
+        yield {"measured_s": whole.seconds}
+
+    def _problem(self, dtype: str) -> Problem:
+        kind = problem(self.cell.problem)
+        options = build(kind.card.options, self.cell.problem_options, f"problem '{self.cell.problem}'")
+        return kind(
+            Setting(
+                size=self.cell.size,
+                options=options,
+                inner_steps=self.cell.inner_steps,
+                seed=self.seed,
+                device=torch.device(self.cell.device),
+                dtype=getattr(torch, dtype),
+                data=self.loaded,
+            )
+        )
+
+    def _hypergradient(
+        self, instance: Problem, state: InnerState, meta: Tree, window: Window, stream: torch.Generator
+    ) -> Hypergradient:
+        return self.method(instance, state, meta, window, self.options, stream)
+
+    def _stream(self, purpose: str) -> torch.Generator:
+        return generator(self.seed, purpose, self.cell.device)
+
+    def _checkpoint(self, instance: Problem) -> tuple[InnerState, Tree, Iterator[Sequence[Window]]]:
+        """Return where all methods are compared, and the windows that follow."""
+        state, meta = instance.initial_state()
+        windows = instance.windows()
+        for _ in range(self.cell.measure["checkpoint"]):
+            state = _plain(instance, state, meta, next(windows)[0])
+        return state, meta, windows
+
+    def _cost(self, instance: Problem) -> Iterator[Row]:
+        state, meta, windows = self._checkpoint(instance)
+        window = next(windows)[0]
+        stream = self._stream("cost")
+
+        def call() -> Hypergradient:
+            return self._hypergradient(instance, state, meta, window, stream)
+
+        self.progress(f"seed {self.seed}: first call", 0, 1)
+        begun = time.perf_counter()
+        _check_shapes(call(), meta)
+        _synchronise(self.cell.device)
+        if self.first:
+            yield {"first_call_s": time.perf_counter() - begun}
+
+        self.progress(f"seed {self.seed}: memory", 0, 1)
+        arguments = (state.params, state.optimiser, meta, window.inner, window.outer)
+        _, memory = measure_memory(call, arguments, self.cell.device, self.cell.limit_bytes)
+        yield {
+            "peak_bytes": memory.peak_bytes,
+            "static_bytes": memory.static_bytes,
+            "dynamic_bytes": memory.dynamic_bytes,
+            "memory_source": memory.source,
+        }
+
+        self.progress(f"seed {self.seed}: time", 0, 1)
+        settings = self.cell.measure
+        timing = time_call(
+            call, self.cell.device, repeats=settings["time_repeats"], budget_s=settings["time_budget"]
+        )
+        yield {
+            "time_median_s": timing.median_s,
+            "time_q1_s": timing.q1_s,
+            "time_q3_s": timing.q3_s,
+            "time_repeats": timing.repeats,
+        }
+
+    def _quality(self, instance: Problem) -> Iterator[Row]:
+        initial, meta = instance.initial_state()
+        windows = instance.windows()
+        states: dict[int, InnerState] = {}
+        stream = self._stream("training")
+        move = _outer_update(instance, meta)
+        drawing, steps = Stopwatch(), self.cell.outer_steps
+        outer_loss = math.nan
+        whole = Stopwatch()
+        with whole:
+            for done in range(steps):
+                self.progress(f"seed {self.seed}: training", done, steps)
+                with drawing:
+                    tasks = next(windows)
+                found = []
+                for task, window in enumerate(tasks):
+                    begun = states.get(task, initial) if instance.carry else initial
+                    found.append(self._hypergradient(instance, begun, meta, window, stream))
+                    states[task] = found[-1].state
+                hypergradient = tree.mean([one.meta for one in found])
+                outer_loss = sum(one.outer_loss for one in found) / len(found)
+                if not math.isfinite(outer_loss):
+                    raise Diverged(f"the outer loss is {outer_loss} after {done + 1} of {steps} meta-updates")
+                if not tree.all_finite(hypergradient):
+                    raise Diverged(f"the hypergradient is not finite after {done + 1} of {steps} meta-updates")
+                if self.method.target is not Target.NONE:
+                    meta = move(hypergradient, meta)
+            _synchronise(self.cell.device)
+        self.progress(f"seed {self.seed}: training", steps, steps)
+        check_finite(states[0])
+        metrics = instance.evaluate(states[0].params, meta)
+        yield {
+            "quality": metrics[instance.card.metrics[0].name],
+            "metrics": json.dumps(metrics),
+            "outer_loss": outer_loss,
+            "meta_summary": json.dumps(instance.summary(meta)),
+            "train_s": whole.seconds,
+            "data_s": drawing.seconds,
+        }
+
+    def _error(self) -> Iterator[Row]:
+        settings = self.cell.measure
+        if not settings["error_windows"] or self.method.target is Target.NONE:
+            return
+        instance = self._problem("float64")
+        state, meta, windows = self._checkpoint(instance)
+        if tree.count(state.params) > settings["error_max_params"]:
+            yield {"message": f"no exact hypergradient: more than {settings['error_max_params']} inner parameters"}
+            return
+        stream = self._stream("error")
+        draws = settings["error_draws"] if self.method.stochastic else 1
+        of_unrolled, of_target = [], []
+        for done in range(settings["error_windows"]):
+            self.progress(f"seed {self.seed}: error", done, settings["error_windows"])
+            window = next(windows)[0]
+            try:
+                exact = exact_target(Target.UNROLLED, instance, state, meta, window, self.options)
+                own = exact_target(self.method.target, instance, state, meta, window, self.options)
+            except TimeLimit:
+                raise
+            except Exception as error:  # the yardstick failed, not the method: the row says so and keeps its figures
+                yield {"message": f"no exact hypergradient: {outcome(error)[1]}"[:MESSAGE_LENGTH]}
+                return
+            for _ in range(draws):
+                found = self._hypergradient(instance, state, meta, window, stream).meta
+                of_unrolled.append(_compare(found, exact))
+                of_target.append(_compare(found, own))
+            state = _plain(instance, state, meta, window)
+        yield _means("hypergradient", of_unrolled) | _means("target", of_target)
+        yield {"hypergradient_samples": len(of_unrolled)}
+
+
+def _plain(instance: Problem, state: InnerState, meta: Tree, window: Window) -> InnerState:
+    """Return the inner state after the window, without a hypergradient; the initial one where a window does not carry on."""
+    after = run(instance, detached(begin(instance, state, meta)), meta, window.inner)
+    return after if instance.carry else state
+
+
+def _outer_update(instance: Problem, meta: Tree) -> Callable[[Tree, Tree], Tree]:
+    """Return the function from a hypergradient and the meta-parameters to the next ones; it keeps the outer optimiser's state.
+
+    The pure optimisers serve here too: the first use of torch.optim imports the compiler, 1.7 s in every cell.
+    """
+    settings = instance.outer_optimiser
+    if settings.name == "Adam":
+        optimiser: InnerOptimiser = Adam(settings.learning_rate, weight_decay=settings.weight_decay)
+    else:
+        optimiser = Momentum(settings.learning_rate, settings.momentum, settings.nesterov, settings.weight_decay)
+    state = optimiser.init(meta)
+
+    def move(hypergradient: Tree, current: Tree) -> Tree:
+        nonlocal state
+        with torch.no_grad():
+            moved, state = optimiser.update(hypergradient, current, state, current)
+        return moved
+
+    return move
+
+
+def _check_shapes(found: Hypergradient, meta: Tree) -> None:
+    """Raise ValueError if a method returned something else than a tree shaped as the meta-parameters."""
+    if list(found.meta) != list(meta):
+        raise ValueError(f"the method returned a hypergradient of {list(found.meta)}, the meta-parameters are {list(meta)}")
+    for name, leaf in meta.items():
+        if found.meta[name].shape != leaf.shape:
+            shapes = f"{tuple(found.meta[name].shape)}, not {tuple(leaf.shape)}"
+            raise ValueError(f"the method returned a hypergradient for '{name}' of shape {shapes}")
+
+
+def _compare(found: Tree, exact: Tree | None) -> dict[str, float] | None:
+    if exact is None:
+        return None
+    size, exact_size = float(tree.norm(found)), float(tree.norm(exact))
+    if exact_size == 0.0:
+        return None
+    cosine = float(tree.dot(found, exact)) / (size * exact_size) if size > 0 else 0.0
+    error = float(tree.norm(tree.subtract(found, exact))) / exact_size
+    return {"cosine": cosine, "norm_ratio": size / exact_size, "error": error}
+
+
+def _means(prefix: str, samples: list[dict[str, float] | None]) -> Row:
+    kept = [sample for sample in samples if sample is not None]
+    if not kept:
+        return {}
+    return {f"{prefix}_{name}": sum(sample[name] for sample in kept) / len(kept) for name in kept[0]}
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

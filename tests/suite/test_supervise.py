@@ -1,0 +1,269 @@
+"""Whatever ends a cell's process, the cell has a row for every seed; whoever stops the run, nothing is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from metabench.core.errors import MetabenchError
+from metabench.results.store import read_rows
+from metabench.suite.cell import Cell
+from metabench.suite.rows import base_row
+from metabench.suite.supervise import Progress, Runner, supervise
+
+ENVIRONMENT = {
+    "hardware": "a processor, 2 cores",
+    "load_at_start": 0.5,
+    "torch_version": "2.13.0",
+    "python_version": "3.11",
+    "platform": "Linux",
+    "metabench_version": "0.1.0",
+    "git_commit": "",
+    "lock_hash": "",
+}
+
+
+def finished(cell: Cell, seed: int) -> dict[str, Any]:
+    return base_row(cell, seed, ENVIRONMENT) | {"status": "ok", "message": "", "quality": float(seed)}
+
+
+def rows_then(act: Callable[[], None], after: int = 1) -> Runner:
+    """Return a runner that finishes `after` seeds and then does `act`."""
+
+    def run(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        for seed in cell.seeds[:after]:
+            yield finished(cell, seed)
+        act()
+
+    return run
+
+
+def statuses(rows: list[dict[str, Any]]) -> list[tuple[int, str]]:
+    return [(row["seed"], row["status"]) for row in rows]
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    del stage, done, total
+
+
+def test_rows_come_back_and_are_written(cell: Cell, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "rows.parquet"
+    rows = supervise(cell, out, silent, rows_then(lambda: None, after=3))
+    assert statuses(rows) == [(0, "ok"), (1, "ok"), (2, "ok")]
+    assert read_rows(out).select(["seed", "quality"]).to_pylist() == [{"seed": s, "quality": float(s)} for s in cell.seeds]
+    assert os.listdir(out.parent) == ["rows.parquet"]
+
+
+def test_the_order_is_that_of_the_seeds(cell: Cell, tmp_path: Path) -> None:
+    def backwards(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        yield from (finished(cell, seed) for seed in reversed(cell.seeds))
+
+    assert [row["seed"] for row in supervise(cell, tmp_path / "rows.parquet", silent, backwards)] == cell.seeds
+
+
+def test_not_a_number_survives_the_pipe(cell: Cell, tmp_path: Path) -> None:
+    def run(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        yield from (finished(cell, seed) | {"quality": float("nan"), "outer_loss": float("inf")} for seed in cell.seeds)
+
+    row = supervise(cell, tmp_path / "rows.parquet", silent, run)[0]
+    assert row["quality"] != row["quality"]
+    assert row["outer_loss"] == float("inf")
+
+
+def test_progress_is_told_stage_by_stage(cell: Cell, tmp_path: Path) -> None:
+    def run(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        for stage in ("training", "error"):
+            for done in range(10_001):
+                progress(stage, done, 10_000)
+        yield from (finished(cell, seed) for seed in cell.seeds)
+
+    told: list[tuple[str, int, int]] = []
+    supervise(cell, tmp_path / "rows.parquet", lambda *what: told.append(what), run)
+    assert {("training", 0, 10_000), ("training", 10_000, 10_000), ("error", 0, 10_000), ("error", 10_000, 10_000)} <= set(told)
+    assert len(told) < 1_000
+
+
+def test_a_killed_process_is_out_of_memory(cell: Cell, tmp_path: Path) -> None:
+    rows = supervise(cell, tmp_path / "rows.parquet", silent, rows_then(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    assert statuses(rows) == [(0, "ok"), (1, "oom"), (2, "oom")]
+    assert "SIGKILL" in rows[1]["message"]
+    assert rows[2]["message"].startswith("not run: seed 1 ended the cell's process")
+    assert read_rows(tmp_path / "rows.parquet").column("status").to_pylist() == ["ok", "oom", "oom"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM])
+def test_another_signal_is_an_error_that_names_it(cell: Cell, tmp_path: Path, number: signal.Signals) -> None:
+    rows = supervise(cell, tmp_path / "rows.parquet", silent, rows_then(lambda: os.kill(os.getpid(), number)))
+    assert statuses(rows) == [(0, "ok"), (1, "error"), (2, "error")]
+    assert number.name in rows[1]["message"]
+
+
+def test_an_exception_is_an_error_that_names_it(cell: Cell, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("by zero")
+
+    rows = supervise(cell, tmp_path / "rows.parquet", silent, rows_then(fail))
+    assert statuses(rows) == [(0, "ok"), (1, "error"), (2, "error")]
+    assert rows[1]["message"] == "ZeroDivisionError: by zero"
+
+
+def test_a_process_that_leaves_early_is_an_error(cell: Cell, tmp_path: Path) -> None:
+    exits = supervise(cell, tmp_path / "rows.parquet", silent, rows_then(lambda: os._exit(3)))
+    assert exits[1]["message"] == "the process exited with status 3 before it was done"
+    silent_end = supervise(cell, tmp_path / "rows.parquet", silent, rows_then(lambda: None))
+    assert silent_end[1]["message"] == "the runner ended without a row for this seed"
+    assert statuses(exits) == statuses(silent_end) == [(0, "ok"), (1, "error"), (2, "error")]
+
+
+def test_a_process_that_hangs_past_the_limit_is_a_timeout(cell: Cell, tmp_path: Path) -> None:
+    short = dataclasses.replace(cell, limit_seconds=0.2)
+    first = finished(short, 0)
+    pids: list[int] = []
+
+    def run(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        progress(str(os.getpid()), 0, 1)
+        yield first
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(1)
+
+    rows = supervise(short, tmp_path / "rows.parquet", lambda stage, done, total: pids.append(int(stage)), run, grace=0.3)
+    assert statuses(rows) == [(0, "ok"), (1, "timeout"), (2, "timeout")]
+    assert rows[1]["message"].startswith("passed the cell's time limit of 0.2 s and did not stop within 0.3 s")
+    assert not psutil.pid_exists(pids[0])
+
+
+def test_what_the_process_started_ends_with_it(cell: Cell, tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def run(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        # It keeps the pipe open after the cell's own process has gone.
+        grandchild = os.fork()
+        if grandchild == 0:
+            time.sleep(600)
+        progress(str(grandchild), 0, 1)
+        yield finished(cell, 0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    rows = supervise(cell, tmp_path / "rows.parquet", lambda stage, done, total: pids.append(int(stage)), run)
+    assert statuses(rows) == [(0, "ok"), (1, "oom"), (2, "oom")]
+    wait_until(lambda: not running(pids[0]))
+
+
+def test_a_users_mistake_is_raised_and_writes_nothing(cell: Cell, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise MetabenchError("data set 'digits' is damaged")
+
+    with pytest.raises(MetabenchError, match="data set 'digits' is damaged"):
+        supervise(cell, tmp_path / "rows.parquet", silent, rows_then(fail))
+    assert os.listdir(tmp_path) == []
+
+
+def test_rows_that_cannot_be_written_are_a_users_mistake(cell: Cell, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MetabenchError, match="cannot write"):
+        supervise(cell, tmp_path / "file" / "rows.parquet", silent, rows_then(lambda: None, after=3))
+
+
+def test_thread_pools_are_fixed_before_torch_is_imported(cell: Cell, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def run(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        progress(os.environ["OMP_NUM_THREADS"] + os.environ["OPENBLAS_NUM_THREADS"], 0, 1)
+        yield from (finished(cell, seed) for seed in cell.seeds)
+
+    before = dict(os.environ)
+    supervise(dataclasses.replace(cell, threads=7), tmp_path / "rows.parquet", lambda stage, done, total: told.append(stage), run)
+    assert told == ["77"]
+    assert dict(os.environ) == before
+
+
+def test_signal_handlers_are_as_before(cell: Cell, tmp_path: Path) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers], signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    supervise(cell, tmp_path / "rows.parquet", silent, rows_then(lambda: None))
+    assert ([signal.getsignal(number) for number in numbers], signal.pthread_sigmask(signal.SIG_BLOCK, [])) == before
+
+
+HANGING = """
+import os, sys, time
+from pathlib import Path
+from metabench.suite.cell import Cell
+from metabench.suite.supervise import supervise
+
+def run(cell, progress):
+    progress(str(os.getpid()), 0, 1)
+    time.sleep(600)
+    yield {}
+
+def told(stage, done, total):
+    print(stage, flush=True)
+
+supervise(Cell.from_json(Path(sys.argv[1]).read_text(), "spec"), Path(sys.argv[2]), told, run)
+"""
+
+
+@pytest.fixture
+def hanging(cell: Cell, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A supervising process, and the id of its cell's process, which sleeps."""
+    (tmp_path / "spec.json").write_text(cell.to_json())
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", HANGING, str(tmp_path / "spec.json"), str(tmp_path / "out" / "rows.parquet")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert running(child)
+        yield process, child
+        process.kill()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_stopped_run_leaves_no_file_and_no_process(
+    hanging: tuple[subprocess.Popen[str], int], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process, child = hanging
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    assert not running(child)
+    assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_killed_run_leaves_no_file_and_no_process(hanging: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
+    process, child = hanging
+    process.kill()
+    process.wait(timeout=60)
+    wait_until(lambda: not running(child))
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_the_real_runner_gives_a_row_for_each_seed(cell: Cell, tmp_path: Path) -> None:
+    quick = dataclasses.replace(cell, measure=cell.measure | {"time_budget": 0.01, "time_repeats": 3, "error_windows": 1})
+    rows = supervise(quick, tmp_path / "rows.parquet", silent)
+    assert statuses(rows) == [(0, "ok"), (1, "ok"), (2, "ok")]
+    assert all(row["peak_bytes"] > 0 and row["time_median_s"] > 0 for row in rows)
+
+
+def running(pid: int) -> bool:
+    """Tell whether a process is there and is no zombie that nobody has waited for."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.02)

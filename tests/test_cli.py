@@ -1,0 +1,273 @@
+"""The command line: what it prints, how it ends, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from metabench import __version__
+from metabench.results.store import read_metadata, read_rows
+
+ROOT = Path(__file__).parents[1]
+
+TINY = """
+name: tiny
+seeds: [0, 1]
+measure: {time_repeats: 3, time_budget: 0.01, error_windows: 1}
+experiments:
+  toy: {problem: toy_1d, inner_steps: [2], outer_steps: 2, methods: [none, t1t2]}
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def metabench(*arguments: str | Path, cwd: Path = ROOT, python: Sequence[str] = ()) -> Done:
+    command = [sys.executable, *python, "-m", "metabench", *map(str, arguments)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(command, cwd=cwd, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A suite of two cells with two seeds each."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+def imported(*arguments: str | Path) -> set[str]:
+    """Return the modules that a command imports."""
+    done = metabench(*arguments, python=["-X", "importtime"])
+    assert done.code == 0, done.err
+    return {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
+
+
+HEAVY = {"torch", "pandas", "pyarrow", "matplotlib", "scipy", "sklearn", "snakemake", "seaborn"}
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("plan",), ("plan", "--json"), ("--help",), ("fetch", "digits")])
+def test_listing_and_planning_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    modules = imported(*arguments)
+    assert "typer" in modules
+    assert modules & HEAVY == set()
+
+
+def test_running_a_cell_keeps_torch_out_of_the_process_that_forks(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(cells(tiny)[0]["spec"]))
+    code = (
+        "import sys, os\n"
+        "before = os.fork\n"
+        "def fork():\n"
+        "    print(sorted({'torch', 'numpy', 'pyarrow', 'omegaconf', 'rich'} & set(sys.modules)), flush=True)\n"
+        "    return before()\n"
+        "os.fork = fork\n"
+        "from metabench.cli import main\n"
+        f"main(['run', '--spec', {str(tmp_path / 'spec.json')!r}, '--out', {str(tmp_path / 'rows.parquet')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "[]"
+    assert read_rows(tmp_path / "rows.parquet").num_rows == 2
+
+
+def cells(suite: Path) -> list[dict[str, object]]:
+    return json.loads(metabench("plan", suite, "--json").out)["cells"]
+
+
+def test_version() -> None:
+    assert metabench("--version").out == f"{__version__}\n"
+
+
+def test_list_as_a_table() -> None:
+    text = metabench("list").out
+    for word in ("t1t2", "one_step", "luketina2016scalable", "label_noise", "fashion_mnist_10k", "embedded", "mlp64", "config/config.yaml"):
+        assert word in text
+
+
+def test_list_as_json() -> None:
+    found = json.loads(metabench("list", "--json").out)
+    assert list(found) == ["methods", "problems", "datasets", "sizes", "suites"]
+    methods = {entry["name"]: entry for entry in found["methods"]}
+    assert methods["evograd"]["options"][0] == {
+        "name": "copies",
+        "type": "int",
+        "default": 2,
+        "help": "N, perturbed copies of the parameters",
+        "minimum": 2,
+    }
+    t1t2 = methods["t1t2"]
+    assert (t1t2["target"], t1t2["exact"], t1t2["citation_key"]) == ("one_step", True, "luketina2016scalable")
+    suites = {entry["name"]: entry for entry in found["suites"]}
+    assert suites["default"]["rows"] >= 180
+    assert suites["smoke"]["cells"] > 0
+    assert json.loads(metabench("list", "methods", "--json").out) == found["methods"]
+
+
+def test_list_shows_why_a_suite_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "config" / "suites").mkdir(parents=True)
+    (tmp_path / "config" / "suites" / "wrong.yaml").write_text("nam: x")
+    done = metabench("list", "suites", cwd=tmp_path)
+    assert done.code == 0
+    assert "unknown key 'nam': did you mean 'name'?" in done.out
+
+
+def test_list_with_a_plugin(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "from metabench.core import Cost, Target, method\n"
+        "@method(title='mine', target=Target.NONE, exact=True, cost=Cost(), citation='')\n"
+        "def mine(problem, state, meta, window, options, generator): ...\n"
+    )
+    assert [m["name"] for m in json.loads(metabench("list", "methods", "--json", "--plugin", plugin).out)][-1] == "mine"
+
+
+def test_list_into_a_closed_pipe_is_quiet() -> None:
+    command = f"{sys.executable} -m metabench list --json | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("{\n", "")
+
+
+def test_plan_counts_cells_and_rows(tiny: Path) -> None:
+    done = metabench("plan", tiny, "--set", "seeds=[0, 1, 2]", "--set", "results=elsewhere")
+    assert done.out.endswith("2 cells, 6 rows, into elsewhere/tiny\n")
+    for word in ("toy_1d", "none, t1t2", "300 s", "4 GiB"):
+        assert word in done.out
+
+
+def test_plan_of_an_empty_suite(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("name: empty")
+    assert metabench("plan", tmp_path / "empty.yaml").out.endswith("0 cells, 0 rows, into results/empty\n")
+
+
+def test_plan_as_json_is_what_run_reads(tiny: Path, tmp_path: Path) -> None:
+    found = cells(tiny)
+    folder = "results/tiny/cells/toy_1d/analytic/scalar"
+    assert [cell["row_file"].rpartition("-")[0] for cell in found] == [f"{folder}/none", f"{folder}/t1t2"]
+    assert all(len(cell["code_hash"]) == 12 for cell in found)
+    spec, out = tmp_path / "spec.json", tmp_path / "new" / "rows.parquet"
+    spec.write_text(json.dumps(found[1]["spec"]))
+    done = metabench("run", "--spec", spec, "--out", out)
+    assert done.code == 0, done.err
+    assert read_rows(out).select(["method", "seed", "status", "code_hash"]).to_pylist() == [
+        {"method": "t1t2", "seed": seed, "status": "ok", "code_hash": found[1]["code_hash"]} for seed in (0, 1)
+    ]
+    stages = [line.partition(": ")[2] for line in done.err.splitlines()]
+    assert "seed 0: training" in stages
+    assert stages[-1].startswith("seed 1: ok: outer loss")
+    assert "\x1b" not in done.err
+
+
+def test_run_shows_a_bar_on_a_terminal(tiny: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(cells(tiny)[0]["spec"]))
+    command = [sys.executable, "-m", "metabench", "run", "--spec", str(spec), "--out", str(tmp_path / "rows.parquet")]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, cwd=ROOT, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "120"}) as process:
+        os.close(theirs)
+        text = b""
+        while piece := _read(ours):
+            text += piece
+    os.close(ours)
+    assert process.returncode == 0
+    assert "━" in text.decode()
+    assert "training" in text.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # how a terminal says that its other end has closed
+        return b""
+
+
+def test_collect_puts_rows_together(tiny: Path, tmp_path: Path) -> None:
+    files = []
+    for index, cell in enumerate(cells(tiny)):
+        spec, out = tmp_path / f"{index}.json", tmp_path / "cells" / f"{index}.parquet"
+        spec.write_text(json.dumps(cell["spec"]))
+        assert metabench("run", "--spec", spec, "--out", out).code == 0
+        files.append(out)
+    (tmp_path / "list.txt").write_text(f"{files[1]}\n{files[0]}\n")
+    from_list = metabench("collect", "--cells", tmp_path / "list.txt", "--suite", tiny, "--out", tmp_path / "a" / "results.parquet")
+    from_folder = metabench("collect", "--cells", tmp_path / "cells", "--suite", tiny, "--out", tmp_path / "b" / "results.parquet")
+    assert (from_list.code, from_folder.code) == (0, 0)
+    assert "4 rows of 2 cells (4 ok)" in from_list.err
+    assert read_rows(tmp_path / "a" / "results.parquet").column("method").to_pylist() == ["t1t2", "t1t2", "none", "none"]
+    assert read_rows(tmp_path / "b" / "results.parquet").column("method").to_pylist() == ["none", "none", "t1t2", "t1t2"]
+    assert list(read_metadata(tmp_path / "a" / "results.parquet").methods) == ["none", "t1t2"]
+    assert (tmp_path / "a" / "results.csv").is_file()
+
+
+def test_config_reference_writes_the_file(tmp_path: Path) -> None:
+    assert metabench("config-reference", "--out", tmp_path / "README.md").code == 0
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == (ROOT / "config/README.md").read_text(encoding="utf-8")
+
+
+MISTAKES = [
+    (("plan", "nowhere.yaml"), "configuration 'nowhere.yaml': no such file"),
+    (("plan", "--set", "seds=[0]"), "unknown key 'seds': did you mean 'seeds'?"),
+    (("plan", "--set", "experiments.toy.methods=[t1t3]"), "experiment 'toy': unknown method 't1t3': did you mean 't1t2'?"),
+    (("run", "--spec", "nowhere.json", "--out", "x.parquet"), "spec 'nowhere.json' cannot be read: No such file or directory"),
+    (("run", "--spec", "config/config.yaml", "--out", "x.parquet"), "config/config.yaml: not a cell's spec"),
+    (("list", "--plugin", "nowhere.py"), "nowhere.py': no such file"),
+    (("collect", "--cells", "nowhere.txt", "--out", "x.parquet"), "list of row files 'nowhere.txt' cannot be read"),
+    (("report", "nowhere.parquet", "--out", "x"), "nowhere.parquet"),
+    (("fetch", "fashion_mnits"), "unknown dataset 'fashion_mnits': did you mean 'fashion_mnist'?"),
+    (("config-reference", "--out", "nowhere/README.md"), "'nowhere' is no folder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+def test_a_users_mistake_is_one_message_and_no_traceback(arguments: tuple[str, ...], message: str) -> None:
+    done = metabench(*arguments)
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+
+
+def test_debug_shows_the_traceback_wherever_it_stands() -> None:
+    for arguments in (("--debug", "plan", "nowhere.yaml"), ("plan", "nowhere.yaml", "--debug")):
+        done = metabench(*arguments)
+        assert done.code == 2
+        assert "Traceback" in done.err
+        assert "MetabenchError: configuration 'nowhere.yaml': no such file" in done.err
+
+
+@pytest.mark.parametrize("arguments", [("plna",), ("plan", "--sett", "x"), ("run",), ("list", "method")])
+def test_a_command_line_that_is_none_is_refused(arguments: tuple[str, ...]) -> None:
+    done = metabench(*arguments)
+    assert done.code == 2
+    assert "Traceback" not in done.err
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_cell_runs(tiny: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(cells(tiny)[0]["spec"]))
+    done = metabench("run", "--spec", spec, "--out", spec / "rows.parquet")
+    assert done.code == 2
+    assert done.err == f"error: cannot write into '{spec}': File exists\n"
+
+
+def test_a_spec_of_another_version_is_refused(tiny: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(cells(tiny)[0]["spec"] | {"version": 0}))
+    done = metabench("run", "--spec", spec, "--out", tmp_path / "rows.parquet")
+    assert done.code == 2
+    assert "spec version 0, expected 1: plan the suite again" in done.err
