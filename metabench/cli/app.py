@@ -167,17 +167,17 @@ def _row_files(cells: Path) -> list[Path]:
 def report_command(
     results: Annotated[Path, typer.Argument(help="The table that `metabench collect` wrote.")],
     out: Annotated[Path, typer.Option(help="The folder of the report.")],
-    only: Annotated[Part | None, typer.Option(help="Make this part only; the page needs the other two.")] = None,
+    only: Annotated[Part | None, typer.Option(help="Make this part only.")] = None,
 ) -> None:
     """Make tables, figures and the page from the results."""
     if only in (None, Part.tables):
         from metabench.report.tables import build_tables
 
-        build_tables(results, out)
+        build_tables(results, out / "tables")
     if only in (None, Part.figures):
         from metabench.report.figures import build_figures
 
-        build_figures(results, out)
+        build_figures(results, out / "figures")
     if only in (None, Part.page):
         from metabench.report.page import build_page
 

@@ -96,7 +96,7 @@ def _fetch_one(chosen: Dataset, root: Path | None, source: Path | None, progress
                 f"could not fetch data set '{card.name}', no source gave {', '.join(file.name for file in missing)}:\n"
                 + "\n".join(reasons)
                 + "\n  With the files in a folder of yours: "
-                + f"`metabench fetch {card.name} --source FOLDER`"
+                + f"`metabench fetch {card.name} --from FOLDER`"
             )
     return Fetched(card.name, folder, tuple(gave), aside)
 

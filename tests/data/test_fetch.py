@@ -76,7 +76,7 @@ def test_when_every_source_fails_each_is_named_with_its_reason(tiny, server, mon
     assert "folder /nowhere/at/all: there is no such folder" in said
     assert f"{server.address}: HTTP 404" in said
     assert "http://127.0.0.1:9/: [Errno" in said
-    assert "`metabench fetch tiny --source FOLDER`" in said
+    assert "`metabench fetch tiny --from FOLDER`" in said
     assert names_in(tmp_path / "root" / "tiny") == set()
 
 
