@@ -39,7 +39,9 @@ class Done:
 def metabench(*arguments: str | Path, cwd: Path = ROOT, python: Sequence[str] = ()) -> Done:
     command = [sys.executable, *python, "-m", "metabench", *map(str, arguments)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(command, cwd=cwd, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -61,7 +63,9 @@ def imported(*arguments: str | Path) -> set[str]:
 HEAVY = {"torch", "pandas", "pyarrow", "matplotlib", "scipy", "sklearn", "snakemake", "seaborn"}
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("plan",), ("plan", "--json"), ("--help",), ("fetch", "digits")])
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("list", "--json"), ("plan",), ("plan", "--json"), ("--help",), ("fetch", "digits")]
+)
 def test_listing_and_planning_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
     modules = imported(*arguments)
     assert "typer" in modules
@@ -95,7 +99,16 @@ def test_version() -> None:
 
 def test_list_as_a_table() -> None:
     text = metabench("list").out
-    for word in ("t1t2", "one_step", "luketina2016scalable", "label_noise", "fashion_mnist_10k", "embedded", "mlp64", "config/config.yaml"):
+    for word in (
+        "t1t2",
+        "one_step",
+        "luketina2016scalable",
+        "label_noise",
+        "fashion_mnist_10k",
+        "embedded",
+        "mlp64",
+        "config/config.yaml",
+    ):
         assert word in text
 
 
@@ -138,7 +151,9 @@ def test_list_with_a_plugin(tmp_path: Path) -> None:
 
 def test_list_into_a_closed_pipe_is_quiet() -> None:
     command = f"{sys.executable} -m metabench list --json | head -n 1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.stderr) == ("{\n", "")
 
 
@@ -177,7 +192,9 @@ def test_run_shows_a_bar_on_a_terminal(tiny: Path, tmp_path: Path) -> None:
     spec.write_text(json.dumps(cells(tiny)[0]["spec"]))
     command = [sys.executable, "-m", "metabench", "run", "--spec", str(spec), "--out", str(tmp_path / "rows.parquet")]
     ours, theirs = pty.openpty()
-    with subprocess.Popen(command, cwd=ROOT, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "120"}) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    ) as process:
         os.close(theirs)
         text = b""
         while piece := _read(ours):
@@ -203,26 +220,48 @@ def test_collect_puts_rows_together(tiny: Path, tmp_path: Path) -> None:
         assert metabench("run", "--spec", spec, "--out", out).code == 0
         files.append(out)
     (tmp_path / "list.txt").write_text(f"{files[1]}\n{files[0]}\n")
-    from_list = metabench("collect", "--cells", tmp_path / "list.txt", "--suite", tiny, "--out", tmp_path / "a" / "results.parquet")
-    from_folder = metabench("collect", "--cells", tmp_path / "cells", "--suite", tiny, "--out", tmp_path / "b" / "results.parquet")
+    from_list = metabench(
+        "collect", "--cells", tmp_path / "list.txt", "--suite", tiny, "--out", tmp_path / "a" / "results.parquet"
+    )
+    from_folder = metabench(
+        "collect", "--cells", tmp_path / "cells", "--suite", tiny, "--out", tmp_path / "b" / "results.parquet"
+    )
     assert (from_list.code, from_folder.code) == (0, 0)
     assert "4 rows of 2 cells (4 ok)" in from_list.err
-    assert read_rows(tmp_path / "a" / "results.parquet").column("method").to_pylist() == ["t1t2", "t1t2", "none", "none"]
-    assert read_rows(tmp_path / "b" / "results.parquet").column("method").to_pylist() == ["none", "none", "t1t2", "t1t2"]
+    assert read_rows(tmp_path / "a" / "results.parquet").column("method").to_pylist() == [
+        "t1t2",
+        "t1t2",
+        "none",
+        "none",
+    ]
+    assert read_rows(tmp_path / "b" / "results.parquet").column("method").to_pylist() == [
+        "none",
+        "none",
+        "t1t2",
+        "t1t2",
+    ]
     assert list(read_metadata(tmp_path / "a" / "results.parquet").methods) == ["none", "t1t2"]
     assert (tmp_path / "a" / "results.csv").is_file()
 
 
 def test_config_reference_writes_the_file(tmp_path: Path) -> None:
     assert metabench("config-reference", "--out", tmp_path / "README.md").code == 0
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == (ROOT / "config/README.md").read_text(encoding="utf-8")
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == (ROOT / "config/README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 MISTAKES = [
     (("plan", "nowhere.yaml"), "configuration 'nowhere.yaml': no such file"),
     (("plan", "--set", "seds=[0]"), "unknown key 'seds': did you mean 'seeds'?"),
-    (("plan", "--set", "experiments.toy.methods=[t1t3]"), "experiment 'toy': unknown method 't1t3': did you mean 't1t2'?"),
-    (("run", "--spec", "nowhere.json", "--out", "x.parquet"), "spec 'nowhere.json' cannot be read: No such file or directory"),
+    (
+        ("plan", "--set", "experiments.toy.methods=[t1t3]"),
+        "experiment 'toy': unknown method 't1t3': did you mean 't1t2'?",
+    ),
+    (
+        ("run", "--spec", "nowhere.json", "--out", "x.parquet"),
+        "spec 'nowhere.json' cannot be read: No such file or directory",
+    ),
     (("run", "--spec", "config/config.yaml", "--out", "x.parquet"), "config/config.yaml: not a cell's spec"),
     (("list", "--plugin", "nowhere.py"), "nowhere.py': no such file"),
     (("collect", "--cells", "nowhere.txt", "--out", "x.parquet"), "list of row files 'nowhere.txt' cannot be read"),

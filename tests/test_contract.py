@@ -49,7 +49,9 @@ def test_a_method_or_problem_is_listed_nowhere_but_in_its_file() -> None:
     for folder in ("methods", "problems"):
         package = ROOT / "metabench" / folder
         names = [path.stem for path in package.glob("*.py") if path.stem != "__init__"]
-        imports = [line for line in (package / "__init__.py").read_text(encoding="utf-8").splitlines() if "import" in line]
+        imports = [
+            line for line in (package / "__init__.py").read_text(encoding="utf-8").splitlines() if "import" in line
+        ]
         assert names
         assert not [line for line in imports if any(re.search(rf"\b{folder}\.{name}\b", line) for name in names)]
 

@@ -21,7 +21,7 @@ from metabench.core.problem import MetaRole, Problem
 from metabench.core.types import Batch, InnerState, Tree, Window
 
 Pullback: TypeAlias = Callable[[Problem, InnerState, Tree, Batch, InnerState], tuple[InnerState, Tree]]
-"""(problem, state_k, meta, batch_k, a_{k+1}) -> (a_k, the step's share of dF/dl)."""
+"""(problem, state_k, meta, batch_k, a_{k+1}) -> (a_k, the step's share of dF/dl). Slots that a_{k+1} lacks have no cotangent yet: zero."""
 
 Products: TypeAlias = Callable[[Problem, Tree, Tree, Batch, Tree], SecondOrder]
 
@@ -63,7 +63,8 @@ def sweep_back(
         state = step(problem, state, meta, batch)
     final, value = state, 0.0
 
-    cotangent = with_leaves(state, [tree.zeros_like(leaves) for leaves in leaves_of(state)])
+    # The cotangent is held by this list alone and taken out of it, so that a pullback can let go of it in its middle.
+    held = [InnerState({}, {})]
     total = tree.zeros_like(meta)
     for k in reversed(range(steps)):
         # `state` is state_{k+1} here: the outer loss due after step k is added before the step is pulled back.
@@ -71,14 +72,19 @@ def sweep_back(
             due = outer_gradient(problem, state.params, meta, outer)
             value += due.loss
             total = tree.add(total, due.meta)
-            cotangent = InnerState(tree.add(cotangent.params, due.params), cotangent.optimiser)
+            after = held.pop()
+            held.append(InnerState(tree.add(after.params, due.params) if after.params else due.params, after.optimiser))
+            del due, after
         if k not in kept:
             _rerun(problem, kept, meta, window, k)
         state = kept.pop(k)
-        cotangent, share = pullback(problem, state, meta, window.inner[k], cotangent)
-        total = tree.add(total, share)
+        if held[0].params:
+            cotangent, share = pullback(problem, state, meta, window.inner[k], held.pop())
+            held.append(cotangent)
+            del cotangent
+            total = tree.add(total, share)
     if MetaRole.START in problem.roles:
-        total = tree.add(total, _start_share(problem, start, meta, cotangent))
+        total = tree.add(total, _start_share(problem, start, meta, held[0]))
     return Hypergradient(total, final, value)
 
 
@@ -95,8 +101,7 @@ def recomputed_step(
     meta = tree.leaves_for_grad(meta)
     with torch.enable_grad():
         after = recorded_step(problem, with_leaves(state, variables), meta, batch)
-        outputs = [leaf for leaves in leaves_of(after) for leaf in leaves.values()]
-        weights = [leaf for leaves in leaves_of(cotangent) for leaf in leaves.values()]
+        outputs, weights = _paired(after, cotangent)
         *pulled, share = gradients(outputs, [*variables, meta], weights)
     return with_leaves(state, pulled), share
 
@@ -111,9 +116,9 @@ def split_step(products: Products, inner_gradient: Callable[[Problem, Tree, Tree
     def pull(
         problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState
     ) -> tuple[InnerState, Tree]:
-        direct, share, of_gradient = pull_update(
-            problem, inner_gradient(problem, state.params, meta, batch), state, meta, cotangent
-        )
+        gradient = inner_gradient(problem, state.params, meta, batch)
+        direct, share, of_gradient = pull_update(problem, gradient, state, meta, cotangent)
+        del gradient, cotangent
         second = products(problem, state.params, meta, batch, of_gradient)
         pulled = InnerState(tree.add(direct.params, second.hessian), direct.optimiser)
         return pulled, tree.add(share, second.mixed)
@@ -130,10 +135,17 @@ def pull_update(
     with torch.enable_grad():
         before = with_leaves(state, variables)
         after = InnerState(*problem.optimiser.update(gradient, before.params, before.optimiser, meta))
-        outputs = [leaf for leaves in leaves_of(after) for leaf in leaves.values()]
-        weights = [leaf for leaves in leaves_of(cotangent) for leaf in leaves.values()]
+        outputs, weights = _paired(after, cotangent)
         *pulled, share, of_gradient = gradients(outputs, [*variables, meta, gradient], weights)
     return with_leaves(state, pulled), share, of_gradient
+
+
+def _paired(after: InnerState, cotangent: InnerState) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the leaves of a state that have a cotangent, and those cotangents."""
+    pairs = [(after.params, cotangent.params)]
+    pairs += [(after.optimiser[slot], leaves) for slot, leaves in cotangent.optimiser.items()]
+    names = [(values[name], weights[name]) for values, weights in pairs for name in weights]
+    return [value for value, _ in names], [weight for _, weight in names]
 
 
 def _rerun(problem: Problem, kept: dict[int, InnerState], meta: Tree, window: Window, until: int) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from metabench.autodiff.gradients import inner_gradient, outer_gradient
-from metabench.autodiff.inner import begin, detached, leaves_of, run, with_leaves
+from metabench.autodiff.gradients import gradients, inner_gradient, outer_gradient
+from metabench.autodiff.inner import begin, detached, run
 from metabench.autodiff.products import mixed_product
-from metabench.autodiff.sweep import pull_update
 from metabench.core import (
     Cost,
     Hypergradient,
@@ -57,13 +56,13 @@ def t1t2(
     if any(batch is not None for batch in window.outer[:-1]):
         raise Unsupported("outer losses are due before the end of the window, and one step reaches the last alone")
     state = run(problem, detached(begin(problem, state, meta)), meta, before)
-    gradient = inner_gradient(problem, state.params, meta, last)
-    with torch.no_grad():
-        after = InnerState(*problem.optimiser.update(gradient, state.params, state.optimiser, meta))
+    gradient, meta_leaves = tree.leaves_for_grad(inner_gradient(problem, state.params, meta, last)), tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        moved = InnerState(*problem.optimiser.update(gradient, state.params, state.optimiser, meta_leaves))
+    after = detached(moved)
     due = outer_gradient(problem, after.params, meta, window.outer[-1])
-
-    rest = [tree.zeros_like(leaves) for leaves in leaves_of(after)[1:]]
-    cotangent = with_leaves(after, [due.params, *rest])
-    _, direct, of_gradient = pull_update(problem, gradient, state, meta, cotangent)
-    mixed = mixed_product(problem, state.params, meta, last, of_gradient)
-    return Hypergradient(tree.add(due.meta, tree.add(direct, mixed)), after, due.loss)
+    direct, of_gradient = gradients(list(moved.params.values()), [meta_leaves, gradient], list(due.params.values()))
+    total, value = tree.add(due.meta, direct), due.loss
+    # Trees of the parameters' size that are not needed any more, let go of before the graph of the product is built.
+    del gradient, moved, due
+    return Hypergradient(tree.add(total, mixed_product(problem, state.params, meta, last, of_gradient)), after, value)

@@ -1,0 +1,49 @@
+"""From a suite to its report: `snakemake --cores all` runs the suite of config/config.yaml.
+
+Another suite: `--configfile config/suites/smoke.yaml`. One key: `--config seeds='[0, 1]'`, `--config limits='{seconds: 60}'`.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/progress.smk"
+include: "workflow/rules/plan.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/run.smk"
+include: "workflow/rules/collect.smk"
+include: "workflow/rules/report.smk"
+
+
+# Short, and one of them needs the network: not worth a place in a cluster's queue.
+localrules:
+    all,
+    fetch_data,
+    collect,
+    tables,
+    figures,
+    page,
+
+
+# The cells stand here too: the file of one that is gone would not be missed while the table made from it is there.
+rule all:
+    input:
+        list(ROW_FILES),
+        RESULTS,
+        TABLES,
+        FIGURES,
+        PAGE,
+    message:
+        f"the report is {PAGE}"
+
+
+onstart:
+    write_plan()
+
+
+onsuccess:
+    tell_outcome()

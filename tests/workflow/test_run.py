@@ -1,0 +1,131 @@
+"""A suite is run once, as a whole, and then only as far as something changed."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.workflow.conftest import Outcome, Workflow
+
+pytestmark = pytest.mark.slow  # each test starts Snakemake, and some run cells
+
+RESULTS = "results/tiny/results.parquet"
+
+
+def test_a_run_ends_with_a_page_and_says_where_it_is(first_run: tuple[Workflow, Outcome]) -> None:
+    workflow, said = first_run
+    page = workflow.results() / "report" / "index.html"
+    assert "<html" in page.read_text(encoding="utf-8")
+    assert "Report: results/tiny/report/index.html" in said.text
+    assert "4 cells, 12 rows: 9 ok, 3 error" in said.text
+    assert list((workflow.results() / "report" / "tables").glob("*.tex"))
+    assert list((workflow.results() / "report" / "figures").glob("*.pdf"))
+
+
+def test_a_run_says_what_runs_and_how_much_is_done(first_run: tuple[Workflow, Outcome]) -> None:
+    _, said = first_run
+    for method in ("none", "t1t2", "broken", "patient"):
+        assert f"toy_1d/analytic/scalar · {method} · 2 inner steps · 3 seeds" in said.text
+    assert "9 of 9 steps (100%) done" in said.text
+
+
+def test_timed_cells_never_run_side_by_side(first_run: tuple[Workflow, Outcome]) -> None:
+    _, said = first_run
+    events = re.findall(r"toy_1d/analytic/scalar|steps \(\d+%\) done", said.text)
+    cells = [place for place, event in enumerate(events) if event == "toy_1d/analytic/scalar"]
+    assert len(cells) == 4
+    assert all("done" in events[place + 1] for place in cells)
+
+
+def test_a_cell_that_fails_is_rows_with_its_status_and_the_run_succeeds(first_run: tuple[Workflow, Outcome]) -> None:
+    workflow, _ = first_run
+    failed = [row for row in workflow.rows() if row["method"] == "broken"]
+    assert [row["status"] for row in failed] == ["error"] * 3
+    assert all("out of luck" in row["message"] for row in failed)
+    tables = "".join(
+        path.read_text(encoding="utf-8") for path in (workflow.results() / "report" / "tables").glob("*.csv")
+    )
+    assert "out of luck" in tables or "error" in tables
+
+
+def test_every_cell_has_its_spec_log_and_benchmark_beside_its_rows(first_run: tuple[Workflow, Outcome]) -> None:
+    workflow, _ = first_run
+    rows = workflow.row_file("t1t2")
+    assert json.loads(rows.with_suffix(".json").read_text(encoding="utf-8"))["method"] == "t1t2"
+    assert "seed 2: ok" in rows.with_suffix(".log").read_text(encoding="utf-8")
+    assert rows.with_suffix(".benchmark.tsv").is_file()
+
+
+def test_a_second_run_does_nothing(built: Workflow) -> None:
+    before = built.row_files()
+    assert "Nothing to be done" in built.snakemake().text
+    assert built.row_files() == before
+
+
+def test_a_dry_run_writes_nothing(fresh: Workflow) -> None:
+    said = fresh.snakemake("-n")
+    assert re.search(r"run_cell\s+4", said.text)
+    assert not (fresh.folder / "results").exists()
+
+
+def test_one_cell_is_a_target(fresh: Workflow) -> None:
+    target = fresh.target("t1t2")
+    said = fresh.snakemake(target)
+    assert fresh.row_files().keys() == {"t1t2"}
+    assert (fresh.folder / target).is_file()
+    assert "Report:" not in said.text
+
+
+def test_an_edited_method_runs_again_and_nothing_else(built: Workflow) -> None:
+    before = built.row_files()
+    method = built.folder / "metabench" / "methods" / "t1t2.py"
+    method.write_text(method.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+    said = built.snakemake(RESULTS)
+    after = built.row_files()
+    assert {name for name in before if after[name] != before[name]} == {"t1t2"}
+    assert re.search(r"run_cell\s+1\n", said.text)
+    assert "Nothing to be done" in built.snakemake(RESULTS).text
+
+
+def test_an_edited_rule_runs_no_cell_again(built: Workflow) -> None:
+    rules = built.folder / "workflow" / "rules" / "run.smk"
+    rules.write_text(rules.read_text(encoding="utf-8").replace("metabench run ", "metabench  run "), encoding="utf-8")
+    assert "Nothing to be done" in built.snakemake().text
+
+
+def test_another_limit_is_another_spec_and_runs_again(built: Workflow) -> None:
+    before = built.row_files()
+    built.snakemake(built.target("t1t2"), "--config", "limits={seconds: 60}")
+    after = built.row_files()
+    assert {name for name in before if after[name] != before[name]} == {"t1t2"}
+    spec = json.loads(built.row_file("t1t2").with_suffix(".json").read_text(encoding="utf-8"))
+    assert spec["limit_seconds"] == 60.0
+
+
+def test_cells_taken_out_of_the_suite_are_not_in_the_results(built: Workflow) -> None:
+    experiments = {"toy": {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 3, "methods": ["t1t2", "patient"]}}
+    built.write_suite(experiments=experiments)
+    said = built.snakemake(RESULTS)
+    assert {row["method"] for row in built.rows()} == {"t1t2", "patient"}
+    assert "run_cell" not in said.text
+    assert built.row_files().keys() >= {"none", "broken"}
+
+
+def test_an_empty_suite_has_a_page(fresh: Workflow) -> None:
+    fresh.write_suite(experiments={})
+    said = fresh.snakemake()
+    assert "0 cells, 0 rows: none" in said.text
+    assert fresh.rows() == []
+    assert "<html" in (fresh.results() / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_report_of_snakemake_has_captions_that_state_counts_and_intervals(built: Workflow) -> None:
+    pytest.importorskip("pygments")
+    built.snakemake("--report", "report.html")
+    report = (built.folder / "report.html").read_text(encoding="utf-8")
+    for category in ("Page", "Tables", "Figures", "Results"):
+        assert f'"{category}"' in report
+    assert "12 rows of 4 cells" in report.replace("\\n", " ")
+    assert "bootstrap intervals over seeds" in report.replace("\\n", " ")

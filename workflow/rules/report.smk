@@ -1,0 +1,81 @@
+"""From the table of rows to tables, figures and the page. They are made again when the rows or the source that draws them change.
+
+An empty suite has no figure, and an empty folder of them: hence the `mkdir`.
+"""
+
+
+rule tables:
+    input:
+        RESULTS,
+    output:
+        report(
+            directory(TABLES),
+            patterns=["{table}.csv"],
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+    log:
+        LOGS / "tables.log",
+    conda:
+        "../envs/metabench.yaml"
+    params:
+        code_hash=report_code(),
+        out=lambda wildcards, output: Path(output[0]).parent,
+        n_cells=len(CELLS),
+        n_rows=PLAN.rows,
+    message:
+        "write the tables"
+    shell:
+        "metabench report {input:q} --out {params.out:q} --only tables > {log:q} 2>&1"
+
+
+rule figures:
+    input:
+        RESULTS,
+    output:
+        report(
+            directory(FIGURES),
+            patterns=["{figure}.png"],
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        LOGS / "figures.log",
+    conda:
+        "../envs/metabench.yaml"
+    params:
+        code_hash=report_code(),
+        out=lambda wildcards, output: Path(output[0]).parent,
+        n_cells=len(CELLS),
+        n_rows=PLAN.rows,
+    message:
+        "draw the figures"
+    shell:
+        "mkdir -p {output:q} && metabench report {input:q} --out {params.out:q} --only figures > {log:q} 2>&1"
+
+
+rule page:
+    input:
+        RESULTS,
+    output:
+        report(
+            PAGE,
+            caption="../report/page.rst",
+            category="Page",
+            labels={"content": "the whole report, one page"},
+        ),
+    log:
+        LOGS / "page.log",
+    conda:
+        "../envs/metabench.yaml"
+    params:
+        code_hash=report_code(),
+        out=lambda wildcards, output: Path(output[0]).parent,
+        n_cells=len(CELLS),
+        n_rows=PLAN.rows,
+    message:
+        "write the page"
+    shell:
+        "metabench report {input:q} --out {params.out:q} --only page > {log:q} 2>&1"
