@@ -1,0 +1,359 @@
+"""What the report is about: results.parquet with the seeds of each cell brought together.
+
+An `Entry` is one method in one setting with one number of inner steps; a `Setting` is what makes entries comparable. Tables, figures
+and the page are made from a `Suite` and from nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metabench.core.errors import MetabenchError
+from metabench.report.style import LabelStyle, assign_styles, method_order, natural_key
+from metabench.results.metadata import Metadata, decode_metadata
+from metabench.results.schema import STATUSES
+from metabench.results.statistics import Estimate, intervals, paired_differences
+from metabench.results.store import read_rows
+
+DEFAULT_BASELINE = "unrolled"
+Row = dict[str, Any]
+
+GRADIENT_COLUMNS = (
+    "hypergradient_cosine",
+    "hypergradient_norm_ratio",
+    "hypergradient_error",
+    "target_cosine",
+    "target_norm_ratio",
+    "target_error",
+)
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """A problem on a data set: a section of the page."""
+
+    problem: str
+    dataset: str
+
+    @property
+    def slug(self) -> str:
+        """Name for files."""
+        return slug(self.problem, self.dataset)
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What two entries must share to be compared: task, size, the problem's options, experiment, purpose and where they ran."""
+
+    task: Task
+    size: str
+    problem_options: str
+    experiment: str
+    purpose: str
+    device: str
+    dtype: str
+
+
+@dataclass
+class Entry:
+    """One method in one setting: its seeds brought together. Bytes and seconds are those of one hypergradient.
+
+    Memory is the largest over seeds, time the median of the seeds' medians (quartiles likewise), the hypergradient's figures their mean.
+    """
+
+    setting: Setting
+    label: str
+    method: str
+    target: str
+    exact: bool
+    inner_steps: int
+    outer_steps: int
+    batch: int
+    cells: tuple[str, ...]
+    hardware: str
+    seeds: int
+    statuses: dict[str, int]
+    messages: dict[str, str]
+    metric: str = ""
+    higher_is_better: bool = True
+    quality_by_seed: dict[int, float] = field(default_factory=dict)
+    quality: Estimate | None = None
+    difference: Estimate | None = None
+    peak_bytes: int | None = None
+    dynamic_bytes: int | None = None
+    static_bytes: int | None = None
+    memory_source: str = ""
+    time_median: float | None = None
+    time_q1: float | None = None
+    time_q3: float | None = None
+    first_call: float | None = None
+    train: float | None = None
+    gradient: dict[str, float | None] = field(default_factory=dict)
+    n_params: int | None = None
+    n_meta: int | None = None
+    memory_ratio: float | None = None
+    time_ratio: float | None = None
+
+    @property
+    def ok(self) -> int:
+        """Number of seeds that finished."""
+        return self.statuses.get("ok", 0)
+
+    @property
+    def failed(self) -> bool:
+        """Whether no seed finished."""
+        return self.ok == 0
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Seeds by status, those that finished left out."""
+        return {status: number for status, number in self.statuses.items() if status != "ok"}
+
+    @property
+    def worst_status(self) -> str:
+        """The most frequent status that is not ok, or ok."""
+        failures = self.failures
+        return max(failures, key=lambda status: failures[status]) if failures else "ok"
+
+
+@dataclass
+class Suite:
+    """Everything that the report shows: rows as they are, entries, the order and style of labels, and the suite's own metadata."""
+
+    rows: list[Row]
+    metadata: Metadata
+    entries: list[Entry]
+    baseline: str
+    styles: dict[str, LabelStyle]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The suite's configuration; empty where the file says none."""
+        return parse_config(self.metadata.suite)
+
+    @cached_property
+    def name(self) -> str:
+        """The suite's name, from its rows or its configuration."""
+        names = sorted({row["suite"] for row in self.rows})
+        return ", ".join(names) or str(self.config.get("name", self.config.get("suite", ""))) or "suite"
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """Problem and data set pairs, in the order of the rows."""
+        return list(dict.fromkeys(entry.setting.task for entry in self.entries))
+
+    @cached_property
+    def settings(self) -> dict[Setting, list[Entry]]:
+        """Entries of each setting, ordered by task, by number of parameters, then by label and inner steps."""
+        place = {label: index for index, label in enumerate(self.styles)}
+        tasks = {task: index for index, task in enumerate(self.tasks)}
+        weight: dict[tuple[str, str], float] = {}
+        for entry in self.entries:
+            key = (entry.setting.task.problem, entry.setting.size)
+            weight[key] = max(weight.get(key, 0.0), float(entry.n_params or 0))
+        grouped: dict[Setting, list[Entry]] = {}
+        for entry in self.entries:
+            grouped.setdefault(entry.setting, []).append(entry)
+
+        def order(setting: Setting) -> tuple[Any, ...]:
+            return (
+                tasks[setting.task],
+                setting.purpose != "quality",
+                natural_key(setting.problem_options),
+                weight[(setting.task.problem, setting.size)],
+                natural_key(setting.size),
+                setting.experiment,
+                setting.device,
+                setting.dtype,
+            )
+
+        return {
+            setting: sorted(
+                grouped[setting],
+                key=lambda entry: (place[entry.label], entry.inner_steps, entry.outer_steps, entry.batch),
+            )
+            for setting in sorted(grouped, key=order)
+        }
+
+    @cached_property
+    def hardware(self) -> list[str]:
+        """Names of processors and GPUs on which rows were measured."""
+        return sorted({row["hardware"] for row in self.rows})
+
+    @cached_property
+    def titles(self) -> dict[Setting, str]:
+        """A short title for each setting within its task: size and options, and as much else as is needed to tell it apart."""
+        short = {setting: (setting.task, setting.size, setting.problem_options) for setting in self.settings}
+        shared = Counter(short.values())
+        devices = len({setting.device for setting in self.settings}) > 1
+        dtypes = len({setting.dtype for setting in self.settings}) > 1
+        titles = {}
+        for setting in self.settings:
+            parts = [setting.size]
+            if setting.problem_options:
+                parts.append(setting.problem_options)
+            if shared[short[setting]] > 1:
+                parts.append(setting.experiment)
+            parts += [setting.device] * devices + [setting.dtype] * dtypes
+            titles[setting] = " · ".join(parts)
+        return titles
+
+    def card(self, kind: str, name: str) -> dict[str, Any]:
+        """Return what the metadata knows of a method, problem or data set; empty where it knows nothing."""
+        cards: dict[str, dict[str, Any]] = getattr(self.metadata, kind)
+        return cards.get(name, {})
+
+
+def slug(*parts: str) -> str:
+    """Join names into a file's name: lower-case letters, digits, '.', '_' and '-' only."""
+    cleaned = (
+        "".join(letter if (letter.isalnum() and letter.isascii()) or letter in "._" else "-" for letter in part)
+        for part in parts
+    )
+    return "-".join(text.strip("-") for text in cleaned if text.strip("-")).lower()
+
+
+def parse_config(text: str) -> dict[str, Any]:
+    """Return the suite's YAML as a dictionary. Raises MetabenchError where it is none."""
+    try:
+        config = yaml.safe_load(text) if text else {}
+    except yaml.YAMLError as error:
+        raise MetabenchError(f"the suite's configuration in the results is not YAML: {error}") from error
+    return config if isinstance(config, dict) else {}
+
+
+def load_suite(results: Path) -> Suite:
+    """Read results.parquet and bring the seeds of each cell together. Raises as `read_rows`."""
+    table = read_rows(results)
+    metadata = decode_metadata(table.schema.metadata)
+    rows: list[Row] = table.to_pylist()
+    baseline = str(parse_config(metadata.suite).get("baseline") or DEFAULT_BASELINE)
+    methods = method_order(metadata.methods, {row["method"] for row in rows})
+    styles = assign_styles(methods, {row["label"]: row["method"] for row in rows})
+    grouped: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        setting = Setting(
+            Task(row["problem"], row["dataset"]),
+            row["size"],
+            row["problem_options"],
+            row["experiment"],
+            row["purpose"],
+            row["device"],
+            row["dtype"],
+        )
+        grouped.setdefault((setting, row["label"], row["inner_steps"], row["outer_steps"], row["batch"]), []).append(
+            row
+        )
+    entries = [_entry(key[0], group) for key, group in grouped.items()]
+    _add_quality(entries)
+    _add_comparisons(entries, baseline)
+    return Suite(rows, metadata, entries, baseline, styles)
+
+
+def _entry(setting: Setting, rows: list[Row]) -> Entry:
+    first = rows[0]
+    statuses = Counter(row["status"] for row in rows)
+    messages: dict[str, str] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            messages.setdefault(row["status"], row["message"])
+    directions = _present(rows, "direction")
+    return Entry(
+        setting=setting,
+        label=first["label"],
+        method=first["method"],
+        target=first["target"],
+        exact=first["exact"],
+        inner_steps=first["inner_steps"],
+        outer_steps=first["outer_steps"],
+        batch=first["batch"],
+        cells=tuple(dict.fromkeys(row["cell"] for row in rows)),
+        hardware=", ".join(sorted({row["hardware"] for row in rows})),
+        seeds=len(rows),
+        statuses={status: statuses[status] for status in STATUSES if statuses[status]},
+        messages=messages,
+        metric=next(iter(_present(rows, "metric")), ""),
+        higher_is_better=next(iter(directions), "max") != "min",
+        quality_by_seed={
+            row["seed"]: row["quality"] for row in rows if row["status"] == "ok" and _finite(row["quality"])
+        },
+        peak_bytes=_largest(rows, "peak_bytes"),
+        dynamic_bytes=_largest(rows, "dynamic_bytes"),
+        static_bytes=_largest(rows, "static_bytes"),
+        memory_source=next(iter(_present(rows, "memory_source")), ""),
+        time_median=_median(rows, "time_median_s"),
+        time_q1=_median(rows, "time_q1_s"),
+        time_q3=_median(rows, "time_q3_s"),
+        first_call=_median(rows, "first_call_s"),
+        train=_median(rows, "train_s"),
+        gradient={name: _mean(rows, name) for name in GRADIENT_COLUMNS},
+        n_params=_largest(rows, "n_params"),
+        n_meta=_largest(rows, "n_meta"),
+    )
+
+
+def _add_quality(entries: list[Entry]) -> None:
+    """Fill in the interval of quality over seeds, of all entries together."""
+    measured = [entry for entry in entries if entry.quality_by_seed]
+    for entry, found in zip(
+        measured, intervals([list(entry.quality_by_seed.values()) for entry in measured]), strict=True
+    ):
+        entry.quality = found
+
+
+def _add_comparisons(entries: list[Entry], baseline: str) -> None:
+    """Fill in ratios and the paired difference to the baseline of the same setting, inner steps, outer steps and batch."""
+    references = {comparable(entry): entry for entry in entries if entry.label == baseline}
+    compared = [(entry, references[comparable(entry)]) for entry in entries if comparable(entry) in references]
+    for entry, reference in compared:
+        entry.memory_ratio = _quotient(entry.peak_bytes, reference.peak_bytes)
+        entry.time_ratio = _quotient(entry.time_median, reference.time_median)
+    others = [(entry, reference) for entry, reference in compared if entry is not reference]
+    found = paired_differences([(entry.quality_by_seed, reference.quality_by_seed) for entry, reference in others])
+    for (entry, _), difference in zip(others, found, strict=True):
+        entry.difference = difference
+
+
+def comparable(entry: Entry) -> tuple[Any, ...]:
+    """Return what two entries must share for a ratio or a paired difference between them to mean something."""
+    return (entry.setting, entry.inner_steps, entry.outer_steps, entry.batch, entry.hardware)
+
+
+def _quotient(ours: float | None, theirs: float | None) -> float | None:
+    return ours / theirs if ours is not None and theirs else None
+
+
+def _finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _present(rows: Iterable[Row], column: str) -> list[Any]:
+    return [
+        row[column]
+        for row in rows
+        if row[column] is not None and (not isinstance(row[column], float) or math.isfinite(row[column]))
+    ]
+
+
+def _largest(rows: list[Row], column: str) -> int | None:
+    found = _present(rows, column)
+    return max(found) if found else None
+
+
+def _median(rows: list[Row], column: str) -> float | None:
+    found = _present(rows, column)
+    return float(statistics.median(found)) if found else None
+
+
+def _mean(rows: list[Row], column: str) -> float | None:
+    found = _present(rows, column)
+    return math.fsum(found) / len(found) if found else None

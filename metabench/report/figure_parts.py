@@ -1,0 +1,50 @@
+"""What every figure shares: the axes of cost, which points a line joins, failures, and the words of captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from metabench.report import numbers
+from metabench.report.entries import Entry, Setting
+from metabench.report.panel import Axis, Failure, Point
+from metabench.results.statistics import CONFIDENCE, MINIMUM_SEEDS
+
+Settings = dict[Setting, list[Entry]]
+
+MEMORY = Axis("peak memory of one hypergradient", "bytes")
+TIME = Axis("time of one hypergradient", "seconds")
+
+
+def joined(points: list[Point], owner: Callable[[Point], str]) -> list[list[Point]]:
+    """Return the points of each owner in order of x, where there are two or more."""
+    grouped: dict[str, list[Point]] = {}
+    for point in points:
+        grouped.setdefault(owner(point), []).append(point)
+    return [sorted(group, key=lambda point: point.x) for group in grouped.values() if len(group) > 1]
+
+
+def failures_aside(entries: Iterable[Entry]) -> list[Failure]:
+    counted: dict[tuple[str, str], int] = {}
+    for entry in entries:
+        for status, number in entry.failures.items():
+            counted[entry.label, status] = counted.get((entry.label, status), 0) + number
+    return [Failure(label, status, number) for (label, status), number in counted.items()]
+
+
+def seeds(entries: list[Entry]) -> str:
+    counts = sorted({entry.seeds for entry in entries})
+    if len(counts) == 1:
+        return f"n = {numbers.plural(counts[0], 'seed')}"
+    return f"n = {counts[0]} to {counts[-1]} seeds"
+
+
+def interval_words() -> str:
+    return f"{CONFIDENCE * 100:.0f} % bootstrap interval over seeds (percentile; none below {MINIMUM_SEEDS} seeds)"
+
+
+def conditions(entries: list[Entry]) -> str:
+    """Say on what and how the entries were measured."""
+    hardware = ", ".join(sorted({entry.hardware for entry in entries}))
+    dtypes = ", ".join(sorted({entry.setting.dtype for entry in entries}))
+    sources = ", ".join(sorted({entry.memory_source for entry in entries if entry.memory_source})) or "not measured"
+    return f"{hardware}; {dtypes}; memory from: {sources}."

@@ -1,0 +1,81 @@
+"""Hypergradient error against what it costs."""
+
+from __future__ import annotations
+
+from metabench.report.entries import Entry, Suite, Task, slug
+from metabench.report.figure_parts import MEMORY, TIME, Settings, conditions, failures_aside, joined, seeds
+from metabench.report.panel import Axis, Figure, Missing, Panel, Point
+
+ERROR = Axis("relative error against exact unrolled", "error")
+COSINE = Axis("1 − cosine with exact unrolled", "error")
+EXACT_BELOW = 1e-7
+
+
+def error_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missing:
+    """Return the hypergradient's error and lack of cosine against cost; the options of one method are joined by a line.
+
+    Each setting is shown at the number of inner steps with the most points; settings with the most points come first.
+    """
+    groups: list[tuple[int, list[Panel], list[Entry]]] = []
+    owners = {entry.label: entry.method for entries in settings.values() for entry in entries}
+    for setting, every in settings.items():
+        measured = [entry.inner_steps for entry in every if entry.gradient["hypergradient_error"] is not None]
+        if not measured:
+            continue
+        steps = max(set(measured), key=lambda number: (measured.count(number), number))
+        entries = [entry for entry in every if entry.inner_steps == steps]
+        panels: list[Panel] = []
+        for measure, column in ((ERROR, "hypergradient_error"), (COSINE, "hypergradient_cosine")):
+            for cost in (MEMORY, TIME):
+                points = [point for entry in entries if (point := _error_point(entry, column, cost)) is not None]
+                if len(points) < 2:
+                    continue
+                title = f"{'Error' if measure is ERROR else 'Cosine'} against {'memory' if cost is MEMORY else 'time'}"
+                panels.append(
+                    Panel(
+                        f"{title} · {suite.titles[setting]} · K = {steps}",
+                        cost,
+                        measure,
+                        points,
+                        joined(points, lambda point: owners[point.label]),
+                        failures=failures_aside(entries),
+                        floor=EXACT_BELOW,
+                        floor_words="below 10⁻⁷: exact up to rounding",
+                    )
+                )
+        if panels:
+            groups.append((sum(len(panel.points) for panel in panels), panels, entries))
+    if not groups:
+        return Missing(
+            "error_cost",
+            task,
+            "Hypergradient error against cost: no setting of this problem has it measured for two methods or more.",
+        )
+    groups.sort(key=lambda group: -group[0])
+    shown = [entry for _, _, entries in groups for entry in entries]
+    figure = Figure(
+        slug("error_cost", task.problem, task.dataset),
+        "error_cost",
+        "Hypergradient error against cost",
+        "Against the exact hypergradient of the whole unrolled window, float64, at a checkpoint that all methods share; "
+        f"lower left is better. Mean over {seeds(shown)}. Lines join the options of one method. "
+        f"Strip at the right: runs without a result. {conditions(shown)}",
+        [panel for _, panels, _ in groups for panel in panels],
+        task,
+    )
+    figure.keep(2 * 4)
+    return figure
+
+
+def _error_point(entry: Entry, column: str, cost: Axis) -> Point | None:
+    value = entry.gradient[column]
+    spent = entry.peak_bytes if cost is MEMORY else entry.time_median
+    if value is None or not spent:
+        return None
+    return Point(
+        entry.label,
+        spent,
+        1.0 - value if column.endswith("cosine") else value,
+        n=entry.ok,
+        note=f"K={entry.inner_steps}",
+    )

@@ -1,0 +1,171 @@
+"""The page: one file that needs nothing else, made from results.parquet alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from metabench.report import markup, numbers, provenance, summary
+from metabench.report.answer_tables import cost_answer_table, glance_table, quality_answer_table
+from metabench.report.answers import answers, glances
+from metabench.report.drawing import draw_svg
+from metabench.report.entries import Suite, Task, load_suite
+from metabench.report.figures import all_figures
+from metabench.report.panel import Figure, Missing
+from metabench.report.setting_table import setting_table
+from metabench.report.style import STATUS_WORDS, style_variables
+from metabench.report.tables import coverage_table, failure_table
+from metabench.results.atomic import write_text_atomically
+from metabench.results.schema import COLUMNS
+
+# Beyond so many settings the tables are folded, or nobody finds the next section.
+OPEN_TABLES = 30
+
+
+def build_page(results: Path, out: Path) -> Path:
+    """Write `out`/index.html (or `out` itself where it ends in .html) and return it. The same rows give the same bytes.
+
+    results: results.parquet. Raises MetabenchError where it cannot be read or the page cannot be written.
+    """
+    path = Path(out) if Path(out).suffix == ".html" else Path(out) / "index.html"
+    write_text_atomically(path, render_page(load_suite(Path(results))))
+    return path
+
+
+def render_page(suite: Suite) -> str:
+    """Return the page as HTML."""
+    environment = Environment(
+        loader=PackageLoader("metabench.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["names"] = markup.code_names
+    found = answers(suite)
+    overview = glances(suite, found)
+
+    def label(name: str) -> Markup:
+        return markup.label(name, suite.styles)
+
+    def table(made: Any) -> Markup:
+        return markup.table_html(made, suite.styles)
+
+    loader = environment.loader
+    if loader is None:
+        raise RuntimeError("the page's templates have no loader")
+    return environment.get_template("page.html").render(
+        suite=suite,
+        light=Markup(style_variables(0)),
+        dark=Markup(style_variables(1)),
+        css=Markup(loader.get_source(environment, "page.css")[0]),
+        script=Markup(loader.get_source(environment, "page.js")[0]),
+        symbols=markup.marker_symbols(),
+        label=label,
+        table=table,
+        badge=markup.badge,
+        sentences=summary.sentences(suite, found, overview),
+        warnings=provenance.warnings(suite),
+        facts=provenance.facts(suite),
+        quality_answer=quality_answer_table(suite, found),
+        cost_answer=cost_answer_table(suite, found),
+        glance=glance_table(suite, overview),
+        sections=_sections(suite),
+        coverage=coverage_table(suite),
+        failures=failure_table(suite),
+        citations=_citations(suite),
+        columns=COLUMNS,
+        status_words=STATUS_WORDS,
+        open_tables=len(suite.settings) <= OPEN_TABLES,
+        headline=_headline(suite),
+    )
+
+
+def _headline(suite: Suite) -> list[tuple[str, str]]:
+    """Return the page's first facts: (number, noun) pairs."""
+    if not suite.rows:
+        return []
+    counts = (
+        (len({row["method"] for row in suite.rows}), "method", None),
+        (len({row["problem"] for row in suite.rows}), "problem", None),
+        (len(suite.settings), "setting", None),
+        (len(suite.rows), "run", None),
+    )
+    return [(numbers.count(number), noun if number == 1 else f"{noun}s") for number, noun, _ in counts]
+
+
+def _sections(suite: Suite) -> list[dict[str, Any]]:
+    """Return what stands in the section of each problem and data set: figures as SVG, why others are missing, and tables."""
+    figures: dict[Task, list[dict[str, Any]]] = {task: [] for task in suite.tasks}
+    missing: dict[Task, list[str]] = {task: [] for task in suite.tasks}
+    for figure in all_figures(suite):
+        if isinstance(figure, Missing):
+            missing[figure.task].append(figure.reason)
+        else:
+            figures[figure.task].append(_figure(figure, suite))
+    sections = []
+    for task in suite.tasks:
+        problem, dataset = suite.card("problems", task.problem), suite.card("datasets", task.dataset)
+        tables = [
+            setting_table(suite, setting, entries)
+            for setting, entries in suite.settings.items()
+            if setting.task == task
+        ]
+        sections.append(
+            {
+                "slug": f"task-{task.slug}",
+                "problem": task.problem,
+                "dataset": task.dataset,
+                "title": problem.get("title", ""),
+                "dataset_title": dataset.get("title", ""),
+                "figures": figures[task],
+                "missing": missing[task],
+                "tables": tables,
+            }
+        )
+    return sections
+
+
+def _figure(figure: Figure, suite: Suite) -> dict[str, Any]:
+    panels = [
+        {
+            "title": panel.title,
+            "svg": Markup(draw_svg(panel, suite.styles, f"{figure.name}-{index}")),
+            "notes": [(name, panel.notes.get(name, "")) for name in suite.styles if name in panel.labels]
+            if panel.notes
+            else [],
+        }
+        for index, panel in enumerate(figure.panels)
+    ]
+    return {
+        "name": figure.name,
+        "title": figure.title,
+        "caption": figure.full_caption,
+        "panels": panels,
+        "pairs": not figure.kind.startswith("quality"),
+        "labels": [name for name in suite.styles if name in set(figure.labels)]
+        if not any(panel["notes"] for panel in panels)
+        else [],
+    }
+
+
+def _citations(suite: Suite) -> list[dict[str, str]]:
+    """Return every method, problem and data set that the rows use, with its BibTeX; empty text where none was given."""
+    used = (
+        ("methods", "method", list(dict.fromkeys(entry.method for entry in suite.entries))),
+        ("problems", "problem", list(dict.fromkeys(entry.setting.task.problem for entry in suite.entries))),
+        ("datasets", "data set", list(dict.fromkeys(entry.setting.task.dataset for entry in suite.entries))),
+    )
+    return [
+        {
+            "kind": word,
+            "name": name,
+            "title": str(suite.card(kind, name).get("title", "")),
+            "bibtex": str(suite.card(kind, name).get("citation", "")).strip(),
+        }
+        for kind, word, names in used
+        for name in names
+    ]

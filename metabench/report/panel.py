@@ -1,0 +1,152 @@
+"""A figure as data: panels with points, the lines that join them, and what failed. Files and the page draw the same panels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from metabench.report.entries import Task
+from metabench.report.table import records_to_csv
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis says: its name, the kind of its numbers, and whether it is logarithmic.
+
+    kind: 'bytes', 'seconds', 'count', 'error' or 'plain'.
+    """
+
+    name: str
+    kind: str
+    log: bool = True
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement of a label; low and high are the ends of its interval or its quartiles. note: what else its CSV row should say."""
+
+    label: str
+    x: float
+    y: float
+    x_low: float | None = None
+    x_high: float | None = None
+    y_low: float | None = None
+    y_high: float | None = None
+    n: int = 1
+    note: str = ""
+    on_front: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Runs of a label that have no point. x: where they would stand on the x axis, None where that is not known either."""
+
+    label: str
+    status: str
+    runs: int
+    x: float | None = None
+
+
+@dataclass
+class Panel:
+    """One pair of axes. lines: points to join, all of one label's colour. front: the Pareto front, from cheapest to dearest.
+
+    notes: what the legend adds to a label, such as a fitted exponent. ticks: fixed ticks of the x axis. floor: points whose y is below it
+    stand in a strip at the bottom, and floor_words says what that means.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    points: list[Point] = field(default_factory=list)
+    lines: list[list[Point]] = field(default_factory=list)
+    front: list[Point] = field(default_factory=list)
+    front_rises: bool = True
+    failures: list[Failure] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+    ticks: list[float] = field(default_factory=list)
+    floor: float | None = None
+    floor_words: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels that the panel shows, points and failures."""
+        return list(
+            dict.fromkeys([point.label for point in self.points] + [failure.label for failure in self.failures])
+        )
+
+
+@dataclass
+class Figure:
+    """Panels under one caption. kind: which question it answers; task: the section of the page in which it stands.
+
+    omitted: panels that are not drawn, so that a suite of thousands of cells stays readable; the CSV has their data.
+    """
+
+    name: str
+    kind: str
+    title: str
+    caption: str
+    panels: list[Panel]
+    task: Task
+    columns: int = 2
+    omitted: list[Panel] = field(default_factory=list)
+
+    def keep(self, at_most: int) -> None:
+        """Draw no more than so many panels, the first ones."""
+        self.panels, self.omitted = self.panels[:at_most], self.panels[at_most:] + self.omitted
+
+    @property
+    def full_caption(self) -> str:
+        """The caption, with the number of panels that are left out."""
+        if not self.omitted:
+            return self.caption
+        every = len(self.panels) + len(self.omitted)
+        return f"{self.caption} {len(self.omitted)} of {every} panels are left out here; the CSV has their data."
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels that any panel shows."""
+        return list(dict.fromkeys(label for panel in self.panels for label in panel.labels))
+
+    def to_csv(self) -> str:
+        """Return the data of every panel: one row a point and one row a failure."""
+        records: list[dict[str, Any]] = []
+        for panel in self.panels + self.omitted:
+            head = {"panel": panel.title, "x_axis": panel.x.name, "y_axis": panel.y.name}
+            for point in panel.points:
+                values = {
+                    name: getattr(point, name)
+                    for name in ("label", "x", "x_low", "x_high", "y", "y_low", "y_high", "n", "on_front", "note")
+                }
+                records.append({**head, **values, "status": "ok"})
+            records += [
+                {**head, "label": failure.label, "x": failure.x, "n": failure.runs, "status": failure.status}
+                for failure in panel.failures
+            ]
+        names = [
+            "panel",
+            "x_axis",
+            "y_axis",
+            "label",
+            "status",
+            "x",
+            "x_low",
+            "x_high",
+            "y",
+            "y_low",
+            "y_high",
+            "n",
+            "on_front",
+            "note",
+        ]
+        return records_to_csv(records, names)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A figure that the rows do not warrant, and why in one line."""
+
+    kind: str
+    task: Task
+    reason: str

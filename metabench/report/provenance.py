@@ -1,0 +1,86 @@
+"""Where the rows come from, and what in them should not be compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from metabench.report import numbers
+from metabench.report.entries import Suite
+from metabench.results.schema import SCHEMA_VERSION
+
+
+def facts(suite: Suite) -> list[tuple[str, str]]:
+    """Return (name, value) pairs about the rows: hardware, versions, commit, dates, hashes."""
+    metadata = suite.metadata
+
+    def listed(column: str) -> str:
+        return (
+            ", ".join(sorted({str(row[column]) for row in suite.rows if row[column] not in (None, "")}))
+            or "not recorded"
+        )
+
+    dates = sorted(row["started_at"] for row in suite.rows)
+    loads = [row["load_at_start"] for row in suite.rows if row["load_at_start"] is not None]
+    cells = {row["cell"] for row in suite.rows}
+    measured = sum(row["measured_s"] or 0.0 for row in suite.rows)
+    return [
+        (
+            "rows",
+            f"{numbers.plural(len(suite.rows), 'row')}, one a cell and seed, of {numbers.plural(len(cells), 'cell')}",
+        ),
+        ("measured", f"{dates[0]} to {dates[-1]}" if dates else "nothing yet"),
+        ("time inside measured work", numbers.seconds(measured) if measured else "none"),
+        ("hardware", listed("hardware")),
+        ("device", listed("device")),
+        ("threads of torch", listed("threads")),
+        ("number type", listed("dtype")),
+        ("load at start", f"{min(loads):.2f} to {max(loads):.2f}" if loads else "not recorded"),
+        ("memory read from", listed("memory_source")),
+        ("torch", listed("torch_version")),
+        ("Python", listed("python_version")),
+        ("platform", listed("platform")),
+        ("metabench", listed("metabench_version")),
+        ("commit of the rows", listed("git_commit")),
+        ("commit that collected", metadata.git_commit or "not recorded"),
+        ("collected at", metadata.created_at or "not recorded"),
+        ("hash of requirements.lock", listed("lock_hash")),
+        ("row schema", f"version {SCHEMA_VERSION}"),
+    ]
+
+
+def warnings(suite: Suite) -> list[str]:
+    """Return what a reader must know before comparing rows: mixed code, hardware, versions, or files that differed from the commit."""
+    found: list[str] = []
+    codes: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in suite.rows:
+        codes[row["method"], row["problem"]].add(row["code_hash"])
+    mixed = [f"{method} on {problem}" for (method, problem), hashes in codes.items() if len(hashes) > 1]
+    if mixed:
+        found.append(
+            f"Rows of one method and problem come from different versions of the code: {_some(mixed)}. Run the suite again to mend this."
+        )
+    machines: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for row in suite.rows:
+        machines[row["problem"], row["dataset"], row["device"]].add(row["hardware"])
+    split = [f"{problem} on {dataset}" for (problem, dataset, _), names in machines.items() if len(names) > 1]
+    if split:
+        found.append(
+            f"Rows of {_some(split)} were measured on different hardware: compare times only where the hardware is the same."
+        )
+    for column, what in (
+        ("torch_version", "versions of torch"),
+        ("lock_hash", "locked requirements"),
+        ("metabench_version", "versions of metabench"),
+    ):
+        values = sorted({row[column] for row in suite.rows if row[column]})
+        if len(values) > 1:
+            found.append(f"The rows come from different {what}: {_some(values)}.")
+    if any((row["git_commit"] or "").endswith("+") for row in suite.rows):
+        found.append("Some rows were measured with source files that differed from their commit (marked '+').")
+    return found
+
+
+def _some(names: Iterable[str], at_most: int = 5) -> str:
+    listed = list(names)
+    return ", ".join(listed[:at_most]) + (f" and {len(listed) - at_most} more" if len(listed) > at_most else "")

@@ -1,0 +1,194 @@
+"""The table of one setting: every method, what it reached and what it cost, those that failed in their place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metabench.report import numbers
+from metabench.report.answers import answer_setting
+from metabench.report.cells import (
+    INTERVAL_WORDS,
+    bytes_cell,
+    estimate_cell,
+    estimate_record,
+    setting_name,
+    status_cell,
+    time_cell,
+)
+from metabench.report.entries import Entry, Setting, Suite
+from metabench.report.table import Cell, Column, Table
+
+_EXACT_GROUP, _OWN_GROUP = "Against the exact unrolled", "Against its own target"
+_GRADIENT_COLUMNS = (
+    Column(
+        "hypergradient_cosine",
+        "cosine",
+        _EXACT_GROUP,
+        "cosine with the exact hypergradient of the whole unrolled window",
+    ),
+    Column(
+        "hypergradient_norm_ratio", "norm ratio", _EXACT_GROUP, "norm over that of the exact unrolled hypergradient"
+    ),
+    Column(
+        "hypergradient_error",
+        "rel. error",
+        _EXACT_GROUP,
+        "norm of the difference from the exact unrolled hypergradient, over its norm",
+    ),
+    Column(
+        "target_cosine", "cosine", _OWN_GROUP, "cosine with the exact value of what the method says that it estimates"
+    ),
+    Column("target_norm_ratio", "norm ratio", _OWN_GROUP, "norm over that of the exact value of its own target"),
+    Column(
+        "target_error",
+        "rel. error",
+        _OWN_GROUP,
+        "norm of the difference from the exact value of its own target, over its norm",
+    ),
+)
+
+
+def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table:
+    """Return the table of one setting: a row for each method, options and number of inner steps, those that failed among them."""
+    metric = next((entry.metric for entry in entries if entry.metric), "quality")
+    arrow = "↑" if next((entry.higher_is_better for entry in entries if entry.metric), True) else "↓"
+    columns = [
+        Column("label", "method", numeric=False, description="method with the options that differ from its defaults"),
+        Column("status", "status", numeric=False, description="what became of the runs: one a seed"),
+        Column("target", "target", numeric=False, description="what the method estimates"),
+        Column("exact", "exact", numeric=False, description="whether it is exact for that target"),
+        Column("inner_steps", "K", description="inner steps per hypergradient"),
+        Column("quality", f"{metric}\u00a0{arrow}", "Test quality", f"mean and {INTERVAL_WORDS}"),
+        Column(
+            "difference",
+            f"Δ\u00a0{suite.baseline}",
+            "Test quality",
+            f"mean over shared seeds of its quality minus that of {suite.baseline}",
+        ),
+        Column("n", "n", "Test quality", "seeds that the quality is a mean of"),
+        Column("peak", "peak", "Memory", "peak bytes of one hypergradient, everything that is live included"),
+        Column("dynamic", "dynamic", "Memory", "peak minus what was live before the hypergradient began"),
+        Column("memory_ratio", "ratio", "Memory", f"peak over that of {suite.baseline}, same inner steps"),
+        Column("time", "median [quartiles]", "Time", "time of one hypergradient after warm-up"),
+        Column("time_ratio", "ratio", "Time", f"median time over that of {suite.baseline}, same inner steps"),
+        *_GRADIENT_COLUMNS,
+    ]
+    hardware = ", ".join(sorted({entry.hardware for entry in entries}))
+    sources = ", ".join(sorted({entry.memory_source for entry in entries if entry.memory_source})) or "not measured"
+    trained = any(entry.quality for entry in entries)
+    quality = f"Quality: mean and {INTERVAL_WORDS}; bold: the best, and what overlaps it. " if trained else ""
+    table = Table(
+        setting_name(suite, setting),
+        f"{setting.task.problem} on {setting.task.dataset}: {suite.titles[setting]}",
+        f"{quality}Memory and time are of one hypergradient; ratios are to {suite.baseline}, same inner steps. "
+        f"{setting.dtype} on {hardware}; memory from: {sources}.",
+        columns,
+    )
+    best = answer_best(setting, entries)
+    decimals = (
+        numbers.shared_decimals(entry.quality for entry in entries),
+        numbers.shared_decimals(entry.difference for entry in entries),
+    )
+    for entry in entries:
+        table.rows.append(_setting_row(entry, best, decimals))
+        table.records.append(_record(entry))
+    steps = {(entry.inner_steps, entry.outer_steps, entry.batch) for entry in entries}
+    optional = [column.key for column in columns if column.group]
+    if len(steps) == 1:
+        inner, outer, batch = next(iter(steps))
+        optional.append("inner_steps")
+        table.columns = [column for column in table.columns if column.key != "inner_steps"]
+        parts = [numbers.plural(inner, "inner step")]
+        parts += [numbers.plural(outer, "meta-update")] * (outer > 0) + [f"batches of {numbers.count(batch)}"] * (
+            batch > 0
+        )
+        table.caption += f" {', '.join(parts)}."
+    table.drop_absent(tuple(optional))
+    if not trained:
+        table.columns = [column for column in table.columns if column.key not in ("quality", "difference", "n")]
+        if setting.purpose == "cost":
+            table.notes.append("Measured only: this setting trains nothing to the end, so it has no quality.")
+    if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
+        table.notes.append(_why_no_ratio(suite.baseline, entries))
+    return table
+
+
+def answer_best(setting: Setting, entries: list[Entry]) -> set[int]:
+    """Return the ids of the entries that are best or tie with the best."""
+    return {id(entry) for entry in answer_setting(setting, entries).tied}
+
+
+def _why_no_ratio(baseline: str, entries: list[Entry]) -> str:
+    own = [entry for entry in entries if entry.label == baseline]
+    if not own:
+        return f"No ratios: the baseline '{baseline}' is not among the methods of this setting."
+    return f"No ratios: the baseline '{baseline}' has no measurement here ({', '.join(sorted({entry.worst_status for entry in own}))})."
+
+
+def _setting_row(entry: Entry, best: set[int], decimals: tuple[int | None, int | None]) -> dict[str, Cell]:
+    row = {
+        "label": Cell(entry.label, entry.label, label=entry.label, title=f"cell {', '.join(entry.cells)}"),
+        "status": status_cell(entry),
+        "target": Cell(entry.target, entry.target),
+        "exact": Cell(
+            "exact" if entry.exact else "approx.", "0" if entry.exact else "1", tone="" if entry.exact else "muted"
+        ),
+        "inner_steps": Cell(numbers.count(entry.inner_steps), entry.inner_steps),
+        "quality": estimate_cell(entry.quality, decimals=decimals[0], tone="best" if id(entry) in best else ""),
+        "difference": estimate_cell(entry.difference, signed=True, decimals=decimals[1]),
+        "n": Cell(str(entry.quality.n), entry.quality.n) if entry.quality else Cell(numbers.ABSENT),
+        "peak": bytes_cell(entry.peak_bytes),
+        "dynamic": bytes_cell(entry.dynamic_bytes),
+        "memory_ratio": Cell(numbers.ratio(entry.memory_ratio), entry.memory_ratio),
+        "time": time_cell(entry),
+        "time_ratio": Cell(numbers.ratio(entry.time_ratio), entry.time_ratio),
+    }
+    for column in _GRADIENT_COLUMNS:
+        value = entry.gradient[column.key]
+        text = numbers.cosine(value) if column.key.endswith("cosine") else numbers.plain(value)
+        row[column.key] = Cell(text, value, title="" if value is None else repr(value))
+    return row
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    setting = entry.setting
+    return {
+        "problem": setting.task.problem,
+        "dataset": setting.task.dataset,
+        "size": setting.size,
+        "problem_options": setting.problem_options,
+        "experiment": setting.experiment,
+        "purpose": setting.purpose,
+        "device": setting.device,
+        "dtype": setting.dtype,
+        "hardware": entry.hardware,
+        "label": entry.label,
+        "method": entry.method,
+        "target": entry.target,
+        "exact": entry.exact,
+        "inner_steps": entry.inner_steps,
+        "outer_steps": entry.outer_steps,
+        "batch": entry.batch,
+        "runs": entry.seeds,
+        "ok": entry.ok,
+        "failures": "; ".join(f"{status}={number}" for status, number in entry.failures.items()),
+        "message": "; ".join(entry.messages.values()),
+        "metric": entry.metric,
+        "direction": ("max" if entry.higher_is_better else "min") if entry.metric else "",
+        **estimate_record("quality", entry.quality),
+        **estimate_record("difference_to_baseline", entry.difference),
+        "peak_bytes": entry.peak_bytes,
+        "dynamic_bytes": entry.dynamic_bytes,
+        "static_bytes": entry.static_bytes,
+        "memory_ratio": entry.memory_ratio,
+        "memory_source": entry.memory_source,
+        "time_median_s": entry.time_median,
+        "time_q1_s": entry.time_q1,
+        "time_q3_s": entry.time_q3,
+        "time_ratio": entry.time_ratio,
+        "first_call_s": entry.first_call,
+        "train_s": entry.train,
+        **entry.gradient,
+        "n_params": entry.n_params,
+        "n_meta": entry.n_meta,
+    }

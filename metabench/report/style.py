@@ -1,0 +1,134 @@
+"""One colour and one marker a method, everywhere.
+
+Colours are those of Okabe and Ito (Wong 2011, Nature Methods 8:441), told apart with every common colour blindness, darkened where they
+would be pale on white, and extended. A method takes its colour from its place in the suite, not from who else is in the figure. The options
+of a method share its colour and differ in marker; first variants of different methods differ in marker as well, so no figure
+relies on colour alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from matplotlib.markers import MarkerStyle
+from matplotlib.path import Path as Outline
+
+# (on a light ground, on a dark ground)
+PALETTE: tuple[tuple[str, str], ...] = (
+    ("#222a33", "#e8e8e8"),  # black
+    ("#0072b2", "#4da9e0"),  # blue
+    ("#d55e00", "#f0823a"),  # vermillion
+    ("#009e73", "#2cc79b"),  # bluish green
+    ("#b8508c", "#e08abb"),  # reddish purple
+    ("#d69200", "#ecb13c"),  # orange
+    ("#4aa3d6", "#8cd0f5"),  # sky blue
+    ("#6b5b00", "#f0e442"),  # yellow, dark on white
+    ("#332288", "#9d8df1"),  # indigo
+    ("#882255", "#d9779f"),  # wine
+    ("#747c84", "#a9b1b9"),  # grey
+    ("#5d8a1f", "#a3cf5f"),  # moss
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "h", ">", "d")
+_VARIANT_STEP = 5  # coprime with the number of markers: a method's variants run through all of them
+
+# Grounds and inks: (name in the style sheet, on light, on dark). The light value is what files of figures use.
+INKS: Mapping[str, tuple[str, str]] = {
+    "ink": ("#1b2127", "#e6e9ec"),
+    "muted": ("#5b6570", "#a0a9b2"),
+    "rule": ("#d5dade", "#3a424a"),
+    "faint": ("#eef1f3", "#22282e"),
+    "paper": ("#ffffff", "#15191d"),
+}
+
+STATUS_COLOURS: Mapping[str, tuple[str, str]] = {
+    "ok": ("#0b7a5b", "#46c9a2"),
+    "oom": ("#b3261e", "#ff8a80"),
+    "diverged": ("#8a3ea8", "#d7a1ee"),
+    "timeout": ("#9a5b00", "#f2b457"),
+    "unsupported": ("#5a6570", "#a4aeb8"),
+    "error": ("#8f0e4a", "#ff86b3"),
+}
+STATUS_WORDS: Mapping[str, str] = {
+    "ok": "finished",
+    "oom": "out of memory",
+    "diverged": "no longer finite",
+    "timeout": "time limit",
+    "unsupported": "method does not apply",
+    "error": "exception",
+}
+
+
+@dataclass(frozen=True)
+class LabelStyle:
+    """How one label is drawn. `name` is the colour's variable in the page's style sheet; `colour` is its value on a light ground."""
+
+    name: str
+    colour: str
+    marker: str
+
+
+def method_order(suite_methods: Iterable[str], row_methods: Iterable[str]) -> list[str]:
+    """Return the methods as the suite orders them; those that only rows know follow, by name."""
+    known = list(dict.fromkeys(suite_methods))
+    return known + sorted(set(row_methods) - set(known))
+
+
+def natural_key(text: str) -> tuple[tuple[int, float, str], ...]:
+    """Return a sort key that puts 'k=2' before 'k=16'."""
+    parts = re.findall(r"\d+\.?\d*(?:[eE][+-]?\d+)?|\D+", text)
+    return tuple((0, float(part), "") if part[0].isdigit() else (1, 0.0, part) for part in parts)
+
+
+def assign_styles(methods: list[str], labels: Mapping[str, str]) -> dict[str, LabelStyle]:
+    """Return a style for each label, in the order in which labels are listed everywhere.
+
+    methods: in the suite's order. labels: label to its method. The pair of colour and marker is a label's own for up to 12 methods
+    with 12 variants each.
+    """
+    styles: dict[str, LabelStyle] = {}
+    for place, method in enumerate(methods):
+        variants = sorted(
+            (label for label, owner in labels.items() if owner == method),
+            key=lambda label: (label != method, natural_key(label)),
+        )
+        for variant, label in enumerate(variants):
+            index = place % len(PALETTE)
+            marker = MARKERS[(place + place // len(PALETTE) + _VARIANT_STEP * variant) % len(MARKERS)]
+            styles[label] = LabelStyle(f"c{index}", PALETTE[index][0], marker)
+    return styles
+
+
+def style_variables(ground: int) -> str:
+    """Return the colours as CSS declarations: ground 0 is light, 1 is dark."""
+    pairs = [(f"c{index}", pair[ground]) for index, pair in enumerate(PALETTE)]
+    pairs += [(name, pair[ground]) for name, pair in INKS.items()]
+    pairs += [(f"status-{name}", pair[ground]) for name, pair in STATUS_COLOURS.items()]
+    return " ".join(f"--{name}:{value};" for name, value in pairs)
+
+
+def colour_variables() -> dict[str, str]:
+    """Return the light value of each colour to its CSS variable, to make a drawing follow the page's ground."""
+    found = {pair[0]: f"c{index}" for index, pair in enumerate(PALETTE)}
+    found.update({pair[0]: name for name, pair in INKS.items()})
+    found.update({pair[0]: f"status-{name}" for name, pair in STATUS_COLOURS.items()})
+    return found
+
+
+def marker_outline(marker: str) -> str:
+    """Return a marker as an SVG path within -6..6, as Matplotlib draws it."""
+    shape = MarkerStyle(marker)
+    outline = shape.get_path().transformed(shape.get_transform())
+    commands: list[str] = []
+    for points, code in outline.iter_segments(curves=True):
+        scaled = [f"{10 * value if index % 2 == 0 else -10 * value:.2f}" for index, value in enumerate(points)]
+        letter = {
+            Outline.MOVETO: "M",
+            Outline.LINETO: "L",
+            Outline.CURVE3: "Q",
+            Outline.CURVE4: "C",
+            Outline.CLOSEPOLY: "Z",
+        }[code]
+        commands.append("Z" if letter == "Z" else letter + " ".join(scaled))
+    return "".join(commands)

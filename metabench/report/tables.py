@@ -1,0 +1,112 @@
+"""The tables: one a setting, and those that span the suite. A run that failed is a row in its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from metabench.report import numbers
+from metabench.report.answer_tables import cost_answer_table, glance_table, quality_answer_table
+from metabench.report.answers import answers, glances
+from metabench.report.cells import setting_cells
+from metabench.report.entries import Suite, load_suite
+from metabench.report.setting_table import setting_table
+from metabench.report.table import Cell, Column, Table
+from metabench.results.atomic import write_text_atomically
+
+
+def build_tables(results: Path, out: Path) -> list[Path]:
+    """Write every table as CSV and LaTeX to `out` and return the files. The same rows give the same bytes.
+
+    results: results.parquet. Raises MetabenchError where it cannot be read or `out` cannot be written.
+    """
+    written = []
+    for table in all_tables(load_suite(Path(results))):
+        for suffix, text in ((".csv", table.to_csv()), (".tex", table.to_latex())):
+            path = Path(out) / f"{table.name}{suffix}"
+            write_text_atomically(path, text)
+            written.append(path)
+    return written
+
+
+def all_tables(suite: Suite) -> list[Table]:
+    """Return every table of the suite: the answer, methods at a glance, one a setting, coverage, and what did not finish."""
+    found = answers(suite)
+    tables = [
+        quality_answer_table(suite, found),
+        cost_answer_table(suite, found),
+        glance_table(suite, glances(suite, found)),
+    ]
+    tables += [setting_table(suite, setting, entries) for setting, entries in suite.settings.items()]
+    return [*tables, coverage_table(suite), failure_table(suite)]
+
+
+def coverage_table(suite: Suite) -> Table:
+    """Return the status matrix: what became of the runs of each method in each setting."""
+    labels = list(suite.styles)
+    columns = [Column("task", "problem", numeric=False), Column("setting", "setting", numeric=False)]
+    columns += [Column(f"label:{label}", label, numeric=False) for label in labels]
+    table = Table(
+        "coverage",
+        "What ran and what became of it",
+        "Runs by status, one run a seed. A dash: the suite does not ask for it.",
+        columns,
+    )
+    for setting, entries in suite.settings.items():
+        row = setting_cells(suite, setting)
+        record: dict[str, Any] = {
+            "problem": setting.task.problem,
+            "dataset": setting.task.dataset,
+            "setting": suite.titles[setting],
+        }
+        totals: dict[str, dict[str, int]] = {label: {} for label in labels}
+        for entry in entries:
+            for status, number in entry.statuses.items():
+                totals[entry.label][status] = totals[entry.label].get(status, 0) + number
+        for label in labels:
+            counted = totals[label]
+            row[f"label:{label}"] = Cell("" if counted else numbers.ABSENT, badges=tuple(counted.items()))
+            record[label] = "; ".join(f"{status}={number}" for status, number in counted.items())
+        table.rows.append(row)
+        table.records.append(record)
+    return table
+
+
+def failure_table(suite: Suite) -> Table:
+    """Return every group of runs that did not finish, with its message."""
+    table = Table(
+        "failures",
+        "What did not finish",
+        "One row for each method, setting and status.",
+        [
+            Column("task", "problem", numeric=False),
+            Column("setting", "setting", numeric=False),
+            Column("label", "method", numeric=False),
+            Column("inner_steps", "K", description="inner steps per hypergradient"),
+            Column("status", "status", numeric=False),
+            Column("message", "message", numeric=False),
+        ],
+    )
+    for setting, entries in suite.settings.items():
+        for entry in entries:
+            for status, number in entry.failures.items():
+                row = setting_cells(suite, setting)
+                row["label"] = Cell(entry.label, entry.label, label=entry.label)
+                row["inner_steps"] = Cell(numbers.count(entry.inner_steps), entry.inner_steps)
+                row["status"] = Cell("", status, badges=((status, number),))
+                row["message"] = Cell(entry.messages.get(status, ""), entry.messages.get(status, ""))
+                table.rows.append(row)
+                table.records.append(
+                    {
+                        "problem": setting.task.problem,
+                        "dataset": setting.task.dataset,
+                        "setting": suite.titles[setting],
+                        "label": entry.label,
+                        "inner_steps": entry.inner_steps,
+                        "status": status,
+                        "runs": number,
+                        "message": entry.messages.get(status, ""),
+                        "cells": "; ".join(entry.cells),
+                    }
+                )
+    return table

@@ -1,0 +1,234 @@
+"""Rows on disk: one small Parquet file a cell, and results.parquet with all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from metabench.core.errors import MetabenchError, unknown
+from metabench.results.atomic import write_atomically
+from metabench.results.metadata import Metadata, decode_metadata, encode_metadata
+from metabench.results.schema import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES
+
+VERSION_KEY = b"metabench_schema"
+
+# A cell has a handful of rows: the descriptions would be most of its file, so they stand in results.parquet only.
+_CELL_SCHEMA = pa.schema([pa.field(c.name, c.type, nullable=not c.required) for c in COLUMNS], metadata=SCHEMA.metadata)
+_BATCH = 500
+_NAMES = tuple(column.name for column in COLUMNS)
+_ACCEPTED = {pa.string(): (str,), pa.int64(): (int,), pa.float64(): (float, int), pa.bool_(): (bool,)}
+
+
+class CorruptRows(MetabenchError):
+    """A row file that is truncated, is no Parquet, or lacks columns of its own schema version."""
+
+
+class OtherSchema(MetabenchError):
+    """A row file of another schema version."""
+
+
+@dataclass(frozen=True)
+class CollectReport:
+    """What `collect` did: files read, rows written, rows of each status, and where they are."""
+
+    files: int
+    rows: int
+    statuses: dict[str, int] = field(default_factory=dict)
+    parquet: Path = Path()
+    csv: Path = Path()
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str] | None = None) -> None:
+    """Write the rows of one cell, whole or not at all.
+
+    Raises MetabenchError naming the column for an unknown or missing one or a value of the wrong type, and for what the disk refuses.
+    """
+    for index, row in enumerate(rows):
+        _check_row(row, f"row {index} of '{path}'")
+    table = pa.Table.from_pylist([{name: row.get(name) for name in _NAMES} for row in rows], schema=_CELL_SCHEMA)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **encode_metadata(metadata or {})})
+    # Dictionaries and statistics cost more than they save in a file of a few rows; reading 20,000 of them is faster without.
+    _write_table(Path(path), table, use_dictionary=False, write_statistics=False)
+
+
+def read_rows(path: Path) -> pa.Table:
+    """Return the rows of a cell's file or of results.parquet.
+
+    Raises OtherSchema for another schema version, CorruptRows for a file that cannot be read, MetabenchError for one that is not there.
+    """
+    path = Path(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(use_threads=False)
+        _check_version(path, table.schema.metadata or {})
+    except FileNotFoundError as error:
+        raise MetabenchError(f"no row file '{path}': run its cell first") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, PermissionError | IsADirectoryError):
+            raise MetabenchError(f"cannot read '{path}': {error.strerror}") from error
+        raise CorruptRows(f"row file '{path}' is corrupt or truncated: {_first_line(error)}") from error
+    if not table.schema.equals(_CELL_SCHEMA):
+        raise CorruptRows(f"row file '{path}' says schema {SCHEMA_VERSION} but {_difference(table.schema)}")
+    return table
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Return the metadata of results.parquet. Raises as `read_rows`."""
+    return decode_metadata(read_rows(path).schema.metadata)
+
+
+def quarantine(path: Path) -> Path:
+    """Move a corrupt row file to NAME.corrupt-XXXXXXXX beside it (eight digits of its content's hash) and return where it is now."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
+        aside = path.with_name(f"{path.name}.corrupt-{digest}")
+        path.replace(aside)
+    except OSError as error:
+        raise MetabenchError(f"cannot set corrupt row file '{path}' aside: {error.strerror or error}") from error
+    return aside
+
+
+def collect(
+    row_files: Sequence[Path],
+    out: Path,
+    metadata: Mapping[str, str] | None = None,
+    rerun: str = "snakemake --cores all",
+) -> CollectReport:
+    """Concatenate cells' files, in their order, to `out` (Parquet) and to a CSV beside it; both whole or not at all.
+
+    No file at all makes an empty, valid table. Every corrupt file is set aside before MetabenchError lists them with the command that runs
+    their cells again (`rerun` and the files); files of another schema version, and a cell with two rows of one seed, are refused too.
+    """
+    paths = [Path(path) for path in row_files]
+    encoded = encode_metadata(metadata or {})
+    errors: dict[Path, MetabenchError] = {}
+    parts: list[pa.Table] = []
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        # Joined in batches: thousands of one-row tables take a hundred times the memory of their rows.
+        for start in range(0, len(paths), _BATCH):
+            batch = paths[start : start + _BATCH]
+            read = list(pool.map(_read_or_error, batch))
+            errors.update(
+                {path: entry for path, entry in zip(batch, read, strict=True) if isinstance(entry, MetabenchError)}
+            )
+            tables = [entry.replace_schema_metadata(None) for entry in read if isinstance(entry, pa.Table)]
+            parts += [pa.concat_tables(tables).combine_chunks()] if tables else []
+    _refuse(errors, rerun)
+    table = pa.concat_tables(parts) if parts else _CELL_SCHEMA.empty_table()
+    table = table.combine_chunks().cast(SCHEMA).replace_schema_metadata({**SCHEMA.metadata, **encoded})
+    _refuse_duplicates(table)
+    out = Path(out)
+    csv = out.with_suffix(".csv")
+    _write_table(out, table)
+    write_atomically(csv, lambda file: pyarrow.csv.write_csv(table, file))
+    return CollectReport(len(paths), table.num_rows, dict(Counter(table["status"].to_pylist())), out, csv)
+
+
+def _read_or_error(path: Path) -> pa.Table | MetabenchError:
+    try:
+        return read_rows(path)
+    except MetabenchError as error:
+        return error
+
+
+def _refuse(errors: Mapping[Path, MetabenchError], rerun: str) -> None:
+    """Set every corrupt file aside, then raise one error that names them all, or the other errors."""
+    corrupt = [path for path, error in errors.items() if isinstance(error, CorruptRows)]
+    if corrupt:
+        lines = [f"  {path} -> {quarantine(path).name}" for path in corrupt]
+        command = f"{rerun} {' '.join(shlex.quote(str(path)) for path in corrupt)}"
+        noun = "1 corrupt row file was" if len(corrupt) == 1 else f"{len(corrupt)} corrupt row files were"
+        raise MetabenchError(
+            f"{noun} set aside; nothing else was touched:\n"
+            + "\n".join(lines)
+            + f"\nrun these cells again with:\n  {command}"
+        )
+    if errors:
+        shown = [str(error) for error in list(errors.values())[:10]]
+        if len(errors) > len(shown):
+            shown.append(f"... and {len(errors) - len(shown)} more")
+        raise MetabenchError("\n".join(shown))
+
+
+def _refuse_duplicates(table: pa.Table) -> None:
+    cells, seeds = table["cell"].to_pylist(), table["seed"].to_pylist()
+    ordered = sorted(zip(cells, seeds, strict=True))
+    twice = next((one for one, other in pairwise(ordered) if one == other), None)
+    if twice is not None:
+        raise MetabenchError(
+            f"cell '{twice[0]}' has two rows for seed {twice[1]}: the same cell was given in two files"
+        )
+
+
+def _check_row(row: Mapping[str, Any], where: str) -> None:
+    for name in row:
+        if name not in _NAMES:
+            raise MetabenchError(f"{where}: {unknown('column', name, _NAMES)}")
+    for column in COLUMNS:
+        value = row.get(column.name)
+        if value is None:
+            if column.required:
+                raise MetabenchError(
+                    f"{where}: column '{column.name}' is required ({column.description}) and is missing"
+                )
+            continue
+        accepted = _ACCEPTED[column.type]
+        if not isinstance(value, accepted) or (isinstance(value, bool) and column.type != pa.bool_()):
+            raise MetabenchError(
+                f"{where}: column '{column.name}' is {value!r} ({type(value).__name__}), expected {column.type}"
+            )
+    if row["status"] not in STATUSES:
+        raise MetabenchError(f"{where}: {unknown('status', str(row['status']), STATUSES)}")
+
+
+def _check_version(path: Path, metadata: Mapping[bytes, bytes]) -> None:
+    found = metadata.get(VERSION_KEY)
+    if found is None:
+        raise CorruptRows(f"'{path}' is Parquet but no row file of metabench: it names no schema version")
+    version = found.decode("utf-8", "replace")
+    if version != str(SCHEMA_VERSION):
+        raise OtherSchema(
+            f"'{path}' has rows of schema version {version}, and this metabench reads version {SCHEMA_VERSION}: "
+            f"run its cells again, or read it with the metabench that wrote it"
+        )
+
+
+def _difference(schema: pa.Schema) -> str:
+    """Say the first way in which `schema` differs from the row's."""
+    for column in COLUMNS:
+        if column.name not in schema.names:
+            return f"lacks column '{column.name}'"
+        found = schema.field(column.name)
+        if found.type != column.type:
+            return f"column '{column.name}' is {found.type}, expected {column.type}"
+    extra = [name for name in schema.names if name not in _NAMES]
+    return (
+        f"has an unknown column '{extra[0]}'"
+        if extra
+        else "its columns are in another order or may be empty where they must not"
+    )
+
+
+def _write_table(path: Path, table: pa.Table, **options: Any) -> None:
+    def write(file: BinaryIO) -> None:
+        pq.write_table(table, file, compression="zstd", **options)
+
+    write_atomically(path, write)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

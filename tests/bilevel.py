@@ -1,0 +1,142 @@
+"""What tests of hypergradients share: problems built small and in float64, runs of a method, and finite differences."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from metabench import data
+from metabench.autodiff.gradients import outer_value
+from metabench.autodiff.inner import begin, detached, run, step
+from metabench.core import Hypergradient, InnerState, Problem, Tree, Window, tree
+from metabench.core.options import build
+from metabench.core.problem import Setting
+from metabench.core.randomness import generator
+from metabench.methods import method
+from metabench.problems import problem
+
+OPTIMISERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
+
+UNROLLED_FAMILY: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("unrolled", {}),
+    ("unrolled_remat", {"schedule": "every"}),
+    ("unrolled_remat", {"schedule": "sqrt"}),
+    ("mixflow", {}),
+)
+"""The methods that claim dF(w_K(l), l)/dl up to rounding, with the options that change how they get there."""
+
+SMALL: dict[str, dict[str, Any]] = {
+    "toy_1d": {},
+    "regularisation": {"train": 30, "validation": 60},
+    "label_noise": {"train": 40, "validation": 40, "batch": 8, "hidden": 10, "learning_rate": 0.02},
+}
+"""Options that make a problem cheap and leave it what it is."""
+
+cached_data = functools.cache(data.load)
+
+
+def make_problem(
+    name: str,
+    *,
+    dataset: str | None = None,
+    size: str | None = None,
+    inner_steps: int = 3,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    **options: Any,
+) -> Problem:
+    """Return a problem of the suite; data set and size default to the first of its card, the options to SMALL's."""
+    kind = problem(name)
+    return kind(
+        Setting(
+            size=size or next(iter(kind.card.sizes)),
+            options=build(kind.card.options, SMALL[name] | options, f"problem '{name}'"),
+            inner_steps=inner_steps,
+            seed=seed,
+            device=torch.device("cpu"),
+            dtype=dtype,
+            data=cached_data(dataset or kind.card.datasets[0]),
+        )
+    )
+
+
+def checkpoint(of: Problem, windows_before: int = 1) -> tuple[InnerState, Tree, Window]:
+    """Return (state, meta, window) after some windows of plain training: moments are not zero there, nor are the parameters."""
+    state, meta = of.initial_state()
+    stream = of.windows()
+    for _ in range(windows_before):
+        state = run(of, detached(begin(of, state, meta)), meta, next(stream)[0].inner)
+    return state, meta, next(stream)[0]
+
+
+def call(
+    name: str, of: Problem, state: InnerState, meta: Tree, window: Window, *, seed: int = 0, **options: Any
+) -> Hypergradient:
+    """Return the hypergradient by a method's name and options."""
+    chosen = method(name)
+    built = build(chosen.options, options, f"method '{name}'")
+    return chosen(of, state, meta, window, built, generator(seed, "test"))
+
+
+def objective(of: Problem, state: InnerState, window: Window) -> Callable[[Tree], float]:
+    """Return l -> the window's outer objective, by plain training: no derivative but the inner gradient is in it."""
+
+    def value(meta: Tree) -> float:
+        current, total = detached(begin(of, state, meta)), 0.0
+        for inner, outer in zip(window.inner, window.outer, strict=True):
+            current = step(of, current, meta, inner)
+            if outer is not None:
+                total += outer_value(of, current.params, meta, outer)
+        return total
+
+    return value
+
+
+def difference(function: Callable[[Tree], float], at: Tree, direction: Tree, width: float = 1e-3) -> float:
+    """Return the derivative of `function` along `direction` by central differences of fourth order, error O(width^4)."""
+
+    def symmetric(by: float) -> float:
+        return function(tree.add_scaled(at, by, direction)) - function(tree.add_scaled(at, -by, direction))
+
+    return (8 * symmetric(width) - symmetric(2 * width)) / (12 * width)
+
+
+def directions(like: Tree, count: int, seed: int = 0) -> list[Tree]:
+    """Return random directions of norm 1, shaped as `like`."""
+    stream = generator(seed, "directions")
+    drawn = [
+        tree.tree_map(lambda leaf: torch.randn(leaf.shape, generator=stream, dtype=leaf.dtype), like)
+        for _ in range(count)
+    ]
+    return [tree.scale(1 / tree.norm(one), one) for one in drawn]
+
+
+def assert_derivative(
+    found: Tree,
+    function: Callable[[Tree], float],
+    at: Tree,
+    *,
+    tolerance: float = 1e-8,
+    width: float = 1e-3,
+    count: int = 2,
+) -> None:
+    """Assert that `found` is the gradient of `function`: along random directions, and along itself.
+
+    The tolerance is relative to the norm of `found`, on top of the rounding of the differences, which must be small beside it: a
+    gradient that nearly vanishes certifies nothing.
+    """
+    size = float(tree.norm(found))
+    rounding = 16 * torch.finfo(torch.float64).eps * abs(function(at)) / width
+    assert size > 1e4 * rounding, "the hypergradient nearly vanishes here: this point certifies nothing"
+    for direction in [*directions(at, count), tree.scale(1 / size, found)]:
+        expected = difference(function, at, direction, width)
+        assert abs(float(tree.dot(found, direction)) - expected) <= tolerance * size + rounding
+
+
+def relative_error(found: Tree, expected: Tree) -> float:
+    """Return |found - expected| / |expected|; both trees have the same names in the same order."""
+    assert list(found) == list(expected)
+    return float(tree.norm(tree.subtract(found, expected)) / tree.norm(expected))

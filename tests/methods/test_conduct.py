@@ -1,0 +1,208 @@
+"""How every method behaves, whatever it estimates: it reads its arguments, leaves no graph, and draws from its generator alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from bilevel import call, checkpoint, make_problem, objective, relative_error
+from small_problems import LearnedStart, SummedOuter, Tanh
+
+from metabench.autodiff.exact import exact_target
+from metabench.autodiff.inner import begin, detached, run
+from metabench.core import Hypergradient, InnerState, Problem, Target, Window, tree
+from metabench.methods import methods
+
+PROBLEMS: dict[str, Callable[[], Problem]] = {
+    "toy_1d": lambda: make_problem("toy_1d", optimiser="momentum"),
+    "regularisation": lambda: make_problem("regularisation", optimiser="adam", learning_rate=0.05),
+    "label_noise": lambda: make_problem("label_noise", dataset="digits", size="conv8"),
+    "tanh": lambda: Tanh("rmsprop"),
+    "start": lambda: LearnedStart("nesterov"),
+    "summed": lambda: SummedOuter("adamw"),
+}
+
+REFUSED = {
+    "start": {"t1t2", "ift_cg", "ift_neumann", "evograd"},
+    "summed": {"t1t2", "ift_cg", "ift_neumann", "evograd"},
+}
+
+every_method = pytest.mark.parametrize("name", list(methods()))
+everywhere = pytest.mark.parametrize(
+    ("name", "on"), [(name, on) for on in PROBLEMS for name in methods() if name not in REFUSED.get(on, ())]
+)
+
+
+def leaves(found: Hypergradient | InnerState) -> list[torch.Tensor]:
+    state = found.state if isinstance(found, Hypergradient) else found
+    meta = list(found.meta.values()) if isinstance(found, Hypergradient) else []
+    return [*meta, *state.params.values(), *(leaf for slot in state.optimiser.values() for leaf in slot.values())]
+
+
+@everywhere
+def test_arguments_are_read_and_never_changed(name: str, on: str) -> None:
+    problem = PROBLEMS[on]()
+    at = checkpoint(problem)
+    before = copy.deepcopy(at)
+    call(name, problem, *at)
+    (state, meta, window), (state0, meta0, window0) = at, before
+    for now, then in zip([*leaves(state), *meta.values()], [*leaves(state0), *meta0.values()], strict=True):
+        assert torch.equal(now, then)
+        assert not now.requires_grad
+        assert now.grad is None
+    for batch, batch0 in zip((*window.inner, *window.outer), (*window0.inner, *window0.outer), strict=True):
+        assert (batch is None) == (batch0 is None)
+        assert batch is None or all(torch.equal(leaf, batch0[key]) for key, leaf in batch.items())
+
+
+@everywhere
+def test_results_are_trees_of_the_right_shapes_without_a_graph(name: str, on: str) -> None:
+    problem = PROBLEMS[on]()
+    state, meta, window = checkpoint(problem)
+    found = call(name, problem, state, meta, window)
+    assert [(k, v.shape, v.dtype) for k, v in found.meta.items()] == [(k, v.shape, v.dtype) for k, v in meta.items()]
+    assert list(found.state.params) == list(state.params)
+    assert list(found.state.optimiser) == list(state.optimiser)
+    assert not any(leaf.requires_grad or leaf.grad_fn is not None for leaf in leaves(found))
+    assert isinstance(found.outer_loss, float)
+    assert all(isinstance(value, float) for value in found.diagnostics.values())
+
+
+@everywhere
+def test_the_state_returned_is_that_of_plain_inner_training(name: str, on: str) -> None:
+    problem = PROBLEMS[on]()
+    state, meta, window = checkpoint(problem)
+    found = call(name, problem, state, meta, window)
+    plain = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
+    for ours, theirs in zip(leaves(found.state), leaves(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+@everywhere
+def test_the_outer_loss_returned_is_the_windows_objective(name: str, on: str) -> None:
+    problem = PROBLEMS[on]()
+    state, meta, window = checkpoint(problem)
+    found = call(name, problem, state, meta, window)
+    if name == "evograd":  # F at the mixture of the copies, which are made before the last step
+        window = Window.ending_in(window.inner[:-1], window.outer[-1] or {})
+    tolerance = 0.01 if name == "evograd" else 1e-12
+    assert found.outer_loss == pytest.approx(objective(problem, state, window)(meta), rel=tolerance)
+
+
+@everywhere
+def test_the_same_generator_gives_the_same_bits_whatever_the_global_one_does(name: str, on: str) -> None:
+    problem = PROBLEMS[on]()
+    at = checkpoint(problem)
+    first = call(name, problem, *at)
+    torch.manual_seed(7)
+    unchanged = torch.get_rng_state()
+    second = call(name, problem, *at)
+    assert torch.equal(torch.get_rng_state(), unchanged)
+    assert all(torch.equal(a, b) for a, b in zip(leaves(first), leaves(second), strict=True))
+    assert first.outer_loss == second.outer_loss
+
+
+@every_method
+def test_only_methods_that_declare_it_draw(name: str) -> None:
+    problem = PROBLEMS["regularisation"]()
+    at = checkpoint(problem)
+    first, second = call(name, problem, *at, seed=0), call(name, problem, *at, seed=1)
+    same = all(torch.equal(leaf, second.meta[key]) for key, leaf in first.meta.items())
+    assert same != methods()[name].stochastic
+
+
+@everywhere
+def test_the_callers_grad_mode_does_not_matter(name: str, on: str) -> None:
+    problem = PROBLEMS[on]()
+    at = checkpoint(problem)
+    expected = call(name, problem, *at)
+    with torch.no_grad():
+        assert not torch.is_grad_enabled()
+        found = call(name, problem, *at)
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+    assert all(torch.equal(a, b) for a, b in zip(leaves(found), leaves(expected), strict=True))
+
+
+@every_method
+def test_arguments_that_require_a_gradient_give_the_same_and_stay_clean(name: str) -> None:
+    problem = PROBLEMS["tanh"]()
+    state, meta, window = checkpoint(problem)
+    expected = call(name, problem, state, meta, window)
+    recording = InnerState(tree.leaves_for_grad(state.params), state.optimiser)
+    asking = tree.leaves_for_grad(meta)
+    found = call(name, problem, recording, asking, window)
+    assert not any(leaf.requires_grad for leaf in leaves(found))
+    assert all(leaf.grad is None for leaf in (*asking.values(), *recording.params.values()))
+    assert all(torch.equal(a, b) for a, b in zip(leaves(found), leaves(expected), strict=True))
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_number_type_is_that_of_the_problem(name: str, dtype: torch.dtype) -> None:
+    problem = make_problem("regularisation", dtype=dtype, optimiser="adam", learning_rate=0.05)
+    found = call(name, problem, *checkpoint(problem))
+    assert {leaf.dtype for leaf in leaves(found)} == {dtype}
+
+
+def test_every_method_declares_what_it_is() -> None:
+    for name, one in methods().items():
+        assert (one.name, one.module) == (name, f"metabench.methods.{name}")
+        assert one.title
+        assert one.function.__doc__
+        assert one.citation.startswith("@") or one.target is Target.NONE
+        assert one.citation == "\n".join(line.rstrip() for line in one.citation.splitlines())
+        assert one.options.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+class Counting:
+    """A problem that counts how often its inner loss is evaluated."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self.inner_losses = problem, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._problem, name)
+
+    def inner_loss(self, *arguments: Any) -> torch.Tensor:
+        self.inner_losses += 1
+        return self._problem.inner_loss(*arguments)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7, 16])
+def test_the_inner_loss_is_evaluated_as_often_as_the_declared_cost_says(steps: int) -> None:
+    at = checkpoint(Tanh(inner_steps=steps))
+    expected = {
+        ("none", ()): steps,
+        ("unrolled", ()): steps,
+        ("unrolled_remat", ()): 2 * steps,
+        ("mixflow", ()): 3 * steps,  # forward, the gradient that the update reads, the gradient with its tangent
+        ("truncated", (("steps", 3),)): steps,
+        ("t1t2", ()): steps + 1,
+        ("ift_cg", (("steps", 9),)): steps + 2,  # one graph serves all Hessian products
+        ("ift_neumann", (("steps", 9),)): steps + 2,
+        ("evograd", (("copies", 5),)): steps + 5,
+    }
+    for (name, options), count in expected.items():
+        problem = Counting(Tanh(inner_steps=steps))
+        call(name, problem, *at, **dict(options))  # type: ignore[arg-type]
+        assert problem.inner_losses == count, name
+    problem = Counting(Tanh(inner_steps=steps))
+    call("unrolled_remat", problem, *at, schedule="sqrt")  # type: ignore[arg-type]
+    assert 2 * steps <= problem.inner_losses <= 3 * steps
+
+
+def test_a_method_is_as_good_as_its_declaration_says_against_the_exact_target() -> None:
+    problem = PROBLEMS["tanh"]()
+    at = checkpoint(problem)
+    for name, one in methods().items():
+        if one.target is Target.NONE:
+            assert exact_target(one.target, problem, *at, one.options()) is None
+            continue
+        exact = exact_target(one.target, problem, *at, one.options())
+        assert exact is not None
+        if one.exact:
+            assert relative_error(call(name, problem, *at).meta, exact) <= 1e-12

@@ -1,0 +1,121 @@
+"""Label noise is what it is called, and the weighing network weighs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bilevel import checkpoint, make_problem
+
+from metabench.core import tree
+from metabench.problems.label_noise import corrupted, weigh
+
+CLASSES, N = 10, 20_000
+TARGETS = torch.arange(N) % CLASSES
+
+
+def rate_bound(rate: float) -> float:
+    """Return five standard errors of a share of N: passed by chance with probability 6e-7."""
+    return 5 * (rate * (1 - rate) / N) ** 0.5
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.4, 0.8, 1.0])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_flip_noise_is_wrong_at_its_rate_and_moves_each_class_to_one_other(rate: float, seed: int) -> None:
+    noisy = corrupted(TARGETS, CLASSES, "flip", rate, seed)
+    wrong = noisy != TARGETS
+    assert abs(float(wrong.double().mean()) - rate) <= rate_bound(rate)
+    if rate:
+        successor = {int(c): set(noisy[wrong & (c == TARGETS)].tolist()) for c in TARGETS.unique()}
+        assert all(len(targets) == 1 for targets in successor.values())
+        # One cycle through all classes: following it from 0 comes back after as many steps as there are classes.
+        path = [0]
+        while following := next(iter(successor[path[-1]])):
+            path.append(following)
+        assert sorted(path) == list(range(CLASSES))
+
+
+def test_seeds_draw_different_flips() -> None:
+    flips = {tuple(corrupted(torch.arange(10), 10, "flip", 1.0, seed).tolist()) for seed in range(10)}
+    assert len(flips) == 10
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])
+def test_uniform_noise_draws_any_class_with_the_same_probability(rate: float) -> None:
+    noisy = corrupted(TARGETS, CLASSES, "uniform", rate, 0)
+    expected = rate * (1 - 1 / CLASSES)
+    assert abs(float((noisy != TARGETS).double().mean()) - expected) <= rate_bound(expected)
+    wrong = noisy[noisy != TARGETS]
+    if rate:
+        shares = torch.bincount(wrong, minlength=CLASSES) / len(wrong)
+        assert float((shares - 0.1).abs().max()) <= 5 * (0.09 / len(wrong)) ** 0.5
+    assert int(noisy.min()) >= 0
+    assert int(noisy.max()) < CLASSES
+
+
+@pytest.mark.parametrize("noise", ["flip", "uniform"])
+def test_noise_leaves_its_argument_alone_and_follows_its_seed(noise: str) -> None:
+    before = TARGETS.clone()
+    first = corrupted(TARGETS, CLASSES, noise, 0.4, 5)
+    assert torch.equal(TARGETS, before)
+    assert torch.equal(first, corrupted(TARGETS, CLASSES, noise, 0.4, 5))
+    assert not torch.equal(first, corrupted(TARGETS, CLASSES, noise, 0.4, 6))
+
+
+def test_weights_lie_between_zero_and_one_and_follow_each_loss_alone() -> None:
+    on = make_problem("label_noise", dataset="digits", size="mlp64")
+    _, meta, _ = checkpoint(on)
+    losses = torch.linspace(0, 10, 50, dtype=torch.float64)
+    weights = weigh(meta, losses)
+    assert weights.shape == (50,)
+    assert bool(((weights > 0) & (weights < 1)).all())
+    torch.testing.assert_close(weigh(meta, losses[7:8]), weights[7:8])
+
+
+def test_equal_weights_are_the_mean_cross_entropy() -> None:
+    on = make_problem("label_noise", dataset="digits", size="mlp64")
+    state, meta, window = checkpoint(on)
+    flat = {**meta, "out.weight": torch.zeros_like(meta["out.weight"])}
+    inner = on.inner_loss(state.params, flat, window.inner[0])
+    torch.testing.assert_close(inner, on.outer_loss(state.params, meta, window.inner[0]), rtol=1e-12, atol=0)
+    assert on.summary(flat)["weight at loss 0.1 / weight at loss 5"] == pytest.approx(1.0)
+
+
+def test_an_example_with_no_weight_does_not_count() -> None:
+    on = make_problem("label_noise", dataset="digits", size="mlp64", hidden=1)
+    state, _, window = checkpoint(on)
+    batch = window.inner[0]
+    losses = torch.stack(
+        [on.outer_loss(state.params, {}, tree.tree_map(lambda v, i=i: v[i : i + 1], dict(batch))) for i in range(8)]
+    )
+    middle = float(losses.median()) + 1e-6
+    number = {"dtype": torch.float64}
+    # V is a steep step down at `middle`: the weight is 1 below it and 0 above.
+    meta = {
+        "hidden.weight": torch.tensor([[1.0]], **number),
+        "hidden.bias": torch.tensor([-middle], **number),
+        "out.weight": torch.tensor([[-1e9]], **number),
+        "out.bias": torch.tensor([40.0], **number),
+    }
+    kept = losses[losses < middle]
+    assert 0 < len(kept) < 8
+    torch.testing.assert_close(on.inner_loss(state.params, meta, batch), kept.mean(), rtol=1e-12, atol=0)
+
+
+def test_the_stop_gradient_holds_the_weights_where_it_is_asked_for() -> None:
+    slopes = {}
+    for detach in (True, False):
+        on = make_problem("label_noise", dataset="digits", size="mlp64", detach=detach)
+        state, meta, window = checkpoint(on, windows_before=0)
+        leaves = tree.leaves_for_grad(state.params)
+        values = list(leaves.values())
+        slopes[detach] = torch.autograd.grad(on.inner_loss(leaves, meta, window.inner[0]), values)
+        if detach:
+            each = torch.nn.functional.cross_entropy(
+                on._network(leaves, window.inner[0]["inputs"]),
+                window.inner[0]["targets"],
+                reduction="none",  # type: ignore[attr-defined]
+            )
+            weights = weigh(meta, each.detach())
+            held = torch.autograd.grad((weights / weights.sum()) @ each, values)
+            assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-15) for a, b in zip(slopes[True], held, strict=True))
+    assert not any(torch.allclose(a, b) for a, b in zip(slopes[True], slopes[False], strict=True) if bool(a.any()))

@@ -1,0 +1,131 @@
+"""Intervals over seeds, aggregates over tasks, fits, fronts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from metabench.results.statistics import (
+    Estimate,
+    interquartile_mean,
+    interquartile_mean_of_tasks,
+    interval,
+    intervals,
+    line,
+    paired_differences,
+    pareto_front,
+    power_law,
+    probability_of_improvement,
+    stratified_interval,
+)
+
+
+def test_an_interval_covers_its_mean_in_about_its_share_of_repetitions() -> None:
+    samples = np.random.default_rng(0).normal(0.0, 1.0, (400, 30))
+    hits = sum(
+        1
+        for found in intervals(samples.tolist())
+        if found.low is not None and found.high is not None and found.low <= 0 <= found.high
+    )
+    assert 0.90 <= hits / 400 <= 0.98
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_two_seeds_have_a_mean_and_no_interval(n: int) -> None:
+    assert interval([0.5] * n) == Estimate(0.5, None, None, n)
+
+
+def test_equal_seeds_have_an_interval_without_width() -> None:
+    found = interval([0.1, 0.1, 0.1])
+    assert found.low == pytest.approx(0.1, abs=1e-15)
+    assert found.high == pytest.approx(0.1, abs=1e-15)
+
+
+def test_an_interval_does_not_depend_on_its_neighbours() -> None:
+    generator = np.random.default_rng(1)
+    samples = [generator.normal(size=size).tolist() for size in (3, 5, 5, 2, 3, 5)]
+    assert intervals(samples) == [interval(sample) for sample in samples]
+
+
+def test_a_value_that_is_not_finite_is_no_sample() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        interval([0.1, float("nan"), 0.2])
+
+
+def test_seeds_are_resampled_within_tasks_and_never_tasks() -> None:
+    # Seeds agree exactly and tasks lie far apart: only resampling tasks could give the interval any width.
+    found = stratified_interval([[0.0] * 5, [10.0] * 5, [100.0] * 5])
+    assert found.low == found.value == found.high == pytest.approx(110 / 3)
+
+
+def test_the_stratified_interval_narrows_with_the_number_of_tasks() -> None:
+    generator = np.random.default_rng(2)
+
+    def width(tasks: int) -> float:
+        found = stratified_interval([generator.normal(50.0 * task, 1.0, 8).tolist() for task in range(tasks)])
+        assert found.low is not None and found.high is not None
+        return found.high - found.low
+
+    assert width(16) < 0.45 * width(1)
+
+
+def test_the_task_with_the_fewest_seeds_decides_whether_there_is_an_interval() -> None:
+    assert stratified_interval([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0]]).low is None
+    assert stratified_interval([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0]]).n == 2
+
+
+def test_the_interquartile_mean_ignores_outliers_on_either_side() -> None:
+    assert interquartile_mean([-1e9, 1.0, 2.0, 1e9]) == 1.5
+    assert interquartile_mean_of_tasks([np.array([-1e9, 1.0]), np.array([2.0, 1e9])]) == 1.5
+
+
+def test_the_chance_of_improvement_counts_pairs_and_halves_ties() -> None:
+    assert probability_of_improvement([([2.0, 2.0, 2.0], [1.0, 1.0, 1.0])]).value == 1.0
+    assert probability_of_improvement([([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])]).value == 0.5
+    found = probability_of_improvement([([3.0, 1.0, 3.0], [2.0, 2.0, 2.0]), ([0.0, 0.0, 0.0], [9.0, 9.0, 9.0])])
+    assert found.value == pytest.approx(1 / 3)
+    assert found.low is not None and found.high is not None and found.low < 1 / 3 < found.high <= 0.5
+
+
+def test_pairing_removes_what_seeds_share() -> None:
+    seeds = {seed: float(value) for seed, value in enumerate(np.random.default_rng(3).normal(0, 10, 6))}
+    found = paired_differences([({seed: value + 0.25 for seed, value in seeds.items()}, seeds), ({1: 1.0}, {2: 2.0})])
+    assert found[0] is not None and found[0].n == 6
+    assert found[0].low == pytest.approx(0.25) and found[0].high == pytest.approx(0.25)
+    assert found[1] is None
+
+
+def test_a_power_law_gives_back_its_exponent_and_agrees_with_numpy_on_its_error() -> None:
+    x = np.array([10.0, 100.0, 1000.0, 1e4])
+    exact = power_law(x.tolist(), (3.0 * x**0.5).tolist())
+    assert exact is not None
+    assert exact.slope == pytest.approx(0.5, abs=1e-12)
+    assert exact.constant == pytest.approx(3.0, rel=1e-12)
+    assert exact.standard_error == pytest.approx(0.0, abs=1e-12)
+    noisy = 3.0 * x**0.5 * np.array([1.1, 0.9, 1.2, 1.0])
+    found = power_law(x.tolist(), noisy.tolist())
+    design = np.stack([np.ones(4), np.log(x)], axis=1)
+    solution, residual, *_ = np.linalg.lstsq(design, np.log(noisy), rcond=None)
+    error = np.sqrt(residual[0] / 2 * np.linalg.inv(design.T @ design)[1, 1])
+    assert found is not None and found.n == 4
+    assert found.slope == pytest.approx(solution[1], rel=1e-12)
+    assert found.standard_error == pytest.approx(error, rel=1e-10)
+
+
+def test_a_fit_needs_two_places_and_positive_values() -> None:
+    assert line([4.0, 4.0], [1.0, 2.0]) is None
+    assert power_law([1.0, 2.0], [0.0, 1.0]) is None
+    two = line([1.0, 3.0], [2.0, 8.0])
+    assert two is not None and two.slope == 3.0 and two.constant == -1.0 and two.standard_error is None
+
+
+def test_nothing_beats_a_point_of_the_pareto_front_on_both_axes() -> None:
+    generator = np.random.default_rng(4)
+    cost, quality = generator.random(50).tolist(), generator.random(50).tolist()
+    front = pareto_front(cost, quality, higher_is_better=True)
+    for index in range(50):
+        beaten = any(cost[other] <= cost[index] and quality[other] > quality[index] for other in range(50))
+        beaten |= any(cost[other] < cost[index] and quality[other] >= quality[index] for other in range(50))
+        assert (index in front) is not beaten
+    assert pareto_front([1.0, 2.0], [0.5, 0.1], higher_is_better=False) == [0, 1]
+    assert pareto_front([1.0, 1.0], [0.5, 0.5], higher_is_better=True) == [0]
