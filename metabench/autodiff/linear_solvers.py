@@ -14,7 +14,11 @@ Operator: TypeAlias = Callable[[Tree], Tree]
 
 
 class Solution(NamedTuple):
-    """An approximate solution, and what is known of it: steps taken, |b - A x| / |b|, whether A showed a direction d with d'Ad <= 0."""
+    """An approximate solution, and what is known of it.
+
+    `steps` are those taken; `residual` is the relative size of what is left, as the solver defines it; `indefinite` says whether A
+    showed a direction d with d'Ad <= 0.
+    """
 
     value: Tree
     steps: int

@@ -1,4 +1,4 @@
-"""Inner optimisers as pure functions, differentiable everywhere, equal to torch.optim step for step.
+"""Inner optimisers as pure functions, differentiable everywhere, equal to torch.optim step for step where gradients are well above eps.
 
 A setting is a number, or a function of the meta-parameters that returns a scalar tensor or a tree: then it is learned.
 Square roots are of v + eps^2 where v can be zero: sqrt has an infinite slope at 0, and 0 * inf is NaN in second order.
@@ -74,7 +74,8 @@ class Momentum:
 class Adam:
     """Kingma & Ba 2015; with `decoupled`, AdamW: Loshchilov & Hutter 2019.
 
-    The denominator is sqrt(v_hat + eps^2) + eps: torch's is sqrt(v_hat) + eps, and the two differ by less than eps.
+    The denominator is sqrt(v_hat + eps^2) + eps: torch's is sqrt(v_hat) + eps. The two differ by less than eps, which is
+    nothing for a gradient well above it, and halves the step of one as small as eps.
     """
 
     learning_rate: Setting

@@ -177,7 +177,7 @@ def report_command(
     if only in (None, Part.figures):
         from metabench.report.figures import build_figures
 
-        build_figures(results, out / "figures")
+        build_figures(results, out / "figures", workers=os.cpu_count() or 1)
     if only in (None, Part.page):
         from metabench.report.page import build_page
 

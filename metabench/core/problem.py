@@ -127,6 +127,11 @@ class Problem(ABC):
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
 
+    @classmethod
+    def examples_needed(cls, options: Any) -> int:
+        """Return how many training examples of a data set these options take: a suite that asks for more than there are is refused."""
+        return 0
+
     @abstractmethod
     def initial(self) -> tuple[Tree, Tree]:
         """Return (params, meta) drawn from the setting's seed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -28,7 +29,8 @@ def load_file(path: Path) -> ModuleType:
     """Import a plugin, a Python file outside the package; raise MetabenchError if that fails."""
     if not path.is_file():
         raise MetabenchError(f"plugin '{path}': no such file")
-    name = f"metabench_plugin_{path.stem}"
+    # Two plugins may have the same file name in different folders.
+    name = f"metabench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise MetabenchError(f"plugin '{path}': not a Python file")

@@ -51,5 +51,7 @@ class Window:
         return cls(inner, (None,) * (len(inner) - 1) + (outer,))
 
     def last(self, steps: int) -> Window:
-        """Return the window of the last `steps` inner steps and the outer losses due in them."""
+        """Return the window of the last `steps` inner steps and the outer losses due in them; raise ValueError if there are none."""
+        if steps < 1:
+            raise ValueError(f"a window of the last {steps} steps has none")
         return Window(self.inner[-steps:], self.outer[-steps:])

@@ -1,7 +1,7 @@
 """Learning with noisy labels: a small network weighs each example by its loss, and learns to from a few clean examples.
 
-f(w, l) = sum_i v_i CE_i(w), where v_i = V_l(CE_i) / sum_j V_l(CE_j) over the batch and V_l is a 1-100-1 network with a sigmoid;
-F = mean cross-entropy on clean meta-validation examples. Shu et al. 2019 (Meta-Weight-Net); settings of Bohdal et al. 2021.
+f(w, l) = sum_i v_i CE_i(w) + decay/2 |w|^2, where v_i = V_l(CE_i) / sum_j V_l(CE_j) over the batch and V_l is a 1-100-1 network
+with a sigmoid; F = mean cross-entropy on clean meta-validation examples. Shu et al. 2019 (Meta-Weight-Net), equations 1 to 5.
 
 V reads the losses as constants, as in the paper: the stop-gradient is part of f, and every method differentiates f as it stands.
 For windows of one step this is the derivative in the plain sense too; with `detach: false` it is for longer ones.
@@ -41,7 +41,7 @@ class Options:
     hidden: int = option(100, minimum=1, help="hidden units of the weighing network")
     optimiser: str = option("momentum", choices=INNER_OPTIMISERS, help="inner optimiser")
     learning_rate: float = option(0.01, above=0, help="of the inner optimiser")
-    weight_decay: float = option(5e-4, minimum=0, help="of the inner optimiser")
+    weight_decay: float = option(5e-4, minimum=0, help="l2 penalty of the inner loss")
     outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser, Adam")
     detach: bool = option(True, help="whether the weighing network reads the losses as constants")
 
@@ -66,7 +66,7 @@ class LabelNoise(Problem):
         super().__init__(setting)
         options, data = setting.options, setting.data
         self.batch = min(options.batch, options.train)
-        self.optimiser = inner_optimiser(options.optimiser, options.learning_rate, options.weight_decay)
+        self.optimiser = inner_optimiser(options.optimiser, options.learning_rate)
         self.outer_optimiser = OuterOptimiser("Adam", options.outer_learning_rate)
         self._network = classifier(setting.size, data.train_inputs.shape[1:], len(data.classes))
         parts = disjoint(
@@ -83,6 +83,11 @@ class LabelNoise(Problem):
         self._train = self._place(seen, noisy)
         self._validation = self._place(data.train_inputs[parts["validation"]], targets[parts["validation"]])
         self._test = self._place(data.test_inputs, torch.as_tensor(data.test_targets))
+
+    @classmethod
+    def examples_needed(cls, options: Options) -> int:
+        """Return the examples of the training and the meta-validation part."""
+        return options.train + options.validation
 
     def _place(self, inputs: object, targets: torch.Tensor) -> Batch:
         inputs = torch.as_tensor(inputs).to(self.setting.device, self.setting.dtype)
@@ -111,10 +116,12 @@ class LabelNoise(Problem):
         return {k: v.to(device) for k, v in params.items()}, {k: v.to(device) for k, v in meta.items()}
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the weighted cross-entropy on a batch with noisy labels."""
+        """Return the weighted cross-entropy on a batch with noisy labels, and the l2 penalty."""
         losses = self._losses(params, batch)
         weights = weigh(meta, losses.detach() if self.setting.options.detach else losses)
-        return (weights / weights.sum() * losses).sum()
+        # The decay stands in the loss and not in the optimiser: an implicit hypergradient sees the loss alone.
+        penalty = 0.5 * self.setting.options.weight_decay * sum(leaf.square().sum() for leaf in params.values())
+        return (weights / weights.sum() * losses).sum() + penalty
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the mean cross-entropy on a clean batch."""

@@ -64,6 +64,11 @@ class Regularisation(Problem):
         self._test = self._place(data.test_inputs, data.test_targets)
         self._classes = len(data.classes)
 
+    @classmethod
+    def examples_needed(cls, options: Options) -> int:
+        """Return the examples of the training and the meta-validation part."""
+        return options.train + options.validation
+
     def _place(self, inputs: object, targets: object) -> Batch:
         device, dtype = self.setting.device, self.setting.dtype
         flat = torch.as_tensor(inputs).flatten(1).to(device, dtype)

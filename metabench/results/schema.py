@@ -53,7 +53,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("direction", _STRING, "'max' or 'min': which end of the metric is better"),
     Column("quality", _FLOAT, "value of `metric` on the test split after the last step"),
     Column("metrics", _STRING, "every test metric of the problem, a JSON object"),
-    Column("outer_loss", _FLOAT, "outer loss of the last window, on meta-validation data"),
+    Column("outer_loss", _FLOAT, "outer objective of the last window, on meta-validation data, at w_K; evograd's is at its mixture of copies"),
     Column("meta_summary", _STRING, "a few named numbers about the final meta-parameters, a JSON object"),
     # The hypergradient at a checkpoint that all methods share, in float64, averaged over windows and draws.
     Column("hypergradient_cosine", _FLOAT, "cosine with the exact hypergradient of the whole unrolled window"),
@@ -63,9 +63,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("target_norm_ratio", _FLOAT, "norm over the norm of the exact value of the method's own target"),
     Column("target_error", _FLOAT, "norm of the difference from the exact value of the method's own target, over its norm"),
     Column("hypergradient_samples", _INT, "windows times draws that the six figures above are means of"),
+    Column("diagnostics", _STRING, "what the method reports of itself at the checkpoint (residual of a solver, ...), a JSON object"),
     # Memory of one hypergradient, from the allocator, float32.
     Column("peak_bytes", _INT, "static_bytes + dynamic_bytes"),
-    Column("static_bytes", _INT, "bytes of the distinct storages given to the method: parameters, inner optimiser state, meta-parameters, batches"),
+    Column("static_bytes", _INT, "bytes of the storages given to the method: parameters, inner optimiser state, meta-parameters, batches"),
     Column("dynamic_bytes", _INT, "peak of live allocator bytes during the hypergradient minus what was live before it"),
     Column("memory_source", _STRING, "where the bytes were read: the CPU allocator's events or the CUDA allocator"),
     # Time, seconds. Memory and time are measured in separate passes.

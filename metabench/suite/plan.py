@@ -80,7 +80,8 @@ def _cells(
     known_methods: Mapping[str, Method],
     known_problems: Mapping[str, type[Problem]],
 ) -> Iterator[Cell]:
-    card = pick("problem", experiment.problem, known_problems).card
+    kind = pick("problem", experiment.problem, known_problems)
+    card = kind.card
     where = f"problem '{experiment.problem}'"
     if experiment.purpose == "cost" and experiment.outer_steps is not None:
         raise MetabenchError("'outer_steps' has no meaning where purpose is 'cost': nothing is trained")
@@ -103,6 +104,9 @@ def _cells(
         experiment.inner_steps or [card.inner_steps],
         chosen,
     ):
+        needed = kind.examples_needed(build(card.options, problem_options, where))
+        if needed > (there := datasets()[dataset].sizes.get("train", 0)):
+            raise MetabenchError(f"{where} takes {needed:,} training examples, data set '{dataset}' has {there:,}")
         yield Cell(
             suite=suite.name,
             experiment=name,

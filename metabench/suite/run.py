@@ -141,10 +141,13 @@ class _SeedRun:
 
         self.progress(f"seed {self.seed}: first call", 0, 1)
         begun = time.perf_counter()
-        _check_shapes(call(), meta)
+        found = call()
         _synchronise(self.cell.device)
         if self.first:
             yield {"first_call_s": time.perf_counter() - begun}
+        _check_shapes(found, meta)
+        yield {"diagnostics": json.dumps(found.diagnostics)} if found.diagnostics else {}
+        del found
 
         self.progress(f"seed {self.seed}: memory", 0, 1)
         arguments = (state.params, state.optimiser, meta, window.inner, window.outer)

@@ -1,0 +1,90 @@
+"""Publish a run of the default suite: copy its rows to results/reference/, render them, and bring the README's figures in step.
+
+    python scripts/publish.py results/default    # after `snakemake --cores all`
+    python scripts/publish.py --check            # exit 1 if the README is not what results/reference/ gives
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from metabench.report.entries import load_suite
+from metabench.report.figures import build_figures
+from metabench.report.page import build_page
+from metabench.report.table import Table
+from metabench.report.tables import build_tables, setting_table
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "results" / "reference"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- reference: begin -->\n", "<!-- reference: end -->\n"
+PROBLEM, FIGURE = "label_noise", "quality-memory"
+COLUMNS = ("label", "target", "quality", "peak_bytes", "memory_ratio", "time", "time_ratio", "hypergradient_cosine")
+
+
+def main() -> None:
+    """Copy and render, or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="?", type=Path, help="folder of a finished run of the default suite")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the README is out of step")
+    arguments = parser.parse_args()
+    if arguments.check == bool(arguments.run):
+        parser.error("give either the folder of a run or --check")
+    if arguments.run:
+        copy(arguments.run)
+    text = README.read_text(encoding="utf-8")
+    wanted = with_section(text, section(REFERENCE / "results.parquet"))
+    if arguments.check:
+        sys.exit(0 if text == wanted else "README.md is out of step: run scripts/publish.py on the run again")
+    README.write_text(wanted, encoding="utf-8")
+
+
+def copy(run: Path) -> None:
+    """Copy the rows of a run and render them anew."""
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    for name in ("results.parquet", "results.csv"):
+        shutil.copyfile(run / name, REFERENCE / name)
+    report = REFERENCE / "report"
+    shutil.rmtree(report, ignore_errors=True)
+    rows = REFERENCE / "results.parquet"
+    build_tables(rows, report / "tables")
+    build_figures(rows, report / "figures")
+    build_page(rows, report)
+
+
+def section(rows: Path) -> str:
+    """Return the README's section: the figure, and the table of the problem with networks."""
+    suite = load_suite(rows)
+    found = [
+        setting_table(suite, setting, entries)
+        for setting, entries in suite.settings.items()
+        if setting.task.problem == PROBLEM and any(entry.quality for entry in entries)
+    ]
+    (table,) = found
+    return f"![{table.title}](results/reference/report/figures/{FIGURE}.png)\n\n{markdown(table)}\n\n{table.caption}\n"
+
+
+def markdown(table: Table) -> str:
+    """Return the columns of COLUMNS as a Markdown table."""
+    columns = [column for column in table.columns if column.key in COLUMNS]
+    lines = [
+        "| " + " | ".join(column.header for column in columns) + " |",
+        "|" + "|".join("---:" if column.numeric else "---" for column in columns) + "|",
+    ]
+    for row in table.rows:
+        cells = (row[column.key] for column in columns)
+        lines.append("| " + " | ".join(cell.text or ", ".join(badge for badge, _ in cell.badges) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def with_section(text: str, section: str) -> str:
+    """Return the README with `section` between its two marks."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + section + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    main()
