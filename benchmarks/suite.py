@@ -26,6 +26,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from metabench.suite.load import load_suite
+
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference" / "results.parquet"
 ROWS = 20_000
@@ -57,7 +59,9 @@ def start_up(work: Path) -> dict[str, float]:
     torch_s, list_s, run_s = [], [], []
     spec = work / "cell.json"
     plan = json.loads(output("metabench", "plan", str(ROOT / "config" / "suites" / "smoke.yaml"), "--json"))
-    trivial = next(cell for cell in plan["cells"] if (cell["spec"]["problem"], cell["spec"]["method"]) == ("toy_1d", "none"))
+    trivial = next(
+        cell for cell in plan["cells"] if (cell["spec"]["problem"], cell["spec"]["method"]) == ("toy_1d", "none")
+    )
     trivial["spec"] |= {"outer_steps": 1, "seeds": [0]}
     spec.write_text(json.dumps(trivial["spec"]))
     for repeat in range(5):
@@ -82,10 +86,12 @@ def dry_run(work: Path) -> dict[str, float]:
 def suite(name: str, config: Path, work: Path) -> dict[str, float]:
     """A whole suite: seconds, cells, rows, and the share of wall-clock times cores in use that was spent inside measured cells."""
     folder = fresh(work, name)
-    whole = seconds("snakemake", "--cores", "all", "--quiet", "--directory", str(folder), "--configfile", str(config), cwd=ROOT)
+    whole = seconds(
+        "snakemake", "--cores", "all", "--quiet", "--directory", str(folder), "--configfile", str(config), cwd=ROOT
+    )
     (results,) = folder.glob("results/*/results.parquet")
     rows = pq.read_table(results)
-    in_use = 1 if "exclusive" in output("metabench", "plan", str(config), "--json") else os.cpu_count() or 1
+    in_use = 1 if load_suite(config).timing.value == "exclusive" else os.cpu_count() or 1
     return {
         f"{name}_s": whole,
         f"{name}_cells": len(pc.unique(rows["cell"])),
@@ -104,15 +110,21 @@ def rendering(work: Path) -> dict[str, float]:
     while written < ROWS:
         rows = min(reference.num_rows, ROWS - written)
         part = reference.slice(0, rows)
-        part = part.set_column(part.column_names.index("seed"), part.schema.field("seed"), pc.add(part["seed"], 1000 * copy))
+        part = part.set_column(
+            part.column_names.index("seed"), part.schema.field("seed"), pc.add(part["seed"], 1000 * copy)
+        )
         for number, cell in enumerate(pc.unique(part["cell"]).to_pylist()):
-            chosen = part.filter(pc.equal(part["cell"], cell)).replace_schema_metadata({b"metabench_schema": metadata[b"metabench_schema"]})
+            chosen = part.filter(pc.equal(part["cell"], cell)).replace_schema_metadata(
+                {b"metabench_schema": metadata[b"metabench_schema"]}
+            )
             pq.write_table(pa.table(chosen), cells / f"{copy}-{number}.parquet")
         written, copy = written + rows, copy + 1
     out = work / "many" / "results.parquet"
     begun = time.perf_counter()
     config = str(ROOT / "config" / "config.yaml")
-    subprocess.run(["metabench", "collect", "--cells", str(cells), "--suite", config, "--out", str(out)], check=True, stdout=2)
+    subprocess.run(
+        ["metabench", "collect", "--cells", str(cells), "--suite", config, "--out", str(out)], check=True, stdout=2
+    )
     collected = time.perf_counter()
     subprocess.run(["metabench", "report", str(out), "--out", str(work / "many" / "report")], check=True, stdout=2)
     rendered = time.perf_counter()
@@ -126,7 +138,7 @@ def rendering(work: Path) -> dict[str, float]:
 
 
 def fresh(work: Path, name: str) -> Path:
-    """Return a working folder of its own for a run of Snakemake, with the tree's files linked into it."""
+    """Return a new working folder."""
     folder = work / name
     folder.mkdir()
     return folder

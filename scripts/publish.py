@@ -1,7 +1,7 @@
 """Publish a run of the default suite: copy its rows to results/reference/, render them, and bring the README's figures in step.
 
-    python scripts/publish.py results/default    # after `snakemake --cores all`
-    python scripts/publish.py --check            # exit 1 if the README is not what results/reference/ gives
+python scripts/publish.py results/default    # after `snakemake --cores all`
+python scripts/publish.py --check            # exit 1 if the README is not what results/reference/ gives
 """
 
 from __future__ import annotations
@@ -21,8 +21,19 @@ ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- reference: begin -->\n", "<!-- reference: end -->\n"
-PROBLEM, FIGURE = "label_noise", "quality-memory"
-COLUMNS = ("label", "target", "quality", "peak_bytes", "memory_ratio", "time", "time_ratio", "hypergradient_cosine")
+PROBLEM, FIGURE = "label_noise", "quality_memory-label_noise-fashion_mnist_10k"
+COLUMNS = (
+    "label",
+    "status",
+    "target",
+    "quality",
+    "n",
+    "peak",
+    "memory_ratio",
+    "time",
+    "time_ratio",
+    "hypergradient_cosine",
+)
 
 
 def main() -> None:
@@ -76,7 +87,9 @@ def markdown(table: Table) -> str:
     ]
     for row in table.rows:
         cells = (row[column.key] for column in columns)
-        lines.append("| " + " | ".join(cell.text or ", ".join(badge for badge, _ in cell.badges) for cell in cells) + " |")
+        lines.append(
+            "| " + " | ".join(cell.text or ", ".join(badge for badge, _ in cell.badges) for cell in cells) + " |"
+        )
     return "\n".join(lines)
 
 

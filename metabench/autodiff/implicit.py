@@ -33,7 +33,9 @@ def implicit_hypergradient(
         Unsupported: the meta-parameters enter where a minimum of f does not see them, or outer losses are due before the window's end.
     """
     if problem.roles & {MetaRole.UPDATE, MetaRole.START}:
-        raise Unsupported("the meta-parameters enter the inner update or the start: a minimum of the inner loss does not depend on them")
+        raise Unsupported(
+            "the meta-parameters enter the inner update or the start: a minimum of the inner loss does not depend on them"
+        )
     if any(batch is not None for batch in window.outer[:-1]):
         raise Unsupported("outer losses are due before the end of the window, and the minimum has no steps before it")
     last = window.inner[-1]

@@ -41,7 +41,9 @@ def begin(problem: Problem, state: InnerState, meta: Tree) -> InnerState:
 
 def detached(state: InnerState) -> InnerState:
     """Return the same values without a graph."""
-    return InnerState(tree.detach(state.params), {slot: tree.detach(leaves) for slot, leaves in state.optimiser.items()})
+    return InnerState(
+        tree.detach(state.params), {slot: tree.detach(leaves) for slot, leaves in state.optimiser.items()}
+    )
 
 
 def leaves_of(state: InnerState) -> list[Tree]:

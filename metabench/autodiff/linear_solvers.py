@@ -74,7 +74,9 @@ def neumann_series(product: Operator, target: Tree, steps: int, scale: float) ->
         total = tree.add(total, term)
     last = tree.dot(term, term)
     if not bool(last.isfinite()):
-        raise Diverged(f"the Neumann series with scale {scale} is not finite after {steps} terms: the scale is too large")
+        raise Diverged(
+            f"the Neumann series with scale {scale} is not finite after {steps} terms: the scale is too large"
+        )
     return Solution(tree.scale(scale, total), steps, _relative(last, tree.dot(target, target)))
 
 

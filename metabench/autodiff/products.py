@@ -44,6 +44,17 @@ def forward_over_reverse(problem: Problem, params: Tree, meta: Tree, batch: Batc
         return SecondOrder(*(tree.tree_map(_tangent, gradient) for gradient in pair))
 
 
+def mixed_forward_over_reverse(problem: Problem, params: Tree, meta: Tree, batch: Batch, direction: Tree) -> Tree:
+    """Return (d2f/dl dw) v alone, by one JVP of df/dl along (v, 0): the backward pass goes to l and not to the parameters."""
+    forward_ad = torch.autograd.forward_ad
+    params, meta = tree.detach(params), tree.leaves_for_grad(meta)
+    with torch.enable_grad(), forward_ad.dual_level():
+        loss = problem.inner_loss(_dual(params, direction), _dual(meta, tree.zeros_like(meta)), batch)
+        seed = forward_ad.make_dual(torch.ones_like(loss), torch.zeros_like(loss))
+        (gradient,) = gradients(loss, [meta], [seed])
+        return tree.tree_map(_tangent, gradient)
+
+
 def _dual(primal: Tree, tangent: Tree) -> Tree:
     return tree.tree_map(torch.autograd.forward_ad.make_dual, primal, tangent)
 

@@ -11,19 +11,21 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-from metabench.autodiff.gradients import gradients, outer_gradient
+from metabench.autodiff.gradients import gradients, inner_gradient, outer_gradient
 from metabench.autodiff.inner import begin, detached, leaves_of, recorded_step, step, with_leaves
-from metabench.autodiff.products import SecondOrder
+from metabench.autodiff.products import forward_over_reverse, mixed_forward_over_reverse
 from metabench.core import tree
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient
 from metabench.core.problem import MetaRole, Problem
 from metabench.core.types import Batch, InnerState, Tree, Window
 
-Pullback: TypeAlias = Callable[[Problem, InnerState, Tree, Batch, InnerState], tuple[InnerState, Tree]]
-"""(problem, state_k, meta, batch_k, a_{k+1}) -> (a_k, the step's share of dF/dl). Slots that a_{k+1} lacks have no cotangent yet: zero."""
+Pullback: TypeAlias = Callable[[Problem, InnerState, Tree, Batch, InnerState, bool], tuple[InnerState, Tree]]
+"""(problem, state_k, meta, batch_k, a_{k+1}, through) -> (a_k, the step's share of dF/dl).
 
-Products: TypeAlias = Callable[[Problem, Tree, Tree, Batch, Tree], SecondOrder]
+Slots that a_{k+1} lacks have no cotangent yet: zero. `through` says whether a_k is wanted; if not, an empty state stands for it, and
+nothing is computed that only a_k needs. The first step of a window is such a one, unless its start depends on l.
+"""
 
 
 def through_graph(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Hypergradient:
@@ -79,7 +81,8 @@ def sweep_back(
             _rerun(problem, kept, meta, window, k)
         state = kept.pop(k)
         if held[0].params:
-            cotangent, share = pullback(problem, state, meta, window.inner[k], held.pop())
+            through = k > 0 or MetaRole.START in problem.roles
+            cotangent, share = pullback(problem, state, meta, window.inner[k], held.pop(), through)
             held.append(cotangent)
             del cotangent
             total = tree.add(total, share)
@@ -94,50 +97,51 @@ def square_root_spacing(steps: int) -> int:
 
 
 def recomputed_step(
-    problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState
+    problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState, through: bool
 ) -> tuple[InnerState, Tree]:
     """Pull a step back by recording it again: reverse over reverse."""
-    variables = [tree.leaves_for_grad(leaves) for leaves in leaves_of(state)]
+    before, variables = _recorded(state) if through else (state, [])
     meta = tree.leaves_for_grad(meta)
     with torch.enable_grad():
-        after = recorded_step(problem, with_leaves(state, variables), meta, batch)
-        outputs, weights = _paired(after, cotangent)
+        outputs, weights = _paired(recorded_step(problem, before, meta, batch), cotangent)
         *pulled, share = gradients(outputs, [*variables, meta], weights)
-    return with_leaves(state, pulled), share
+    return with_leaves(state, pulled) if through else InnerState({}, {}), share
 
 
-def split_step(products: Products, inner_gradient: Callable[[Problem, Tree, Tree, Batch], Tree]) -> Pullback:
-    """Return the pullback that takes the inner gradient for an argument of the update, as in Kemaev et al. 2025, equation 4.
+def mixed_mode_step(
+    problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState, through: bool
+) -> tuple[InnerState, Tree]:
+    """Pull a step back with its inner gradient taken for an argument of the update. Kemaev et al. 2025, equation 4.
 
     state_{k+1} = Upsilon(g, state_k, l) with g = df/dw. A VJP of Upsilon, which is cheap, gives the direct shares and the cotangent c
-    of g; `products` gives those of g: (d2f/dw2) c and (d2f/dl dw) c.
+    of g; one JVP, forward over reverse, gives those of g: (d2f/dw2) c and (d2f/dl dw) c.
     """
-
-    def pull(
-        problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState
-    ) -> tuple[InnerState, Tree]:
-        gradient = inner_gradient(problem, state.params, meta, batch)
-        direct, share, of_gradient = pull_update(problem, gradient, state, meta, cotangent)
-        del gradient, cotangent
-        second = products(problem, state.params, meta, batch, of_gradient)
-        pulled = InnerState(tree.add(direct.params, second.hessian), direct.optimiser)
-        return pulled, tree.add(share, second.mixed)
-
-    return pull
+    gradient = inner_gradient(problem, state.params, meta, batch)
+    direct, share, of_gradient = pull_update(problem, gradient, state, meta, cotangent, through)
+    del gradient, cotangent
+    if not through:
+        return direct, tree.add(share, mixed_forward_over_reverse(problem, state.params, meta, batch, of_gradient))
+    second = forward_over_reverse(problem, state.params, meta, batch, of_gradient)
+    return InnerState(tree.add(direct.params, second.hessian), direct.optimiser), tree.add(share, second.mixed)
 
 
 def pull_update(
-    problem: Problem, gradient: Tree, state: InnerState, meta: Tree, cotangent: InnerState
+    problem: Problem, gradient: Tree, state: InnerState, meta: Tree, cotangent: InnerState, through: bool
 ) -> tuple[InnerState, Tree, Tree]:
-    """Return the VJP of the inner update Upsilon: its direct shares for the state and for l, and the cotangent of the gradient."""
-    variables = [tree.leaves_for_grad(leaves) for leaves in leaves_of(state)]
+    """Return the VJP of the inner update: its direct shares for the state (empty if not `through`) and for l, and the cotangent of g."""
+    before, variables = _recorded(state) if through else (state, [])
     gradient, meta = tree.leaves_for_grad(gradient), tree.leaves_for_grad(meta)
     with torch.enable_grad():
-        before = with_leaves(state, variables)
         after = InnerState(*problem.optimiser.update(gradient, before.params, before.optimiser, meta))
         outputs, weights = _paired(after, cotangent)
         *pulled, share, of_gradient = gradients(outputs, [*variables, meta, gradient], weights)
-    return with_leaves(state, pulled), share, of_gradient
+    return with_leaves(state, pulled) if through else InnerState({}, {}), share, of_gradient
+
+
+def _recorded(state: InnerState) -> tuple[InnerState, list[Tree]]:
+    """Return the state as variables of a derivative, and its trees."""
+    variables = [tree.leaves_for_grad(leaves) for leaves in leaves_of(state)]
+    return with_leaves(state, variables), variables
 
 
 def _paired(after: InnerState, cotangent: InnerState) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -28,7 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; may be given several times.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; may be given several times.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -80,7 +82,9 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     del debug, version  # main() and the callback have read them
 
@@ -110,14 +114,19 @@ def run_command(
         rows = supervise(cell, out, progress)
     for row in rows:
         figure = f"{row['metric']} {row['quality']:.4g}" if row.get("quality") is not None else ""
-        print(": ".join(part for part in (name, f"seed {row['seed']}", row["status"], figure, row["message"]) if part), file=sys.stderr)
+        print(
+            ": ".join(part for part in (name, f"seed {row['seed']}", row["status"], figure, row["message"]) if part),
+            file=sys.stderr,
+        )
 
 
 @app.command("list")
 def list_command(
     kind: Annotated[Kind | None, typer.Argument(help="What to list; everything if left out.")] = None,
     as_json: Json = False,
-    plugin: Annotated[list[Path], typer.Option(help="A Python file with further methods; may be given several times.")] = [],  # noqa: B006
+    plugin: Annotated[
+        list[Path], typer.Option(help="A Python file with further methods; may be given several times.")
+    ] = [],  # noqa: B006
 ) -> None:
     """List methods, problems, data sets, sizes and suites."""
     print_listing(kind, as_json, plugin)
@@ -138,7 +147,9 @@ def plan_command(
 
 @app.command("collect")
 def collect_command(
-    cells: Annotated[Path, typer.Option(help="A text file with one row file a line, or a folder: every row file below it.")],
+    cells: Annotated[
+        Path, typer.Option(help="A text file with one row file a line, or a folder: every row file below it.")
+    ],
     out: Annotated[Path, typer.Option(help="The table of all rows, Parquet; a CSV is written beside it.")],
     suite: Annotated[Path, typer.Option(help="The suite that the rows are of.")] = DEFAULT_SUITE,
     overrides: Overrides = [],  # noqa: B006
@@ -199,7 +210,12 @@ def fetch_command(
     with progress_display("fetch") as progress:
         done = fetch(wanted, root, source, progress=progress)
     rows = [
-        (one.name, str(one.folder or "-"), ", ".join(one.sources) or "was here", ", ".join(str(path) for path in one.kept_aside) or "-")
+        (
+            one.name,
+            str(one.folder or "-"),
+            ", ".join(one.sources) or "was here",
+            ", ".join(str(path) for path in one.kept_aside) or "-",
+        )
         for one in done
     ]
     print_table("data sets", ("name", "folder", "from", "damaged files kept aside"), rows)

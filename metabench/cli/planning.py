@@ -18,7 +18,8 @@ def print_plan(plan: Plan, as_json: bool) -> None:
     """Print a table, a line an experiment, or as JSON every cell with its spec, the file of its rows and its code hash."""
     if as_json:
         cells = [
-            {"spec": dataclasses.asdict(cell), "row_file": str(plan.row_file(cell)), "code_hash": code_hash(cell)} for cell in plan.cells
+            {"spec": dataclasses.asdict(cell), "row_file": str(plan.row_file(cell)), "code_hash": code_hash(cell)}
+            for cell in plan.cells
         ]
         print_json({"suite": plan.suite.name, "cells": cells, "rows": plan.rows})
         return

@@ -39,9 +39,7 @@ class InnerOptimiser(Protocol):
     def init(self, params: Tree) -> OptimiserState:
         """Return the state before the first step."""
 
-    def update(
-        self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree
-    ) -> tuple[Tree, OptimiserState]:
+    def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
         """Return the next parameters and state; nothing is changed in place."""
 
 

@@ -39,14 +39,18 @@ class Options:
     copies: int = option(2, minimum=2, help="N, perturbed copies of the parameters")
     sigma: float = option(0.001, above=0, help="size of the perturbation")
     tau: float = option(0.05, above=0, help="temperature of the softmax over the copies' losses")
-    noise: str = option("sign", choices=("sign", "gaussian"), help="perturbations: signs of a Gaussian, as the paper's code, or Gaussian")
+    noise: str = option(
+        "sign",
+        choices=("sign", "gaussian"),
+        help="perturbations: signs of a Gaussian, as the paper's code, or Gaussian",
+    )
 
 
 @method(
     title="EvoGrad: weighted perturbed copies",
     target=Target.ONE_STEP,
     exact=False,
-    cost=Cost(gradients="K + 1", forwards="N", memory="O(N |w| + |activations|)"),
+    cost=Cost(gradients="K", forwards="N", memory="O(N |w| + |activations|)"),
     citation=CITATION,
     options=Options,
     stochastic=True,
@@ -65,7 +69,9 @@ def evograd(
         Unsupported: the meta-parameters enter the inner update or the start, or outer losses are due before the window's end.
     """
     if problem.roles & {MetaRole.UPDATE, MetaRole.START}:
-        raise Unsupported("the meta-parameters enter the inner update or the start, and EvoGrad sees the inner loss alone")
+        raise Unsupported(
+            "the meta-parameters enter the inner update or the start, and EvoGrad sees the inner loss alone"
+        )
     if any(batch is not None for batch in window.outer[:-1]):
         raise Unsupported("outer losses are due before the end of the window, and EvoGrad reaches the last alone")
     *before, last = window.inner

@@ -38,7 +38,7 @@ class Options:
     title="implicit differentiation with conjugate gradients",
     target=Target.IMPLICIT,
     exact=False,
-    cost=Cost(gradients="K", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)"),
     citation=CITATION,
     options=Options,
 )

@@ -24,14 +24,16 @@ class Options:
     """Options of `ift_neumann`."""
 
     steps: int = option(10, minimum=0, help="terms of the series after the first")
-    scale: float = option(0.1, above=0, help="alpha: the series converges where the Hessian's eigenvalues lie in (0, 2/alpha)")
+    scale: float = option(
+        0.1, above=0, help="alpha: the series converges where the Hessian's eigenvalues lie in (0, 2/alpha)"
+    )
 
 
 @method(
     title="implicit differentiation with a Neumann series",
     target=Target.IMPLICIT,
     exact=False,
-    cost=Cost(gradients="K", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)"),
     citation=CITATION,
     options=Options,
 )
@@ -41,5 +43,9 @@ def ift_neumann(
     """Return dF/dl - (d2f/dl dw) alpha sum_{j<=steps} (I - alpha d2f/dw2)^j dF/dw at w_K. Lorraine et al. 2020, algorithm 3."""
     del generator
     return implicit_hypergradient(
-        problem, state, meta, window, lambda product, target: neumann_series(product, target, options.steps, options.scale)
+        problem,
+        state,
+        meta,
+        window,
+        lambda product, target: neumann_series(product, target, options.steps, options.scale),
     )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metabench.autodiff.gradients import inner_gradient
-from metabench.autodiff.products import forward_over_reverse
-from metabench.autodiff.sweep import split_step, sweep_back
+from metabench.autodiff.sweep import mixed_mode_step, sweep_back
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
 from metabench.core.lazy import torch
 
@@ -32,4 +30,4 @@ def mixflow(
 ) -> Hypergradient:
     """Return dF(w_K(l), l)/dl; no backward pass of an inner step is ever recorded. Kemaev et al. 2025, algorithm 2."""
     del options, generator
-    return sweep_back(problem, state, meta, window, split_step(forward_over_reverse, inner_gradient))
+    return sweep_back(problem, state, meta, window, mixed_mode_step)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from metabench.autodiff.gradients import gradients, inner_gradient, outer_gradient
 from metabench.autodiff.inner import begin, detached, run
-from metabench.autodiff.products import mixed_product
+from metabench.autodiff.sweep import through_graph
 from metabench.core import (
     Cost,
     Hypergradient,
@@ -18,7 +17,6 @@ from metabench.core import (
     Unsupported,
     Window,
     method,
-    tree,
 )
 from metabench.core.lazy import torch
 
@@ -44,25 +42,13 @@ def t1t2(
 ) -> Hypergradient:
     """Return dF/dl - lr (d2f/dl dw) dF/dw, written for SGD; for any optimiser, through its last update. Luketina et al. 2016, equation 5.
 
-    The second-order product is formed after the outer gradient, so that the graphs of the two losses are never alive together.
-
     Raises:
         Unsupported: the meta-parameters are the start of the inner run, or outer losses are due before its end.
     """
     del options, generator
     if MetaRole.START in problem.roles:
         raise Unsupported("the meta-parameters are the initial parameters, which one step does not reach")
-    *before, last = window.inner
     if any(batch is not None for batch in window.outer[:-1]):
         raise Unsupported("outer losses are due before the end of the window, and one step reaches the last alone")
-    state = run(problem, detached(begin(problem, state, meta)), meta, before)
-    gradient, meta_leaves = tree.leaves_for_grad(inner_gradient(problem, state.params, meta, last)), tree.leaves_for_grad(meta)
-    with torch.enable_grad():
-        moved = InnerState(*problem.optimiser.update(gradient, state.params, state.optimiser, meta_leaves))
-    after = detached(moved)
-    due = outer_gradient(problem, after.params, meta, window.outer[-1])
-    direct, of_gradient = gradients(list(moved.params.values()), [meta_leaves, gradient], list(due.params.values()))
-    total, value = tree.add(due.meta, direct), due.loss
-    # Trees of the parameters' size that are not needed any more, let go of before the graph of the product is built.
-    del gradient, moved, due
-    return Hypergradient(tree.add(total, mixed_product(problem, state.params, meta, last, of_gradient)), after, value)
+    state = run(problem, detached(begin(problem, state, meta)), meta, window.inner[:-1])
+    return through_graph(problem, state, meta, window.last(1))

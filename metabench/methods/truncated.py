@@ -36,7 +36,9 @@ CITATION = """
 class Options:
     """Options of `truncated`."""
 
-    steps: int = option(5, minimum=1, help="k, the last inner steps that are differentiated; all of them where K is smaller")
+    steps: int = option(
+        5, minimum=1, help="k, the last inner steps that are differentiated; all of them where K is smaller"
+    )
 
 
 @method(

@@ -30,14 +30,20 @@ CITATION = """
 class Options:
     """Options of `unrolled_remat`."""
 
-    schedule: str = option("every", choices=("every", "sqrt"), help="states kept: of every step, or of every sqrt(K)-th step")
+    schedule: str = option(
+        "every", choices=("every", "sqrt"), help="states kept: of every step, or of every sqrt(K)-th step"
+    )
 
 
 @method(
     title="unrolled reverse mode with rematerialised steps",
     target=Target.UNROLLED,
     exact=True,
-    cost=Cost(gradients="2 K, or 3 K with sqrt", hvps="K", memory="O(K |w| + |activations|), or O(sqrt(K) |w|)"),
+    cost=Cost(
+        gradients="2 K, or 3 K with sqrt",
+        hvps="K",
+        memory="O(K |w| + |activations|), or O(sqrt(K) |w| + |activations|)",
+    ),
     citation=CITATION,
     options=Options,
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from metabench.core.lazy import torch
 from metabench.core.types import Tree
 
-SIZES = {"conv8": (8, 16), "conv16": (16, 32), "conv32": (32, 64)}
+SIZES = {"conv4": (4, 8), "conv8": (8, 16), "conv16": (16, 32), "conv32": (32, 64)}
 """Channels of the stages; each stage is a 3x3 convolution, ReLU and a 2x2 average pooling."""
 
 
@@ -56,8 +56,6 @@ class ConvNet:
         """Return class scores, shape [n, classes], of images of shape [n, channels, side, side]."""
         hidden = inputs
         for i in range(len(self.channels) - 1):
-            hidden = torch.nn.functional.conv2d(
-                hidden, params[f"stage{i}.weight"], params[f"stage{i}.bias"], padding=1
-            )
+            hidden = torch.nn.functional.conv2d(hidden, params[f"stage{i}.weight"], params[f"stage{i}.bias"], padding=1)
             hidden = torch.nn.functional.avg_pool2d(hidden.relu(), 2)
         return torch.nn.functional.linear(hidden.flatten(1), params["head.weight"], params["head.bias"])

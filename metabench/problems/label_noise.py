@@ -33,7 +33,9 @@ CITATION = """
 class Options:
     """Options of `label_noise`."""
 
-    noise: str = option("flip", choices=("flip", "uniform"), help="wrong labels: one other class for each class, or any class")
+    noise: str = option(
+        "flip", choices=("flip", "uniform"), help="wrong labels: one other class for each class, or any class"
+    )
     rate: float = option(0.4, minimum=0, maximum=1, help="share of training labels that are drawn anew")
     train: int = option(8000, minimum=1, help="noisy training examples")
     validation: int = option(1000, minimum=1, help="clean meta-validation examples")
@@ -163,7 +165,9 @@ class LabelNoise(Problem):
         return {"weight at loss 0.1 / weight at loss 5": fitting / misfit}
 
     def _losses(self, params: Tree, batch: Batch) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(self._network(params, batch["inputs"]), batch["targets"], reduction="none")
+        return torch.nn.functional.cross_entropy(
+            self._network(params, batch["inputs"]), batch["targets"], reduction="none"
+        )
 
 
 def weigh(meta: Tree, losses: torch.Tensor) -> torch.Tensor:

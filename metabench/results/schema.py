@@ -47,7 +47,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("cell", _STRING, "hash of the cell's spec: eight hexadecimal digits", required=True),
     # What became of it.
     Column("status", _STRING, "one of " + ", ".join(STATUSES), required=True),
-    Column("message", _STRING, "why the status is not ok; empty otherwise", required=True),
+    Column("message", _STRING, "why the status is not ok, or what is missing from an ok row; empty otherwise", required=True),
     # Quality, on the test split, at the end of the run (never the best of several evaluations).
     Column("metric", _STRING, "name of the problem's first metric, with its unit"),
     Column("direction", _STRING, "'max' or 'min': which end of the metric is better"),
@@ -63,6 +63,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("target_norm_ratio", _FLOAT, "norm over the norm of the exact value of the method's own target"),
     Column("target_error", _FLOAT, "norm of the difference from the exact value of the method's own target, over its norm"),
     Column("hypergradient_samples", _INT, "windows times draws that the six figures above are means of"),
+    Column("hypergradient_cosine_sd", _FLOAT, "standard deviation of the cosine over those samples; methods that draw only"),
+    Column("hypergradient_mean_cosine", _FLOAT, "cosine of the mean of a window's draws, averaged over windows; methods that draw only"),
+    Column("target_cosine_sd", _FLOAT, "the same standard deviation, against the method's own target"),
+    Column("target_mean_cosine", _FLOAT, "the same cosine of the mean, against the method's own target"),
     Column("diagnostics", _STRING, "what the method reports of itself at the checkpoint (residual of a solver, ...), a JSON object"),
     # Memory of one hypergradient, from the allocator, float32.
     Column("peak_bytes", _INT, "static_bytes + dynamic_bytes"),
@@ -70,7 +74,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("dynamic_bytes", _INT, "peak of live allocator bytes during the hypergradient minus what was live before it"),
     Column("memory_source", _STRING, "where the bytes were read: the CPU allocator's events or the CUDA allocator"),
     # Time, seconds. Memory and time are measured in separate passes.
-    Column("first_call_s", _FLOAT, "first hypergradient of the process, with every one-time cost in it"),
+    Column("first_call_s", _FLOAT, "first call of the method in the process, with its one-time costs, after the plain steps to the checkpoint"),
     Column("time_median_s", _FLOAT, "median time of one hypergradient after warm-up"),
     Column("time_q1_s", _FLOAT, "lower quartile of the same"),
     Column("time_q3_s", _FLOAT, "upper quartile of the same"),

@@ -82,7 +82,9 @@ class Cell:
             if not isinstance(values, dict):
                 raise MetabenchError(f"{where}: a spec is a JSON object")
             if values.get("version") != SPEC_VERSION:
-                raise MetabenchError(f"{where}: spec version {values.get('version')}, expected {SPEC_VERSION}: plan the suite again")
+                raise MetabenchError(
+                    f"{where}: spec version {values.get('version')}, expected {SPEC_VERSION}: plan the suite again"
+                )
             return cls(**values)
         except (json.JSONDecodeError, TypeError) as error:
             raise MetabenchError(f"{where}: not a cell's spec: {error}") from error

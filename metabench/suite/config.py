@@ -59,7 +59,9 @@ def key(
 class Limits:
     """Budgets of one cell; a cell that passes one ends as a row with that status."""
 
-    seconds: float = key("time limit of a cell, all its seeds together; past it the remaining seeds are `timeout`", 300.0, above=0)
+    seconds: float = key(
+        "time limit of a cell, all its seeds together; past it the remaining seeds are `timeout`", 300.0, above=0
+    )
     memory: str = key("peak memory of one hypergradient, as '512MiB' or '4GiB'; past it the cell is `oom`", "4GiB")
 
 
@@ -69,10 +71,18 @@ class Measure:
 
     time_repeats: int = key("timed hypergradients after warm-up", 15, minimum=1)
     time_budget: float = key("seconds after which timing stops early (never before three repeats)", 1.0, above=0)
-    checkpoint: int = key("outer steps of plain training, meta-parameters fixed, before the shared checkpoint of all methods", 3, minimum=0)
-    error_windows: int = key("windows at the checkpoint over which the hypergradient's error is averaged; 0 leaves it out", 4, minimum=0)
+    checkpoint: int = key(
+        "outer steps of plain training, meta-parameters fixed, before the shared checkpoint of all methods",
+        3,
+        minimum=0,
+    )
+    error_windows: int = key(
+        "windows at the checkpoint over which the hypergradient's error is averaged; 0 leaves it out", 4, minimum=0
+    )
     error_draws: int = key("draws per window for methods that sample", 16, minimum=1)
-    error_max_params: int = key("inner parameters up to which the exact hypergradient is computed in float64", 300000, minimum=0)
+    error_max_params: int = key(
+        "inner parameters up to which the exact hypergradient is computed in float64", 300000, minimum=0
+    )
 
 
 @dataclass
@@ -86,7 +96,9 @@ class Experiment:
     options: dict[str, Any] = key("options of the problem; a list as value is a sweep", {})
     inner_steps: list[int] = key("inner steps per hypergradient; empty: the problem's default", [], minimum=1)
     outer_steps: int | None = key("meta-updates of a run; empty: the problem's default", None, minimum=1)
-    purpose: str = key("'quality': train to the end and evaluate; 'cost': measure one hypergradient only", "quality", choices=PURPOSES)
+    purpose: str = key(
+        "'quality': train to the end and evaluate; 'cost': measure one hypergradient only", "quality", choices=PURPOSES
+    )
     seeds: list[int] | None = key("seeds; empty: the suite's", None, minimum=0)
 
 
@@ -104,7 +116,8 @@ class Suite:
     dtype: NumberType = key("'float32' or 'float64'", NumberType.float32)
     threads: int = key("threads of torch in a cell", 1, minimum=1)
     timing: Timing = key(
-        "'exclusive': one cell at a time on a machine, so that times can be compared; 'shared': side by side", Timing.exclusive
+        "'exclusive': one cell at a time on a machine, so that times can be compared; 'shared': side by side",
+        Timing.exclusive,
     )
     limits: Limits = key("budgets of a cell", Limits)
     measure: Measure = key("how cells are measured", Measure)

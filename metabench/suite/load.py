@@ -84,7 +84,9 @@ def _read(source: Mapping[str, Any] | Path | str, where: str) -> Any:
     except UnicodeDecodeError as error:
         raise MetabenchError(f"configuration '{where}' is not UTF-8 text: {error}") from error
     except OSError as error:
-        raise MetabenchError(f"configuration '{where}' cannot be read: {error.strerror or 'not a YAML mapping'}") from error
+        raise MetabenchError(
+            f"configuration '{where}' cannot be read: {error.strerror or 'not a YAML mapping'}"
+        ) from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise MetabenchError(f"configuration '{where}' is not valid YAML: {_one_line(error)}") from error
     if not OmegaConf.is_dict(values):
@@ -107,7 +109,9 @@ def _check_keys(values: Any, section: type, path: str, where: str) -> None:
     """Raise for the first key that `section` lacks and for whatever stands in a section's place; go down into sections."""
     hints = typing.get_type_hints(section)
     if not isinstance(values, dict):
-        raise MetabenchError(f"{where}: key '{path}': expected a mapping with keys among {', '.join(hints)}; got {values!r}")
+        raise MetabenchError(
+            f"{where}: key '{path}': expected a mapping with keys among {', '.join(hints)}; got {values!r}"
+        )
     for name, value in values.items():
         if name not in hints:
             raise MetabenchError(f"{where}: {unknown(f'key of {path}' if path else 'key', str(name), hints)}")
@@ -116,10 +120,14 @@ def _check_keys(values: Any, section: type, path: str, where: str) -> None:
             _check_keys(value, hints[name], below, where)
         elif hints[name] == dict[str, Experiment]:
             if not isinstance(value, dict):
-                raise MetabenchError(f"{where}: key '{below}': expected a mapping from names to experiments (none: {{}}), got {value!r}")
+                raise MetabenchError(
+                    f"{where}: key '{below}': expected a mapping from names to experiments (none: {{}}), got {value!r}"
+                )
             for entry, inner in value.items():
                 if not isinstance(entry, str) or not _EXPERIMENT_NAME.fullmatch(entry):
-                    raise MetabenchError(f"{where}: key '{below}': {entry!r} is no name: expected letters, digits, '_' and '-'")
+                    raise MetabenchError(
+                        f"{where}: key '{below}': {entry!r} is no name: expected letters, digits, '_' and '-'"
+                    )
                 _check_keys(inner, Experiment, f"{below}.{entry}", where)
 
 
@@ -166,7 +174,9 @@ def _explained(error: OmegaConfBaseException, values: Any, where: str) -> Metabe
     _, hint = _declaration(path)
     value = OmegaConf.select(values, path)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return MetabenchError(f"{where}: key '{path}': {unknown('value', str(value), [choice.value for choice in hint])}")
+        return MetabenchError(
+            f"{where}: key '{path}': {unknown('value', str(value), [choice.value for choice in hint])}"
+        )
     return MetabenchError(f"{where}: key '{path}': expected {_expected(hint)}, got {value!r}")
 
 

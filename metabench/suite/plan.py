@@ -145,7 +145,9 @@ def _sweep(options: type, given: Mapping[str, Any], where: str) -> Iterator[dict
     """Yield every combination of the options given, where a list is a sweep: complete and validated."""
     for name, value in given.items():
         if value == []:
-            raise MetabenchError(f"option '{name}' of {where}: an empty list sweeps nothing; give a value, or leave the option out")
+            raise MetabenchError(
+                f"option '{name}' of {where}: an empty list sweeps nothing; give a value, or leave the option out"
+            )
     axes = [value if isinstance(value, list) else [value] for value in given.values()]
     for values in itertools.product(*axes):
         yield dataclasses.asdict(build(options, dict(zip(given, values, strict=True)), where))

@@ -65,7 +65,9 @@ def reference() -> str:
 def write_reference(path: Path = REFERENCE) -> None:
     """Write the reference to `path`; raise MetabenchError where its folder is missing."""
     if not path.parent.is_dir():
-        raise MetabenchError(f"'{path.parent}' is no folder: run this in the root of the repository, or name a file with --out")
+        raise MetabenchError(
+            f"'{path.parent}' is no folder: run this in the root of the repository, or name a file with --out"
+        )
     path.write_text(reference(), encoding="utf-8")
 
 
@@ -73,13 +75,22 @@ def _rows(section: type) -> str:
     hints = typing.get_type_hints(section)
     lines = []
     for entry in dataclasses.fields(section):
-        cells = (f"`{entry.name}`", _type(entry, hints[entry.name]), _default(entry), entry.metadata["help"] + _bounds(entry))
+        cells = (
+            f"`{entry.name}`",
+            _type(entry, hints[entry.name]),
+            _default(entry),
+            entry.metadata["help"] + _bounds(entry),
+        )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(lines)
 
 
 def _type(entry: dataclasses.Field[Any], hint: Any) -> str:
-    choices = [choice.value for choice in hint] if isinstance(hint, type) and issubclass(hint, Enum) else entry.metadata["choices"]
+    choices = (
+        [choice.value for choice in hint]
+        if isinstance(hint, type) and issubclass(hint, Enum)
+        else entry.metadata["choices"]
+    )
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
     if dataclasses.is_dataclass(hint) or hint == dict[str, Experiment]:

@@ -76,9 +76,7 @@ def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str,
     }
 
 
-def failed_row(
-    cell: Cell, seed: int, status: str, message: str, environment: Mapping[str, Any]
-) -> dict[str, Any]:
+def failed_row(cell: Cell, seed: int, status: str, message: str, environment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a seed that has no figures: its status and why."""
     return base_row(cell, seed, environment) | {"status": status, "message": message[:MESSAGE_LENGTH]}
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from metabench import data
 from metabench.autodiff.exact import exact_target
@@ -95,9 +96,9 @@ class _SeedRun:
             state, meta = instance.initial_state()
             yield {"batch": instance.batch, "n_params": tree.count(state.params), "n_meta": tree.count(meta)}
             yield from self._cost(instance)
+            yield from self._error()
             if self.cell.purpose == "quality":
                 yield from self._quality(instance)
-            yield from self._error()
         yield {"measured_s": whole.seconds}
 
     def _problem(self, dtype: str) -> Problem:
@@ -161,9 +162,7 @@ class _SeedRun:
 
         self.progress(f"seed {self.seed}: time", 0, 1)
         settings = self.cell.measure
-        timing = time_call(
-            call, self.cell.device, repeats=settings["time_repeats"], budget_s=settings["time_budget"]
-        )
+        timing = time_call(call, self.cell.device, repeats=settings["time_repeats"], budget_s=settings["time_budget"])
         yield {
             "time_median_s": timing.median_s,
             "time_q1_s": timing.q1_s,
@@ -202,8 +201,11 @@ class _SeedRun:
         self.progress(f"seed {self.seed}: training", steps, steps)
         check_finite(states[0])
         metrics = instance.evaluate(states[0].params, meta)
+        quality = metrics[instance.card.metrics[0].name]
+        if not math.isfinite(quality) or not tree.all_finite(meta):
+            raise Diverged(f"the meta-parameters or the metric ({quality}) are not finite after the last meta-update")
         yield {
-            "quality": metrics[instance.card.metrics[0].name],
+            "quality": quality,
             "metrics": json.dumps(metrics),
             "outer_loss": outer_loss,
             "meta_summary": json.dumps(instance.summary(meta)),
@@ -222,7 +224,8 @@ class _SeedRun:
             return
         stream = self._stream("error")
         draws = settings["error_draws"] if self.method.stochastic else 1
-        of_unrolled, of_target = [], []
+        against: dict[str, list[list[Comparison]]] = {"hypergradient": [], "target": []}
+        means: dict[str, list[Comparison]] = {"hypergradient": [], "target": []}
         for done in range(settings["error_windows"]):
             self.progress(f"seed {self.seed}: error", done, settings["error_windows"])
             window = next(windows)[0]
@@ -234,13 +237,24 @@ class _SeedRun:
             except Exception as error:  # the yardstick failed, not the method: the row says so and keeps its figures
                 yield {"message": f"no exact hypergradient: {outcome(error)[1]}"[:MESSAGE_LENGTH]}
                 return
-            for _ in range(draws):
-                found = self._hypergradient(instance, state, meta, window, stream).meta
-                of_unrolled.append(_compare(found, exact))
-                of_target.append(_compare(found, own))
+            found = [self._hypergradient(instance, state, meta, window, stream).meta for _ in range(draws)]
+            for prefix, reference in (("hypergradient", exact), ("target", own)):
+                if reference is not None and float(tree.norm(reference)) > 0:
+                    against[prefix].append([_compare(one, reference) for one in found])
+                    means[prefix].append(_compare(tree.mean(found), reference))
             state = _plain(instance, state, meta, window)
-        yield _means("hypergradient", of_unrolled) | _means("target", of_target)
-        yield {"hypergradient_samples": len(of_unrolled)}
+        for prefix, compared in against.items():
+            if compared:
+                yield _summary(prefix, [one for window_draws in compared for one in window_draws])
+            if compared and self.method.stochastic:
+                cosines = [one.cosine for window_draws in compared for one in window_draws]
+                yield {
+                    f"{prefix}_cosine_sd": statistics.stdev(cosines) if len(cosines) > 1 else None,
+                    f"{prefix}_mean_cosine": statistics.fmean(one.cosine for one in means[prefix]),
+                }
+        yield {"hypergradient_samples": sum(len(window_draws) for window_draws in against["hypergradient"])}
+        if not against["target"]:
+            yield {"message": f"the exact value of its own target, {self.method.target.value}, is out of reach here"}
 
 
 def _plain(instance: Problem, state: InnerState, meta: Tree, window: Window) -> InnerState:
@@ -273,29 +287,31 @@ def _outer_update(instance: Problem, meta: Tree) -> Callable[[Tree, Tree], Tree]
 def _check_shapes(found: Hypergradient, meta: Tree) -> None:
     """Raise ValueError if a method returned something else than a tree shaped as the meta-parameters."""
     if list(found.meta) != list(meta):
-        raise ValueError(f"the method returned a hypergradient of {list(found.meta)}, the meta-parameters are {list(meta)}")
+        raise ValueError(
+            f"the method returned a hypergradient of {list(found.meta)}, the meta-parameters are {list(meta)}"
+        )
     for name, leaf in meta.items():
         if found.meta[name].shape != leaf.shape:
             shapes = f"{tuple(found.meta[name].shape)}, not {tuple(leaf.shape)}"
             raise ValueError(f"the method returned a hypergradient for '{name}' of shape {shapes}")
 
 
-def _compare(found: Tree, exact: Tree | None) -> dict[str, float] | None:
-    if exact is None:
-        return None
+class Comparison(NamedTuple):
+    """A hypergradient beside an exact one: cosine, norm over norm, and norm of the difference over the exact norm."""
+
+    cosine: float
+    norm_ratio: float
+    error: float
+
+
+def _compare(found: Tree, exact: Tree) -> Comparison:
     size, exact_size = float(tree.norm(found)), float(tree.norm(exact))
-    if exact_size == 0.0:
-        return None
     cosine = float(tree.dot(found, exact)) / (size * exact_size) if size > 0 else 0.0
-    error = float(tree.norm(tree.subtract(found, exact))) / exact_size
-    return {"cosine": cosine, "norm_ratio": size / exact_size, "error": error}
+    return Comparison(cosine, size / exact_size, float(tree.norm(tree.subtract(found, exact))) / exact_size)
 
 
-def _means(prefix: str, samples: list[dict[str, float] | None]) -> Row:
-    kept = [sample for sample in samples if sample is not None]
-    if not kept:
-        return {}
-    return {f"{prefix}_{name}": sum(sample[name] for sample in kept) / len(kept) for name in kept[0]}
+def _summary(prefix: str, samples: list[Comparison]) -> Row:
+    return {f"{prefix}_{name}": statistics.fmean(getattr(one, name) for one in samples) for name in Comparison._fields}
 
 
 def _synchronise(device: str) -> None:

@@ -42,7 +42,9 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _THREAD_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def supervise(cell: Cell, out: Path, progress: Progress, runner: Runner | None = None, grace: float | None = None) -> list[Row]:
+def supervise(
+    cell: Cell, out: Path, progress: Progress, runner: Runner | None = None, grace: float | None = None
+) -> list[Row]:
     """Run `cell` in a process of its own, write its rows to `out` and return them, in the order of the cell's seeds.
 
     Seeds without a row of their own get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
@@ -186,7 +188,10 @@ def _verdict(heard: _Heard) -> tuple[str, str]:
     if heard.exit_code == -signal.SIGKILL:
         return "oom", "the process was killed (SIGKILL) by the kernel or the scheduler, as they do when memory runs out"
     if heard.exit_code < 0:
-        return "error", f"the process was ended by {signal.Signals(-heard.exit_code).name} ({signal.strsignal(-heard.exit_code)})"
+        return (
+            "error",
+            f"the process was ended by {signal.Signals(-heard.exit_code).name} ({signal.strsignal(-heard.exit_code)})",
+        )
     return "error", f"the process exited with status {heard.exit_code} before it was done"
 
 

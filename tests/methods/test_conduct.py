@@ -181,7 +181,7 @@ def test_the_inner_loss_is_evaluated_as_often_as_the_declared_cost_says(steps: i
         ("unrolled_remat", ()): 2 * steps,
         ("mixflow", ()): 3 * steps,  # forward, the gradient that the update reads, the gradient with its tangent
         ("truncated", (("steps", 3),)): steps,
-        ("t1t2", ()): steps + 1,
+        ("t1t2", ()): steps,
         ("ift_cg", (("steps", 9),)): steps + 2,  # one graph serves all Hessian products
         ("ift_neumann", (("steps", 9),)): steps + 2,
         ("evograd", (("copies", 5),)): steps + 5,

@@ -71,8 +71,17 @@ def test_weights_lie_between_zero_and_one_and_follow_each_loss_alone() -> None:
     torch.testing.assert_close(weigh(meta, losses[7:8]), weights[7:8])
 
 
+def test_the_decay_stands_in_the_inner_loss_alone() -> None:
+    plain, decayed = (make_problem("label_noise", dataset="digits", size="mlp64", weight_decay=wd) for wd in (0, 0.3))
+    state, meta, window = checkpoint(plain)
+    inner = [float(on.inner_loss(state.params, meta, window.inner[0])) for on in (plain, decayed)]
+    assert inner[1] - inner[0] == pytest.approx(0.15 * float(tree.dot(state.params, state.params)), rel=1e-12)
+    outer = [float(on.outer_loss(state.params, meta, window.inner[0])) for on in (plain, decayed)]
+    assert outer[0] == outer[1]
+
+
 def test_equal_weights_are_the_mean_cross_entropy() -> None:
-    on = make_problem("label_noise", dataset="digits", size="mlp64")
+    on = make_problem("label_noise", dataset="digits", size="mlp64", weight_decay=0)
     state, meta, window = checkpoint(on)
     flat = {**meta, "out.weight": torch.zeros_like(meta["out.weight"])}
     inner = on.inner_loss(state.params, flat, window.inner[0])
@@ -81,7 +90,7 @@ def test_equal_weights_are_the_mean_cross_entropy() -> None:
 
 
 def test_an_example_with_no_weight_does_not_count() -> None:
-    on = make_problem("label_noise", dataset="digits", size="mlp64", hidden=1)
+    on = make_problem("label_noise", dataset="digits", size="mlp64", hidden=1, weight_decay=0)
     state, _, window = checkpoint(on)
     batch = window.inner[0]
     losses = torch.stack(
@@ -104,7 +113,7 @@ def test_an_example_with_no_weight_does_not_count() -> None:
 def test_the_stop_gradient_holds_the_weights_where_it_is_asked_for() -> None:
     slopes = {}
     for detach in (True, False):
-        on = make_problem("label_noise", dataset="digits", size="mlp64", detach=detach)
+        on = make_problem("label_noise", dataset="digits", size="mlp64", detach=detach, weight_decay=0)
         state, meta, window = checkpoint(on, windows_before=0)
         leaves = tree.leaves_for_grad(state.params)
         values = list(leaves.values())

@@ -44,7 +44,11 @@ def test_cards_are_json() -> None:
 
 @pytest.mark.parametrize(
     ("cost", "text"),
-    [(Cost(), "nothing"), (Cost(gradients="K", hvps="K"), "gradients: K; HVPs: K"), (Cost(jvps="2", forwards="N"), "JVPs: 2; forwards: N")],
+    [
+        (Cost(), "nothing"),
+        (Cost(gradients="K", hvps="K"), "gradients: K; HVPs: K"),
+        (Cost(jvps="2", forwards="N"), "JVPs: 2; forwards: N"),
+    ],
 )
 def test_a_cost_is_told_without_what_is_zero(cost: Cost, text: str) -> None:
     assert cost_text(cost) == text

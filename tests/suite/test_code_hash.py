@@ -19,7 +19,10 @@ PACKAGE = Path(metabench.__file__).parent
 @pytest.fixture(scope="module")
 def cells() -> dict[str, Cell]:
     """Cells by 'problem method'."""
-    grids = {problem: {"problem": problem, "methods": ["none", "t1t2", "evograd", "ift_cg"]} for problem in ("toy_1d", "label_noise")}
+    grids = {
+        problem: {"problem": problem, "methods": ["none", "t1t2", "evograd", "ift_cg"]}
+        for problem in ("toy_1d", "label_noise")
+    }
     return {f"{c.problem} {c.method}": c for c in plan(load_suite({"name": "x", "experiments": grids})).cells}
 
 
@@ -51,12 +54,16 @@ def test_editing_a_problem_changes_its_cells_only(edited: Callable[[str], set[st
     assert edited("problems/toy_1d.py") == {name for name in cells if name.startswith("toy_1d")}
 
 
-def test_editing_a_data_set_changes_the_cells_on_it_only(edited: Callable[[str], set[str]], cells: dict[str, Cell]) -> None:
+def test_editing_a_data_set_changes_the_cells_on_it_only(
+    edited: Callable[[str], set[str]], cells: dict[str, Cell]
+) -> None:
     assert edited("data/fashion_mnist.py") == {name for name in cells if name.startswith("label_noise")}
     assert edited("data/jargon.py") == set()
 
 
-def test_editing_a_network_changes_the_problems_that_use_it(edited: Callable[[str], set[str]], cells: dict[str, Cell]) -> None:
+def test_editing_a_network_changes_the_problems_that_use_it(
+    edited: Callable[[str], set[str]], cells: dict[str, Cell]
+) -> None:
     assert edited("models/convnet.py") == {name for name in cells if name.startswith("label_noise")}
 
 
@@ -70,7 +77,16 @@ def test_editing_the_contract_or_the_runner_changes_every_cell(
 
 
 @pytest.mark.parametrize(
-    "path", ["cli/app.py", "report/tables.py", "suite/plan.py", "suite/supervise.py", "__init__.py", "__main__.py", "data/fetch.py"]
+    "path",
+    [
+        "cli/app.py",
+        "report/tables.py",
+        "suite/plan.py",
+        "suite/supervise.py",
+        "__init__.py",
+        "__main__.py",
+        "data/fetch.py",
+    ],
 )
 def test_editing_what_no_row_depends_on_changes_nothing(edited: Callable[[str], set[str]], path: str) -> None:
     assert edited(path) == set()
@@ -90,7 +106,11 @@ def test_options_and_seeds_are_no_code(planned: Callable[..., Plan]) -> None:
 
 def test_no_method_lies_in_the_runners_closure_and_no_problem(cells: dict[str, Cell]) -> None:
     closure = Sources(PACKAGE).closure([RUNNER])
-    assert not [m for m in closure if m.startswith(("metabench.methods.", "metabench.problems.", "metabench.cli", "metabench.report"))]
+    assert not [
+        m
+        for m in closure
+        if m.startswith(("metabench.methods.", "metabench.problems.", "metabench.cli", "metabench.report"))
+    ]
 
 
 def test_imports_are_followed_however_they_are_written(tmp_path: Path) -> None:

@@ -21,7 +21,10 @@ MISTAKES = [
     ("name: x\nlimits: {seconds: 0}", "key 'limits.seconds': must be above 0 and finite, got 0.0"),
     ("name: x\nlimits: {seconds: .inf}", "key 'limits.seconds': must be above 0 and finite, got inf"),
     ("name: x\nlimits: {seconds: .nan}", "key 'limits.seconds': must be above 0 and finite, got nan"),
-    ("name: x\nlimits: {memory: 4096}", "key 'limits.memory': expected a number of bytes with its unit, as '512MiB' or '4GiB', got '4096'"),
+    (
+        "name: x\nlimits: {memory: 4096}",
+        "key 'limits.memory': expected a number of bytes with its unit, as '512MiB' or '4GiB', got '4096'",
+    ),
     ("name: x\nseeds: 3", "key 'seeds': expected a list of whole numbers, got 3"),
     ("name: x\nseeds: [a]", "key 'seeds[0]': expected a list of whole numbers, got 'a'"),
     ("name: x\nseeds: [true]", "key 'seeds[0]': expected a list of whole numbers, got True"),
@@ -37,15 +40,27 @@ MISTAKES = [
     ("name: ..", "key 'name': '..' is to name a folder"),
     ("name: ''", "key 'name': '' is to name a folder"),
     ("name: ${bogus}", "key 'name': Interpolation key 'bogus' not found"),
-    ("name: x\nexperiments: [a]", "key 'experiments': expected a mapping from names to experiments (none: {}), got ['a']"),
+    (
+        "name: x\nexperiments: [a]",
+        "key 'experiments': expected a mapping from names to experiments (none: {}), got ['a']",
+    ),
     ("name: x\nexperiments: {a: 3}", "key 'experiments.a': expected a mapping with keys among problem, datasets"),
     ("name: x\nexperiments: {a b: {}}", "key 'experiments': 'a b' is no name"),
     ("name: x\nexperiments: {a: {methods: [none]}}", "key 'experiments.a.problem' is missing: bilevel problem"),
-    ("name: x\nexperiments: {a: {problem: toy_1d, methods: none}}", "key 'experiments.a.methods': expected a list of values, got 'none'"),
+    (
+        "name: x\nexperiments: {a: {problem: toy_1d, methods: none}}",
+        "key 'experiments.a.methods': expected a list of values, got 'none'",
+    ),
     (f"name: x\n{EXPERIMENT[:-2]}, data: []}}}}", "unknown key of experiments.a 'data': did you mean 'datasets'?"),
-    (f"name: x\n{EXPERIMENT[:-2]}, seeds: [0, 0]}}}}", "key 'experiments.a.seeds': expected at least one seed and none twice"),
+    (
+        f"name: x\n{EXPERIMENT[:-2]}, seeds: [0, 0]}}}}",
+        "key 'experiments.a.seeds': expected at least one seed and none twice",
+    ),
     (f"name: x\n{EXPERIMENT[:-2]}, inner_steps: [0]}}}}", "key 'experiments.a.inner_steps': must be at least 1, got 0"),
-    (f"name: x\n{EXPERIMENT[:-2]}, purpose: qualty}}}}", "key 'experiments.a.purpose': unknown value 'qualty': did you mean 'quality'?"),
+    (
+        f"name: x\n{EXPERIMENT[:-2]}, purpose: qualty}}}}",
+        "key 'experiments.a.purpose': unknown value 'qualty': did you mean 'quality'?",
+    ),
     ("name: x\nname: y", "is not valid YAML: line 2, column 1: found duplicate key name"),
     ("a: [", "is not valid YAML: line 2, column 1"),
     ("- a", "expected a mapping of keys to values"),
@@ -74,7 +89,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_a_mapping_is_read_as_a_file_is() -> None:
-    suite = load_suite({"name": "x", "device": "cuda", "experiments": {"a": {"problem": "toy_1d", "methods": ["none", {"t1t2": {}}]}}})
+    suite = load_suite(
+        {"name": "x", "device": "cuda", "experiments": {"a": {"problem": "toy_1d", "methods": ["none", {"t1t2": {}}]}}}
+    )
     assert suite.device is Device.cuda
     assert suite.experiments["a"].methods == ["none", {"t1t2": {}}]
     with pytest.raises(MetabenchError, match="configuration: unknown key 'titel': did you mean 'title'"):
@@ -82,7 +99,14 @@ def test_a_mapping_is_read_as_a_file_is() -> None:
 
 
 def test_overrides_go_on_top() -> None:
-    overrides = ["name=y", "seeds=[5, 6]", "limits.seconds=7", "limits={memory: 1GiB}", "experiments.a.methods=[none, t1t2]", "title=a=b"]
+    overrides = [
+        "name=y",
+        "seeds=[5, 6]",
+        "limits.seconds=7",
+        "limits={memory: 1GiB}",
+        "experiments.a.methods=[none, t1t2]",
+        "title=a=b",
+    ]
     suite = load_suite({"name": "x", "experiments": {"a": {"problem": "toy_1d", "methods": []}}}, overrides)
     assert (suite.name, suite.seeds, suite.title) == ("y", [5, 6], "a=b")
     assert (suite.limits.seconds, suite.limits.memory) == (7.0, "1GiB")
@@ -120,7 +144,11 @@ def test_defaults_are_not_shared_between_suites() -> None:
 
 def test_the_resolved_configuration_reads_back_as_the_same_suite(tmp_path: Path) -> None:
     suite = load_suite(
-        {"name": "x", "device": "cuda", "experiments": {"a": {"problem": "toy_1d", "methods": ["none", {"evograd": {"copies": [2, 3]}}]}}}
+        {
+            "name": "x",
+            "device": "cuda",
+            "experiments": {"a": {"problem": "toy_1d", "methods": ["none", {"evograd": {"copies": [2, 3]}}]}},
+        }
     )
     path = tmp_path / "resolved.yaml"
     path.write_text(to_yaml(suite))
@@ -129,7 +157,15 @@ def test_the_resolved_configuration_reads_back_as_the_same_suite(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("1B", 1), ("2KB", 2000), ("512MiB", 512 * 2**20), ("4 GiB", 4 * 2**30), ("1.5GiB", 3 * 2**29), ("3GB", 3 * 10**9), ("1TiB", 2**40)],
+    [
+        ("1B", 1),
+        ("2KB", 2000),
+        ("512MiB", 512 * 2**20),
+        ("4 GiB", 4 * 2**30),
+        ("1.5GiB", 3 * 2**29),
+        ("3GB", 3 * 10**9),
+        ("1TiB", 2**40),
+    ],
 )
 def test_memory_is_read_with_its_unit(text: str, size: int) -> None:
     assert memory_bytes(text) == size

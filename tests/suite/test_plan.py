@@ -31,12 +31,19 @@ def test_every_combination_is_a_cell_in_the_order_of_the_suite(planned: Planned)
         problem="label_noise",
         datasets=["fashion_mnist_10k", "digits"],
         sizes=["mlp64", "mlp256"],
-        options={"rate": [0.2, 0.4], "noise": "uniform"},
+        options={"rate": [0.2, 0.4], "noise": "uniform", "train": 1000, "validation": 400},
         inner_steps=[1, 2],
         methods=["none", {"evograd": {"copies": [2, 4], "sigma": [0.01, 0.1]}}],
     )
     combinations = [
-        (c.dataset, c.size, c.problem_options["rate"], c.inner_steps, c.method, *(c.method_options.get(o) for o in ("copies", "sigma")))
+        (
+            c.dataset,
+            c.size,
+            c.problem_options["rate"],
+            c.inner_steps,
+            c.method,
+            *(c.method_options.get(o) for o in ("copies", "sigma")),
+        )
         for c in found.cells
     ]
     assert combinations == [
@@ -45,7 +52,10 @@ def test_every_combination_is_a_cell_in_the_order_of_the_suite(planned: Planned)
         for size in ("mlp64", "mlp256")
         for rate in (0.2, 0.4)
         for steps in (1, 2)
-        for method in (("none", None, None), *(("evograd", copies, sigma) for copies in (2, 4) for sigma in (0.01, 0.1)))
+        for method in (
+            ("none", None, None),
+            *(("evograd", copies, sigma) for copies in (2, 4) for sigma in (0.01, 0.1)),
+        )
     ]
     assert found.rows == 3 * len(found.cells)
     assert {cell.problem_options["noise"] for cell in found.cells} == {"uniform"}
@@ -87,13 +97,25 @@ def test_rows_lie_in_readable_folders(planned: Planned) -> None:
         ({"datasets": ["digits"]}, "unknown data set of problem 'toy_1d' 'digits': known: analytic"),
         ({"sizes": ["scaler"]}, "unknown size of problem 'toy_1d' 'scaler': did you mean 'scalar'?"),
         ({"sizes": ["mlp64"]}, "unknown size of problem 'toy_1d' 'mlp64': known: scalar"),
-        ({"options": {"learning_rat": 1}}, "unknown option of problem 'toy_1d' 'learning_rat': did you mean 'learning_rate'?"),
+        (
+            {"options": {"learning_rat": 1}},
+            "unknown option of problem 'toy_1d' 'learning_rat': did you mean 'learning_rate'?",
+        ),
         ({"options": {"learning_rate": 0}}, "option 'learning_rate' of problem 'toy_1d': must be above 0"),
-        ({"options": {"learning_rate": "fast"}}, "option 'learning_rate' of problem 'toy_1d': expected a number, got 'fast'"),
+        (
+            {"options": {"learning_rate": "fast"}},
+            "option 'learning_rate' of problem 'toy_1d': expected a number, got 'fast'",
+        ),
         ({"methods": [{"evograd": {"copy": 2}}]}, "unknown option of method 'evograd' 'copy': did you mean 'copies'?"),
-        ({"methods": [{"evograd": {"copies": [2, 1]}}]}, "option 'copies' of method 'evograd': must be at least 2, got 1"),
+        (
+            {"methods": [{"evograd": {"copies": [2, 1]}}]},
+            "option 'copies' of method 'evograd': must be at least 2, got 1",
+        ),
         ({"methods": [{"evograd": {"copies": 2.5}}]}, "option 'copies' of method 'evograd': expected int, got 2.5"),
-        ({"methods": [{"evograd": {"copies": []}}]}, "option 'copies' of method 'evograd': an empty list sweeps nothing"),
+        (
+            {"methods": [{"evograd": {"copies": []}}]},
+            "option 'copies' of method 'evograd': an empty list sweeps nothing",
+        ),
         ({"methods": [{"t1t2": {}, "none": {}}]}, "methods: expected a name or {name: {option: value}}"),
         ({"methods": [3]}, "methods: expected a name or {name: {option: value}}, got 3"),
         ({"methods": [{"evograd": 3}]}, "methods: expected a name or {name: {option: value}}, got {'evograd': 3}"),
@@ -120,7 +142,9 @@ def test_a_method_may_be_written_with_and_without_options(planned: Planned) -> N
     "methods", [["t1t2", "t1t2"], ["evograd", {"evograd": {"copies": 2}}], [{"evograd": {"sigma": [0.01, 1e-2]}}]]
 )
 def test_a_cell_described_twice_is_refused(planned: Planned, methods: list[object]) -> None:
-    with pytest.raises(MetabenchError, match=r"duplicate cell toy_1d/analytic/scalar/.*, described by experiment 'toy' twice"):
+    with pytest.raises(
+        MetabenchError, match=r"duplicate cell toy_1d/analytic/scalar/.*, described by experiment 'toy' twice"
+    ):
         planned(methods=methods)
 
 
@@ -146,7 +170,9 @@ def test_a_plugin_adds_its_methods(planned: Planned, tmp_path: Path) -> None:
         plan(load_suite(suite | {"plugins": [str(tmp_path / "other.py")]}))
 
 
-@pytest.mark.parametrize("path", [ROOT / "config/config.yaml", *(ROOT / "config/suites").glob("*.yaml")], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "config/config.yaml", *(ROOT / "config/suites").glob("*.yaml")], ids=lambda path: path.name
+)
 def test_the_suites_that_ship_can_be_planned(path: Path) -> None:
     found = plan(load_suite(path))
     assert found.cells
@@ -161,3 +187,8 @@ def test_planning_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_suite_that_takes_more_examples_than_there_are_is_refused(planned: Planned) -> None:
+    with pytest.raises(MetabenchError, match="takes 9,000 training examples, data set 'digits' has 1,437"):
+        planned(problem="label_noise", datasets=["digits"], methods=["none"])

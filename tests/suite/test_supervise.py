@@ -60,7 +60,9 @@ def test_rows_come_back_and_are_written(cell: Cell, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "rows.parquet"
     rows = supervise(cell, out, silent, rows_then(lambda: None, after=3))
     assert statuses(rows) == [(0, "ok"), (1, "ok"), (2, "ok")]
-    assert read_rows(out).select(["seed", "quality"]).to_pylist() == [{"seed": s, "quality": float(s)} for s in cell.seeds]
+    assert read_rows(out).select(["seed", "quality"]).to_pylist() == [
+        {"seed": s, "quality": float(s)} for s in cell.seeds
+    ]
     assert os.listdir(out.parent) == ["rows.parquet"]
 
 
@@ -89,7 +91,12 @@ def test_progress_is_told_stage_by_stage(cell: Cell, tmp_path: Path) -> None:
 
     told: list[tuple[str, int, int]] = []
     supervise(cell, tmp_path / "rows.parquet", lambda *what: told.append(what), run)
-    assert {("training", 0, 10_000), ("training", 10_000, 10_000), ("error", 0, 10_000), ("error", 10_000, 10_000)} <= set(told)
+    assert {
+        ("training", 0, 10_000),
+        ("training", 10_000, 10_000),
+        ("error", 0, 10_000),
+        ("error", 10_000, 10_000),
+    } <= set(told)
     assert len(told) < 1_000
 
 
@@ -137,7 +144,9 @@ def test_a_process_that_hangs_past_the_limit_is_a_timeout(cell: Cell, tmp_path: 
         while True:
             time.sleep(1)
 
-    rows = supervise(short, tmp_path / "rows.parquet", lambda stage, done, total: pids.append(int(stage)), run, grace=0.3)
+    rows = supervise(
+        short, tmp_path / "rows.parquet", lambda stage, done, total: pids.append(int(stage)), run, grace=0.3
+    )
     assert statuses(rows) == [(0, "ok"), (1, "timeout"), (2, "timeout")]
     assert rows[1]["message"].startswith("passed the cell's time limit of 0.2 s and did not stop within 0.3 s")
     assert not psutil.pid_exists(pids[0])
@@ -183,7 +192,12 @@ def test_thread_pools_are_fixed_before_torch_is_imported(cell: Cell, tmp_path: P
         yield from (finished(cell, seed) for seed in cell.seeds)
 
     before = dict(os.environ)
-    supervise(dataclasses.replace(cell, threads=7), tmp_path / "rows.parquet", lambda stage, done, total: told.append(stage), run)
+    supervise(
+        dataclasses.replace(cell, threads=7),
+        tmp_path / "rows.parquet",
+        lambda stage, done, total: told.append(stage),
+        run,
+    )
     assert told == ["77"]
     assert dict(os.environ) == before
 
@@ -248,7 +262,9 @@ def test_a_killed_run_leaves_no_file_and_no_process(hanging: tuple[subprocess.Po
 
 
 def test_the_real_runner_gives_a_row_for_each_seed(cell: Cell, tmp_path: Path) -> None:
-    quick = dataclasses.replace(cell, measure=cell.measure | {"time_budget": 0.01, "time_repeats": 3, "error_windows": 1})
+    quick = dataclasses.replace(
+        cell, measure=cell.measure | {"time_budget": 0.01, "time_repeats": 3, "error_windows": 1}
+    )
     rows = supervise(quick, tmp_path / "rows.parquet", silent)
     assert statuses(rows) == [(0, "ok"), (1, "ok"), (2, "ok")]
     assert all(row["peak_bytes"] > 0 and row["time_median_s"] > 0 for row in rows)
