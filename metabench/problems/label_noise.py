@@ -1,7 +1,8 @@
 """Learning with noisy labels: a small network weighs each example by its loss, and learns to from a few clean examples.
 
 f(w, l) = sum_i v_i CE_i(w) + decay/2 |w|^2, where v_i = V_l(CE_i) / sum_j V_l(CE_j) over the batch and V_l is a 1-100-1 network
-with a sigmoid; F = mean cross-entropy on clean meta-validation examples. Shu et al. 2019 (Meta-Weight-Net), equations 1 to 5.
+with a sigmoid; F = mean cross-entropy on clean meta-validation examples. Shu et al. 2019 (Meta-Weight-Net),
+whose code normalises the weights over a batch.
 
 V reads the losses as constants, as in the paper: the stop-gradient is part of f, and every method differentiates f as it stands.
 For windows of one step this is the derivative in the plain sense too; with `detach: false` it is for longer ones.
