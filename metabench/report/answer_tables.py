@@ -7,13 +7,13 @@ from typing import Any
 from metabench.report import numbers
 from metabench.report.answers import Answer, Glance, reference_label
 from metabench.report.cells import (
-    INTERVAL_WORDS,
     chance_cell,
     estimate_record,
     failures_cell,
     setting_cells,
 )
 from metabench.report.entries import Entry, Suite
+from metabench.report.interval_words import INTERVAL_WORDS, NOMINAL
 from metabench.report.table import Cell, Column, Table
 from metabench.results.statistics import MINIMUM_SEEDS
 
@@ -24,6 +24,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
         "answer-quality",
         "Which method gives the best quality, and which that ties with it costs least",
         f"Mean test quality and {INTERVAL_WORDS}. A method ties with the best where their intervals overlap; it may still be worse. "
+        "Both are sought among methods whose every seed finished, if there is any. "
         f"Ratios in parentheses are to {suite.baseline}. Hardware: {', '.join(suite.hardware) or 'none'}.",
         [
             Column("task", "problem", numeric=False),
@@ -34,7 +35,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
                 "tied",
                 "tie with it",
                 numeric=False,
-                description="other methods whose interval overlaps that of the best",
+                description="other methods, every seed finished, whose interval overlaps that of the best",
             ),
             Column("memory", "least memory among these", numeric=False),
             Column("time", "fastest among these", numeric=False),
@@ -164,8 +165,10 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
         "methods",
         "Each method at a glance",
         f"Over all settings. Beats {reference}: chance that a run has better quality than a run of {reference}, averaged over settings, "
-        "with a 95 % interval that resamples seeds within each setting and never settings. Ratios: median and range of cost over that of "
-        f"{suite.baseline} under equal conditions.",
+        f"with a {NOMINAL} interval that resamples seeds within each setting and never settings; a run that failed counts as a loss, "
+        f"unless the method does not apply (unsupported). Ratios: cost over that of {suite.baseline} under equal conditions, "
+        "median of one value a setting [range of all], each method over its own settings: "
+        "where their numbers differ, two rows do not compare.",
         [
             Column("label", "method", numeric=False),
             Column("target", "target", numeric=False),
@@ -174,16 +177,22 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                 "ties",
                 "best or ties",
                 "Test quality",
-                "settings where it has the best quality or its interval overlaps the best one's",
+                "settings where every seed of it finished and it has the best quality or its interval overlaps the best one's",
             ),
-            Column("improvement", f"beats {reference}", "Test quality", "chance of improvement [95 % interval]"),
+            Column("improvement", f"beats {reference}", "Test quality", f"chance of improvement [{NOMINAL} interval]"),
+            Column(
+                "ratio_settings",
+                "settings",
+                f"Cost over {suite.baseline}",
+                "settings that the medians of cost are over",
+            ),
             Column("memory_ratio", "memory", f"Cost over {suite.baseline}", "peak bytes of one hypergradient"),
             Column("time_ratio", "time", f"Cost over {suite.baseline}", "median time of one hypergradient"),
             Column(
                 "cosine",
                 "least cosine",
                 "Hypergradient",
-                "the lowest cosine with the exact unrolled hypergradient, over all settings",
+                "the lowest cosine with the exact unrolled hypergradient, over all settings; of the mean draw where a method draws",
             ),
             Column(
                 "own_error",
@@ -211,13 +220,12 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                 if glance.quality_settings
                 else Cell(numbers.ABSENT),
                 "improvement": improvement,
+                "ratio_settings": Cell(numbers.count(glance.ratio_settings), glance.ratio_settings)
+                if glance.ratio_settings
+                else Cell(numbers.ABSENT),
                 "memory_ratio": _spread_cell(glance.memory_ratio),
                 "time_ratio": _spread_cell(glance.time_ratio),
-                "cosine": Cell(
-                    numbers.cosine(glance.cosine),
-                    glance.cosine,
-                    title="" if glance.cosine is None else repr(glance.cosine),
-                ),
+                "cosine": _cosine_cell(glance),
                 "own_error": Cell(numbers.plain(glance.own_error, 2), glance.own_error),
                 "failures": Cell(
                     f"of {numbers.count(glance.runs)}" if glance.failures else f"0 of {numbers.count(glance.runs)}",
@@ -236,16 +244,31 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                 **estimate_record("improvement", glance.improvement),
                 "improvement_over": reference,
                 "improvement_settings": glance.improvement_tasks,
+                "ratio_settings": glance.ratio_settings,
                 **_spread_record("memory_ratio", glance.memory_ratio),
                 **_spread_record("time_ratio", glance.time_ratio),
                 "least_cosine": glance.cosine,
                 "largest_own_error": glance.own_error,
+                "samples_of_a_method_that_draws": glance.samples,
                 "runs": glance.runs,
                 "ok": glance.ok,
             }
         )
-    table.drop_absent(("ties", "improvement", "memory_ratio", "time_ratio", "cosine", "own_error"))
+    drawn = sorted({glance.samples for glance in found if glance.samples})
+    if drawn:
+        table.caption += (
+            f" Mean draw: the cosine of the mean over draws, of {' or '.join(map(str, drawn))} samples a seed, since one draw is "
+            "noise; the own error of such a method is that of single draws, noise and scale included."
+        )
+    table.drop_absent(("ties", "improvement", "ratio_settings", "memory_ratio", "time_ratio", "cosine", "own_error"))
     return table
+
+
+def _cosine_cell(glance: Glance) -> Cell:
+    if glance.cosine is None:
+        return Cell(numbers.ABSENT)
+    words = " (mean draw)" if glance.samples else ""
+    return Cell(f"{numbers.cosine(glance.cosine)}{words}", glance.cosine, title=repr(glance.cosine))
 
 
 def _spread_cell(spread: tuple[float, float, float] | None) -> Cell:

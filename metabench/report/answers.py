@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ class Answer:
     """What one setting answers.
 
     best: highest mean quality (lowest where the metric is to be small), None where none was measured. tied: entries whose interval overlaps
-    that of the best, itself included. least_memory, fastest: the cheapest of those that compute a hypergradient. For a setting that
+    that of the best, itself included. Both are sought among entries whose every seed finished, if there is any: a mean over survivors says
+    nothing about a method that fails. least_memory, fastest: the cheapest of those that compute a hypergradient. For a setting that
     measures cost only, they are the cheapest at its largest number of inner steps, and `exact_memory` and `exact_time` are the cheapest
     that are exact for the unrolled hypergradient. idle_ties: training without any hypergradient ties with the best.
     """
@@ -36,7 +38,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Glance:
-    """One label over all settings. Ratios are to the suite's baseline: median, least and greatest over what could be compared."""
+    """One label over all settings.
+
+    Ratios are to the suite's baseline: median, least and greatest over its own settings, one value a setting; ratio_settings counts these.
+    cosine: the least `direction_cosine`. samples: of each seed, where the method draws.
+    """
 
     label: str
     best_or_tied: int
@@ -45,8 +51,10 @@ class Glance:
     improvement_tasks: int
     memory_ratio: tuple[float, float, float] | None
     time_ratio: tuple[float, float, float] | None
+    ratio_settings: int
     cosine: float | None
     own_error: float | None
+    samples: int | None
     ok: int
     runs: int
     failures: dict[str, int]
@@ -59,8 +67,9 @@ def answer_setting(setting: Setting, entries: list[Entry]) -> Answer:
     measured = [entry for entry in entries if entry.quality is not None]
     if measured:
         sign = 1.0 if measured[0].higher_is_better else -1.0
-        best = max(measured, key=lambda entry: sign * _quality(entry).value)
-        tied = tuple(entry for entry in measured if entry is best or _quality(entry).overlaps(_quality(best)))
+        eligible = [entry for entry in measured if entry.ok == entry.seeds] or measured
+        best = max(eligible, key=lambda entry: sign * _quality(entry).value)
+        tied = tuple(entry for entry in eligible if entry is best or _quality(entry).overlaps(_quality(best)))
         working = [entry for entry in tied if entry.target != NO_HYPERGRADIENT]
         idle = any(entry.target == NO_HYPERGRADIENT for entry in tied)
         cheapest = (_least(working, "peak_bytes"), _least(working, "time_median"))
@@ -125,14 +134,14 @@ def _glance(
     pairs = []
     for entry in quality:
         other = references.get(comparable(entry))
-        if other is None or label == reference or not entry.quality_by_seed or not other.quality_by_seed:
+        if other is None or label == reference or not other.quality_by_seed:
             continue
-        sign = 1.0 if entry.higher_is_better else -1.0
-        ours = [sign * value for value in entry.quality_by_seed.values()]
-        pairs.append((ours, [sign * value for value in other.quality_by_seed.values()]))
+        ours = _outcomes(entry, other.higher_is_better)
+        if ours:
+            pairs.append((ours, _outcomes(other, other.higher_is_better)))
     # Settings with too few seeds would take the interval from all the others.
     pairs = [pair for pair in pairs if min(map(len, pair)) >= MINIMUM_SEEDS] or pairs
-    cosines = [value for entry in entries if (value := entry.gradient["hypergradient_cosine"]) is not None]
+    cosines = [value for entry in entries if (value := entry.direction_cosine) is not None]
     errors = [value for entry in entries if (value := entry.gradient["target_error"]) is not None]
     return Glance(
         label,
@@ -140,19 +149,39 @@ def _glance(
         len({entry.setting for entry in quality}),
         probability_of_improvement(pairs) if pairs else None,
         len(pairs),
-        _spread([entry.memory_ratio for entry in entries]),
-        _spread([entry.time_ratio for entry in entries]),
+        _spread(entries, "memory_ratio"),
+        _spread(entries, "time_ratio"),
+        len({entry.setting for entry in entries if entry.memory_ratio is not None or entry.time_ratio is not None}),
         min(cosines, default=None),
         max(errors, default=None),
+        max((entry.samples or 0 for entry in entries if entry.draws), default=None),
         sum(entry.ok for entry in entries),
         sum(entry.seeds for entry in entries),
         total_failures(entries),
     )
 
 
-def _spread(values: list[float | None]) -> tuple[float, float, float] | None:
-    found = [value for value in values if value is not None]
-    return (statistics.median(found), min(found), max(found)) if found else None
+def _outcomes(entry: Entry, higher_is_better: bool) -> list[float]:
+    """Return the quality of each run, higher better, with -inf for a run that failed; runs that are `unsupported` are none."""
+    sign = 1.0 if higher_is_better else -1.0
+    failed = sum(number for status, number in entry.failures.items() if status != "unsupported")
+    return [sign * value for value in entry.quality_by_seed.values()] + [-math.inf] * failed
+
+
+def by_setting(entries: list[Entry], name: str) -> dict[Setting, float]:
+    """Return one number a setting, the median of what its entries measured: a sweep of options or inner steps counts once."""
+    found: dict[Setting, list[float]] = {}
+    for entry in entries:
+        value = getattr(entry, name)
+        if value is not None:
+            found.setdefault(entry.setting, []).append(value)
+    return {setting: float(statistics.median(values)) for setting, values in found.items()}
+
+
+def _spread(entries: list[Entry], name: str) -> tuple[float, float, float] | None:
+    values = by_setting(entries, name).values()
+    measured = [value for entry in entries if (value := getattr(entry, name)) is not None]
+    return (statistics.median(values), min(measured), max(measured)) if measured else None
 
 
 def _least(entries: list[Entry], name: str) -> Entry | None:

@@ -7,11 +7,7 @@ from typing import Any
 from metabench.report import numbers
 from metabench.report.entries import Entry, Setting, Suite, slug
 from metabench.report.table import Cell
-from metabench.results.statistics import CONFIDENCE, MINIMUM_SEEDS, Estimate
-
-INTERVAL_WORDS = (
-    f"{CONFIDENCE:.0%} bootstrap interval over seeds (percentile; none below {MINIMUM_SEEDS} seeds)".replace("%", " %")
-)
+from metabench.results.statistics import Estimate
 
 
 def setting_name(suite: Suite, setting: Setting) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -26,6 +27,8 @@ PANEL_WIDTH, PANEL_HEIGHT = 4.5, 3.1  # inches
 _MARGINS = (0.82, 0.5, 0.14, 0.08)  # inches: left, bottom, right, top
 _TITLE, _LEGEND_WIDTH = 0.26, 1.75
 _FAILED_AT_MOST = 10
+_LETTERS_ACROSS = 54  # in a panel's title
+_LETTERS_UPRIGHT = 38  # in a line of the y axis's name: what the height of the axes holds
 _SIDE, _ROW, _FLOOR = 0.26, 0.075, 0.2  # parts of an axis
 
 _PARAMETERS: dict[str, Any] = {
@@ -52,6 +55,7 @@ _PARAMETERS: dict[str, Any] = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "path.simplify": False,
+    "text.parse_math": False,  # a '$' in an option is no formula
 }
 
 
@@ -155,9 +159,10 @@ def inline_svg(document: str, description: str) -> str:
 def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle], title: bool = True) -> None:
     """Draw one panel: points with their intervals, the lines between them, the front, and a strip for what failed."""
     if title:
-        axes.set_title(panel.title, fontsize=8.5)
+        # A long title is set smaller, or it would run out of the figure.
+        axes.set_title(panel.title, fontsize=max(5.5, 8.5 * min(1.0, _LETTERS_ACROSS / max(1, len(panel.title)))))
     axes.set_xlabel(panel.x.name)
-    axes.set_ylabel(panel.y.name)
+    axes.set_ylabel(_upright(panel.y.name))
     seaborn.despine(ax=axes)
     placed = [failure for failure in panel.failures if failure.x is not None]
     aside = [failure for failure in panel.failures if failure.x is None]
@@ -199,6 +204,14 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle], title
         _draw_placed(axes, placed, rows, styles, top)
     if aside:
         _draw_aside(axes, aside, styles, side)
+
+
+def _upright(name: str) -> str:
+    """Return the name of a y axis in lines that its height holds: broken before '(', then between words."""
+    if len(name) <= _LETTERS_UPRIGHT:
+        return name
+    parts = name.replace(" (", "\n(").splitlines()
+    return "\n".join(textwrap.fill(part, _LETTERS_UPRIGHT, break_long_words=False) for part in parts)
 
 
 def _draw_points(axes: Axes, points: list[Point], styles: Mapping[str, LabelStyle]) -> None:

@@ -34,6 +34,11 @@ GRADIENT_COLUMNS = (
     "target_cosine",
     "target_norm_ratio",
     "target_error",
+    # Of methods that draw only.
+    "hypergradient_cosine_sd",
+    "hypergradient_mean_cosine",
+    "target_cosine_sd",
+    "target_mean_cosine",
 )
 
 
@@ -68,6 +73,7 @@ class Entry:
     """One method in one setting: its seeds brought together. Bytes and seconds are those of one hypergradient.
 
     Memory is the largest over seeds, time the median of the seeds' medians (quartiles likewise), the hypergradient's figures their mean.
+    samples: of each seed, windows times draws that the hypergradient's figures are means of. batch: 0 where no seed came to draw one.
     """
 
     setting: Setting
@@ -98,6 +104,7 @@ class Entry:
     first_call: float | None = None
     train: float | None = None
     gradient: dict[str, float | None] = field(default_factory=dict)
+    samples: int | None = None
     n_params: int | None = None
     n_meta: int | None = None
     memory_ratio: float | None = None
@@ -117,6 +124,16 @@ class Entry:
     def failures(self) -> dict[str, int]:
         """Seeds by status, those that finished left out."""
         return {status: number for status, number in self.statuses.items() if status != "ok"}
+
+    @property
+    def draws(self) -> bool:
+        """Whether the method draws at random, so that one cosine of it is noise."""
+        return self.gradient.get("hypergradient_cosine_sd") is not None
+
+    @property
+    def direction_cosine(self) -> float | None:
+        """Cosine with the exact unrolled hypergradient; of the mean draw where the method draws."""
+        return self.gradient.get("hypergradient_mean_cosine" if self.draws else "hypergradient_cosine")
 
     @property
     def worst_status(self) -> str:
@@ -145,6 +162,16 @@ class Suite:
         """The suite's name, from its rows or its configuration."""
         names = sorted({row["suite"] for row in self.rows})
         return ", ".join(names) or str(self.config.get("name", self.config.get("suite", ""))) or "suite"
+
+    @property
+    def title(self) -> str:
+        """The suite's title, or its name where it has none."""
+        return str(self.config.get("title") or self.name)
+
+    @property
+    def description(self) -> str:
+        """What the suite says of itself; may be empty."""
+        return str(self.config.get("description") or "")
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -179,7 +206,7 @@ class Suite:
         return {
             setting: sorted(
                 grouped[setting],
-                key=lambda entry: (place[entry.label], entry.inner_steps, entry.outer_steps, entry.batch),
+                key=lambda entry: (place[entry.label], entry.inner_steps, entry.outer_steps),
             )
             for setting in sorted(grouped, key=order)
         }
@@ -250,9 +277,8 @@ def load_suite(results: Path) -> Suite:
             row["device"],
             row["dtype"],
         )
-        grouped.setdefault((setting, row["label"], row["inner_steps"], row["outer_steps"], row["batch"]), []).append(
-            row
-        )
+        # Not by batch: a seed that failed before its first batch has none, and belongs to the same cell.
+        grouped.setdefault((setting, row["label"], row["inner_steps"], row["outer_steps"]), []).append(row)
     entries = [_entry(key[0], group) for key, group in grouped.items()]
     _add_quality(entries)
     _add_comparisons(entries, baseline)
@@ -264,7 +290,8 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
     statuses = Counter(row["status"] for row in rows)
     messages: dict[str, str] = {}
     for row in rows:
-        if row["status"] != "ok":
+        # An ok row may have one as well: what is missing from it.
+        if row["message"]:
             messages.setdefault(row["status"], row["message"])
     directions = _present(rows, "direction")
     return Entry(
@@ -275,7 +302,7 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
         exact=first["exact"],
         inner_steps=first["inner_steps"],
         outer_steps=first["outer_steps"],
-        batch=first["batch"],
+        batch=max(row["batch"] for row in rows),
         cells=tuple(dict.fromkeys(row["cell"] for row in rows)),
         hardware=", ".join(sorted({row["hardware"] for row in rows})),
         seeds=len(rows),
@@ -296,6 +323,7 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
         first_call=_median(rows, "first_call_s"),
         train=_median(rows, "train_s"),
         gradient={name: _mean(rows, name) for name in GRADIENT_COLUMNS},
+        samples=_largest(rows, "hypergradient_samples"),
         n_params=_largest(rows, "n_params"),
         n_meta=_largest(rows, "n_meta"),
     )
@@ -311,7 +339,7 @@ def _add_quality(entries: list[Entry]) -> None:
 
 
 def _add_comparisons(entries: list[Entry], baseline: str) -> None:
-    """Fill in ratios and the paired difference to the baseline of the same setting, inner steps, outer steps and batch."""
+    """Fill in ratios and the paired difference to the baseline of the same setting, inner steps and outer steps."""
     references = {comparable(entry): entry for entry in entries if entry.label == baseline}
     compared = [(entry, references[comparable(entry)]) for entry in entries if comparable(entry) in references]
     for entry, reference in compared:
@@ -325,7 +353,7 @@ def _add_comparisons(entries: list[Entry], baseline: str) -> None:
 
 def comparable(entry: Entry) -> tuple[Any, ...]:
     """Return what two entries must share for a ratio or a paired difference between them to mean something."""
-    return (entry.setting, entry.inner_steps, entry.outer_steps, entry.batch, entry.hardware)
+    return (entry.setting, entry.inner_steps, entry.outer_steps, entry.hardware)
 
 
 def _quotient(ours: float | None, theirs: float | None) -> float | None:

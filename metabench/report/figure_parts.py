@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from metabench.report import numbers
 from metabench.report.entries import Entry, Setting
 from metabench.report.panel import Axis, Failure, Point
-from metabench.results.statistics import CONFIDENCE, MINIMUM_SEEDS
 
 Settings = dict[Setting, list[Entry]]
 
@@ -38,8 +37,7 @@ def seeds(entries: list[Entry]) -> str:
     return f"n = {counts[0]} to {counts[-1]} seeds"
 
 
-def interval_words() -> str:
-    return f"{CONFIDENCE * 100:.0f} % bootstrap interval over seeds (percentile; none below {MINIMUM_SEEDS} seeds)"
+QUARTILES = "medians over seeds of each seed's quartiles over repeats"
 
 
 def conditions(entries: list[Entry]) -> str:

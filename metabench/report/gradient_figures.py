@@ -40,7 +40,7 @@ def error_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
                         joined(points, lambda point: owners[point.label]),
                         failures=failures_aside(entries),
                         floor=EXACT_BELOW,
-                        floor_words="below 10⁻⁷: exact up to rounding",
+                        floor_words=f"below 10⁻⁷: {'exact' if measure is ERROR else 'same direction'} up to rounding",
                     )
                 )
         if panels:
@@ -58,7 +58,7 @@ def error_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
         "error_cost",
         "Hypergradient error against cost",
         "Against the exact hypergradient of the whole unrolled window, float64, at a checkpoint that all methods share; "
-        f"lower left is better. Mean over {seeds(shown)}. Lines join the options of one method. "
+        f"lower left is better. Mean over {seeds(shown)}. Lines join the options of one method.{_drawing_words(shown)} "
         f"Strip at the right: runs without a result. {conditions(shown)}",
         [panel for _, panels, _ in groups for panel in panels],
         task,
@@ -67,8 +67,20 @@ def error_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
     return figure
 
 
+def _drawing_words(entries: list[Entry]) -> str:
+    """Say how methods that draw at random are shown; empty where there is none."""
+    drawn = sorted({entry.samples or 0 for entry in entries if entry.draws})
+    if not drawn:
+        return ""
+    methods = ", ".join(dict.fromkeys(entry.method for entry in entries if entry.draws))
+    return (
+        f" {methods} draws at random: its cosine is that of the mean draw, of n = {' or '.join(map(str, drawn))} samples a seed; its error "
+        "is that of single draws and includes noise and the scale of its step, which differs by construction."
+    )
+
+
 def _error_point(entry: Entry, column: str, cost: Axis) -> Point | None:
-    value = entry.gradient[column]
+    value = entry.direction_cosine if column == "hypergradient_cosine" else entry.gradient[column]
     spent = entry.peak_bytes if cost is MEMORY else entry.time_median
     if value is None or not spent:
         return None
@@ -77,5 +89,11 @@ def _error_point(entry: Entry, column: str, cost: Axis) -> Point | None:
         spent,
         1.0 - value if column.endswith("cosine") else value,
         n=entry.ok,
-        note=f"K={entry.inner_steps}",
+        note=f"K={entry.inner_steps}" + _note_on_draws(entry, column),
     )
+
+
+def _note_on_draws(entry: Entry, column: str) -> str:
+    if not entry.draws:
+        return ""
+    return f", mean draw of {entry.samples} samples" if column.endswith("cosine") else ", single draws, scale included"

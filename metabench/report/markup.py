@@ -121,5 +121,5 @@ def _group_class(name: str) -> str:
 
 
 def _breakable(name: str) -> str:
-    """Escape a name and let a line break after '_', '(' and ','."""
-    return re.sub(r"([_(,])", r"\1<wbr>", escape(name))
+    """Escape a name and let a line break after '_' and ',', and before '('."""
+    return re.sub(r"([_,])", r"\1<wbr>", escape(name)).replace("(", "<wbr>(")

@@ -111,6 +111,10 @@ def estimate(found: Estimate | None, signed: bool = False, decimals: int | None 
     if found.low is None or found.high is None:
         return plus + (significant(found.value, 4) if decimals is None else fixed(found.value, decimals))
     decimals = decimals_for(found) if decimals is None else decimals
+    if 0 < max(abs(found.value), abs(found.low), abs(found.high)) < 0.5 * 10.0**-decimals:
+        # All would be printed as zero.
+        low, high = (significant(bound, 2) for bound in (found.low, found.high))
+        return f"{plus}{significant(found.value, 2)} [{low}, {high}]"
     low, high = (fixed(bound, decimals) for bound in (found.low, found.high))
     return f"{plus}{fixed(found.value, decimals)} [{low}, {high}]"
 

@@ -14,6 +14,7 @@ from metabench.report.answers import answers, glances
 from metabench.report.drawing import draw_svg
 from metabench.report.entries import Suite, Task, load_suite
 from metabench.report.figures import all_figures
+from metabench.report.interval_words import INTERVAL_CAUTION
 from metabench.report.panel import Figure, Missing
 from metabench.report.setting_table import setting_table
 from metabench.report.style import STATUS_WORDS, style_variables
@@ -79,6 +80,7 @@ def render_page(suite: Suite) -> str:
         citations=_citations(suite),
         columns=COLUMNS,
         status_words=STATUS_WORDS,
+        interval_caution=INTERVAL_CAUTION,
         open_tables=len(suite.settings) <= OPEN_TABLES,
         headline=_headline(suite),
     )

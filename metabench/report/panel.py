@@ -119,7 +119,7 @@ class Figure:
                     name: getattr(point, name)
                     for name in ("label", "x", "x_low", "x_high", "y", "y_low", "y_high", "n", "on_front", "note")
                 }
-                records.append({**head, **values, "status": "ok"})
+                records.append({**head, **values, "status": "ok", "fit": panel.notes.get(point.label, "")})
             records += [
                 {**head, "label": failure.label, "x": failure.x, "n": failure.runs, "status": failure.status}
                 for failure in panel.failures
@@ -139,6 +139,7 @@ class Figure:
             "n",
             "on_front",
             "note",
+            "fit",
         ]
         return records_to_csv(records, names)
 

@@ -7,14 +7,15 @@ from dataclasses import replace
 from metabench.report.entries import Entry, Suite, Task, slug
 from metabench.report.figure_parts import (
     MEMORY,
+    QUARTILES,
     TIME,
     Settings,
     conditions,
     failures_aside,
-    interval_words,
     joined,
     seeds,
 )
+from metabench.report.interval_words import INTERVAL_WORDS
 from metabench.report.panel import Axis, Figure, Missing, Panel, Point
 from metabench.results.statistics import pareto_front
 
@@ -52,12 +53,12 @@ def quality_figure(suite: Suite, task: Task, settings: Settings, cost: Axis, kin
             f"Quality against {cost_word}: no setting of this problem has both a test quality and a measured {cost_word}.",
         )
     word = "peak memory" if cost is MEMORY else "time"
-    bars = " Horizontal bars: quartiles of the timed repeats." if cost is TIME else ""
+    bars = f" Horizontal bars: {QUARTILES}." if cost is TIME else ""
     return Figure(
         slug(kind, task.problem, task.dataset),
         kind,
         f"Test quality against {word}",
-        f"Points: mean test quality over {seeds(shown)}; vertical bars: {interval_words()}.{bars} Dashed: the Pareto front, which no other "
+        f"Points: mean test quality over {seeds(shown)}; vertical bars: {INTERVAL_WORDS}.{bars} Dashed: the Pareto front, which no other "
         f"method beats on both. Strip at the right: runs without a result. {conditions(shown)}",
         panels,
         task,

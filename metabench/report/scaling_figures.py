@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable
 
 from metabench.report import numbers
 from metabench.report.entries import Entry, Suite, Task, slug
-from metabench.report.figure_parts import MEMORY, TIME, Settings, conditions, joined, seeds
+from metabench.report.figure_parts import MEMORY, QUARTILES, TIME, Settings, conditions, joined, seeds
 from metabench.report.panel import Axis, Failure, Figure, Missing, Panel, Point
 from metabench.results.statistics import Fit, line, power_law
 
@@ -17,12 +18,22 @@ _SIZES_AT_LEAST = 3
 
 
 def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missing:
-    """Return memory and time against the number of inner parameters, with the fitted exponent of each method."""
+    """Return memory and time against the number of inner parameters, with the fitted exponent of each method.
+
+    Each family of models has panels and exponents of its own: a dense and a convolutional network share no law.
+    """
     groups: dict[tuple[object, ...], list[Entry]] = {}
     for setting, entries in settings.items():
         for entry in entries:
             groups.setdefault(
-                (setting.problem_options, setting.device, setting.dtype, entry.batch, entry.inner_steps), []
+                (
+                    family(setting.size),
+                    setting.problem_options,
+                    setting.device,
+                    setting.dtype,
+                    entry.inner_steps,
+                ),
+                [],
             ).append(entry)
     parameters = {
         (entry.setting.size): entry.n_params for entries in groups.values() for entry in entries if entry.n_params
@@ -41,7 +52,7 @@ def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missin
             < _SIZES_AT_LEAST
         ):
             continue
-        title = " · ".join(str(part) for part in (key[0], f"K = {key[4]}") if part)
+        title = " · ".join(str(part) for part in (f"{key[0]} family", key[1], f"K = {key[4]}") if part)
         pair = _cost_panels(
             entries, PARAMETERS, lambda entry: parameters.get(entry.setting.size), title, _exponent_note
         )
@@ -51,14 +62,15 @@ def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missin
         return Missing(
             "scaling_size",
             task,
-            f"Cost against model size: fewer than {_SIZES_AT_LEAST} sizes were measured with the same number of inner steps.",
+            f"Cost against model size: fewer than {_SIZES_AT_LEAST} sizes of one family were measured with the same number of inner steps.",
         )
     return Figure(
         slug("scaling_size", task.problem, task.dataset),
         "scaling_size",
         "Memory and time against model size",
-        "Logarithmic axes; b: exponent of y = a xᵇ fitted by least squares on logarithms, ± its standard error, over that many sizes. "
-        f"Memory: largest over {seeds(shown)}; time: median, bars: quartiles. Strip at the top: no result. {conditions(shown)}",
+        "Logarithmic axes; b: exponent of y = a xᵇ fitted by least squares on logarithms within one family of models, "
+        f"± its standard error, over that many sizes. Memory: largest over {seeds(shown)}; time: median, bars: {QUARTILES}. "
+        f"Strip at the top: no result. {conditions(shown)}",
         panels,
         task,
     )
@@ -69,9 +81,7 @@ def steps_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
     groups: dict[tuple[object, ...], list[Entry]] = {}
     for setting, entries in settings.items():
         for entry in entries:
-            groups.setdefault(
-                (setting.size, setting.problem_options, setting.device, setting.dtype, entry.batch), []
-            ).append(entry)
+            groups.setdefault((setting.size, setting.problem_options, setting.device, setting.dtype), []).append(entry)
     panels: list[Panel] = []
     shown: list[Entry] = []
     for key, entries in sorted(groups.items(), key=lambda group: -len(group[1])):
@@ -92,10 +102,16 @@ def steps_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
         "scaling_steps",
         "Memory and time against inner steps",
         "Logarithmic axes. Per step: slope of a straight line fitted by least squares (not on logarithms), ± its standard error. "
-        f"Memory: largest over {seeds(shown)}; time: median, bars: quartiles. Strip at the top: runs without a result. {conditions(shown)}",
+        f"Memory: largest over {seeds(shown)}; time: median, bars: {QUARTILES}. Strip at the top: no result. {conditions(shown)}",
         panels,
         task,
     )
+
+
+def family(size: str) -> str:
+    """Return the family of models that a size belongs to, the letters that its name begins with: 'mlp' of 'mlp256'."""
+    letters = re.match(r"[a-z]+", size)
+    return letters.group() if letters else size
 
 
 Note = Callable[[list[Point], Axis], str]
@@ -127,6 +143,9 @@ def _cost_panels(
                         y_low=statistics.median(low) if low and high else None,
                         y_high=statistics.median(high) if low and high else None,
                         n=sum(entry.seeds for entry in group),
+                        note=", ".join(
+                            dict.fromkeys(f"{entry.setting.size}, K={entry.inner_steps}" for entry in group)
+                        ),
                     )
                 )
             elif all(entry.failed for entry in group):

@@ -7,7 +7,6 @@ from typing import Any
 from metabench.report import numbers
 from metabench.report.answers import answer_setting
 from metabench.report.cells import (
-    INTERVAL_WORDS,
     bytes_cell,
     estimate_cell,
     estimate_record,
@@ -16,6 +15,7 @@ from metabench.report.cells import (
     time_cell,
 )
 from metabench.report.entries import Entry, Setting, Suite
+from metabench.report.interval_words import INTERVAL_WORDS
 from metabench.report.table import Cell, Column, Table
 
 _EXACT_GROUP, _OWN_GROUP = "Against the exact unrolled", "Against its own target"
@@ -25,6 +25,12 @@ _GRADIENT_COLUMNS = (
         "cosine",
         _EXACT_GROUP,
         "cosine with the exact hypergradient of the whole unrolled window",
+    ),
+    Column(
+        "hypergradient_mean_cosine",
+        "cosine of mean draw",
+        _EXACT_GROUP,
+        "the same cosine of the mean over draws, for methods that draw",
     ),
     Column(
         "hypergradient_norm_ratio", "norm ratio", _EXACT_GROUP, "norm over that of the exact unrolled hypergradient"
@@ -37,6 +43,12 @@ _GRADIENT_COLUMNS = (
     ),
     Column(
         "target_cosine", "cosine", _OWN_GROUP, "cosine with the exact value of what the method says that it estimates"
+    ),
+    Column(
+        "target_mean_cosine",
+        "cosine of mean draw",
+        _OWN_GROUP,
+        "the same cosine of the mean over draws, for methods that draw",
     ),
     Column("target_norm_ratio", "norm ratio", _OWN_GROUP, "norm over that of the exact value of its own target"),
     Column(
@@ -76,12 +88,16 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     hardware = ", ".join(sorted({entry.hardware for entry in entries}))
     sources = ", ".join(sorted({entry.memory_source for entry in entries if entry.memory_source})) or "not measured"
     trained = any(entry.quality for entry in entries)
-    quality = f"Quality: mean and {INTERVAL_WORDS}; bold: the best, and what overlaps it. " if trained else ""
+    quality = (
+        f"Quality: mean and {INTERVAL_WORDS}; bold: the best, and what overlaps it, of methods whose every seed finished (if any). "
+        if trained
+        else ""
+    )
     table = Table(
         setting_name(suite, setting),
         f"{setting.task.problem} on {setting.task.dataset}: {suite.titles[setting]}",
         f"{quality}Memory and time are of one hypergradient; ratios are to {suite.baseline}, same inner steps. "
-        f"{setting.dtype} on {hardware}; memory from: {sources}.",
+        f"{setting.dtype} on {hardware}; memory from: {sources}.{drawing_words(entries)}",
         columns,
     )
     best = answer_best(setting, entries)
@@ -92,16 +108,16 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     for entry in entries:
         table.rows.append(_setting_row(entry, best, decimals))
         table.records.append(_record(entry))
-    steps = {(entry.inner_steps, entry.outer_steps, entry.batch) for entry in entries}
+    steps = {(entry.inner_steps, entry.outer_steps) for entry in entries}
+    batches = {entry.batch for entry in entries if entry.batch}
     optional = [column.key for column in columns if column.group]
     if len(steps) == 1:
-        inner, outer, batch = next(iter(steps))
+        inner, outer = next(iter(steps))
         optional.append("inner_steps")
         table.columns = [column for column in table.columns if column.key != "inner_steps"]
         parts = [numbers.plural(inner, "inner step")]
-        parts += [numbers.plural(outer, "meta-update")] * (outer > 0) + [f"batches of {numbers.count(batch)}"] * (
-            batch > 0
-        )
+        parts += [numbers.plural(outer, "meta-update")] * (outer > 0)
+        parts += [f"batches of {' or '.join(map(numbers.count, sorted(batches)))}"] if batches else []
         table.caption += f" {', '.join(parts)}."
     table.drop_absent(tuple(optional))
     if not trained:
@@ -144,10 +160,33 @@ def _setting_row(entry: Entry, best: set[int], decimals: tuple[int | None, int |
         "time_ratio": Cell(numbers.ratio(entry.time_ratio), entry.time_ratio),
     }
     for column in _GRADIENT_COLUMNS:
-        value = entry.gradient[column.key]
-        text = numbers.cosine(value) if column.key.endswith("cosine") else numbers.plain(value)
-        row[column.key] = Cell(text, value, title="" if value is None else repr(value))
+        row[column.key] = _gradient_cell(entry, column.key)
     return row
+
+
+def _gradient_cell(entry: Entry, key: str) -> Cell:
+    value = entry.gradient[key]
+    if value is None:
+        return Cell(numbers.ABSENT)
+    if not key.endswith("cosine"):
+        return Cell(numbers.plain(value), value, title=repr(value))
+    spread = entry.gradient.get(f"{key}_sd")
+    if spread is None:
+        return Cell(numbers.cosine(value), value, title=repr(value))
+    title = f"{value!r}; standard deviation {spread!r} over {entry.samples} samples a seed"
+    return Cell(f"{numbers.fixed(value, 2)} ± {numbers.fixed(spread, 2)}", value, title=title)
+
+
+def drawing_words(entries: list[Entry]) -> str:
+    """Say what the figures of methods that draw at random are; empty where there is none."""
+    drawn = sorted({entry.samples or 0 for entry in entries if entry.draws})
+    if not drawn:
+        return ""
+    methods = ", ".join(dict.fromkeys(entry.method for entry in entries if entry.draws))
+    return (
+        f" {methods} draws at random: its cosine is that of one draw ± standard deviation over "
+        f"n = {' or '.join(map(str, drawn))} samples a seed, and its relative error includes that noise and the scale of its step."
+    )
 
 
 def _record(entry: Entry) -> dict[str, Any]:
@@ -189,6 +228,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "first_call_s": entry.first_call,
         "train_s": entry.train,
         **entry.gradient,
+        "hypergradient_samples": entry.samples,
         "n_params": entry.n_params,
         "n_meta": entry.n_meta,
     }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 
 from metabench.report import numbers
-from metabench.report.answers import NO_HYPERGRADIENT, Answer, Glance
-from metabench.report.entries import Entry, Suite
+from metabench.report.answers import NO_HYPERGRADIENT, Answer, Glance, by_setting
+from metabench.report.entries import Entry, Suite, comparable
 
 _NAMED_AT_MOST = 4
 EXACT_WITHIN = 1e-6
+# Their own code is what they are compared with: that they agree says nothing.
+YARDSTICKS = frozenset({"unrolled", "truncated", "t1t2"})
 
 
 def sentences(suite: Suite, found: list[Answer], overview: list[Glance]) -> list[tuple[str, str]]:
@@ -61,32 +63,48 @@ def _quality(found: list[Answer], overview: list[Glance]) -> str:
 
 
 def _cost(suite: Suite, name: str, what: str, word: str) -> str:
-    """Say which label is cheapest against the baseline among those exact for the unrolled hypergradient, and among all."""
-    ratios: dict[str, list[float]] = {}
-    first: dict[str, Entry] = {}
-    for entry in suite.entries:
-        value = getattr(entry, name)
-        if value is not None and entry.target != NO_HYPERGRADIENT:
-            ratios.setdefault(entry.label, []).append(value)
-            first.setdefault(entry.label, entry)
-    parts = []
-    exact = [label for label in ratios if first[label].exact and first[label].target == "unrolled"]
-    for labels, among in (
-        (exact, "Of the methods that are exact for the unrolled hypergradient"),
-        (list(ratios), "Of all"),
-    ):
-        if len(labels) < 2:
-            continue
-        # Compared over as many settings as possible: a label that ran in one cheap corner only is no winner.
-        widest = max(len(ratios[label]) for label in labels)
-        fair = [label for label in labels if len(ratios[label]) >= widest / 2]
-        best = min(fair, key=lambda label: statistics.median(ratios[label]))
-        values = ratios[best]
-        spread = f" (from {numbers.ratio(min(values))} to {numbers.ratio(max(values))})" if len(values) > 1 else ""
-        parts.append(
-            f"{among}, `{best}` {what}: {numbers.ratio(statistics.median(values))} the {word} of `{suite.baseline}`{spread}."
+    """Say which method is cheapest against the baseline among those exact for the unrolled hypergradient, and among all."""
+    estimating = [entry for entry in suite.entries if entry.target != NO_HYPERGRADIENT]
+    exact = [entry for entry in estimating if entry.exact and entry.target == "unrolled"]
+    among = (
+        (exact, "that are exact for the unrolled hypergradient"),
+        (estimating, "that estimate a hypergradient"),
+    )
+    return " ".join(
+        text for entries, which in among if (text := _cheapest(suite.baseline, entries, which, name, what, word))
+    )
+
+
+def _cheapest(baseline: str, entries: list[Entry], which: str, name: str, what: str, word: str) -> str:
+    """Compare methods over the settings that all of them share, at the inner steps that all share, one value a method and setting.
+
+    Empty for fewer than two methods, and where none is shared: medians over different settings do not compare.
+    """
+    measured = [entry for entry in entries if getattr(entry, name) is not None]
+    methods = list(dict.fromkeys(entry.method for entry in measured))
+    if len(methods) < 2:
+        return ""
+    conditions = {method: {comparable(entry) for entry in measured if entry.method == method} for method in methods}
+    shared = set.intersection(*conditions.values())
+    if not shared:
+        return ""
+    values = {
+        method: by_setting(
+            [entry for entry in measured if entry.method == method and comparable(entry) in shared], name
         )
-    return " ".join(parts)
+        for method in methods
+    }
+    best = min(methods, key=lambda method: statistics.median(values[method].values()))
+    ratios = list(values[best].values())
+    low, high = numbers.ratio(min(ratios)), numbers.ratio(max(ratios))
+    spread = f" (median; a sweep counts once a setting; from {low} to {high})" if len(ratios) > 1 else ""
+    where = "In the one setting" if len(ratios) == 1 else f"Over the {numbers.count(len(ratios))} settings"
+    if all(ratio == 1.0 for ratio in ratios) and best == next(
+        (entry.method for entry in measured if entry.label == baseline), ""
+    ):
+        return f"{where} shared by all {len(methods)} methods {which}, `{best}`, the baseline, {what}."
+    middle = numbers.ratio(statistics.median(ratios))
+    return f"{where} shared by all {len(methods)} methods {which}, `{best}` {what}: {middle} the {word} of `{baseline}`{spread}."
 
 
 def _certified(suite: Suite) -> str:
@@ -97,27 +115,39 @@ def _certified(suite: Suite) -> str:
     ]
     if not checked:
         return "No hypergradient was compared with the exact one."
-    exact = [entry for entry in checked if entry.exact]
-    text = ""
+    yardsticks = list(dict.fromkeys(entry.method for entry in checked if entry.method in YARDSTICKS))
+    exact = [entry for entry in checked if entry.exact and entry.method not in YARDSTICKS]
+    parts = []
     if exact:
         worst = max(exact, key=lambda entry: entry.gradient["target_error"] or 0.0)
         error = worst.gradient["target_error"] or 0.0
         kept = sum(1 for entry in exact if (entry.gradient["target_error"] or 0.0) <= EXACT_WITHIN)
-        text = (
+        parts.append(
             f"{kept} of {len(exact)} measurements of methods that claim to be exact agree with their target within 10⁻⁶; the largest "
             f"relative error is {numbers.significant(error, 2)} (`{worst.label}`)."
         )
-    cosines: dict[str, float] = {}
-    for entry in checked:
-        value = entry.gradient["hypergradient_cosine"]
-        if value is not None and not (entry.exact and entry.target == "unrolled"):
-            cosines[entry.label] = min(value, cosines.get(entry.label, 1.0))
-    if cosines:
-        far = min(cosines, key=lambda label: cosines[label])
-        text += (
-            f" Farthest from the unrolled hypergradient in direction: `{far}`, cosine {numbers.cosine(cosines[far])}."
+    if yardsticks:
+        verb = "is" if len(yardsticks) == 1 else "are"
+        parts.append(
+            f"{_names(yardsticks)} {verb} not counted: the yardstick itself, reverse mode through the recorded run, is held to finite "
+            "differences by tests."
         )
-    return text.strip()
+    far = min(
+        (
+            entry
+            for entry in checked
+            if entry.direction_cosine is not None and not (entry.exact and entry.target == "unrolled")
+        ),
+        key=lambda entry: entry.direction_cosine or 0.0,
+        default=None,
+    )
+    if far is not None:
+        drawn = f" (of the mean draw, n = {far.samples} samples a seed)" if far.draws else ""
+        parts.append(
+            f"Farthest from the unrolled hypergradient in direction: `{far.label}` on {far.setting.task.problem}, cosine "
+            f"{numbers.cosine(far.direction_cosine)}{drawn}."
+        )
+    return " ".join(parts)
 
 
 def _failures(suite: Suite) -> str:

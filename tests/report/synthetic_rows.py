@@ -27,7 +27,15 @@ METHODS: dict[str, tuple[str, bool, float, float, float, float]] = {
 HARDWARE = "AMD EPYC 7763 (2 of 64 cores)"
 SIZES = {
     "regularisation": {"digits64": 650},
-    "label_noise": {"mlp_small": 12_730, "mlp": 109_386, "convnet": 421_642, "convnet_wide": 1_663_370},
+    "label_noise": {
+        "mlp64": 12_730,
+        "mlp256": 109_386,
+        "mlp1024": 421_642,
+        "mlp4096": 1_663_370,
+        "conv8": 9_098,
+        "conv16": 28_938,
+        "conv32": 101_258,
+    },
     "toy_1d": {"scalar": 1},
 }
 DATASETS = {"regularisation": "digits", "label_noise": "fashion_mnist_10k", "toy_1d": "closed_form"}
@@ -42,7 +50,7 @@ def row(
     method: str = "unrolled",
     seed: int = 0,
     problem: str = "label_noise",
-    size: str = "mlp",
+    size: str = "mlp256",
     inner_steps: int = 16,
     purpose: str = "quality",
     experiment: str = "noise",
@@ -74,6 +82,7 @@ def row(
     own = 1.0 if method == "none" else 4e-16 if exact else 0.4 * option_error
     difficulty = 1 - 0.5 * math.exp(-math.log10(n_params + 10) / 3)
     quality = 0.5 + 0.3 * difficulty + gain * (1 + 0.05 * math.log(rank)) * 0.9 + noise.gauss(0, 0.006)
+    drawn = method == "evograd"
     minimise = problem == "regularisation"
     data: Row = {
         "suite": "synthetic",
@@ -101,13 +110,18 @@ def row(
         "metrics": json.dumps({"accuracy": round(quality, 4)}),
         "outer_loss": 1.2 - quality,
         "meta_summary": json.dumps({"mean_weight": 0.41}),
-        "hypergradient_cosine": 0.0 if method == "none" else max(0.0, 1 - 0.5 * option_error**2),
+        "hypergradient_cosine": -0.2 if drawn else 0.0 if method == "none" else max(0.0, 1 - 0.5 * option_error**2),
         "hypergradient_norm_ratio": 0.0 if method == "none" else 1 - 0.6 * option_error,
         "hypergradient_error": option_error,
         "target_cosine": 0.0 if method == "none" else 1 - 0.5 * own**2,
         "target_norm_ratio": 0.0 if method == "none" else 1 - 0.3 * own,
         "target_error": own,
-        "hypergradient_samples": 8,
+        "hypergradient_samples": 16,
+        # One draw of a method that draws is mostly noise.
+        "hypergradient_cosine_sd": 0.9 if drawn else None,
+        "hypergradient_mean_cosine": 0.55 if drawn else None,
+        "target_cosine_sd": 0.9 if drawn else None,
+        "target_mean_cosine": 0.6 if drawn else None,
         "peak_bytes": static + dynamic,
         "static_bytes": static,
         "dynamic_bytes": dynamic,
@@ -156,6 +170,10 @@ def row(
             "target_cosine",
             "target_norm_ratio",
             "hypergradient_samples",
+            "hypergradient_cosine_sd",
+            "hypergradient_mean_cosine",
+            "target_cosine_sd",
+            "target_mean_cosine",
         ):
             data[name] = None
         if status != "diverged":
@@ -165,6 +183,44 @@ def row(
                 data[name] = None
     data.update(changes)
     return data
+
+
+# What `metabench.suite.rows.base_row` knows before a seed is run.
+_KNOWN_BEFORE = (
+    *(
+        "suite",
+        "experiment",
+        "purpose",
+        "problem",
+        "dataset",
+        "size",
+        "problem_options",
+        "method",
+        "method_options",
+        "label",
+    ),
+    *(
+        "target",
+        "exact",
+        "seed",
+        "inner_steps",
+        "outer_steps",
+        "cell",
+        "metric",
+        "direction",
+        "device",
+        "threads",
+        "dtype",
+    ),
+    *("hardware", "load_at_start", "torch_version", "python_version", "platform", "metabench_version", "git_commit"),
+    *("lock_hash", "code_hash", "started_at", "status", "message"),
+)
+
+
+def failed_row(method: str, seed: int, status: str, message: str, **options: Any) -> Row:
+    """Return the row of a seed that has no figures, not even the size of its batch, as `metabench.suite.rows.failed_row` makes it."""
+    made = row(method, seed, status=status, message=message, **options)
+    return {name: made[name] for name in _KNOWN_BEFORE} | {"batch": 0}
 
 
 MESSAGES = {
@@ -179,7 +235,7 @@ MESSAGES = {
 def suite_rows(seeds: int = 5) -> list[Row]:
     """Return the rows of a small suite that covers every figure, every status, one to `seeds` seeds and both purposes."""
     rows: list[Row] = []
-    for size in ("mlp_small", "mlp", "convnet"):
+    for size in ("mlp64", "mlp256", "mlp1024"):
         for method in METHODS:
             for seed in range(seeds):
                 outcome = _outcome(method, size, seed)
@@ -214,7 +270,7 @@ def suite_rows(seeds: int = 5) -> list[Row]:
                     method,
                     0,
                     "label_noise",
-                    "mlp",
+                    "mlp256",
                     steps,
                     "cost",
                     "steps",
@@ -224,8 +280,8 @@ def suite_rows(seeds: int = 5) -> list[Row]:
                 )
             )
         for size in SIZES["label_noise"]:
-            status = "oom" if method in ("unrolled", "unrolled_remat") and size == "convnet_wide" else "ok"
-            if size != "mlp":
+            status = "oom" if method in ("unrolled", "unrolled_remat") and size == "mlp4096" else "ok"
+            if size != "mlp256":
                 rows.append(
                     row(
                         method,
@@ -244,11 +300,11 @@ def suite_rows(seeds: int = 5) -> list[Row]:
 
 
 def _outcome(method: str, size: str, seed: int) -> str:
-    if method == "unrolled" and size == "convnet":
+    if method == "unrolled" and size == "mlp1024":
         return "oom"
-    if method == "ift_neumann" and size == "convnet":
+    if method == "ift_neumann" and size == "mlp1024":
         return "diverged" if seed < 2 else "ok"
-    if method == "ift_cg" and size == "convnet":
+    if method == "ift_cg" and size == "mlp1024":
         return "timeout"
     return "ok"
 
@@ -312,6 +368,8 @@ def metadata(baseline: str = "unrolled") -> dict[str, str]:
     datasets = {name: {"title": name, "citation": citation % (name, name, name)} for name in DATASETS.values()}
     config = {
         "name": "synthetic",
+        "title": "Synthetic rows",
+        "description": "Made up for tests.",
         "baseline": baseline,
         "seeds": [0, 1, 2, 3, 4],
         "limits": {"time_s": 120, "memory_bytes": 2**31},

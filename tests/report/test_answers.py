@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from metabench.report.answer_tables import glance_table, quality_answer_table
 from metabench.report.answers import answers, glances
 from metabench.report.summary import sentences
 
@@ -82,3 +85,101 @@ def test_the_summary_counts_what_did_not_finish(suite: Any) -> None:
     assert failures.startswith(f"{len(bad)} of {len(suite.rows)} runs did not finish")
     for status in set(bad):
         assert f"{status} {bad.count(status)}" in failures
+
+
+def _said(suite: Any) -> dict[str, str]:
+    found = answers(suite)
+    return dict(sentences(suite, found, glances(suite, found)))
+
+
+def test_survivors_do_not_win(load_rows: Any, synthetic: Any) -> None:
+    rows = _rows(synthetic, {"mixflow": [0.8, 0.81, 0.82, 0.8, 0.81], "truncated": [0.79, 0.8, 0.83, 0.8, 0.81]})
+    rows += _rows(synthetic, {"unrolled": [0.99, 0.99]})
+    rows += [synthetic.row("unrolled", seed, status="diverged", message="nan") for seed in (2, 3, 4)]
+    suite = load_rows(rows)
+    (answer,) = answers(suite)
+    assert answer.best is not None and answer.best.label == "mixflow"
+    assert [entry.label for entry in answer.tied] == ["mixflow", "truncated"]
+    assert "every seed finished" in quality_answer_table(suite, [answer]).caption
+
+
+def test_where_no_method_finished_every_seed_the_best_is_sought_among_all(load_rows: Any, synthetic: Any) -> None:
+    rows = _rows(synthetic, {"unrolled": [0.9, 0.9, 0.9], "mixflow": [0.8, 0.8, 0.8]})
+    rows += [synthetic.row(method, 3, status="timeout", message="limit") for method in ("unrolled", "mixflow")]
+    (answer,) = answers(load_rows(rows))
+    assert answer.best is not None and answer.best.label == "unrolled"
+
+
+@pytest.mark.parametrize(("status", "chance"), [("diverged", 0.4), ("oom", 0.4), ("unsupported", 1.0)])
+def test_a_failed_run_loses_unless_the_method_does_not_apply(
+    load_rows: Any, synthetic: Any, status: str, chance: float
+) -> None:
+    rows = _rows(synthetic, {"none": [0.5] * 5, "mixflow": [0.9, 0.9]})
+    rows += [synthetic.row("mixflow", seed, status=status, message="why") for seed in (2, 3, 4)]
+    suite = load_rows(rows)
+    overview = glances(suite, answers(suite))
+    found = next(glance.improvement for glance in overview if glance.label == "mixflow")
+    assert found is not None and found.value == pytest.approx(chance)
+    assert "counts as a loss" in glance_table(suite, overview).caption
+
+
+def test_costs_are_compared_over_shared_settings_only(load_rows: Any, synthetic: Any) -> None:
+    # mixflow is cheaper where both ran; truncated looks cheaper for it ran in a cheap setting more.
+    def row(method: str, size: str, peak: int, **options: Any) -> dict[str, Any]:
+        return synthetic.row(method, 0, size=size, purpose="cost", peak_bytes=peak, **options)
+
+    rows = [row("unrolled", size, 1000) for size in ("mlp64", "mlp256", "mlp1024")]
+    rows += [row("mixflow", "mlp64", 400), row("truncated", "mlp64", 500)]
+    rows += [row("truncated", size, 10) for size in ("mlp256", "mlp1024")]
+    memory = _said(load_rows(rows))["Memory"]
+    assert "In the one setting shared by all 3 methods that estimate a hypergradient, `mixflow`" in memory
+    assert "0.400× the memory of `unrolled`" in memory
+
+
+def test_a_sweep_counts_once_a_setting(load_rows: Any, synthetic: Any) -> None:
+    rows = [synthetic.row("unrolled", 0, size=size, purpose="cost", peak_bytes=1000) for size in ("mlp64", "mlp256")]
+    rows += [
+        synthetic.row("truncated", 0, size="mlp64", purpose="cost", peak_bytes=100, options={"window": window})
+        for window in (1, 2, 4)
+    ]
+    rows.append(synthetic.row("truncated", 0, size="mlp256", purpose="cost", peak_bytes=500, options={"window": 1}))
+    suite = load_rows(rows)
+    memory = _said(suite)["Memory"]
+    assert "Over the 2 settings shared by all 2 methods" in memory
+    assert "`truncated` needs the least memory: 0.300×" in memory
+    glance = next(glance for glance in glances(suite, answers(suite)) if glance.label == "truncated(window=1)")
+    assert glance.memory_ratio == pytest.approx((0.3, 0.1, 0.5)) and glance.ratio_settings == 2
+
+
+def test_where_methods_share_no_setting_their_costs_are_not_compared(load_rows: Any, synthetic: Any) -> None:
+    rows = [synthetic.row("unrolled", 0, size=size, purpose="cost") for size in ("mlp64", "mlp256")]
+    rows += [synthetic.row("mixflow", 0, size="mlp64", purpose="cost")]
+    rows += [synthetic.row("truncated", 0, size="mlp256", purpose="cost")]
+    assert "that estimate a hypergradient" not in _said(load_rows(rows)).get("Memory", "")
+
+
+def test_the_yardstick_is_not_counted_as_agreeing_with_itself(load_rows: Any, synthetic: Any) -> None:
+    said = _said(load_rows([synthetic.row(method, 0) for method in ("unrolled", "truncated", "t1t2", "mixflow")]))
+    text = said["Hypergradients"]
+    assert text.startswith("1 of 1 measurements of methods that claim to be exact")
+    assert "`unrolled`, `truncated` and `t1t2` are not counted" in text and "held to finite differences" in text
+    alone = _said(load_rows([synthetic.row("unrolled", 0)]))["Hypergradients"]
+    assert alone.startswith("`unrolled` is not counted") and "measurements of methods" not in alone
+
+
+def test_what_draws_is_judged_by_its_mean_draw(load_rows: Any, synthetic: Any) -> None:
+    suite = load_rows([synthetic.row(method, 0) for method in ("unrolled", "t1t2", "evograd")])
+    overview = glances(suite, answers(suite))
+    assert next(glance.cosine for glance in overview if glance.label == "evograd") == 0.55
+    text = dict(sentences(suite, answers(suite), overview))["Hypergradients"]
+    assert "`evograd` on label_noise, cosine 0.550 (of the mean draw, n = 16 samples a seed)" in text
+    table = glance_table(suite, overview)
+    cells = {row["label"].text: row["cosine"].text for row in table.rows}
+    assert cells["evograd"] == "0.550 (mean draw)" and "draw" not in cells["t1t2"]
+    assert "16 samples" in table.caption
+
+
+def test_a_baseline_that_is_cheapest_is_not_compared_with_itself(load_rows: Any, synthetic: Any) -> None:
+    rows = [synthetic.row("unrolled", 0, peak_bytes=100), synthetic.row("mixflow", 0, peak_bytes=200)]
+    memory = _said(load_rows(rows))["Memory"]
+    assert "`unrolled`, the baseline, needs the least memory." in memory and "×" not in memory

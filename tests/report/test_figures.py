@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from metabench.report.drawing import draw_svg
 from metabench.report.entries import Suite, load_suite
 from metabench.report.figures import all_figures, build_figures
 from metabench.report.panel import Figure, Missing
@@ -28,7 +30,7 @@ def test_captions_say_n_interval_hardware_number_type_and_source_of_memory(suite
         if isinstance(figure, Figure):
             for words in ("n = ", synthetic.HARDWARE, "float32", "CPU allocator events"):
                 assert words in figure.caption
-    assert "95 % bootstrap interval over seeds" in _figures(suite, "quality_memory").caption
+    assert "nominal 95 % bootstrap interval over seeds" in _figures(suite, "quality_memory").caption
     assert "n = 5 seeds" in _figures(suite, "quality_memory").caption
 
 
@@ -59,12 +61,64 @@ def test_failures_stand_at_their_place_where_the_axis_has_one(suite: Suite) -> N
 
 def test_the_fitted_exponent_is_that_of_the_rows(load_rows: Any, synthetic: Any) -> None:
     rows = []
-    for size, parameters in (("mlp_small", 1000), ("mlp", 10_000), ("convnet", 100_000)):
+    for size, parameters in (("mlp64", 1000), ("mlp256", 10_000), ("mlp1024", 100_000)):
         rows.append(
             synthetic.row("unrolled", 0, size=size, purpose="cost", parameters=parameters, peak_bytes=7 * parameters)
         )
     figure = _figures(load_rows(rows), "scaling_size")
     assert figure.panels[0].notes["unrolled"] == "b = 1.000 ± 0.000 (3 sizes)"
+
+
+def test_families_of_models_have_exponents_of_their_own(load_rows: Any, synthetic: Any) -> None:
+    rows = [
+        synthetic.row("unrolled", 0, size=size, purpose="cost", parameters=parameters, peak_bytes=peak)
+        for size, parameters, peak in (
+            ("mlp64", 1000, 1000),
+            ("mlp256", 10_000, 10_000),
+            ("mlp1024", 100_000, 100_000),
+            ("conv8", 2000, 4_000_000),
+            ("conv16", 8000, 8_000_000),
+            ("conv32", 32_000, 16_000_000),
+            ("resnet18", 5000, 7),
+        )
+    ]
+    figure = _figures(load_rows(rows), "scaling_size")
+    notes = {panel.title: panel.notes["unrolled"] for panel in figure.panels if panel.y.kind == "bytes"}
+    assert {title.split(" · ")[1]: note for title, note in notes.items()} == {
+        "mlp family": "b = 1.000 ± 0.000 (3 sizes)",
+        "conv family": "b = 0.500 ± 0.000 (3 sizes)",
+    }
+    records = list(csv.DictReader(figure.to_csv().splitlines()))
+    assert {(record["note"], record["fit"]) for record in records if "Memory · conv family" in record["panel"]} == {
+        (f"conv{width}, K=16", "b = 0.500 ± 0.000 (3 sizes)") for width in (8, 16, 32)
+    }
+    assert not any("resnet" in record["note"] for record in records)
+
+
+def test_a_method_that_draws_is_shown_by_its_mean_draw(suite: Suite) -> None:
+    figure = _figures(suite, "error_cost")
+    cosines = [panel for panel in figure.panels if panel.title.startswith("Cosine")]
+    errors = [panel for panel in figure.panels if panel.title.startswith("Error")]
+    drawn = [point for panel in cosines for point in panel.points if point.label == "evograd"]
+    assert drawn and all(point.y == pytest.approx(1 - 0.55) and "mean draw" in point.note for point in drawn)
+    assert any("scale included" in point.note for panel in errors for point in panel.points if point.label == "evograd")
+    assert "evograd draws at random" in figure.caption and "n = 16 samples" in figure.caption
+    assert "scale of its step" in figure.caption
+
+
+def test_bars_of_time_are_said_to_be_quartiles_within_seeds(suite: Suite) -> None:
+    for kind in ("quality_time", "scaling_size", "scaling_steps"):
+        assert "medians over seeds of each seed's quartiles" in _figures(suite, kind).caption
+
+
+def test_a_long_name_of_an_axis_is_wrapped(load_rows: Any, synthetic: Any) -> None:
+    name = "outer loss at the inner minimum"
+    rows = [synthetic.row(method, 0, metric=name, direction="min") for method in ("unrolled", "mixflow")]
+    suite = load_rows(rows)
+    drawing = draw_svg(_figures(suite, "quality_memory").panels[0], suite.styles, "one")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>|<tspan[^>]*>([^<]*)</tspan>", drawing)
+    lines = {first or second for first, second in texts}
+    assert name in lines and "(lower is better)" in lines
 
 
 def test_options_of_one_method_are_joined_in_the_figure_of_errors(suite: Suite) -> None:

@@ -84,3 +84,9 @@ def test_ticks_are_few_within_limits_and_told_apart(kind: str, low: float, high:
         tick_text(kind, tick, []) for tick in log_ticks(kind, max(low, 1.0) if kind == "bytes" else low, max(high, 8.0))
     ]
     assert len(set(texts)) == len(texts)
+
+
+def test_an_estimate_far_below_its_columns_digits_is_not_printed_as_zero() -> None:
+    tiny = Estimate(-3.1e-17, -4e-17, -2.2e-17, 3)
+    assert numbers.estimate(tiny, decimals=6) == "−3.1×10⁻¹⁷ [−4.0×10⁻¹⁷, −2.2×10⁻¹⁷]"
+    assert numbers.estimate(Estimate(0.0, 0.0, 0.0, 3), decimals=3) == "0.000 [0.000, 0.000]"

@@ -71,6 +71,24 @@ def test_links_within_the_page_lead_somewhere(page: _Page) -> None:
     assert {"answer", "coverage", "provenance", "configuration", "citations", "glossary"} <= ids
 
 
+def test_the_head_says_what_the_suite_is(text: str) -> None:
+    head = text[text.index("<header>") : text.index("</header>")]
+    assert '<p class="kicker">metabench · suite synthetic</p>' in head
+    assert "<h1>Synthetic rows</h1>" in head
+    assert '<p class="lede">Made up for tests.</p>' in head
+
+
+def test_a_suite_without_a_title_goes_by_its_name(load_rows: Any, synthetic: Any) -> None:
+    text = render_page(load_rows([synthetic.row("unrolled", 0)], suite="name: synthetic"))
+    assert "<h1>synthetic</h1>" in text and 'class="lede"' not in text
+
+
+def test_the_glossary_says_how_little_an_interval_of_few_seeds_covers(text: str) -> None:
+    glossary = text[text.index('id="glossary"') :]
+    assert "75 % with 3, 84 % with 5 and 89 % with 8 seeds" in glossary
+    assert "one of 10 pairs of equal methods" in glossary
+
+
 def test_the_answer_comes_first(text: str) -> None:
     assert (
         text.index('id="answer"')
@@ -142,7 +160,10 @@ def test_text_from_outside_is_escaped(load_rows: Any, synthetic: Any) -> None:
     evil = "<script>alert(1)</script>"
     changes = {"problem_options": evil, "label": f"unrolled({evil})", "metric": evil, "hardware": evil}
     text = render_page(
-        load_rows([synthetic.row("unrolled", seed, **changes) for seed in range(3)], suite=f"note: '{evil}'")
+        load_rows(
+            [synthetic.row("unrolled", seed, **changes) for seed in range(3)],
+            suite=f"title: '{evil}'\ndescription: '{evil}'",
+        )
     )
     assert evil not in text
     assert _Page(text).open == []

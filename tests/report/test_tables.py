@@ -36,12 +36,12 @@ def test_runs_of_all_tables_add_up_to_the_rows_of_the_suite(suite: Suite) -> Non
 
 
 def test_ratios_are_to_the_baseline_and_absent_with_a_reason_where_it_failed(suite: Suite) -> None:
-    mlp = suite.settings[_setting(suite, "mlp")]
+    mlp = suite.settings[_setting(suite, "mlp256")]
     baseline = next(entry for entry in mlp if entry.label == "unrolled")
     other = next(entry for entry in mlp if entry.label == "mixflow")
     assert baseline.memory_ratio == 1.0
     assert other.memory_ratio == other.peak_bytes / baseline.peak_bytes
-    convnet = _setting(suite, "convnet")
+    convnet = _setting(suite, "mlp1024")
     table = setting_table(suite, convnet, suite.settings[convnet])
     assert "memory_ratio" not in [column.key for column in table.columns]
     assert any("baseline 'unrolled' has no measurement here (oom)" in note for note in table.notes)
@@ -60,20 +60,62 @@ def test_with_two_seeds_there_is_a_mean_and_no_interval(suite: Suite) -> None:
 
 
 def test_cost_settings_have_no_column_of_quality(suite: Suite) -> None:
-    setting = _setting(suite, "mlp", "cost")
+    setting = _setting(suite, "mlp256", "cost")
     table = setting_table(suite, setting, suite.settings[setting])
     assert not {"quality", "difference", "n"} & {column.key for column in table.columns}
     assert "inner_steps" in [column.key for column in table.columns]
 
 
 def test_bytes_are_written_in_binary_units_and_exactly_on_hover(suite: Suite) -> None:
-    setting = _setting(suite, "mlp")
+    setting = _setting(suite, "mlp256")
     for row, entry in zip(
         setting_table(suite, setting, suite.settings[setting]).rows, suite.settings[setting], strict=True
     ):
         assert row["peak"].title == f"{entry.peak_bytes:,} bytes"
         assert row["peak"].text.endswith("MiB")
         assert row["peak"].sort == entry.peak_bytes
+
+
+def test_a_seed_that_failed_before_its_first_batch_is_a_seed_of_its_cell(load_rows: Any, synthetic: Any) -> None:
+    rows = [synthetic.row("unrolled", seed) for seed in range(3)]
+    rows += [synthetic.failed_row("unrolled", seed, "timeout", "limit") for seed in (3, 4)]
+    rows += [synthetic.failed_row("mixflow", seed, "oom", "limit") for seed in range(5)]
+    suite = load_rows(rows)
+    unrolled, mixflow = suite.entries
+    assert (unrolled.seeds, unrolled.ok, unrolled.batch) == (5, 3, 100)
+    assert unrolled.statuses == {"ok": 3, "timeout": 2} and mixflow.statuses == {"oom": 5}
+    table = setting_table(suite, unrolled.setting, suite.entries)
+    assert "batches of 100" in table.caption
+    assert "inner_steps" not in [column.key for column in table.columns]
+
+
+def test_what_is_missing_from_a_finished_run_is_said_in_its_row(load_rows: Any, synthetic: Any) -> None:
+    words = "no exact hypergradient: 2000 parameters pass the limit of 1000"
+    suite = load_rows([synthetic.row("unrolled", seed, message=words) for seed in range(3)])
+    (setting,) = suite.settings
+    (row,) = setting_table(suite, setting, suite.entries).rows
+    assert words in row["status"].text and row["status"].badges == (("ok", 3),)
+
+
+def test_what_draws_has_its_spread_and_its_mean_draw_in_the_table(load_rows: Any, synthetic: Any) -> None:
+    suite = load_rows([synthetic.row(method, 0) for method in ("unrolled", "evograd")])
+    (setting,) = suite.settings
+    table = setting_table(suite, setting, suite.settings[setting])
+    cells = {row["label"].text: row for row in table.rows}
+    assert cells["evograd"]["hypergradient_cosine"].text == "−0.20 ± 0.90"
+    assert cells["evograd"]["hypergradient_mean_cosine"].text == "0.550"
+    assert cells["unrolled"]["hypergradient_mean_cosine"].text == "–"
+    assert "n = 16 samples a seed" in table.caption
+    exact = load_rows([synthetic.row("unrolled", 0)])
+    keys = [column.key for column in setting_table(exact, setting, exact.entries).columns]
+    assert "hypergradient_cosine" in keys and "hypergradient_mean_cosine" not in keys
+
+
+def test_intervals_say_how_much_they_cover(suite: Suite) -> None:
+    trained = [table for table in all_tables(suite) if "Quality: mean and" in table.caption]
+    assert trained
+    for table in trained:
+        assert "nominal 95 %" in table.caption and "75 % with 3, 84 % with 5, 89 % with 8 seeds" in table.caption
 
 
 def test_csv_gives_back_every_digit(results: Path, suite: Suite, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from metabench.results.statistics import (
+    APART_BY_CHANCE,
+    COVERAGE,
     Estimate,
     interquartile_mean,
     interquartile_mean_of_tasks,
@@ -28,6 +30,21 @@ def test_an_interval_covers_its_mean_in_about_its_share_of_repetitions() -> None
         if found.low is not None and found.high is not None and found.low <= 0 <= found.high
     )
     assert 0.90 <= hits / 400 <= 0.98
+
+
+@pytest.mark.parametrize("n", sorted(COVERAGE))
+def test_with_few_seeds_an_interval_covers_as_much_as_is_said_and_less_than_its_name(n: int) -> None:
+    found = intervals(np.random.default_rng(n).normal(0.0, 1.0, (4000, n)).tolist())
+    low, high = np.array([(estimate.low, estimate.high) for estimate in found], dtype=np.float64).T
+    assert ((low <= 0) & (high >= 0)).mean() == pytest.approx(COVERAGE[n], abs=0.02)
+    if n == 3:
+        apart = (low[::2] > high[1::2]) | (low[1::2] > high[::2])
+        assert apart.mean() == pytest.approx(APART_BY_CHANCE, abs=0.02)
+
+
+def test_the_interval_of_three_seeds_is_their_range() -> None:
+    found = interval([0.3, 0.1, 0.7])
+    assert found.low == pytest.approx(0.1) and found.high == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -85,6 +102,15 @@ def test_the_chance_of_improvement_counts_pairs_and_halves_ties() -> None:
     found = probability_of_improvement([([3.0, 1.0, 3.0], [2.0, 2.0, 2.0]), ([0.0, 0.0, 0.0], [9.0, 9.0, 9.0])])
     assert found.value == pytest.approx(1 / 3)
     assert found.low is not None and found.high is not None and found.low < 1 / 3 < found.high <= 0.5
+
+
+def test_a_run_that_failed_loses_against_every_run_that_finished() -> None:
+    failed = -np.inf
+    assert probability_of_improvement([([9.0, 9.0, failed, failed], [1.0, 1.0, 1.0, 1.0])]).value == 0.5
+    assert probability_of_improvement([([0.0] * 3, [failed] * 3)]).value == 1.0
+    assert probability_of_improvement([([failed] * 3, [failed] * 3)]).value == 0.5
+    with pytest.raises(ValueError, match="not finite"):
+        probability_of_improvement([([np.inf, 0.0, 0.0], [0.0, 0.0, 0.0])])
 
 
 def test_pairing_removes_what_seeds_share() -> None:
