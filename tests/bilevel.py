@@ -31,7 +31,14 @@ UNROLLED_FAMILY: tuple[tuple[str, dict[str, Any]], ...] = (
 SMALL: dict[str, dict[str, Any]] = {
     "toy_1d": {},
     "regularisation": {"train": 30, "validation": 60},
-    "label_noise": {"train": 40, "validation": 40, "batch": 8, "hidden": 10, "learning_rate": 0.02},
+    "label_noise": {
+        "train": 40,
+        "validation": 40,
+        "batch": 8,
+        "hidden": 10,
+        "optimiser": "momentum",
+        "learning_rate": 0.02,
+    },
 }
 """Options that make a problem cheap and leave it what it is."""
 

@@ -4,6 +4,9 @@ f(w, l) = sum_i v_i CE_i(w) + decay/2 |w|^2, where v_i = V_l(CE_i) / sum_j V_l(C
 with a sigmoid; F = mean cross-entropy on clean meta-validation examples. Shu et al. 2019 (Meta-Weight-Net),
 whose code normalises the weights over a batch.
 
+The inner optimiser is SGD. The papers' momentum of 0.9 is an option; in runs as short as these, with no schedule of the step size,
+the accuracy at the last step then varies by twenty points between seeds, whatever the method.
+
 V reads the losses as constants, as in the paper: the stop-gradient is part of f, and every method differentiates f as it stands.
 For windows of one step this is the derivative in the plain sense too; with `detach: false` it is for longer ones.
 """
@@ -42,8 +45,8 @@ class Options:
     validation: int = option(1000, minimum=1, help="clean meta-validation examples")
     batch: int = option(100, minimum=1, help="examples in an inner and in an outer batch")
     hidden: int = option(100, minimum=1, help="hidden units of the weighing network")
-    optimiser: str = option("momentum", choices=INNER_OPTIMISERS, help="inner optimiser")
-    learning_rate: float = option(0.01, above=0, help="of the inner optimiser")
+    optimiser: str = option("sgd", choices=INNER_OPTIMISERS, help="inner optimiser")
+    learning_rate: float = option(0.05, above=0, help="of the inner optimiser")
     weight_decay: float = option(5e-4, minimum=0, help="l2 penalty of the inner loss")
     outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser, Adam")
     detach: bool = option(True, help="whether the weighing network reads the losses as constants")
