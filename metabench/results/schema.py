@@ -53,7 +53,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("direction", _STRING, "'max' or 'min': which end of the metric is better"),
     Column("quality", _FLOAT, "value of `metric` on the test split after the last step"),
     Column("metrics", _STRING, "every test metric of the problem, a JSON object"),
-    Column("outer_loss", _FLOAT, "outer objective of the last window, on meta-validation data, at w_K; evograd's is at its mixture of copies"),
+    Column("outer_loss", _FLOAT, "outer objective of the last window, on meta-validation data; evograd's is at its mixture of copies"),
     Column("meta_summary", _STRING, "a few named numbers about the final meta-parameters, a JSON object"),
     # The hypergradient at a checkpoint that all methods share, in float64, averaged over windows and draws.
     Column("hypergradient_cosine", _FLOAT, "cosine with the exact hypergradient of the whole unrolled window"),
@@ -74,7 +74,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("dynamic_bytes", _INT, "peak of live allocator bytes during the hypergradient minus what was live before it"),
     Column("memory_source", _STRING, "where the bytes were read: the CPU allocator's events or the CUDA allocator"),
     # Time, seconds. Memory and time are measured in separate passes.
-    Column("first_call_s", _FLOAT, "first call of the method in the process, with its one-time costs, after the plain steps to the checkpoint"),
+    Column("first_call_s", _FLOAT, "first call of the method in its process, with one-time costs, after the plain steps to the checkpoint"),
     Column("time_median_s", _FLOAT, "median time of one hypergradient after warm-up"),
     Column("time_q1_s", _FLOAT, "lower quartile of the same"),
     Column("time_q3_s", _FLOAT, "upper quartile of the same"),
