@@ -147,3 +147,12 @@ def relative_error(found: Tree, expected: Tree) -> float:
     """Return |found - expected| / |expected|; both trees have the same names in the same order."""
     assert list(found) == list(expected)
     return float(tree.norm(tree.subtract(found, expected)) / tree.norm(expected))
+
+
+EXACT_FAMILY: tuple[tuple[str, dict[str, Any]], ...] = (
+    *UNROLLED_FAMILY,
+    ("unrolled_remat", {"schedule": "binomial", "checkpoints": 2}),
+    ("forward", {}),
+    ("forward", {"together": 1}),
+)
+"""All that claim dF(w_K(l), l)/dl; forward mode is dear where there are many meta-parameters."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from metabench.autodiff.optimisers import inner_optimiser
-from metabench.core import Batch, MetaRole, Metric, OptimiserState, Problem, ProblemCard, Tree, Window, tree
+from metabench.core import Batch, InnerState, MetaRole, Metric, OptimiserState, Problem, ProblemCard, Tree, Window, tree
 from metabench.core.method import NoOptions
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
@@ -304,3 +304,26 @@ class Ridge(Problem):
         """Return -(d2f/dl dw) (H + damping I)^-1 dF/dw, dense."""
         hessian = self.hessian(meta) + damping * torch.eye(self.features, dtype=torch.float64)
         return {"log_penalty": -self.mixed(params, meta) * torch.linalg.solve(hessian, self.outer_slope(params))}
+
+
+class Counting:
+    """A problem that counts how often its inner loss is evaluated."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self.inner_losses = problem, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._problem, name)
+
+    def inner_loss(self, *arguments: Any) -> torch.Tensor:
+        """Return the problem's inner loss."""
+        self.inner_losses += 1
+        return self._problem.inner_loss(*arguments)
+
+
+def at_minimum(problem: Ridge, decay: float = 0.0) -> tuple[InnerState, Tree, Window]:
+    """Return the checkpoint at the minimum of f + decay/2 |w|^2, where further training leads nowhere."""
+    _, meta = problem.initial_state()
+    hessian = problem.hessian(meta) + decay * torch.eye(problem.features, dtype=torch.float64)
+    params = {"w": torch.linalg.solve(hessian, problem.scale * problem.x.T @ problem.y / len(problem.y))}
+    return InnerState(params, problem.optimiser.init(params)), meta, next(problem.windows())[0]

@@ -6,9 +6,11 @@ from typing import Any
 
 from metabench.autodiff.gradients import outer_gradient
 from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.optimisers import decay_of
 from metabench.autodiff.products import hessian_operator, mixed_product
 from metabench.autodiff.sweep import through_graph
 from metabench.core import tree
+from metabench.core.errors import Unsupported
 from metabench.core.lazy import torch
 from metabench.core.method import Target
 from metabench.core.problem import Problem
@@ -21,7 +23,7 @@ DENSE_LIMIT = 2000
 def exact_target(
     target: Target, problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any
 ) -> Tree | None:
-    """Return the exact value of `target` for a window, or None where it has no closed form here or a Hessian would be too large.
+    """Return the exact value of `target` for a window, or None where it has none, no closed form here, or a Hessian too large to form.
 
     `truncated` reads the number of steps from `options.steps`.
     """
@@ -31,7 +33,10 @@ def exact_target(
         steps = 1 if target is Target.ONE_STEP else min(options.steps, len(window.inner))
         return exact_truncated(problem, state, meta, window, steps)
     if target is Target.IMPLICIT and tree.count(state.params) <= DENSE_LIMIT:
-        return exact_implicit(problem, state, meta, window)
+        try:
+            return exact_implicit(problem, state, meta, window)
+        except Unsupported:
+            return None
     return None
 
 
@@ -45,7 +50,14 @@ def exact_truncated(problem: Problem, state: InnerState, meta: Tree, window: Win
 
 
 def exact_implicit(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Tree:
-    """Return dF/dl - (d2f/dl dw) H^-1 dF/dw at w_K, with H = d2f/dw2 on the window's last inner batch, formed and solved."""
+    """Return dF/dl - (d2f/dl dw) H^-1 dF/dw at w_K, H formed and solved.
+
+    H is the Hessian, on the window's last inner batch, of what training minimises: d2f/dw2 + c I with coupled weight decay c.
+
+    Raises:
+        Unsupported: the inner optimiser minimises no loss (AdamW with decay).
+    """
+    decay = decay_of(problem.optimiser)
     with torch.no_grad():
         started = detached(begin(problem, state, meta))
     params = run(problem, started, meta, window.inner).params
@@ -55,7 +67,7 @@ def exact_implicit(problem: Problem, state: InnerState, meta: Tree, window: Wind
     product = hessian_operator(problem, params, meta, window.inner[-1])
     size = tree.count(params)
     identity = torch.eye(size, dtype=next(iter(params.values())).dtype, device=next(iter(params.values())).device)
-    hessian = torch.stack([tree.flatten(product(tree.unflatten(row, params))) for row in identity])
+    hessian = torch.stack([tree.flatten(product(tree.unflatten(row, params))) for row in identity]) + decay * identity
     solution = torch.linalg.solve(hessian, tree.flatten(due.params))
     mixed = mixed_product(problem, params, meta, window.inner[-1], tree.unflatten(solution, params))
     return tree.subtract(due.meta, mixed)

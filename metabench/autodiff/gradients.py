@@ -50,6 +50,14 @@ def inner_gradient(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> 
     return gradient
 
 
+def inner_meta_gradient(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> Tree:
+    """Return df/dl at (params, meta) on `batch`: the backward pass goes to l and not to the parameters."""
+    meta = tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        (gradient,) = gradients(problem.inner_loss(tree.detach(params), meta, batch), [meta])
+    return gradient
+
+
 class OuterGradient(NamedTuple):
     """The outer loss, a float, and its two first-order gradients."""
 

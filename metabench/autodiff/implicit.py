@@ -1,18 +1,27 @@
-"""The implicit hypergradient dF/dl - (d2f/dl dw) q at w_K, where q solves (d2f/dw2) q = dF/dw."""
+"""The implicit hypergradient dF/dl - (d2f/dl dw) q at w_K, where q solves H q = dF/dw, H being the Hessian of what training minimises."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
+from metabench.autodiff.damped_hessian import DampedHessian
 from metabench.autodiff.gradients import outer_gradient
 from metabench.autodiff.inner import begin, detached, run
-from metabench.autodiff.linear_solvers import Operator, Solution
-from metabench.autodiff.products import hessian_operator, mixed_product
+from metabench.autodiff.linear_solvers import Solution
+from metabench.autodiff.optimisers import decay_of
+from metabench.autodiff.products import mixed_product
 from metabench.core import tree
-from metabench.core.errors import Unsupported
 from metabench.core.method import Hypergradient
-from metabench.core.problem import MetaRole, Problem
+from metabench.core.problem import Problem
+from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
 from metabench.core.types import InnerState, Tree, Window
+
+Solver: TypeAlias = Callable[[DampedHessian, Tree, "Tree | None"], Solution]
+"""(H + damping I, the right-hand side dF/dw, where to start or None) -> a solution."""
+
+ADJOINT = "adjoint"
+"""The name of the last solution among what a method keeps of an inner run."""
 
 
 def implicit_hypergradient(
@@ -20,37 +29,33 @@ def implicit_hypergradient(
     state: InnerState,
     meta: Tree,
     window: Window,
-    solve: Callable[[Operator, Tree], Solution],
+    solve: Solver,
     damping: float = 0.0,
+    warm_start: bool = False,
 ) -> Hypergradient:
-    """Run the window's K steps, then differentiate as if w_K were a minimum of the inner loss on the window's last batch.
+    """Run the window's K steps, then differentiate as if w_K were a minimum of what training minimises on the window's last batch.
+
+    With coupled weight decay c in the inner optimiser that is f + c/2 |w|^2, and H = d2f/dw2 + c I.
 
     Args:
-        solve: from the operator v -> (d2f/dw2 + damping I) v and the right-hand side dF/dw to a solution.
         damping: added to the Hessian's diagonal.
+        warm_start: begin from the solution of the window before, which the inner run's memory keeps.
 
     Raises:
-        Unsupported: the meta-parameters enter where a minimum of f does not see them, or outer losses are due before the window's end.
+        Unsupported: the meta-parameters enter where a minimum of f does not see them, outer losses are due before the window's end, or the
+            inner optimiser minimises no loss (AdamW with decay).
     """
-    if problem.roles & {MetaRole.UPDATE, MetaRole.START}:
-        raise Unsupported(
-            "the meta-parameters enter the inner update or the start: a minimum of the inner loss does not depend on them"
-        )
-    if any(batch is not None for batch in window.outer[:-1]):
-        raise Unsupported("outer losses are due before the end of the window, and the minimum has no steps before it")
-    last = window.inner[-1]
+    refuse_update_and_start(problem, "a minimum of the inner loss does not depend on them")
+    refuse_earlier_outer_losses(window, "the minimum has no steps before it")
+    shift = decay_of(problem.optimiser) + damping
+    last, due_batch = window.inner[-1], window.outer[-1]
+    assert due_batch is not None
+    start = state.memory.get(ADJOINT) if warm_start else None
     state = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
-    due = outer_gradient(problem, state.params, meta, window.outer[-1])
-    # The operator holds the graph of the inner gradient: as a temporary it is gone before the next graph is recorded.
-    solution = solve(_damped(hessian_operator(problem, state.params, meta, last), damping), due.params)
+    due = outer_gradient(problem, state.params, meta, due_batch)
+    # The Hessian holds the graph of the inner gradient: as a temporary it is gone before the next graph is recorded.
+    solution = solve(DampedHessian(problem, state.params, meta, last, shift), due.params, start)
     mixed = mixed_product(problem, state.params, meta, last, solution.value)
-    diagnostics = {
-        "solver_steps": float(solution.steps),
-        "solver_residual": solution.residual,
-        "indefinite": float(solution.indefinite),
-    }
-    return Hypergradient(tree.subtract(due.meta, mixed), state, due.loss, diagnostics)
-
-
-def _damped(product: Operator, damping: float) -> Operator:
-    return lambda direction: tree.add_scaled(product(direction), damping, direction)
+    if warm_start:
+        state = InnerState(state.params, state.optimiser, {ADJOINT: solution.value})
+    return Hypergradient(tree.subtract(due.meta, mixed), state, due.loss, solution.diagnostics)

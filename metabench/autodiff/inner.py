@@ -14,7 +14,11 @@ from metabench.core.types import Batch, InnerState, Tree
 
 def step(problem: Problem, state: InnerState, meta: Tree, batch: Batch) -> InnerState:
     """Return the next inner state. First order: no graph is left."""
-    gradient = inner_gradient(problem, state.params, meta, batch)
+    return updated(problem, inner_gradient(problem, state.params, meta, batch), state, meta)
+
+
+def updated(problem: Problem, gradient: Tree, state: InnerState, meta: Tree) -> InnerState:
+    """Return the inner state after the update by `gradient`. No graph is left."""
     with torch.no_grad():
         return InnerState(*problem.optimiser.update(gradient, state.params, state.optimiser, meta))
 

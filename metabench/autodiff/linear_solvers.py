@@ -1,7 +1,8 @@
-"""Solvers of A x = b that need only products with A. Trees stand for vectors."""
+"""Solvers of linear systems that need only products. Trees stand for vectors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -14,40 +15,60 @@ Operator: TypeAlias = Callable[[Tree], Tree]
 
 
 class Solution(NamedTuple):
-    """An approximate solution, and what is known of it.
+    """An approximate solution of A x = b, and what is known of it.
 
-    `steps` are those taken; `residual` is the relative size of what is left, as the solver defines it; `indefinite` says whether A
-    showed a direction d with d'Ad <= 0.
+    Attributes:
+        value: x.
+        steps: those taken.
+        residual: |b - A x| / |b|; of an affine iteration, that of the iterate before the last.
+        indefinite: whether A showed a direction d with d'Ad <= 0; None where the solver does not look.
+        contracting: whether the increments of an iteration shrink; None where there are none to compare.
+        rank: of the approximation of A that was inverted; None where A itself is.
     """
 
     value: Tree
     steps: int
     residual: float
-    indefinite: bool = False
+    indefinite: bool | None = None
+    contracting: bool | None = None
+    rank: int | None = None
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """What is known, as numbers."""
+        found = {"solver_steps": float(self.steps), "solver_residual": self.residual}
+        others = {"indefinite": self.indefinite, "contracting": self.contracting, "rank": self.rank}
+        return found | {name: float(value) for name, value in others.items() if value is not None}
 
 
-def conjugate_gradients(product: Operator, target: Tree, steps: int, tolerance: float) -> Solution:
-    """Solve A x = b for symmetric positive definite A from x = 0. Hestenes & Stiefel 1952.
+def conjugate_gradients(
+    product: Operator, target: Tree, steps: int, tolerance: float, start: Tree | None = None
+) -> Solution:
+    """Solve A x = b for symmetric positive definite A from x = `start`, or from zero. Hestenes & Stiefel 1952.
 
     Stops after `steps`, when |r| <= tolerance |b|, or before a direction of non-positive curvature, where no step is defined: then
     `indefinite` is set and the iterate so far is returned. The residual is the one carried by the recurrence. A tolerance below the
-    rounding of the number type counts as that.
+    rounding of the number type counts as that. A start costs one product more, for its residual.
 
     Raises:
         Diverged: a product is not finite.
     """
-    value, residual, direction = tree.zeros_like(target), target, target
-    squared = first = tree.dot(target, target)
+    reference = tree.dot(target, target)
     # The recurrence goes on to shrink below rounding, where it says nothing more of b - A x, until d'Ad underflows to zero.
-    tolerance = max(tolerance, torch.finfo(first.dtype).eps)
+    tolerance = max(tolerance, torch.finfo(reference.dtype).eps)
+    if start is None or float(reference) == 0.0:
+        value, residual = tree.zeros_like(target), target
+    else:
+        value, residual = start, tree.subtract(target, product(start))
+    direction, squared = residual, tree.dot(residual, residual)
+    _check_product(squared)
     taken, indefinite = 0, False
     for _ in range(steps):
-        if float(squared) <= tolerance**2 * float(first):
+        if float(squared) <= tolerance**2 * float(reference):
             break
         image = product(direction)
         curvature = tree.dot(direction, image)
-        if not bool(curvature.isfinite()):
-            raise Diverged("a Hessian product inside conjugate gradients is not finite")
+        _check_product(curvature)
         if float(curvature) <= 0.0:
             indefinite = True
             break
@@ -57,28 +78,73 @@ def conjugate_gradients(product: Operator, target: Tree, steps: int, tolerance: 
         after = tree.dot(residual, residual)
         direction = tree.add_scaled(residual, after / squared, direction)
         squared, taken = after, taken + 1
-    return Solution(value, taken, _relative(squared, first), indefinite)
+    return Solution(value, taken, _relative(squared, reference), indefinite=indefinite)
 
 
-def neumann_series(product: Operator, target: Tree, steps: int, scale: float) -> Solution:
+def affine_iteration(
+    transition: Operator, constant: Tree, steps: int, tolerance: float = 0.0, start: Tree | None = None
+) -> Solution:
+    """Iterate x <- T x + c, which tends to (I - T)^-1 c where the spectral radius of T is below 1.
+
+    From x_0 = c, where a series begins whose n-th iterate is sum_{j=0..n} T^j c; or from `start`, if there are steps to take. Stops after
+    `steps`, or when an increment |x_n - x_{n-1}| is at most tolerance |c|, or is rounding of x_n. That increment is the residual
+    c - (I - T) x_{n-1} of the iterate before: known without another product, and relative to |c| reported as `residual`.
+
+    `contracting` compares the last increment with the one half as many steps back: an oscillating iteration, as with momentum, may grow
+    for a while and settle yet.
+
+    Raises:
+        Diverged: an iterate is not finite.
+    """
+    reference = float(tree.norm(constant))
+    rounding = torch.finfo(next(iter(constant.values())).dtype).eps
+    if start is None or steps == 0:
+        value, increments = constant, [reference]
+    else:
+        value, increments = start, []
+    settled, taken = False, 0
+    while taken < steps and not settled:
+        after = tree.add(transition(value), constant)
+        increments.append(float(tree.norm(tree.subtract(after, value))))
+        value, taken = after, taken + 1
+        if not math.isfinite(increments[-1]):
+            raise Diverged(f"step {taken} of the iteration x <- T x + c is not finite")
+        settled = increments[-1] <= max(tolerance * reference, rounding * float(tree.norm(value)))
+    last = increments[-1]
+    contracting = settled or (last < increments[(len(increments) - 1) // 2] if len(increments) > 1 else None)
+    return Solution(value, taken, last / reference if reference > 0 else last, contracting=contracting)
+
+
+def neumann_series(
+    product: Operator, target: Tree, steps: int, scale: float, tolerance: float = 0.0, start: Tree | None = None
+) -> Solution:
     """Return scale * sum_{j=0..steps} (I - scale A)^j b, which tends to A^-1 b where |I - scale A| < 1. Lorraine et al. 2020, equation 8.
 
-    `residual` is |(I - scale A)^steps b| / |b|, the last term's relative size: above 1 the series diverges.
+    It is the affine iteration with T = I - scale A and c = scale b, and goes on from `start` where one is given: then `steps` steps of
+    gradient descent on x'Ax/2 - b'x. `residual` is |b - A x| / |b| of the iterate before the last, which from no start is
+    |(I - scale A)^steps b| / |b|, the last term's relative size: above 1 the series diverges.
 
     Raises:
         Diverged: a term is not finite.
     """
-    term, total = target, target
-    for _ in range(steps):
-        term = tree.add_scaled(term, -scale, product(term))
-        total = tree.add(total, term)
-    last = tree.dot(term, term)
-    if not bool(last.isfinite()):
-        raise Diverged(
-            f"the Neumann series with scale {scale} is not finite after {steps} terms: the scale is too large"
+    try:
+        return affine_iteration(
+            lambda value: tree.add_scaled(value, -scale, product(value)),
+            tree.scale(scale, target),
+            steps,
+            tolerance,
+            start,
         )
-    return Solution(tree.scale(scale, total), steps, _relative(last, tree.dot(target, target)))
+    except Diverged as error:
+        raise Diverged(
+            f"the Neumann series with scale {scale} is not finite: is the scale too large? {error}"
+        ) from error
 
 
-def _relative(squared: object, reference: object) -> float:
-    return float(squared) ** 0.5 / float(reference) ** 0.5 if float(reference) > 0 else 0.0  # type: ignore[arg-type]
+def _check_product(number: torch.Tensor) -> None:
+    if not bool(number.isfinite()):
+        raise Diverged("a Hessian product inside conjugate gradients is not finite")
+
+
+def _relative(squared: torch.Tensor, reference: torch.Tensor) -> float:
+    return float(squared) ** 0.5 / float(reference) ** 0.5 if float(reference) > 0 else 0.0

@@ -1,6 +1,7 @@
 """Inner optimisers as pure functions, differentiable everywhere, equal to torch.optim step for step where gradients are well above eps.
 
 A setting is a number, or a function of the meta-parameters that returns a scalar tensor or a tree: then it is learned.
+`minimised_decay` of an optimiser is the c for which training minimises f + c/2 |w|^2, or None where it minimises no such loss.
 Square roots are of v + eps^2 where v can be zero: sqrt has an infinite slope at 0, and 0 * inf is NaN in second order.
 """
 
@@ -11,10 +12,29 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from metabench.core import tree
+from metabench.core.errors import Unsupported
 from metabench.core.lazy import torch
+from metabench.core.problem import InnerOptimiser
 from metabench.core.types import OptimiserState, Tree
 
 Setting: TypeAlias = "float | Callable[[Tree], torch.Tensor | Tree]"
+
+STEP_COUNT = "step"
+"""The slot that counts steps: a part of the state that never settles."""
+
+
+def decay_of(optimiser: InnerOptimiser) -> float:
+    """Return c where what training minimises is f + c/2 |w|^2; an optimiser that does not say has none: 0.
+
+    Raises:
+        Unsupported: the optimiser decays the parameters apart from the gradient, so that no such loss is stationary where it rests.
+    """
+    decay: float | None = getattr(optimiser, "minimised_decay", 0.0)
+    if decay is None:
+        raise Unsupported(
+            "the inner optimiser's weight decay is decoupled from an adaptive step: where training rests no loss is stationary"
+        )
+    return decay
 
 
 def _times(setting: Setting, meta: Tree, direction: Tree) -> Tree:
@@ -37,6 +57,11 @@ class SGD:
     learning_rate: Setting
     weight_decay: float = 0.0
 
+    @property
+    def minimised_decay(self) -> float:
+        """Return c where training minimises f + c/2 |w|^2."""
+        return self.weight_decay
+
     def init(self, params: Tree) -> OptimiserState:
         """Return no state."""
         return {}
@@ -56,6 +81,11 @@ class Momentum:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
+
+    @property
+    def minimised_decay(self) -> float:
+        """Return c where training minimises f + c/2 |w|^2."""
+        return self.weight_decay
 
     def init(self, params: Tree) -> OptimiserState:
         """Return a zero buffer."""
@@ -84,16 +114,21 @@ class Adam:
     weight_decay: float = 0.0
     decoupled: bool = False
 
+    @property
+    def minimised_decay(self) -> float | None:
+        """Return c where training minimises f + c/2 |w|^2; None with decoupled decay, whose pull no gradient of a loss balances."""
+        return None if self.decoupled and self.weight_decay else self.weight_decay
+
     def init(self, params: Tree) -> OptimiserState:
         """Return zero moments and a step count of zero."""
-        return {"first": tree.zeros_like(params), "second": tree.zeros_like(params), "step": _step_of(params)}
+        return {"first": tree.zeros_like(params), "second": tree.zeros_like(params), STEP_COUNT: _step_of(params)}
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
         """Return the next parameters and moments."""
         if self.weight_decay and not self.decoupled:
             gradient = tree.add_scaled(gradient, self.weight_decay, params)
         beta1, beta2 = self.betas
-        count = state["step"]["count"] + 1
+        count = state[STEP_COUNT]["count"] + 1
         first = tree.tree_map(lambda m, g: beta1 * m + (1 - beta1) * g, state["first"], gradient)
         second = tree.tree_map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state["second"], gradient)
         correction1, correction2 = 1 - beta1**count, 1 - beta2**count
@@ -103,7 +138,7 @@ class Adam:
         if self.weight_decay and self.decoupled:
             direction = tree.add_scaled(direction, self.weight_decay, params)
         moved = tree.subtract(params, _times(self.learning_rate, meta, direction))
-        return moved, {"first": first, "second": second, "step": {"count": count}}
+        return moved, {"first": first, "second": second, STEP_COUNT: {"count": count}}
 
 
 @dataclass(frozen=True)
@@ -114,6 +149,11 @@ class RMSprop:
     alpha: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.0
+
+    @property
+    def minimised_decay(self) -> float:
+        """Return c where training minimises f + c/2 |w|^2."""
+        return self.weight_decay
 
     def init(self, params: Tree) -> OptimiserState:
         """Return zero second moments."""
@@ -133,7 +173,7 @@ INNER_OPTIMISERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
 
 def inner_optimiser(name: str, learning_rate: Setting, weight_decay: float = 0.0) -> SGD | Momentum | Adam | RMSprop:
     """Return the inner optimiser of a name in INNER_OPTIMISERS, other settings at their usual values."""
-    makers = {
+    makers: dict[str, Callable[[], SGD | Momentum | Adam | RMSprop]] = {
         "sgd": lambda: SGD(learning_rate, weight_decay),
         "momentum": lambda: Momentum(learning_rate, weight_decay=weight_decay),
         "nesterov": lambda: Momentum(learning_rate, nesterov=True, weight_decay=weight_decay),

@@ -2,18 +2,18 @@
 
 The sweep carries cotangents a_k of the inner state. With the outer loss due at w_{k+1} added first,
     a_k = (dPhi_k / d state)^T a_{k+1},     dF/dl += (dPhi_k / dl)^T a_{k+1} + direct terms.
-What differs between methods is how the two products of a step are formed (its pullback), and what of the run is kept.
+What differs between methods is how the two products of a step are formed (its pullback), and what of the run is kept (the schedule).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TypeAlias
 
 from metabench.autodiff.gradients import gradients, inner_gradient, outer_gradient
-from metabench.autodiff.inner import begin, detached, leaves_of, recorded_step, step, with_leaves
+from metabench.autodiff.inner import begin, detached, leaves_of, recorded_step, run, step, with_leaves
 from metabench.autodiff.products import forward_over_reverse, mixed_forward_over_reverse
+from metabench.autodiff.schedules import Schedule, every_state
 from metabench.core import tree
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient
@@ -45,30 +45,33 @@ def through_graph(problem: Problem, state: InnerState, meta: Tree, window: Windo
 
 
 def sweep_back(
-    problem: Problem, state: InnerState, meta: Tree, window: Window, pullback: Pullback, spacing: int = 1
+    problem: Problem,
+    state: InnerState,
+    meta: Tree,
+    window: Window,
+    pullback: Pullback,
+    schedule: Schedule = every_state,
 ) -> Hypergradient:
-    """Return the exact hypergradient of the window, one step's graph at a time.
+    """Return the hypergradient of the window, one step's graph at a time. It is exact if the pullback is.
 
     Args:
         pullback: how one step is pulled back.
-        spacing: every how many steps a state is kept on the way forward; those between are run again on the way back.
+        schedule: which states of the run are kept for the way back; the others are run again.
     """
     meta = tree.detach(meta)
     start = state
     with torch.no_grad():
-        state = detached(begin(problem, state, meta))
-    steps = len(window.inner)
-    kept: dict[int, InnerState] = {}
-    for k, batch in enumerate(window.inner):
-        if k % spacing == 0:
-            kept[k] = state
-        state = step(problem, state, meta, batch)
-    final, value = state, 0.0
+        kept = {0: detached(begin(problem, state, meta))}
+    # The way back begins at the step before the last outer loss due; no state after it is needed again.
+    last = max(k for k, outer in enumerate(window.outer) if outer is not None)
+    kept[last] = _reached(problem, kept, meta, window, last, schedule)
+    state = step(problem, kept[last], meta, window.inner[last])
+    final, value = run(problem, state, meta, window.inner[last + 1 :]), 0.0
 
     # The cotangent is held by this list alone and taken out of it, so that a pullback can let go of it in its middle.
     held = [InnerState({}, {})]
     total = tree.zeros_like(meta)
-    for k in reversed(range(steps)):
+    for k in reversed(range(last + 1)):
         # `state` is state_{k+1} here: the outer loss due after step k is added before the step is pulled back.
         if (outer := window.outer[k]) is not None:
             due = outer_gradient(problem, state.params, meta, outer)
@@ -77,23 +80,18 @@ def sweep_back(
             after = held.pop()
             held.append(InnerState(tree.add(after.params, due.params) if after.params else due.params, after.optimiser))
             del due, after
-        if k not in kept:
-            _rerun(problem, kept, meta, window, k)
-        state = kept.pop(k)
-        if held[0].params:
-            through = k > 0 or MetaRole.START in problem.roles
-            cotangent, share = pullback(problem, state, meta, window.inner[k], held.pop(), through)
-            held.append(cotangent)
-            del cotangent
-            total = tree.add(total, share)
+        # state_{k+1} is let go of before state_k is run.
+        del state
+        state = _reached(problem, kept, meta, window, k, schedule)
+        kept.pop(k, None)
+        through = k > 0 or MetaRole.START in problem.roles
+        cotangent, share = pullback(problem, state, meta, window.inner[k], held.pop(), through)
+        held.append(cotangent)
+        del cotangent
+        total = tree.add(total, share)
     if MetaRole.START in problem.roles:
-        total = tree.add(total, _start_share(problem, start, meta, held[0]))
+        total = tree.add(total, pull_start(problem, start, meta, held[0].params))
     return Hypergradient(total, final, value)
-
-
-def square_root_spacing(steps: int) -> int:
-    """Return the spacing that keeps about 2 sqrt(K) states at the most. Chen et al. 2016."""
-    return max(1, math.isqrt(steps - 1) + 1)
 
 
 def recomputed_step(
@@ -152,16 +150,24 @@ def _paired(after: InnerState, cotangent: InnerState) -> tuple[list[torch.Tensor
     return [value for value, _ in names], [weight for _, weight in names]
 
 
-def _rerun(problem: Problem, kept: dict[int, InnerState], meta: Tree, window: Window, until: int) -> None:
-    """Fill `kept` up to state `until` from the nearest state that was kept before it."""
-    first = max(k for k in kept if k < until)
-    for k in range(first, until):
-        kept[k + 1] = step(problem, kept[k], meta, window.inner[k])
+def _reached(
+    problem: Problem, kept: dict[int, InnerState], meta: Tree, window: Window, last: int, schedule: Schedule
+) -> InnerState:
+    """Return state `last`, run from the nearest state kept, none of which is later; keep those on the way that the schedule names."""
+    first = max(kept)
+    state = kept[first]
+    keep = set(schedule(first, last, len(kept) - 1)) if first < last else set()
+    for k in range(first, last):
+        state = step(problem, state, meta, window.inner[k])
+        if k + 1 in keep:
+            kept[k + 1] = state
+    return state
 
 
-def _start_share(problem: Problem, state: InnerState, meta: Tree, cotangent: InnerState) -> Tree:
+def pull_start(problem: Problem, state: InnerState, meta: Tree, cotangent: Tree) -> Tree:
+    """Return (d start / dl)^T cotangent, where the window's run starts from `state`; the cotangent is of the parameters."""
     meta = tree.leaves_for_grad(meta)
     with torch.enable_grad():
         started = problem.start(state.params, meta)
-        (share,) = gradients(list(started.values()), [meta], list(cotangent.params.values()))
+        (share,) = gradients(list(started.values()), [meta], list(cotangent.values()))
     return share

@@ -25,7 +25,9 @@ class Target(str, Enum):
     IMPLICIT = "implicit"
     """dF/dl - (d2f/dl dw) (d2f/dw2)^-1 dF/dw at w_K, as if w_K were a minimum of f."""
     SMOOTHED = "smoothed"
-    """The gradient of the outer objective smoothed by noise."""
+    """The gradient of the window's outer objective, smoothed by Gaussian noise on the meta-parameters."""
+    PERSISTENT = "persistent"
+    """The gradient of the sum of all windows' outer objectives, smoothed by Gaussian noise drawn anew for each window."""
     NONE = "none"
     """Nothing: the meta-parameters stay."""
 
@@ -42,6 +44,38 @@ class Cost:
     jvps: str = "0"
     forwards: str = "0"
     memory: str = "O(|w|)"
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """What a solver's theory asks of the Hessian of the objective that training minimises: its dimension and extreme eigenvalues."""
+
+    dimension: int
+    smallest: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Where a method that is not exact reaches its target. `metabench certify` holds it to this.
+
+    Attributes:
+        options: from the curvature at a minimum to the options under which theory leaves a relative error of `tolerance` at the most;
+            a list of option sets where several must hold (with a solver's scale at 1 and at 0.1, say).
+        tolerance: see there. It holds for well-conditioned problems in float64.
+        budget: the option that the error falls with: number of solver steps, rank, width of a difference. Empty if there is none.
+        values: of that option, at which the error is drawn against it; the other options are the first set of `options`.
+    """
+
+    options: Callable[[Curvature], dict[str, Any] | list[dict[str, Any]]]
+    tolerance: float = 1e-8
+    budget: str = ""
+    values: tuple[float, ...] = ()
+
+    def option_sets(self, curvature: Curvature) -> list[dict[str, Any]]:
+        """Return the option sets that must hold."""
+        found = self.options(curvature)
+        return found if isinstance(found, list) else [found]
 
 
 @dataclass(frozen=True)
@@ -88,6 +122,7 @@ class Method:
         citation: BibTeX of the paper.
         options: frozen dataclass of its options.
         stochastic: whether it draws from the generator.
+        limit: where it reaches its target, if it is not exact and there is such a place.
         module: the Python module that holds it.
     """
 
@@ -100,6 +135,7 @@ class Method:
     citation: str
     options: type = NoOptions
     stochastic: bool = False
+    limit: Limit | None = None
     module: str = ""
 
     def __call__(
@@ -118,6 +154,7 @@ def method(
     citation: str,
     options: type = NoOptions,
     stochastic: bool = False,
+    limit: Limit | None = None,
 ) -> Callable[[HypergradientFunction], Method]:
     """Declare a function to be a method; its name is the function's."""
 
@@ -134,6 +171,7 @@ def method(
             citation=inspect.cleandoc(citation),
             options=options,
             stochastic=stochastic,
+            limit=limit,
             module=module.__name__ if module else "",
         )
 

@@ -9,13 +9,46 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from metabench.core.errors import MetabenchError, unknown
 
 T = TypeVar("T")
+
+
+class Found(dict[str, T]):
+    """What was found, by name; and by the same names what was left out, and why."""
+
+    def __init__(self, found: Mapping[str, T], left_out: Mapping[str, str]) -> None:
+        super().__init__(found)
+        self.left_out = dict(left_out)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What a package installed beside this one offers under a group of entry points.
+
+    Attributes:
+        name: of the entry point.
+        value: where it leads, 'package.module' or 'package.module:object'.
+        distribution: the package that declares it, with its version.
+        content: the module or object; None if it cannot be imported.
+        problem: why it cannot be imported; empty if it can.
+    """
+
+    name: str
+    value: str
+    distribution: str
+    content: Any
+    problem: str
+
+    @property
+    def package(self) -> str:
+        """The top-level package that the value lies in."""
+        return self.value.partition(":")[0].partition(".")[0].strip()
 
 
 def modules_of(package: str) -> list[ModuleType]:
@@ -38,14 +71,55 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise MetabenchError(f"plugin '{path}' cannot be imported: {type(error).__name__}: {error}") from error
+        raise MetabenchError(f"plugin '{path}' cannot be imported: {_said(error)}") from error
     return module
 
 
+@functools.cache
+def installed(group: str) -> tuple[Installed, ...]:
+    """Return what the packages installed beside this one declare under `group`, by name; looked up once per process.
+
+    One that cannot be imported is among them, and says why.
+    """
+    if not _mentioned(group):
+        return ()
+    # Here and not above: importing it adds a sixth to the time of `metabench list`.
+    from importlib.metadata import entry_points
+
+    found = []
+    for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):
+        owner = f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed package"
+        try:
+            content, problem = point.load(), ""
+        # Somebody else's package: whatever it does when it is imported, this one goes on.
+        except (Exception, SystemExit) as error:
+            content, problem = None, f"cannot be imported: {_said(error)}"
+        found.append(Installed(point.name, point.value, owner, content, problem))
+    return tuple(found)
+
+
+def _mentioned(group: str) -> bool:
+    """Return whether the metadata of a package that can be imported names `group`, or lies where it cannot be read as a file."""
+    for place in dict.fromkeys(Path(entry or ".") for entry in sys.path):
+        if place.is_file():
+            return True
+        for pattern in ("*.dist-info/entry_points.txt", "*.egg-info/entry_points.txt"):
+            if any(group in file.read_text(encoding="utf-8", errors="replace") for file in place.glob(pattern)):
+                return True
+    return False
+
+
 def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """Return `known[name]`, or raise the error that names the nearest valid one."""
-    if name not in known:
-        raise unknown(kind, name, known)
-    return known[name]
+    """Return `known[name]`, or raise the error that says why it was left out, or names the nearest valid one."""
+    if name in known:
+        return known[name]
+    if isinstance(known, Found) and name in known.left_out:
+        raise MetabenchError(f"{kind} '{name}' was left out: {known.left_out[name]}")
+    raise unknown(kind, name, known)
+
+
+def _said(error: BaseException) -> str:
+    """Return an exception's kind and message, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()) if str(error) else type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from metabench.core.lazy import torch
@@ -20,10 +20,15 @@ Batch: TypeAlias = "Mapping[str, torch.Tensor]"
 
 @dataclass(frozen=True)
 class InnerState:
-    """Where an inner run stands: parameters and the inner optimiser's state. No graph is attached to either."""
+    """Where an inner run stands: parameters, the inner optimiser's state, and what a method keeps. No graph is attached to any of them.
+
+    `memory` holds trees by name that a method wants to see again at the next window of the same inner run: a solver's last solution, the
+    perturbed copies of a run. A method finds there what it returned, or nothing; a new inner run begins without.
+    """
 
     params: Tree
     optimiser: OptimiserState
+    memory: Mapping[str, Tree] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,18 @@ import torch
 from bilevel import OPTIMISERS, checkpoint, make_problem, relative_error
 from small_problems import LearnedStart, Tanh
 
-from metabench.autodiff.gradients import gradients, inner_gradient, outer_gradient, outer_value
-from metabench.autodiff.inner import begin, check_finite, detached, leaves_of, recorded_step, run, step, with_leaves
+from metabench.autodiff.gradients import gradients, inner_gradient, inner_meta_gradient, outer_gradient, outer_value
+from metabench.autodiff.inner import (
+    begin,
+    check_finite,
+    detached,
+    leaves_of,
+    recorded_step,
+    run,
+    step,
+    updated,
+    with_leaves,
+)
 from metabench.core import Diverged, InnerState, tree
 
 PEERS: dict[str, Any] = {
@@ -96,6 +106,9 @@ def test_first_order_gradients_of_both_losses() -> None:
     x, penalty = float(state.params["x"]), float(meta["l"])
     slope = inner_gradient(problem, state.params, meta, window.inner[0])
     assert float(slope["x"]) == pytest.approx(2 * (x - 1) + 2 * penalty * x, rel=1e-14)
+    assert float(inner_meta_gradient(problem, state.params, meta, window.inner[0])["l"]) == pytest.approx(
+        x * x, rel=1e-14
+    )
     due = outer_gradient(problem, state.params, meta, {})
     assert (due.loss, float(due.params["x"]), float(due.meta["l"])) == (
         pytest.approx((x - 0.5) ** 2, rel=1e-14),
@@ -103,3 +116,13 @@ def test_first_order_gradients_of_both_losses() -> None:
         0.0,
     )
     assert outer_value(problem, state.params, meta, {}) == due.loss
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_a_step_is_the_update_by_the_inner_gradient(optimiser: str) -> None:
+    problem = Tanh(optimiser)
+    state, meta, window = checkpoint(problem)
+    gradient = inner_gradient(problem, state.params, meta, window.inner[0])
+    after, expected = updated(problem, gradient, state, meta), step(problem, state, meta, window.inner[0])
+    for ours, theirs in zip(leaves_of(after), leaves_of(expected), strict=True):
+        assert all(torch.equal(leaf, theirs[name]) for name, leaf in ours.items())

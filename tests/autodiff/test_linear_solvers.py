@@ -1,12 +1,14 @@
-"""Conjugate gradients equal the dense solve in n steps; the Neumann series is what its formula says. At any scale, in any dimension."""
+"""Conjugate gradients equal the dense solve in n steps; the iteration x <- T x + c and the Neumann series are what their formulas say."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
 from bilevel import relative_error
 
-from metabench.autodiff.linear_solvers import Operator, conjugate_gradients, neumann_series
+from metabench.autodiff.linear_solvers import Operator, affine_iteration, conjugate_gradients, neumann_series
 from metabench.core import Diverged, Tree, tree
 from metabench.core.randomness import generator
 
@@ -140,3 +142,140 @@ def test_a_neumann_series_that_is_not_finite_names_its_scale() -> None:
     assert neumann_series(times(matrix, target), target, 5, 10.0).residual > 1
     with pytest.raises(Diverged, match=r"scale 10\.0"):
         neumann_series(times(matrix, target), target, 2000, 10.0)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("n", [1, 2, 10])
+def test_cg_from_anywhere_equals_the_dense_solve_in_n_steps(n: int, scale: float) -> None:
+    matrix, target = system(n, scale)
+    start = tree.tree_map(lambda leaf: (leaf + 3).sin() / scale, target)
+    found = conjugate_gradients(times(matrix, target), target, n, 0.0, start)
+    assert relative_error(found.value, solved(matrix, target)) <= 1e-11
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_cg_from_the_solution_takes_no_step(scale: float) -> None:
+    matrix, target = system(10, scale)
+    start = solved(matrix, target)
+    found = conjugate_gradients(times(matrix, target), target, 50, 1e-12, start)
+    assert found.steps == 0
+    assert all(torch.equal(leaf, start[name]) for name, leaf in found.value.items())
+    assert found.residual <= 1e-12
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-8])
+def test_the_tolerance_and_the_residual_are_relative_to_the_right_hand_side_wherever_cg_starts(
+    tolerance: float,
+) -> None:
+    matrix, target = system(10)
+    start = tree.scale(1e3, target)
+    found = conjugate_gradients(times(matrix, target), target, 100, tolerance, start)
+    true = float((tree.flatten(target) - matrix @ tree.flatten(found.value)).norm() / tree.norm(target))
+    assert found.residual <= tolerance
+    assert found.residual == pytest.approx(true, rel=1e-3, abs=1e-12)
+    fewer = conjugate_gradients(times(matrix, target), target, found.steps - 1, 0.0, start)
+    assert fewer.residual > tolerance
+
+
+def test_cg_of_nothing_is_nothing_wherever_it_starts() -> None:
+    matrix, target = system(3)
+    found = conjugate_gradients(times(matrix, target), tree.zeros_like(target), 5, 1e-10, start=target)
+    assert (found.steps, found.residual) == (0, 0.0)
+    assert not tree.flatten(found.value).any()
+
+
+def test_cg_does_not_hide_a_start_that_is_not_finite() -> None:
+    matrix, target = system(3)
+    with pytest.raises(Diverged, match="not finite"):
+        conjugate_gradients(times(matrix, target), target, 5, 1e-10, tree.scale(float("inf"), target))
+
+
+def contraction(n: int, radius: float) -> tuple[torch.Tensor, Tree]:
+    """Return a matrix with this spectral radius that is not symmetric, and a vector."""
+    matrix, target = system(n)
+    skew = torch.tril(torch.ones(n, n, dtype=torch.float64), -1)
+    mixed = matrix @ (torch.eye(n, dtype=torch.float64) + 0.1 * skew)
+    return mixed * radius / torch.linalg.eigvals(mixed).abs().max(), target
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 9])
+@pytest.mark.parametrize("n", [1, 5])
+def test_the_affine_iteration_is_the_truncated_series_of_its_transition(n: int, steps: int) -> None:
+    transition, constant = contraction(n, 0.8)
+    found = affine_iteration(times(transition, constant), constant, steps)
+    powers = sum(torch.linalg.matrix_power(transition, j) for j in range(steps + 1))
+    assert relative_error(found.value, times(powers, constant)(constant)) <= 1e-14
+    last = torch.linalg.matrix_power(transition, steps) @ tree.flatten(constant)
+    assert found.residual == pytest.approx(float(last.norm() / tree.norm(constant)), rel=1e-9)
+    assert found.steps == steps
+
+
+def test_the_affine_iteration_contracts_at_the_spectral_rate_whether_or_not_the_transition_is_symmetric() -> None:
+    transition, constant = contraction(5, 0.9)
+    operator = times(transition, constant)
+    expected = solved(torch.eye(5, dtype=torch.float64) - transition, constant)
+    errors = [relative_error(affine_iteration(operator, constant, n).value, expected) for n in (80, 90, 1000)]
+    assert errors[1] / errors[0] == pytest.approx(0.9**10, rel=1e-3)
+    assert errors[2] <= 1e-13
+
+
+def test_the_affine_iteration_goes_on_from_where_it_is_told() -> None:
+    transition, constant = contraction(4, 0.7)
+    operator = times(transition, constant)
+    whole, first = affine_iteration(operator, constant, 9), affine_iteration(operator, constant, 4)
+    assert relative_error(affine_iteration(operator, constant, 5, start=first.value).value, whole.value) == 0
+    again = affine_iteration(
+        operator, constant, 100, 1e-10, start=solved(torch.eye(4, dtype=torch.float64) - transition, constant)
+    )
+    assert again.steps == 1
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-4, 1e-9])
+def test_the_affine_iteration_stops_when_the_residual_it_reports_is_within_the_tolerance(tolerance: float) -> None:
+    transition, constant = contraction(4, 0.7)
+    found = affine_iteration(times(transition, constant), constant, 1000, tolerance)
+    assert found.residual <= tolerance
+    before = affine_iteration(times(transition, constant), constant, found.steps - 1)
+    left = tree.subtract(constant, times(torch.eye(4, dtype=torch.float64) - transition, constant)(before.value))
+    assert found.residual == pytest.approx(float(tree.norm(left) / tree.norm(constant)), rel=1e-5)
+    assert before.residual > tolerance
+
+
+def test_the_affine_iteration_stops_by_itself_where_rounding_is_reached() -> None:
+    transition, constant = contraction(4, 0.5)
+    assert affine_iteration(times(transition, constant), constant, 10_000).steps <= 60
+
+
+@pytest.mark.parametrize(("radius", "contracting"), [(0.5, True), (0.99, True), (1.01, False), (3.0, False)])
+@pytest.mark.parametrize("steps", [30, 200])
+def test_whether_the_iteration_contracts_is_whether_the_spectral_radius_is_below_one(
+    radius: float, contracting: bool, steps: int
+) -> None:
+    transition, constant = contraction(3, radius)
+    assert affine_iteration(times(transition, constant), constant, steps).contracting is contracting
+
+
+def test_before_the_first_step_nothing_is_said_of_contraction() -> None:
+    transition, constant = contraction(3, 0.5)
+    assert affine_iteration(times(transition, constant), constant, 0).contracting is None
+
+
+def test_an_oscillation_that_dies_out_contracts_although_it_grows_at_first() -> None:
+    # Heavy ball near its limit: complex eigenvalues of modulus sqrt(mu), and increments that rise before they fall.
+    mu, rate = 0.95, 1.0
+    transition = torch.tensor([[1 - rate, -mu], [rate, mu]], dtype=torch.float64)
+    constant = {"x": torch.tensor([1.0, 0.0], dtype=torch.float64)}
+    operator = times(transition, constant)
+    increments = [affine_iteration(operator, constant, n).residual for n in range(1, 40)]
+    assert any(later > earlier for earlier, later in itertools.pairwise(increments))
+    assert affine_iteration(operator, constant, 200).contracting is True
+
+
+def test_the_neumann_series_goes_on_from_a_start_by_the_residual_there() -> None:
+    matrix, target = system(4)
+    operator = times(matrix, target)
+    start = tree.tree_map(torch.cos, target)
+    one = neumann_series(operator, target, 1, 0.3, start=start)
+    residual = tree.subtract(target, operator(start))
+    assert relative_error(one.value, tree.add_scaled(start, 0.3, residual)) <= 1e-15
+    assert one.residual == pytest.approx(float(tree.norm(residual) / tree.norm(target)), rel=1e-12)

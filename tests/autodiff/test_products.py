@@ -7,12 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from bilevel import checkpoint, directions, make_problem, relative_error
-from small_problems import LearningRates, Ridge, Tanh
+from small_problems import LearningRates, Ridge, Tanh, WeightedExamples
 
 from metabench.autodiff.products import (
     SecondOrder,
     forward_over_reverse,
     hessian_operator,
+    mixed_by_differences,
+    mixed_forward_over_reverse,
     mixed_product,
     reverse_over_reverse,
 )
@@ -106,3 +108,35 @@ def test_parameters_that_a_loss_leaves_out_have_zero_products(mode: Callable[...
     assert float(found.mixed["in"]) == 0
     silent = mode(Silent(), state.params, meta, window.inner[0], direction)
     assert not any(tree.flatten(part).any() for part in silent)
+
+
+def test_the_mixed_product_alone_is_that_of_the_pair() -> None:
+    problem = WeightedExamples()
+    state, meta, window = checkpoint(problem)
+    (direction,) = directions(state.params, 1)
+    both = forward_over_reverse(problem, state.params, meta, window.inner[0], direction).mixed
+    alone = mixed_forward_over_reverse(problem, state.params, meta, window.inner[0], direction)
+    assert relative_error(alone, both) <= 1e-13
+
+
+def test_central_differences_tend_to_the_mixed_product_with_the_square_of_their_width() -> None:
+    problem = WeightedExamples()
+    state, meta, window = checkpoint(problem)
+    (direction,) = directions(state.params, 1)
+    at = (problem, state.params, meta, window.inner[0])
+    exact = mixed_product(*at, direction)
+    wide, narrow = (relative_error(mixed_by_differences(*at, direction, width), exact) for width in (0.1, 0.01))
+    assert wide / narrow == pytest.approx(100, rel=0.1)
+    # The width is a distance in the parameters: the length of the direction scales the product and moves no point.
+    for length in (1e-6, 7.0):
+        scaled = mixed_by_differences(*at, tree.scale(length, direction), 0.1)
+        assert relative_error(scaled, tree.scale(length, mixed_by_differences(*at, direction, 0.1))) <= 1e-9
+
+
+def test_differences_are_exact_for_a_quadratic_and_zero_along_nothing() -> None:
+    problem = Ridge()
+    state, meta, window = checkpoint(problem)
+    (direction,) = directions(state.params, 1)
+    at = (problem, state.params, meta, window.inner[0])
+    assert relative_error(mixed_by_differences(*at, direction, 3.0), mixed_product(*at, direction)) <= 1e-13
+    assert not tree.flatten(mixed_by_differences(*at, tree.zeros_like(direction), 3.0)).any()

@@ -1,52 +1,86 @@
-"""The sweep back over the steps keeps what its spacing says, and no more."""
+"""The sweep back over the steps keeps what its schedule says, and no more, and gives the same whatever that is."""
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import pytest
-from bilevel import checkpoint, relative_error
-from small_problems import Tanh
+import torch
+from bilevel import assert_derivative, checkpoint, objective, relative_error
+from small_problems import LearnedStartOfBody, SummedOuter, Tanh
 
 from metabench.autodiff import sweep
-from metabench.autodiff.sweep import recomputed_step, square_root_spacing, sweep_back, through_graph
+from metabench.autodiff.schedules import Schedule, binomial, every_state, spaced, square_root
+from metabench.autodiff.sweep import mixed_mode_step, pull_start, recomputed_step, sweep_back, through_graph
+from metabench.core import InnerState, Window, tree
 
 
-@pytest.mark.parametrize("steps", [*range(1, 30), 97, 100, 101, 1000])
-def test_the_square_root_spacing_keeps_about_two_square_roots(steps: int) -> None:
-    spacing = square_root_spacing(steps)
-    assert spacing == math.ceil(math.sqrt(steps))
-    kept = math.ceil(steps / spacing) + spacing - 1
-    assert kept <= 2 * math.ceil(math.sqrt(steps))
+@pytest.mark.parametrize("schedule", [*map(spaced, (1, 2, 3, 7, 12, 50)), *map(binomial, range(5)), square_root(12)])
+def test_any_schedule_gives_the_same(schedule: Schedule) -> None:
+    for problem in (Tanh("adam", inner_steps=12), SummedOuter("rmsprop", inner_steps=12)):
+        at = checkpoint(problem)
+        found = sweep_back(problem, *at, recomputed_step, schedule)
+        assert relative_error(found.meta, through_graph(problem, *at).meta) <= 1e-12
 
 
-@pytest.mark.parametrize("spacing", [1, 2, 3, 7, 12, 50])
-def test_any_spacing_gives_the_same(spacing: int) -> None:
-    problem = Tanh("adam", inner_steps=12)
-    at = checkpoint(problem)
-    assert (
-        relative_error(sweep_back(problem, *at, recomputed_step, spacing).meta, through_graph(problem, *at).meta)
-        <= 1e-12
-    )
-
-
-@pytest.mark.parametrize("steps", [1, 5, 16, 23])
-def test_the_states_alive_at_once_are_those_that_the_spacing_promises(
-    steps: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("schedule", "most"),
+    [(every_state, 23), (square_root(23), 10), (binomial(4), 5), (binomial(1), 2), (binomial(0), 1)],
+)
+def test_the_states_alive_at_once_are_those_that_the_schedule_promises(
+    schedule: Schedule, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = Tanh("momentum", inner_steps=steps)
+    problem = Tanh("momentum", inner_steps=23)
     at = checkpoint(problem)
+    made: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
-    rerun = sweep._rerun
+    step = sweep.step
 
-    def watched(problem: Any, kept: dict[int, Any], *rest: Any) -> None:
-        rerun(problem, kept, *rest)
-        alive.append(len(kept))
+    def watched(*arguments: Any) -> InnerState:
+        after = step(*arguments)
+        made.append(weakref.ref(after.params["in"]))
+        alive.append(sum(one() is not None for one in made))
+        return after
 
-    monkeypatch.setattr(sweep, "_rerun", watched)
-    sweep_back(problem, *at, recomputed_step, square_root_spacing(steps))
-    assert max(alive, default=1) <= 2 * math.ceil(math.sqrt(steps))
-    alive.clear()
-    sweep_back(problem, *at, recomputed_step, 1)
-    assert alive == []
+    monkeypatch.setattr(sweep, "step", watched)
+    gc.disable()
+    try:
+        found = sweep_back(problem, *at, recomputed_step, schedule)
+    finally:
+        gc.enable()
+    # On top: the end of the run, which is returned, and the state that a step has just made beside the one it started from.
+    assert max(alive) <= most + 2
+    assert sum(one() is not None for one in made) == 1
+    assert relative_error(found.meta, through_graph(problem, *at).meta) <= 1e-12
+
+
+@pytest.mark.parametrize("schedule", [every_state, square_root(6), binomial(2)])
+@pytest.mark.parametrize("pullback", [recomputed_step, mixed_mode_step])
+def test_no_step_after_the_last_outer_loss_is_pulled_back(
+    pullback: sweep.Pullback, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Tanh("adam", inner_steps=6)
+    state, meta, window = checkpoint(problem)
+    early = Window(window.inner, (None, window.outer[-1], None, None, None, None))
+    runs: list[int] = []
+    step = sweep.step
+    monkeypatch.setattr(sweep, "step", lambda *arguments: (runs.append(1), step(*arguments))[1])
+    found = sweep_back(problem, state, meta, early, pullback, schedule)
+    assert len(runs) == 2
+    assert_derivative(found.meta, objective(problem, state, early), meta)
+    whole = through_graph(problem, state, meta, window).state
+    assert relative_error(found.state.params, whole.params) <= 1e-13
+    assert found.outer_loss == pytest.approx(objective(problem, state, early)(meta), rel=1e-13)
+
+
+def test_a_cotangent_of_the_start_reaches_the_parameters_that_are_learned() -> None:
+    problem = LearnedStartOfBody()
+    state, meta, _ = checkpoint(problem)
+    cotangent = tree.tree_map(torch.ones_like, state.params)
+    pulled = pull_start(problem, state, meta, cotangent)
+    assert list(pulled) == list(meta)
+    assert all(torch.equal(leaf, cotangent[name]) for name, leaf in pulled.items())
+    assert math.isclose(float(tree.dot(pulled, pulled)), tree.count(meta))

@@ -44,4 +44,4 @@ def test_a_declaration_cannot_be_changed() -> None:
 
 
 def test_targets_are_the_words_of_the_row_schema() -> None:
-    assert [target.value for target in Target] == ["unrolled", "truncated", "one_step", "implicit", "smoothed", "none"]
+    assert [target.value for target in Target] == ["unrolled", "truncated", "one_step", "implicit", "smoothed", "persistent", "none"]

@@ -48,6 +48,11 @@ def test_the_methods_of_the_package_are_all_found_in_the_order_of_tables() -> No
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(methods())
 
 
+def test_a_method_that_is_exported_under_two_names_is_one_method(tmp_path: Path) -> None:
+    path = written(tmp_path, PLUGIN + "\n    again = twice\n", "two_names.py")
+    assert list(methods([path])) == [*methods(), "twice"]
+
+
 def test_the_problems_of_the_package_are_all_found_by_their_files() -> None:
     folder = Path(__file__).parents[2] / "metabench" / "problems"
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(problems())
@@ -87,6 +92,7 @@ def test_a_plugin_is_imported_once(tmp_path: Path) -> None:
     [
         ("raise RuntimeError('out of luck')", "cannot be imported: RuntimeError: out of luck"),
         ("import no_such_module_at_all", "cannot be imported: ModuleNotFoundError"),
+        ("import sys; sys.exit('bye')", "cannot be imported: SystemExit: bye"),
         ("def broken(:", "cannot be imported: SyntaxError"),
         ("x = 1", "declares no method"),
         ("from metabench.methods.t1t2 import t1t2", "declares no method"),
@@ -94,6 +100,18 @@ def test_a_plugin_is_imported_once(tmp_path: Path) -> None:
             PLUGIN.replace("def twice", "def unrolled"),
             "declares 'unrolled', a name that metabench.methods.unrolled has",
         ),
+        (PLUGIN.replace("exact=False", "exact='no'"), "method 'twice': exact is 'no', expected bool"),
+        (PLUGIN.replace("cost=Cost()", "cost=None"), "method 'twice': cost is None, expected Cost"),
+        (
+            PLUGIN.replace("@dataclass(frozen=True)", "@dataclass"),
+            "options is Options, expected a dataclass with frozen=True",
+        ),
+        (PLUGIN.replace("option(2.0,", "option(-2.0,"), "option 'factor' of method 'twice': must be above 0, got -2.0"),
+        (
+            PLUGIN.replace('= option(2.0, above=0, help="by which t1t2 is multiplied")', ""),
+            "option 'factor' of method 'twice' has no default",
+        ),
+        (PLUGIN.replace("factor: float", "factor: 'Number'"), "its options cannot be read: NameError"),
     ],
 )
 def test_a_plugin_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path, text: str, complaint: str) -> None:

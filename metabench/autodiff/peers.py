@@ -1,0 +1,88 @@
+"""What adapters of other libraries share: the library or a refusal, and the house's inner optimisers in torch.optim's words.
+
+The libraries take an optimiser by torch.optim's name and settings, and the house's `SGD`, `Momentum`, `Adam` and `RMSprop` mean the same,
+step for step. A library is imported when a method that needs it is called, never before: it is optional.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal, TypeAlias
+
+from metabench.autodiff.optimisers import SGD, Adam, Momentum, RMSprop
+from metabench.core.errors import Unsupported
+from metabench.core.lazy import torch
+from metabench.core.problem import InnerOptimiser
+from metabench.core.types import Tree
+
+Rates: TypeAlias = "float | torch.Tensor | Tree"
+"""One learning rate for all parameters, a number or learned, or a learned one for each parameter tensor."""
+
+WANTED = {"higher": ">=0.2.1", "torchopt": ">=0.7.3"}
+"""The releases that the adapters are written for."""
+
+
+def library(name: str) -> ModuleType:
+    """Return the package `name` of WANTED; raise Unsupported with the line that installs it if it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Unsupported(
+            f"the package '{name}' cannot be imported ({error}): pip install 'metabench[peers]' brings {name}{WANTED[name]}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An inner optimiser in torch.optim's words.
+
+    Attributes:
+        name: of the class in torch.optim.
+        settings: its keyword arguments but the learning rate.
+        rates: the learning rate or rates, at the meta-parameters.
+        slots: from the house's names of the state's slots to torch.optim's.
+    """
+
+    name: Literal["SGD", "Adam", "AdamW", "RMSprop"]
+    settings: Mapping[str, Any]
+    rates: Rates
+    slots: Mapping[str, str]
+
+    @property
+    def apart(self) -> bool:
+        """Whether each parameter tensor has a learning rate of its own."""
+        return isinstance(self.rates, dict)
+
+    def rate(self, name: str) -> float | torch.Tensor:
+        """Return the learning rate of the parameter tensor `name`."""
+        return self.rates[name] if isinstance(self.rates, dict) else self.rates
+
+    def parts(self, params: Tree) -> list[list[str]]:
+        """Return the names of the parameters that one optimiser can move: all of them, or each alone where each has its rate."""
+        return [[name] for name in params] if self.apart else [list(params)]
+
+
+def recipe(optimiser: InnerOptimiser, meta: Tree, wanted_by: str) -> Recipe:
+    """Return `optimiser` in torch.optim's words, its learning rates at `meta`; raise Unsupported if it is none of torch.optim's."""
+    if not isinstance(optimiser, SGD | Momentum | Adam | RMSprop):
+        raise Unsupported(
+            f"the inner update is '{type(optimiser).__name__}', not one of torch.optim: {wanted_by} brings its own differentiable "
+            "optimisers and takes no other"
+        )
+    rates = optimiser.learning_rate(meta) if callable(optimiser.learning_rate) else optimiser.learning_rate
+    settings: dict[str, Any] = {"weight_decay": optimiser.weight_decay}
+    if isinstance(optimiser, Momentum):
+        settings |= {"momentum": optimiser.momentum, "nesterov": optimiser.nesterov}
+        return Recipe("SGD", settings, rates, {"momentum": "momentum_buffer"})
+    if isinstance(optimiser, Adam):
+        settings |= {"betas": optimiser.betas, "eps": optimiser.eps}
+        slots = {"first": "exp_avg", "second": "exp_avg_sq", "step": "step"}
+        # Without decay the two are the same, and AdamW is the one that libraries lack.
+        return Recipe("AdamW" if optimiser.decoupled and optimiser.weight_decay else "Adam", settings, rates, slots)
+    if isinstance(optimiser, RMSprop):
+        settings |= {"alpha": optimiser.alpha, "eps": optimiser.eps}
+        return Recipe("RMSprop", settings, rates, {"second": "square_avg"})
+    return Recipe("SGD", settings, rates, {})

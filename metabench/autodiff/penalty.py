@@ -1,0 +1,113 @@
+"""The value-function pair: first-order hypergradients from two points, one that minimises f and one that is drawn towards F.
+
+A minimum of f over w is where the gap f(w, l) - min_w f(w, l) is zero. Charging it with a multiplier c turns the bilevel problem into one
+level, F(w, l) + c (f(w, l) - f(w_K, l)), whose gradient with respect to l is first order:
+    dF/dl(y, l) + c (df/dl(y, l) - df/dl(w_K, l)),
+y an approximate minimum over w of F + c f, and w_K, from the problem's own inner run, of f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from metabench.autodiff.gradients import gradients, outer_gradient, outer_value
+from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.optimisers import decay_of
+from metabench.core import tree
+from metabench.core.errors import MetabenchError
+from metabench.core.lazy import torch
+from metabench.core.method import Hypergradient
+from metabench.core.problem import Problem
+from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
+from metabench.core.types import Batch, InnerState, Tree, Window
+
+PENALISED = "penalised"
+"""Where the memory of the inner run keeps y."""
+
+
+class Slopes(NamedTuple):
+    """First-order derivatives of a function of (w, l)."""
+
+    params: Tree
+    meta: Tree
+
+
+class Pair:
+    """The two losses of a window at its end, f with the weight decay that training adds to it, as functions of w."""
+
+    def __init__(self, problem: Problem, meta: Tree, inner: Batch, outer: Batch) -> None:
+        self._problem, self._meta, self._inner, self._outer = problem, meta, inner, outer
+        self._decay = decay_of(problem.optimiser)
+
+    def inner(self, params: Tree) -> Slopes:
+        """Return the slopes of f + decay/2 |w|^2."""
+        leaves, meta = tree.leaves_for_grad(params), tree.leaves_for_grad(self._meta)
+        with torch.enable_grad():
+            d_params, d_meta = gradients(self._problem.inner_loss(leaves, meta, self._inner), [leaves, meta])
+        return Slopes(tree.add_scaled(d_params, self._decay, params) if self._decay else d_params, d_meta)
+
+    def inner_meta(self, params: Tree) -> Tree:
+        """Return df/dl alone: the backward pass goes to l and not to the parameters."""
+        meta = tree.leaves_for_grad(self._meta)
+        with torch.enable_grad():
+            (d_meta,) = gradients(self._problem.inner_loss(tree.detach(params), meta, self._inner), [meta])
+        return d_meta
+
+    def outer(self, params: Tree) -> Slopes:
+        """Return the slopes of F."""
+        _, d_params, d_meta = outer_gradient(self._problem, params, self._meta, self._outer)
+        return Slopes(d_params, d_meta)
+
+
+class Penalised(NamedTuple):
+    """Where the descent ended: y, the hypergradient there, and the multiplier of the gap."""
+
+    params: Tree
+    meta: Tree
+    multiplier: float
+
+
+def penalised_hypergradient(
+    problem: Problem,
+    state: InnerState,
+    meta: Tree,
+    window: Window,
+    descend: Callable[[Pair, Tree, Tree], Penalised],
+) -> Hypergradient:
+    """Run the window's K steps to w_K, then descend from the last y of the inner run, or from w_K where there is none.
+
+    Args:
+        descend: from (the pair of losses on the window's last batches, y, df/dl at w_K) to where it ends.
+
+    Raises:
+        Unsupported: the meta-parameters enter where a minimum of f does not see them, outer losses are due before the window's end, or the
+            inner optimiser minimises no loss (decoupled weight decay).
+        MetabenchError: the memory of the inner run holds another method's trees.
+    """
+    refuse_update_and_start(problem, "the two points differ by the inner loss alone")
+    refuse_earlier_outer_losses(window, "the inner minimum knows the last alone")
+    outer = window.outer[-1]
+    assert outer is not None
+    pair = Pair(problem, tree.detach(meta), window.inner[-1], outer)
+    with torch.no_grad():
+        begun = detached(begin(problem, state, meta))
+    trained = run(problem, begun, meta, window.inner)
+    del begun
+    first = tree.detach(_remembered(state)) if state.memory else trained.params
+    ended = descend(pair, first, pair.inner_meta(trained.params))
+    value = outer_value(problem, trained.params, meta, outer)
+    distance = tree.norm(tree.subtract(ended.params, trained.params)) / tree.norm(trained.params)
+    return Hypergradient(
+        ended.meta,
+        InnerState(trained.params, trained.optimiser, {PENALISED: ended.params}),
+        value,
+        {"multiplier": ended.multiplier, "distance": float(distance)},
+    )
+
+
+def _remembered(state: InnerState) -> Tree:
+    found = state.memory.get(PENALISED)
+    if found is None:
+        raise MetabenchError(f"the memory of the inner run holds {sorted(state.memory)}, expected '{PENALISED}'")
+    return found

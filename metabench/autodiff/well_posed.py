@@ -1,0 +1,203 @@
+"""What a problem must be for its hypergradient to mean something; each violation is told in the terms of who wrote the problem.
+
+Parameters and meta-parameters are tensors of real numbers; both losses are finite scalars and functions of their arguments; the
+meta-parameters enter where the problem says that they do; and the outer loss depends on every one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from metabench.autodiff.inner import begin, check_finite, detached, leaves_of, recorded_step, step
+from metabench.core import tree
+from metabench.core.errors import Diverged, MetabenchError
+from metabench.core.lazy import torch
+from metabench.core.problem import MetaRole, Problem
+from metabench.core.types import Batch, InnerState, Tree, Window
+
+_WORDS = {
+    MetaRole.INNER_LOSS: "the inner loss",
+    MetaRole.OUTER_LOSS: "the outer loss",
+    MetaRole.UPDATE: "the inner update",
+    MetaRole.START: "the start of the inner run",
+}
+
+
+def check_trees(state: InnerState, meta: Tree) -> None:
+    """Raise MetabenchError if a parameter, meta-parameter or number of the inner optimiser's state is not one to differentiate in."""
+    slots = [(f"the inner optimiser's '{slot}'", leaves) for slot, leaves in state.optimiser.items()]
+    for what, leaves in [("parameter", state.params), ("meta-parameter", meta), *slots]:
+        if not isinstance(leaves, dict) or (not leaves and not what.startswith("the")):
+            raise MetabenchError(f"{what}s: expected a dict of tensors by name, with one or more, got {leaves!r}")
+        for name, leaf in leaves.items():
+            if not isinstance(leaf, torch.Tensor):
+                raise MetabenchError(f"{what} '{name}' is a {type(leaf).__name__}, expected a tensor")
+            if not leaf.is_floating_point():
+                raise MetabenchError(
+                    f"{what} '{name}' is of {leaf.dtype}, in which there is no derivative: "
+                    "constants, indices and masks belong into the batch, counts into the number type of the parameters"
+                )
+
+
+def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window) -> None:
+    """Check both losses at the start of the window's inner run: two evaluations of each, and no derivative.
+
+    Raises:
+        MetabenchError: a loss is not a scalar, is cut off from the parameters, is not a function of its arguments, or reads meta-parameters
+            otherwise than the problem's roles say.
+        Diverged: a parameter or a loss is not finite.
+    """
+    meta = tree.detach(meta)
+    with torch.no_grad():
+        start = detached(begin(problem, state, meta))
+    check_finite(start)
+    outer = next(batch for batch in window.outer if batch is not None)
+    for what, loss, batch in (
+        (_WORDS[MetaRole.INNER_LOSS], problem.inner_loss, window.inner[0]),
+        (_WORDS[MetaRole.OUTER_LOSS], problem.outer_loss, outer),
+    ):
+        _check_loss(what, loss, start.params, meta, batch)
+    _check_roles(problem, state, start, meta, window)
+
+
+def check_reach(problem: Problem, state: InnerState, meta: Tree, windows: Iterable[Window]) -> None:
+    """Raise MetabenchError if the outer loss depends on a meta-parameter neither directly nor through any inner step of `windows`.
+
+    One inner step is recorded at a time, and its graph is followed, not evaluated: an operation without a second derivative is no
+    hindrance. Only what the first step does not reach is looked for in those that follow.
+    """
+    missing = set(meta)
+    watched = tree.leaves_for_grad(meta)
+    seen = 0
+    for window in windows:
+        seen += 1
+        for outputs in _dependent(problem, state, watched, window):
+            missing -= _reached(outputs, {name: watched[name] for name in missing})
+            if not missing:
+                return
+    name = next(name for name in meta if name in missing)
+    declared = " and ".join(_WORDS[role] for role in MetaRole if role in problem.roles) or "nothing"
+    raise MetabenchError(
+        f"the outer loss does not depend on the meta-parameter '{name}', declared to enter {declared}: neither directly nor through an "
+        f"inner step of the first {'window' if seen == 1 else f'{seen} windows'}; its hypergradient would be zero whatever it is"
+    )
+
+
+def _check_loss(what: str, loss: Callable[..., Any], params: Tree, meta: Tree, batch: Batch) -> None:
+    before = _global_streams()
+    with torch.enable_grad():
+        value = loss(tree.leaves_for_grad(params), meta, batch)
+    if not isinstance(value, torch.Tensor):
+        raise MetabenchError(f"{what} is a {type(value).__name__}, expected a tensor: a number has no derivative")
+    if value.dim():
+        raise MetabenchError(
+            f"{what} has the shape {tuple(value.shape)}, expected a scalar, shape (): take its mean or sum"
+        )
+    if not value.is_floating_point():
+        raise MetabenchError(f"{what} is of {value.dtype}, in which there is no derivative")
+    if what == _WORDS[MetaRole.INNER_LOSS] and not value.requires_grad:
+        raise MetabenchError(
+            f"{what} does not depend on the parameters: are they detached, or turned into numbers, on the way?"
+        )
+    first = float(value.detach())
+    if not math.isfinite(first):
+        raise Diverged(f"{what} is {first} at the start")
+    with torch.no_grad():
+        second = float(loss(params, meta, batch))
+    # Without a graph another kernel may be taken, and on CUDA sums may be taken in another order: that is rounding, not randomness.
+    if abs(first - second) > math.sqrt(torch.finfo(value.dtype).eps) * max(abs(first), abs(second)):
+        raise MetabenchError(
+            f"{what} is not a function of its arguments: {first:g}, then {second:g} at the same ones; {_INSTEAD}"
+        )
+    if any(not torch.equal(one, other) for one, other in zip(before, _global_streams(), strict=True)):
+        raise MetabenchError(
+            f"{what} is not a function of its arguments: it draws from torch's global random numbers; {_INSTEAD}"
+        )
+
+
+_INSTEAD = (
+    "instead of dropout and other noise draw it into the batch, instead of running statistics use LayerNorm, GroupNorm or the "
+    "statistics of the batch"
+)
+
+
+def _global_streams() -> list[torch.Tensor]:
+    on_device = [torch.cuda.get_rng_state()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *on_device]
+
+
+def _check_roles(problem: Problem, state: InnerState, start: InnerState, meta: Tree, window: Window) -> None:
+    """Raise MetabenchError if the meta-parameters enter where they are not declared to, or do not where they are."""
+    watched = tree.leaves_for_grad(meta)
+    slope = tree.zeros_like(start.params)
+
+    def evaluations() -> Iterator[tuple[MetaRole, Iterable[torch.Tensor]]]:
+        yield MetaRole.START, problem.start(tree.detach(state.params), watched).values()
+        updated, _ = problem.optimiser.update(slope, start.params, start.optimiser, watched)
+        yield MetaRole.UPDATE, updated.values()
+        for inner, outer in zip(window.inner, window.outer, strict=True):
+            yield MetaRole.INNER_LOSS, [problem.inner_loss(start.params, watched, inner)]
+            if outer is not None:
+                yield MetaRole.OUTER_LOSS, [problem.outer_loss(start.params, watched, outer)]
+
+    found: set[MetaRole] = set()
+    tried: set[MetaRole] = set()
+    with torch.enable_grad():
+        for role, outputs in evaluations():
+            tried.add(role)
+            # Nothing but the meta-parameters asks for a derivative here.
+            if any(output.requires_grad for output in outputs):
+                found.add(role)
+            # Batches after the first are looked at only where a declared role was not found in it.
+            if tried == set(MetaRole) and problem.roles <= found:
+                break
+    for role in MetaRole:
+        if role in found and role not in problem.roles:
+            raise MetabenchError(
+                f"{_WORDS[role]} reads meta-parameters, and the problem's roles do not say so: add MetaRole.{role.name}"
+            )
+        if role in problem.roles and role not in found:
+            raise MetabenchError(
+                f"the problem's roles say MetaRole.{role.name}, and {_WORDS[role]} does not depend on any meta-parameter: "
+                "are they detached on the way?"
+            )
+
+
+def _dependent(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Iterator[list[torch.Tensor]]:
+    """Yield what may carry the meta-parameters into the outer loss, the likeliest first.
+
+    The outer loss after one recorded step, then the inner state after each of the window's steps, each recorded alone.
+    """
+    due = next(batch for batch in window.outer if batch is not None)
+    with torch.enable_grad():
+        after = recorded_step(problem, begin(problem, state, meta), meta, window.inner[0])
+        yield [problem.outer_loss(after.params, meta, due)]
+        del after
+    current = detached(begin(problem, state, meta))
+    for inner, outer in zip(window.inner, window.outer, strict=True):
+        with torch.enable_grad():
+            after = recorded_step(problem, current, meta, inner)
+            outputs = [leaf for leaves in leaves_of(after) for leaf in leaves.values()]
+            yield outputs if outer is None else [*outputs, problem.outer_loss(after.params, meta, outer)]
+            del after, outputs
+        current = step(problem, current, tree.detach(meta), inner)
+
+
+def _reached(outputs: Iterable[torch.Tensor], leaves: Tree) -> set[str]:
+    """Return the names of the leaves that the graph of `outputs` leads to."""
+    names = {id(leaf): name for name, leaf in leaves.items()}
+    found = {names[id(output)] for output in outputs if id(output) in names}
+    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    visited = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        # A leaf's node keeps the leaf.
+        if (leaf := getattr(node, "variable", None)) is not None and id(leaf) in names:
+            found.add(names[id(leaf)])
+        for following, _ in node.next_functions:
+            if following is not None and following not in visited:
+                visited.add(following)
+                waiting.append(following)
+    return found

@@ -1,0 +1,115 @@
+"""What is asked of a method by whoever calls it: of its declaration, once, and of what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from metabench.core.errors import MetabenchError
+from metabench.core.lazy import torch
+from metabench.core.method import Cost, Hypergradient, Limit, Method, Target
+from metabench.core.options import build, describe
+from metabench.core.types import InnerState, Tree
+
+_DECLARED: Mapping[str, tuple[type, ...]] = {
+    "title": (str,),
+    "target": (Target,),
+    "exact": (bool,),
+    "cost": (Cost,),
+    "citation": (str,),
+    "options": (type,),
+    "stochastic": (bool,),
+    "limit": (Limit, type(None)),
+}
+
+
+def check_declaration(method: Method) -> None:
+    """Raise MetabenchError if a method's declaration could not be listed, planned or called; the message names the key."""
+    what = f"method '{method.name}'"
+    for key, kinds in _DECLARED.items():
+        value = getattr(method, key)
+        if not isinstance(value, kinds):
+            expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise MetabenchError(f"{what}: {key} is {value!r}, expected {expected}")
+    if not (dataclasses.is_dataclass(method.options) and method.options.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        raise MetabenchError(f"{what}: options is {method.options.__name__}, expected a dataclass with frozen=True")
+    try:
+        described = describe(method.options)
+        for option in described:
+            if option["default"] is dataclasses.MISSING:
+                raise MetabenchError(f"option '{option['name']}' of {what} has no default")
+        build(method.options, {option["name"]: option["default"] for option in described}, what)
+    except MetabenchError:
+        raise
+    except Exception as error:  # somebody else's class: its type hints are evaluated here for the first time
+        raise MetabenchError(f"{what}: its options cannot be read: {type(error).__name__}: {error}") from error
+
+
+def check_hypergradient(found: Any, state: InnerState, meta: Tree) -> None:
+    """Raise MetabenchError if `found` is not a hypergradient for `meta` from `state`; the message says what it is instead.
+
+    It is one if the hypergradient has the names, shapes, number types and devices of `meta`, the inner state those of `state`, nothing
+    carries a graph, the outer loss is a float and the diagnostics are floats by name. Values are not read: see `non_finite`.
+    """
+    if not isinstance(found, Hypergradient):
+        hint = ": is a `return` missing?" if found is None else ", expected metabench.core.Hypergradient"
+        raise MetabenchError(f"the method returned {_kind(found)}{hint}")
+    _check_tree(found.meta, meta, "a hypergradient", "the meta-parameters")
+    if not isinstance(found.state, InnerState):
+        raise MetabenchError(f"the method returned {_kind(found.state)} as the inner state, expected an InnerState")
+    _check_tree(found.state.params, state.params, "parameters", "the inner state")
+    if list(found.state.optimiser) != list(state.optimiser):
+        slots = f"{list(found.state.optimiser)}, the inner optimiser has {list(state.optimiser)}"
+        raise MetabenchError(f"the method returned an optimiser's state of {slots}")
+    for slot, leaves in state.optimiser.items():
+        _check_tree(found.state.optimiser[slot], leaves, f"an optimiser's state '{slot}'", f"the slot '{slot}'")
+    for name, kept in found.state.memory.items():
+        _check_leaves(kept, f"the memory '{name}'")
+    if not isinstance(found.outer_loss, float):
+        raise MetabenchError(f"the method returned {_kind(found.outer_loss)} as the outer loss, expected a float")
+    for name, value in found.diagnostics.items():
+        if not isinstance(value, float):
+            raise MetabenchError(f"the method returned {_kind(value)} as the diagnostic '{name}', expected a float")
+
+
+def non_finite(found: Hypergradient) -> str:
+    """Return which of the hypergradient, the inner state and the outer loss holds NaN or an infinity, in words; empty if none does."""
+    for what, leaves in (("the hypergradient", found.meta), ("the inner state returned", found.state.params)):
+        for name, leaf in leaves.items():
+            if not bool(torch.isfinite(leaf).all()):
+                return f"{what} is not finite (first in '{name}')"
+    return "" if math.isfinite(found.outer_loss) else f"the outer loss returned is {found.outer_loss}"
+
+
+def _check_tree(found: Any, like: Tree, what: str, of: str) -> None:
+    _check_leaves(found, what)
+    if list(found) != list(like):
+        raise MetabenchError(f"the method returned {what} of {list(found)}, expected the names of {of}, {list(like)}")
+    for name, leaf in like.items():
+        for aspect, one, other in (
+            ("of shape", tuple(found[name].shape), tuple(leaf.shape)),
+            ("in", found[name].dtype, leaf.dtype),
+            ("on", found[name].device, leaf.device),
+        ):
+            if one != other:
+                raise MetabenchError(f"the method returned {what} for '{name}' {aspect} {one}, expected {other}")
+
+
+def _check_leaves(found: Any, what: str) -> None:
+    if not isinstance(found, dict):
+        raise MetabenchError(f"the method returned {_kind(found)} as {what}, expected a dict of tensors by name")
+    for name, leaf in found.items():
+        if not isinstance(leaf, torch.Tensor):
+            raise MetabenchError(f"the method returned {what} whose '{name}' is {_kind(leaf)}, expected a tensor")
+        if leaf.requires_grad:
+            raise MetabenchError(f"the method returned {what} whose '{name}' carries a graph: detach it")
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a value of type {type(value).__name__}"
