@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from metabench.autodiff.implicit import implicit_hypergradient
 from metabench.autodiff.linear_solvers import conjugate_gradients
-from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method, option
+from metabench.core import Cost, Hypergradient, InnerState, Limit, Problem, Target, Tree, Window, method, option
 from metabench.core.lazy import torch
 
 CITATION = """
@@ -32,6 +32,7 @@ class Options:
     steps: int = option(10, minimum=1, help="conjugate gradient steps at the most")
     tolerance: float = option(1e-10, minimum=0, help="relative residual at which the solver stops")
     damping: float = option(0.0, minimum=0, help="added to the Hessian's diagonal")
+    warm_start: bool = option(False, help="begin from the solution of the window before, for one product more")
 
 
 @method(
@@ -41,13 +42,19 @@ class Options:
     cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)"),
     citation=CITATION,
     options=Options,
+    limit=Limit(lambda at: {"steps": at.dimension, "tolerance": 0.0}, 1e-8, budget="steps", values=(1, 2, 3, 4, 6, 8)),
 )
 def ift_cg(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator
 ) -> Hypergradient:
-    """Return dF/dl - (d2f/dl dw) (d2f/dw2 + damping I)^-1 dF/dw at w_K. Pedregosa 2016, algorithm 1.
+    """Return dF/dl - (d2f/dl dw) (H + damping I)^-1 dF/dw at w_K. Pedregosa 2016, algorithm 1; iMAML's solver and damping.
 
-    Where the Hessian is indefinite, conjugate gradients stop there: the diagnostic `indefinite` is 1.
+    H is d2f/dw2 on the window's last inner batch, plus the inner optimiser's coupled weight decay. Where it is indefinite, conjugate
+    gradients stop there: the diagnostic `indefinite` is 1.
+
+    Raises:
+        Unsupported: a minimum of the inner loss does not see the meta-parameters, or there is none (see `implicit_hypergradient`).
+        Diverged: a Hessian product is not finite.
     """
     del generator
     return implicit_hypergradient(
@@ -55,6 +62,7 @@ def ift_cg(
         state,
         meta,
         window,
-        lambda product, target: conjugate_gradients(product, target, options.steps, options.tolerance),
+        lambda hessian, target, start: conjugate_gradients(hessian, target, options.steps, options.tolerance, start),
         options.damping,
+        options.warm_start,
     )

@@ -6,19 +6,9 @@ from typing import Any
 
 from metabench.autodiff.inner import begin, detached, run
 from metabench.autodiff.sweep import through_graph
-from metabench.core import (
-    Cost,
-    Hypergradient,
-    InnerState,
-    MetaRole,
-    Problem,
-    Target,
-    Tree,
-    Unsupported,
-    Window,
-    method,
-)
+from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
 from metabench.core.lazy import torch
+from metabench.core.support import refuse_earlier_outer_losses, refuse_start
 
 CITATION = """
     @inproceedings{luketina2016scalable,
@@ -46,9 +36,7 @@ def t1t2(
         Unsupported: the meta-parameters are the start of the inner run, or outer losses are due before its end.
     """
     del options, generator
-    if MetaRole.START in problem.roles:
-        raise Unsupported("the meta-parameters are the initial parameters, which one step does not reach")
-    if any(batch is not None for batch in window.outer[:-1]):
-        raise Unsupported("outer losses are due before the end of the window, and one step reaches the last alone")
+    refuse_start(problem, "one step does not reach them")
+    refuse_earlier_outer_losses(window, "one step reaches the last alone")
     state = run(problem, detached(begin(problem, state, meta)), meta, window.inner[:-1])
     return through_graph(problem, state, meta, window.last(1))

@@ -11,7 +11,6 @@ from metabench.core import (
     Cost,
     Hypergradient,
     InnerState,
-    MetaRole,
     Problem,
     Target,
     Tree,
@@ -21,6 +20,7 @@ from metabench.core import (
     option,
 )
 from metabench.core.lazy import torch
+from metabench.core.support import refuse_start
 
 CITATION = """
     @inproceedings{shaban2019truncated,
@@ -64,8 +64,7 @@ def truncated(
     before = len(window.inner) - min(options.steps, len(window.inner))
     if before == 0:
         return through_graph(problem, state, meta, window)
-    if MetaRole.START in problem.roles:
-        raise Unsupported("the meta-parameters are the initial parameters, which the last steps do not reach")
+    refuse_start(problem, "the last steps do not reach them")
     if all(batch is None for batch in window.outer[before:]):
         raise Unsupported(f"no outer loss is due in the last {options.steps} steps")
     state = detached(begin(problem, state, meta))

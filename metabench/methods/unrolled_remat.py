@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metabench.autodiff.sweep import recomputed_step, square_root_spacing, sweep_back
+from metabench.autodiff.schedules import Schedule, binomial, every_state, square_root
+from metabench.autodiff.sweep import recomputed_step, sweep_back
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method, option
 from metabench.core.lazy import torch
 
@@ -31,8 +32,11 @@ class Options:
     """Options of `unrolled_remat`."""
 
     schedule: str = option(
-        "every", choices=("every", "sqrt"), help="states kept: of every step, or of every sqrt(K)-th step"
+        "every",
+        choices=("every", "sqrt", "binomial"),
+        help="states kept: of every step, of every sqrt(K)-th step, or `checkpoints` of them where the fewest steps are run again",
     )
+    checkpoints: int = option(4, minimum=0, help="states kept at the most beside the first; read by `binomial` alone")
 
 
 @method(
@@ -40,9 +44,9 @@ class Options:
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(
-        gradients="2 K, or 3 K with sqrt",
+        gradients="2 K, or at most 3 K with sqrt, or at most (r + 1) K with binomial, binom(checkpoints + 1 + r, r) >= K",
         hvps="K",
-        memory="O(K |w| + |activations|), or O(sqrt(K) |w| + |activations|)",
+        memory="O(K |w| + |activations|), or sqrt(K) or checkpoints for K",
     ),
     citation=CITATION,
     options=Options,
@@ -50,7 +54,14 @@ class Options:
 def unrolled_remat(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator
 ) -> Hypergradient:
-    """Return dF(w_K(l), l)/dl, with the graph of one step alive at a time. Chen et al. 2016, section 4, with steps for layers."""
+    """Return dF(w_K(l), l)/dl, with the graph of one step alive at a time. Chen et al. 2016, section 4, with steps for layers.
+
+    The binomial schedule is that of Griewank & Walther 2000: no other runs fewer steps again with as many states.
+    """
     del generator
-    spacing = 1 if options.schedule == "every" else square_root_spacing(len(window.inner))
-    return sweep_back(problem, state, meta, window, recomputed_step, spacing)
+    return sweep_back(problem, state, meta, window, recomputed_step, _schedule(options, len(window.inner)))
+
+
+def _schedule(options: Options, steps: int) -> Schedule:
+    schedules = {"every": every_state, "sqrt": square_root(steps), "binomial": binomial(options.checkpoints)}
+    return schedules[options.schedule]

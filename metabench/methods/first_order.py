@@ -1,0 +1,94 @@
+"""The first-order hypergradient: inner gradients count as constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metabench.autodiff.gradients import inner_gradient, outer_gradient
+from metabench.autodiff.inner import begin, detached, step
+from metabench.autodiff.sweep import pull_start, pull_update, sweep_back
+from metabench.core import (
+    Batch,
+    Cost,
+    Hypergradient,
+    InnerState,
+    MetaRole,
+    Problem,
+    Target,
+    Tree,
+    Unsupported,
+    Window,
+    method,
+    tree,
+)
+from metabench.core.lazy import torch
+
+CITATION = """
+    @inproceedings{finn2017model,
+      title = {Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks},
+      author = {Finn, Chelsea and Abbeel, Pieter and Levine, Sergey},
+      booktitle = {International Conference on Machine Learning},
+      year = {2017}
+    }
+    @inproceedings{andrychowicz2016learning,
+      title = {Learning to Learn by Gradient Descent by Gradient Descent},
+      author = {Andrychowicz, Marcin and Denil, Misha and Gomez, Sergio and Hoffman, Matthew W. and Pfau, David and Schaul, Tom and
+                Shillingford, Brendan and de Freitas, Nando},
+      booktitle = {Advances in Neural Information Processing Systems},
+      year = {2016}
+    }
+"""
+
+
+@method(
+    title="first order: inner gradients count as constants",
+    target=Target.UNROLLED,
+    exact=False,
+    cost=Cost(
+        gradients="K, or 2 K where the update is learned",
+        memory="O(|w| + |activations|), or O(K |w| + |activations|) where the update is learned",
+    ),
+    citation=CITATION,
+)
+def first_order(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
+) -> Hypergradient:
+    """Return dF/dl with every second-order term dropped: df/dw counts as a constant in every step.
+
+    For initial parameters that is dF/dw_K, pulled back through the start: first-order MAML, Finn et al. 2017, section 5.2. Weight decay
+    is a gradient there, and constant too. For learned updates the sweep back goes through the updates and their slots and not through
+    the gradients that they read: Andrychowicz et al. 2016, section 2.1. Where the outer loss sees the meta-parameters, its direct
+    derivative is a part. What they do in the inner loss is none: the first-order variant of DARTS, in which the same parameters enter
+    both losses, is this direct part.
+
+    Raises:
+        Unsupported: the meta-parameters enter the inner loss alone.
+    """
+    del options, generator
+    if not problem.roles & {MetaRole.OUTER_LOSS, MetaRole.UPDATE, MetaRole.START}:
+        raise Unsupported("the meta-parameters enter the inner loss alone: its first-order part is zero")
+    if MetaRole.UPDATE in problem.roles:
+        return sweep_back(problem, state, meta, window, _update_alone)
+    meta = tree.detach(meta)
+    with torch.no_grad():
+        current = detached(begin(problem, state, meta))
+    cotangent, total, value = tree.zeros_like(current.params), tree.zeros_like(meta), 0.0
+    for inner, outer in zip(window.inner, window.outer, strict=True):
+        current = step(problem, current, meta, inner)
+        if outer is not None:
+            due = outer_gradient(problem, current.params, meta, outer)
+            value += due.loss
+            total, cotangent = tree.add(total, due.meta), tree.add(cotangent, due.params)
+            del due
+    if MetaRole.START in problem.roles:
+        total = tree.add(total, pull_start(problem, state, meta, cotangent))
+    return Hypergradient(total, current, value)
+
+
+def _update_alone(
+    problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState, through: bool
+) -> tuple[InnerState, Tree]:
+    """Pull a step back through its update, the inner gradient that it reads taken as constant."""
+    gradient = inner_gradient(problem, state.params, meta, batch)
+    direct, share, _ = pull_update(problem, gradient, state, meta, cotangent, through)
+    return direct, share

@@ -1,0 +1,83 @@
+"""Forward mode: the derivative of the inner state along every meta-parameter is carried along with the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metabench.autodiff.gradients import outer_gradient
+from metabench.autodiff.inner import begin, detached
+from metabench.autodiff.tangents import pulled_by_tangents, start_tangents, step_with_tangents
+from metabench.core import (
+    Cost,
+    Hypergradient,
+    InnerState,
+    Problem,
+    Target,
+    Tree,
+    Unsupported,
+    Window,
+    method,
+    option,
+    tree,
+)
+from metabench.core.lazy import torch
+
+CITATION = """
+    @inproceedings{franceschi2017forward,
+      title = {Forward and Reverse Gradient-Based Hyperparameter Optimization},
+      author = {Franceschi, Luca and Donini, Michele and Frasconi, Paolo and Pontil, Massimiliano},
+      booktitle = {International Conference on Machine Learning},
+      year = {2017}
+    }
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `forward`."""
+
+    most: int = option(1000, minimum=1, help="meta-parameters up to which it answers: each costs a JVP a step")
+    together: int = option(
+        32,
+        minimum=1,
+        help="JVPs carried by one vectorised pass (torch.func); 1 for losses that torch.func.vmap does not take",
+    )
+
+
+@method(
+    title="forward mode",
+    target=Target.UNROLLED,
+    exact=True,
+    cost=Cost(jvps="K |l| (of the step map)", memory="O(|l| |w| + together |activations|)"),
+    citation=CITATION,
+    options=Options,
+)
+def forward(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator
+) -> Hypergradient:
+    """Return dF(w_K(l), l)/dl by the tangents of the inner state. Franceschi et al. 2017, section 3.2 and algorithm 2.
+
+    The state counts the optimiser's slots. Nothing of a step outlives it: memory does not grow with K.
+
+    Raises:
+        Unsupported: there are more than `most` meta-parameters.
+    """
+    del generator
+    if (size := tree.count(meta)) > options.most:
+        raise Unsupported(
+            f"there are {size:,} meta-parameters, and forward mode takes {options.most:,} at the most (option 'most'): "
+            "each has a tangent as large as the inner state"
+        )
+    meta = tree.detach(meta)
+    with torch.no_grad():
+        current = detached(begin(problem, state, meta))
+    tangents = start_tangents(problem, state, current, meta)
+    total, value = tree.zeros_like(meta), 0.0
+    for inner, outer in zip(window.inner, window.outer, strict=True):
+        current = step_with_tangents(problem, current, tangents, meta, inner, options.together)
+        if outer is not None:
+            due = outer_gradient(problem, current.params, meta, outer)
+            value += due.loss
+            total = tree.add(total, tree.add(due.meta, pulled_by_tangents(tangents, due.params, meta)))
+            del due
+    return Hypergradient(total, current, value)

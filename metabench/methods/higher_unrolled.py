@@ -1,0 +1,162 @@
+"""The unrolled hypergradient by the library higher: its patched module and its differentiable optimisers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metabench.autodiff.gradients import gradients
+from metabench.autodiff.inner import begin
+from metabench.autodiff.peers import Recipe, library, recipe
+from metabench.core import (
+    Cost,
+    Hypergradient,
+    InnerState,
+    MetaRole,
+    Problem,
+    Target,
+    Tree,
+    Unsupported,
+    Window,
+    method,
+    tree,
+)
+from metabench.core.lazy import torch
+
+CITATION = """
+    @article{grefenstette2019generalized,
+      title = {Generalized Inner Loop Meta-Learning},
+      author = {Grefenstette, Edward and Amos, Brandon and Yarats, Denis and Htut, Phu Mon and Molchanov, Artem and Meier, Franziska and
+        Kiela, Douwe and Cho, Kyunghyun and Chintala, Soumith},
+      journal = {arXiv preprint arXiv:1910.01727},
+      year = {2019}
+    }
+"""
+
+
+@method(
+    title="unrolled reverse mode by the library higher (0.2.1 or later)",
+    target=Target.UNROLLED,
+    exact=True,
+    cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)"),
+    citation=CITATION,
+)
+def higher_unrolled(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
+) -> Hypergradient:
+    """Return dF(w_K(l), l)/dl as `higher.innerloop_ctx` gives it. Grefenstette et al. 2019, section 3.
+
+    The inner run goes on from `state`: its slots are put into a torch.optim optimiser, from which higher starts. Learning rates that are
+    learned go through higher's `override`. A parameter that the inner loss does not reach has a gradient of zero, by `grad_callback`:
+    higher alone would leave it where it is, with its momentum and its decay. higher's Adam adds eps before the bias of the second moment
+    is corrected: eps is overridden, for each step, by eps sqrt(1 - beta2^t), which makes it torch's.
+
+    What differs from the house: Adam and RMSprop have no eps within the root, which changes a step by eps^2 / (2 v), relatively; where a
+    second moment v is zero, higher masks the infinite slope of its root. Gradients well above eps show neither. At gradients about eps
+    the two RMSprops have hypergradients of their own, and higher itself warns of its RMSprop.
+
+    Raises:
+        Unsupported: higher is not installed; the inner optimiser is AdamW with weight decay, of which higher has no differentiable
+            version, or none of torch.optim.
+    """
+    del options, generator
+    higher = library("higher")
+    meta = tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        started = begin(problem, state, meta).params
+        objective, final, variables = _run(higher, problem, InnerState(started, state.optimiser), meta, window)
+        # The patched module, which holds the parameters of all steps, is gone by now: the graph alone keeps what the way back needs.
+        value = float(objective.detach())
+        hypergradient, slopes = gradients(objective, [meta, variables])
+        del objective
+        moved = [name for name, leaf in started.items() if leaf.requires_grad]
+        if MetaRole.START in problem.roles and moved:
+            (share,) = gradients([started[name] for name in moved], [meta], [slopes[name] for name in moved])
+            hypergradient = tree.add(hypergradient, share)
+    return Hypergradient(hypergradient, final, value)
+
+
+def _run(
+    higher: Any, problem: Problem, state: InnerState, meta: Tree, window: Window
+) -> tuple[torch.Tensor, InnerState, Tree]:
+    """Return the window's objective with its graph, the last inner state, and the initial parameters as variables of the objective."""
+    module = _tree_module(state.params)
+    words = recipe(problem.optimiser, meta, "higher")
+    optimiser, override = _optimiser(words, module, state)
+    objective = next(iter(meta.values())).new_zeros(())
+    with higher.innerloop_ctx(module, optimiser, copy_initial_weights=False, override=override) as (
+        fast,
+        differentiable,
+    ):
+
+        def filled(found: list[torch.Tensor | None]) -> list[torch.Tensor]:
+            return [torch.zeros_like(p) if g is None else g for g, p in zip(found, fast.parameters(), strict=True)]
+
+        for inner, outer in zip(window.inner, window.outer, strict=True):
+            settings = _corrected_eps(words, differentiable)
+            differentiable.step(problem.inner_loss(fast(), meta, inner), override=settings, grad_callback=filled)
+            if outer is not None:
+                objective = objective + problem.outer_loss(fast(), meta, outer)
+        return objective, _state(words, fast(), differentiable, state), module()
+
+
+def _tree_module(params: Tree) -> torch.nn.Module:
+    """Return a module that holds the parameters and whose forward pass returns them as a tree. Names may hold dots."""
+
+    class TreeModule(torch.nn.Module):
+        def __init__(self, names: list[str]) -> None:
+            super().__init__()
+            self.names = names
+
+        def forward(self) -> Tree:
+            return {name: getattr(self, f"leaf{place}") for place, name in enumerate(self.names)}
+
+    module = TreeModule(list(params))
+    for place, leaf in enumerate(params.values()):
+        module.register_parameter(f"leaf{place}", torch.nn.Parameter(leaf.detach()))
+    return module
+
+
+def _optimiser(
+    words: Recipe, module: torch.nn.Module, state: InnerState
+) -> tuple[torch.optim.Optimizer, dict[str, list[Any]]]:
+    """Return the torch.optim optimiser with the state's slots, and higher's override of its learning rates.
+
+    A rate for each tensor needs a parameter group for each. The constructor checks numbers: its rate is overridden at once.
+    """
+    if words.name == "AdamW":
+        raise Unsupported("higher has no differentiable AdamW (weight decay that is decoupled from the gradient)")
+    leaves = dict(zip(state.params, module.parameters(), strict=True))
+    parts = words.parts(state.params)
+    groups = [{"params": [leaves[name] for name in part]} for part in parts]
+    optimiser = getattr(torch.optim, words.name)(groups, lr=0.0, **words.settings)
+    for name, leaf in leaves.items():
+        slots: dict[str, Any] = {"step": 0} if words.name == "RMSprop" else {}
+        for ours, theirs in words.slots.items():
+            if ours == "step":
+                slots[theirs] = float(state.optimiser["step"]["count"])
+            else:
+                slots[theirs] = state.optimiser[ours][name]
+        if slots:
+            optimiser.state[leaf] = slots
+    return optimiser, {"lr": [words.rate(part[0]) for part in parts]}
+
+
+def _corrected_eps(words: Recipe, differentiable: Any) -> dict[str, list[float]] | None:
+    """Return the override of eps that makes higher's next step of Adam torch's: see the method."""
+    if words.name != "Adam":
+        return None
+    step = differentiable.state[0][0]["step"] + 1
+    return {"eps": [words.settings["eps"] * (1 - words.settings["betas"][1] ** step) ** 0.5]}
+
+
+def _state(words: Recipe, params: Tree, differentiable: Any, before: InnerState) -> InnerState:
+    """Return where the run stands, without a graph, in the house's words."""
+    places = [found for group in differentiable.state for _, found in sorted(group.items())]
+    slots: dict[str, Tree] = {}
+    for ours, theirs in words.slots.items():
+        if ours == "step":
+            count = before.optimiser["step"]["count"]
+            slots[ours] = {"count": torch.full_like(count, places[0][theirs])}
+        else:
+            slots[ours] = {name: found[theirs].detach() for name, found in zip(params, places, strict=True)}
+    return InnerState(tree.detach(params), slots)

@@ -1,0 +1,80 @@
+"""Reptile: the way that inner training went stands for the hypergradient of initial parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metabench.autodiff.gradients import outer_value
+from metabench.autodiff.inner import begin, detached, step
+from metabench.core import (
+    Cost,
+    Hypergradient,
+    InnerState,
+    MetaRole,
+    Problem,
+    Target,
+    Tree,
+    Unsupported,
+    Window,
+    method,
+    tree,
+)
+from metabench.core.lazy import torch
+
+CITATION = """
+    @article{nichol2018first,
+      title = {On First-Order Meta-Learning Algorithms},
+      author = {Nichol, Alex and Achiam, Joshua and Schulman, John},
+      journal = {arXiv preprint arXiv:1803.02999},
+      year = {2018}
+    }
+"""
+
+
+@method(
+    title="Reptile: start minus end of the inner run",
+    target=Target.UNROLLED,
+    exact=False,
+    cost=Cost(gradients="K", memory="O(|w| + |activations|)"),
+    citation=CITATION,
+)
+def reptile(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
+) -> Hypergradient:
+    """Return w_0 - w_K pulled back through the start: for learned initial parameters, w_0 - w_K itself. Nichol et al. 2018, algorithm 1.
+
+    Its length is that of K inner steps and not of a gradient: with an outer learning rate e, SGD does the paper's
+    w_0 <- w_0 + e (w_K - w_0). No outer loss is differentiated; its value is returned.
+
+    Raises:
+        Unsupported: the meta-parameters, or some of them, are not initial parameters.
+    """
+    del options, generator
+    if MetaRole.START not in problem.roles:
+        raise Unsupported(
+            "the meta-parameters are not the initial parameters of the inner run, and Reptile moves those alone"
+        )
+    meta = tree.detach(meta)
+    with torch.no_grad():
+        current = started = detached(begin(problem, state, meta))
+    value = 0.0
+    for inner, outer in zip(window.inner, window.outer, strict=True):
+        current = step(problem, current, meta, inner)
+        if outer is not None:
+            value += outer_value(problem, current.params, meta, outer)
+    return Hypergradient(_pulled(problem, state, meta, tree.subtract(started.params, current.params)), current, value)
+
+
+def _pulled(problem: Problem, state: InnerState, meta: Tree, way: Tree) -> Tree:
+    """Return (d start / dl)^T way; raise Unsupported for a meta-parameter that the start does not read."""
+    meta = tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        started = problem.start(tree.detach(state.params), meta)
+    learned = [name for name, leaf in started.items() if leaf.requires_grad]
+    outputs, weights = [started[name] for name in learned], [way[name] for name in learned]
+    found = (
+        torch.autograd.grad(outputs, list(meta.values()), weights, allow_unused=True) if learned else [None] * len(meta)
+    )
+    if unread := [name for name, leaf in zip(meta, found, strict=True) if leaf is None]:
+        raise Unsupported(f"the meta-parameters {unread} are no initial parameters, and Reptile moves those alone")
+    return {name: leaf for name, leaf in zip(meta, found, strict=True) if leaf is not None}

@@ -1,0 +1,86 @@
+"""SAMA: implicit differentiation with the identity for the inverse Hessian, the optimiser's adaptation, and no second-order product."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metabench.autodiff.gradients import inner_gradient, outer_gradient
+from metabench.autodiff.inner import begin, detached, run, updated
+from metabench.autodiff.products import mixed_by_differences
+from metabench.autodiff.sweep import pull_update
+from metabench.core import (
+    Cost,
+    Hypergradient,
+    InnerState,
+    MetaRole,
+    Problem,
+    Target,
+    Tree,
+    Window,
+    method,
+    option,
+    tree,
+)
+from metabench.core.lazy import torch
+from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
+
+CITATION = """
+    @inproceedings{choe2023making,
+      title = {Making Scalable Meta Learning Practical},
+      author = {Choe, Sang Keun and Mehta, Sanket Vaibhav and Ahn, Hwijeen and Neiswanger, Willie and Xie, Pengtao and
+                Strubell, Emma and Xing, Eric P.},
+      booktitle = {Advances in Neural Information Processing Systems},
+      year = {2023}
+    }
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `sama`."""
+
+    epsilon: float = option(0.01, above=0, help="distance in the parameters from w_K to each end of the difference")
+
+
+@method(
+    title="SAMA: identity for the inverse Hessian, with the optimiser's adaptation",
+    target=Target.IMPLICIT,
+    exact=False,
+    cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)"),
+    citation=CITATION,
+    options=Options,
+)
+def sama(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator
+) -> Hypergradient:
+    """Return dF/dl - (d2f/dl dw) v with v = (du/dg)^T dF/dw, the product by central differences. Choe et al. 2023, equations 4 and 5.
+
+    Where each term is taken:
+        u, the update of the last inner step, w_K = w_{K-1} - u(g): its derivative at the gradient g and the optimiser's state before
+            that step, g = df/dw at w_{K-1} on the last inner batch. For SGD du/dg = lr.
+        dF/dw and dF/dl: at w_K.
+        d2f/dl dw: at w_K on the last inner batch, as [df/dl(w_K + e v/|v|) - df/dl(w_K - e v/|v|)] |v| / (2 e), with e = `epsilon`.
+    The inverse Hessian is replaced by du/dg, so that the length is that of one step and not of the implicit hypergradient; there is no
+    budget with which the two meet. The paper's code leaves the parameters at the far end of the difference; here the inner run goes on
+    from w_K.
+
+    Raises:
+        Unsupported: the meta-parameters enter the inner update or the start, or outer losses are due before the window's end.
+    """
+    del generator
+    refuse_update_and_start(problem, "SAMA sees the inner loss alone")
+    refuse_earlier_outer_losses(window, "SAMA reaches the last alone")
+    *before, last = window.inner
+    outer = window.outer[-1]
+    assert outer is not None  # a window has an outer loss, and no earlier one is left
+    meta = tree.detach(meta)
+    state = run(problem, detached(begin(problem, state, meta)), meta, before)
+    gradient = inner_gradient(problem, state.params, meta, last)
+    after = updated(problem, gradient, state, meta)
+    due = outer_gradient(problem, after.params, meta, outer)
+    if MetaRole.INNER_LOSS not in problem.roles:
+        return Hypergradient(due.meta, after, due.loss)
+    # dw_K/dg = -du/dg: the cotangent of g is -v.
+    _, _, minus_v = pull_update(problem, gradient, state, meta, InnerState(due.params, {}), through=False)
+    mixed = mixed_by_differences(problem, after.params, meta, last, minus_v, options.epsilon)
+    return Hypergradient(tree.add(due.meta, mixed), after, due.loss)

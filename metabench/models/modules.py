@@ -1,0 +1,77 @@
+"""A `torch.nn.Module` as a pure function of its parameters: for those who bring a network that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from metabench.core.errors import MetabenchError
+from metabench.core.lazy import torch
+from metabench.core.types import Tree
+
+
+def as_function(module: torch.nn.Module) -> tuple[Tree, Callable[..., Any]]:
+    """Return (params, function): function(params, *inputs) is what the module gives for inputs, with these parameters in place of its own.
+
+    The tree holds the parameters that ask for a gradient, detached, by their names in the module; one that is used in several places
+    (tied weights) stands there once, under its first name. Frozen parameters and buffers are constants. The function stays in the mode
+    that the module is in, training or not. Scaled dot-product attention is computed by its formula: the fused kernels have one
+    derivative only.
+
+    A module draws its own initial parameters from torch's global random numbers. In a problem, build it where these are set by the seed:
+
+        with torch.random.fork_rng():
+            torch.manual_seed(stream_seed(setting.seed, "initial params"))
+            params, network = as_function(Network().to(setting.device, setting.dtype))
+
+    Raises:
+        MetabenchError: a part of the module is no function of parameters and inputs (dropout that is active, running statistics), has
+            no second derivative, or has no parameters yet; the message names the part and what to use instead. The function raises it
+            where a call changes a buffer.
+    """
+    for name, part in module.named_modules():
+        if reason := _refusal(part):
+            where = f"'{name}' ({type(part).__name__})" if name else f"a {type(part).__name__}"
+            raise MetabenchError(f"the module cannot be a function of its parameters: {where} {reason}")
+    parameters = dict(module.named_parameters())
+    params = {name: leaf.detach() for name, leaf in parameters.items() if leaf.requires_grad}
+    if not params:
+        raise MetabenchError(f"the module, a {type(module).__name__}, has no parameter that asks for a gradient")
+    constants = {name: leaf.detach() for name, leaf in parameters.items() if not leaf.requires_grad}
+    constants |= dict(module.named_buffers())
+
+    def function(params: Tree, *inputs: Any) -> Any:
+        values = {**params, **constants}
+        versions = {name: constant._version for name, constant in constants.items()}
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            output = torch.func.functional_call(module, values, inputs)
+        for name, version in versions.items():
+            # Written to, or put in another's place: functional_call hands back what the module then holds.
+            if values[name] is not constants[name] or constants[name]._version != version:
+                raise MetabenchError(
+                    f"the module is no function of its parameters: a call changes '{name}'; keep what changes among the parameters, "
+                    "or compute it from the batch"
+                )
+        return output
+
+    return params, function
+
+
+def _refusal(part: torch.nn.Module) -> str:
+    """Return why a part cannot be there, and what can, as a clause that follows its name; empty if it can."""
+    nn = torch.nn
+    own = list(part.parameters(recurse=False)) + list(part.buffers(recurse=False))
+    if any(nn.parameter.is_lazy(leaf) for leaf in own):
+        return "has no parameters before its first call: call the module once on an input of the right shape"
+    dropout = part.p if isinstance(part, nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0.0)
+    if part.training and isinstance(dropout, float | int) and dropout > 0:
+        return f"draws from global random numbers (p = {dropout:g}): set it to 0, or draw the noise into the batch"
+    if part.training and isinstance(part, nn.RReLU | nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):
+        return "draws from global random numbers: use LeakyReLU or average pooling"
+    if isinstance(part, nn.modules.batchnorm._NormBase) and part.running_mean is not None:
+        return "keeps running statistics: use track_running_stats=False (the statistics of the batch), LayerNorm or GroupNorm"
+    if isinstance(part, nn.LSTM):
+        return "has no forward-mode derivative, and on CUDA no second one: use LSTMCell in a loop"
+    if isinstance(part, nn.RNNBase) and any(leaf.is_cuda for leaf in own):
+        return f"has no second derivative on CUDA (cuDNN): use {type(part).__name__}Cell in a loop"
+    return ""
