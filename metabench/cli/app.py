@@ -145,6 +145,42 @@ def plan_command(
     print_plan(plan(load_suite(config, overrides)), as_json)
 
 
+@app.command("certify")
+def certify_command(
+    method: Annotated[
+        list[str], typer.Option("--method", help="A method; may be given several times. All of them if left out.")
+    ] = [],  # noqa: B006
+    plugin: Annotated[
+        list[Path], typer.Option(help="A Python file with further methods; may be given several times.")
+    ] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Where the certificates go: a Parquet file.")] = Path(
+        "results/certificates.parquet"
+    ),
+    claims: Annotated[bool, typer.Option("--claims", help="Print every claim, not the certificates alone.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Methods at a time; one a core if left out.")] = None,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Exit with 0 whatever the verdicts are.")] = False,
+) -> None:
+    """Prove in float64 what each method's hypergradient is: the methods named, else those of the plugins, else all.
+
+    Exits with 1 if any FAILED.
+    """
+    from metabench.cli.certifying import print_certificates, summary
+    from metabench.methods import methods
+    from metabench.results.certificate import FAILED, write_certificates
+
+    known = list(methods())
+    names = method or [name for name in methods(plugin) if name not in known] or known
+    with progress_display("certify") as progress:
+        from metabench.certify.processes import certify_all
+
+        rows = certify_all(names, plugin, progress, jobs)
+    write_certificates(out, rows)
+    print_certificates(rows, claims)
+    print(summary(rows, out), file=sys.stderr)
+    if any(row["verdict"] == FAILED for row in rows) and not report_only:
+        raise typer.Exit(1)
+
+
 @app.command("collect")
 def collect_command(
     cells: Annotated[
@@ -152,26 +188,43 @@ def collect_command(
     ],
     out: Annotated[Path, typer.Option(help="The table of all rows, Parquet; a CSV is written beside it.")],
     suite: Annotated[Path, typer.Option(help="The suite that the rows are of.")] = DEFAULT_SUITE,
+    certificates: Annotated[
+        Path | None,
+        typer.Option(
+            help="What `metabench certify --out` wrote: a file, a folder of them, or a text file with one a line."
+        ),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Put the rows of a suite's cells into one table."""
+    """Put the rows of a suite's cells, and the certificates of its methods, into one table."""
+    from metabench.results.certificate import read_all_certificates
     from metabench.results.store import collect
     from metabench.suite.plan import load_suite, plan
     from metabench.suite.provenance import results_metadata
 
-    report = collect(_row_files(cells), out, results_metadata(plan(load_suite(suite, overrides))))
+    planned = plan(load_suite(suite, overrides))
+    certified = read_all_certificates(_certificate_files(certificates) if certificates else [])
+    report = collect(_row_files(cells), out, results_metadata(planned, certified))
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
     print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}", file=sys.stderr)
 
 
 def _row_files(cells: Path) -> list[Path]:
-    if cells.is_dir():
-        return sorted(cells.rglob("*.parquet"))
+    return _listed_files(cells, "row files")
+
+
+def _certificate_files(certificates: Path) -> list[Path]:
+    return [certificates] if certificates.suffix == ".parquet" else _listed_files(certificates, "certificates")
+
+
+def _listed_files(place: Path, what: str) -> list[Path]:
+    if place.is_dir():
+        return sorted(place.rglob("*.parquet"))
     try:
-        return [Path(line) for line in cells.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [Path(line) for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise MetabenchError(f"list of row files '{cells}' cannot be read: {reason}") from error
+        raise MetabenchError(f"list of {what} '{place}' cannot be read: {reason}") from error
 
 
 @app.command("report")
@@ -219,6 +272,17 @@ def fetch_command(
         for one in done
     ]
     print_table("data sets", ("name", "folder", "from", "damaged files kept aside"), rows)
+
+
+@app.command("new-method")
+def new_method_command(
+    name: Annotated[str, typer.Argument(help="The method's name: a Python identifier that no method has.")],
+    out: Annotated[Path, typer.Option(help="The folder for its two files.")] = Path(),
+) -> None:
+    """Write a complete method, of about forty lines, to change into yours; and its test."""
+    from metabench.cli.new_method import next_commands, write_method
+
+    print(next_commands(name, write_method(name, out)), end="")
 
 
 @app.command("config-reference")

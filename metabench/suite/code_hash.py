@@ -93,7 +93,15 @@ def code_hash(cell: Cell) -> str:
 
     A method of a plugin counts with its file and what that imports from this package. Read once per process.
     """
-    return _hash(_installed(), cell.method, tuple(cell.plugins), cell.problem, cell.dataset)
+    return _hash(_installed(), cell.method, tuple(cell.plugins), _roots(cell))
+
+
+def method_hash(name: str, plugins: Iterable[str] = ()) -> str:
+    """Return twelve hexadecimal digits over the source that decides a method's hypergradient: its module and what that imports.
+
+    Two rows with the same one were made by the same method; a certificate is valid for the rows that have its own.
+    """
+    return _hash(_installed(), name, tuple(plugins), ())
 
 
 @functools.cache
@@ -102,19 +110,25 @@ def _installed() -> Sources:
 
 
 @functools.cache
-def _hash(sources: Sources, method_name: str, plugins: tuple[str, ...], problem: str, dataset: str) -> str:
-    roots = [RUNNER, f"metabench.problems.{problem}", *_declaring(dataset)]
+def _hash(sources: Sources, method_name: str, plugins: tuple[str, ...], roots: tuple[str, ...]) -> str:
+    """Return the hash of a method and of the modules `roots`."""
     module = method(method_name, [Path(path) for path in plugins]).module
     plugin = b""
     if sources.file(module):
-        roots.append(module)
+        modules = [*roots, module]
     else:
         plugin = Path(str(sys.modules[module].__file__)).read_bytes()
-        roots.extend(sources.imported_by(plugin, ""))
-    code = sources.digest(sources.closure(roots))
+        modules = [*roots, *sources.imported_by(plugin, "")]
+    code = sources.digest(sources.closure(modules))
     return hashlib.sha256(code.encode() + plugin).hexdigest()[:12] if plugin else code
 
 
+def _roots(cell: Cell) -> tuple[str, ...]:
+    """Return the modules that decide the cell's rows beside its method."""
+    return (RUNNER, f"metabench.problems.{cell.problem}", *_declaring(cell.dataset))
+
+
+@functools.cache
 def _declaring(dataset: str) -> list[str]:
     """Return the module of `metabench.data` that declares the data set: the registry finds it, so no import leads there."""
     return [

@@ -1,0 +1,138 @@
+"""What a method is held to on a case: to be exact, to reach its target in a limit, to equal its formula, to have a mean.
+
+A claim is an option set, the value it should give, and how far from it the method may be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from metabench.certify.cases import Case, cases, moving
+from metabench.certify.formulas import FORMULAS
+from metabench.certify.problems import Logistic, Ridge
+from metabench.core import Curvature, MetaRole, Method, Target, Tree, tree
+from metabench.core.options import build, describe
+from metabench.core.randomness import generator
+
+EXACT_TOLERANCE = 1e-8
+"""Finite differences are good to about 1e-10 here, and what is exact up to rounding to 1e-12."""
+FORMULA_TOLERANCE = 1e-8
+STREAM = "certificate"
+"""Purpose of the random stream from which a method and its formula draw."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing to check. `expected` is None where no such hypergradient exists: then the method has to say that it is unsupported.
+
+    `options` are complete.
+    """
+
+    kind: str
+    case: Case
+    options: dict[str, Any]
+    expected: Tree | None
+    exact: Tree | None
+    """The exact value of the method's target, to show how far an approximation is from it."""
+    tolerance: float
+
+
+def claims(method: Method) -> Iterator[Claim]:
+    """Yield what `method` is held to, but for the means of methods that draw and the limit of its budget's curve."""
+    formula = FORMULAS.get(method.name)
+    if method.target is Target.NONE:
+        for case in cases(Target.UNROLLED):
+            yield Claim("none", case, complete(method, {}), tree.zeros_like(case.meta), None, 0.0)
+    elif method.exact:
+        for case in cases(method.target):
+            for given in option_variants(method):
+                options = complete(method, given)
+                exact = exact_value(method.target, case, options)
+                yield Claim("exact", case, options, exact, exact, EXACT_TOLERANCE)
+    elif method.limit is not None:
+        for case in cases(method.target):
+            yield from _limit(method, case)
+    if formula is not None:
+        for case in _formula_cases(method.target):
+            yield from _formula(method, case)
+
+
+def exists(target: Target, case: Case) -> bool:
+    """Tell whether there is such a hypergradient: a minimum sees no learning rate, one step no start and no earlier outer loss."""
+    roles, earlier = case.problem.roles, any(batch is not None for batch in case.window.outer[:-1])
+    if target is Target.IMPLICIT:
+        return not roles & {MetaRole.UPDATE, MetaRole.START}
+    if target is Target.ONE_STEP:
+        return MetaRole.START not in roles and not earlier
+    return True
+
+
+def complete(method: Method, given: dict[str, Any]) -> dict[str, Any]:
+    """Return all options of a method, those of `given` and the others at their defaults."""
+    return dataclasses.asdict(build(method.options, given, f"method '{method.name}'"))
+
+
+def exact_value(target: Target, case: Case, options: dict[str, Any]) -> Tree | None:
+    """Return the exact value of a target on a case; None where it does not exist, is zero by its nature, or has no reference here."""
+    if not exists(target, case):
+        return None
+    if target is Target.IMPLICIT:
+        return case.implicit if case.minimum else None
+    if target in (Target.SMOOTHED, Target.PERSISTENT, Target.NONE):
+        return None
+    steps = {Target.ONE_STEP: 1, Target.TRUNCATED: options.get("steps", 0)}.get(target, case.inner_steps)
+    found = case.through_last_steps(min(steps, case.inner_steps))
+    return found if float(tree.norm(found)) else None
+
+
+def option_variants(method: Method) -> list[dict[str, Any]]:
+    """Return the option sets under which an exact method has to be exact: its defaults, every choice, and small counts."""
+    found: list[dict[str, Any]] = [{}]
+    for option in describe(method.options):
+        values: tuple[Any, ...] = ()
+        if "choices" in option:
+            values = tuple(option["choices"])
+        elif option["type"] == "bool":
+            values = (True, False)
+        elif option["type"] == "int" and method.target is Target.TRUNCATED:
+            values = (1, 2, 3)
+        found += [{option["name"]: value} for value in values if value != option["default"]]
+    return found
+
+
+def _limit(method: Method, case: Case) -> Iterator[Claim]:
+    assert method.limit is not None
+    curvature = case.minimum.curvature if case.minimum else _ANYWHERE
+    for given in method.limit.option_sets(curvature):
+        options = complete(method, given)
+        exact = exact_value(method.target, case, options)
+        yield Claim("limit", case, options, exact, exact, method.limit.tolerance)
+
+
+_ANYWHERE = Curvature(dimension=12, smallest=0.2, largest=5.0)
+"""For limits on cases without a minimum: bounds that hold on all of them."""
+
+
+def _formula_cases(target: Target) -> Iterator[Case]:
+    yield from cases(target)
+    if target is Target.IMPLICIT:
+        # In the middle of training too: at a minimum, w_K and the parameters before it are the same. The losses are convex there.
+        for optimiser in ("sgd", "momentum", "adam"):
+            yield moving(Ridge(optimiser, weight_decay=0.1))
+            yield moving(Logistic(optimiser))
+
+
+def _formula(method: Method, case: Case) -> Iterator[Claim]:
+    formula, option_sets = FORMULAS[method.name]
+    for given in option_sets:
+        options = build(method.options, given, f"method '{method.name}'")
+        value = None
+        if exists(method.target, case):
+            value = tree.unflatten(formula(case, options, generator(0, STREAM)), case.meta)
+            # A formula that is zero by its nature is no answer: the method has to say so.
+            value = value if float(tree.norm(value)) else None
+        settings = complete(method, given)
+        yield Claim("formula", case, settings, value, exact_value(method.target, case, settings), FORMULA_TOLERANCE)

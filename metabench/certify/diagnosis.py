@@ -1,0 +1,202 @@
+"""What failed, in words: a wrong hypergradient is compared with what known mistakes would give, and failures with what passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from metabench.autodiff.inner import begin, detached, run
+from metabench.certify.cases import Case
+from metabench.certify.check import Finding
+from metabench.certify.references import expand, finite_differences, objective
+from metabench.core import InnerState, MetaRole, Target, Tree, tree
+from metabench.core.lazy import torch
+from metabench.results.certificate import FAILED, UNSUPPORTED
+
+ALIKE = 1e-6
+"""Relative difference up to which a wrong hypergradient is taken for what a mistake would give."""
+
+_TELLING = 6
+"""Values of a trait up to which it tells failures from successes."""
+
+_HINTS: dict[str, str] = {
+    "scale": "is the scale applied to the residual, too?",
+    "dimension": "one dimension does not test the search directions",
+    "inner steps": "is a step detached, or a state stale?",
+    "optimiser": "is the optimiser's state, or its derivative, lost?",
+    "weight decay": "does the decay enter on the right side?",
+}
+
+
+def explain(findings: Sequence[Finding], target: Target) -> dict[int, str]:
+    """Return a sentence for each failed finding, by its place in `findings`."""
+    pattern = _pattern(findings)
+    sentences = {}
+    for place, finding in enumerate(findings):
+        if finding.verdict != FAILED:
+            continue
+        if not finding.differs:
+            sentences[place] = "; ".join(filter(None, (finding.message, pattern)))
+            continue
+        likeness = _likeness(finding, target)
+        measured = f"relative error {finding.error:.2g}"
+        sentences[place] = "; ".join(filter(None, (likeness, pattern, measured)))
+    return sentences
+
+
+def _likeness(finding: Finding, target: Target) -> str:
+    """Return which known mistake would give what was found; empty if none."""
+    found, expected = finding.found, finding.claim.expected
+    assert found is not None and expected is not None
+    if not float(tree.norm(found)):
+        return "it is zero"
+    for words, wrong in _mistakes(finding.claim.case, expected, target, finding.claim.options):
+        if _near(found, wrong, ALIKE):
+            return words
+    direct = _direct(finding.claim.case)
+    for part, of_found, of_expected in (
+        ("it", found, expected),
+        ("the direct term dF/dl is right; the other", tree.subtract(found, direct), tree.subtract(expected, direct)),
+    ):
+        factor = _factor(of_found, of_expected)
+        if factor is not None and (part == "it" or float(tree.norm(direct))):
+            return f"{part} has the right direction and is {factor:.6g} times as long{_named(factor, finding)}"
+    return ""
+
+
+def _mistakes(case: Case, expected: Tree, target: Target, options: dict[str, Any]) -> Iterator[tuple[str, Tree]]:
+    """Yield known mistakes, in words, and what each would give."""
+    direct = _direct(case)
+    if float(tree.norm(direct)):
+        yield "the direct term dF/dl is missing", tree.subtract(expected, direct)
+        yield "it is the direct term dF/dl alone", direct
+        yield "the direct term dF/dl is counted twice", tree.add(expected, direct)
+    yield "the sign of the second-order term is wrong", tree.subtract(tree.scale(2.0, direct), expected)
+    yield "the sign is wrong", tree.scale(-1.0, expected)
+    problem, state, meta, window = case.problem, case.state, case.meta, case.window
+    if target is Target.IMPLICIT:
+        if case.minimum is not None and MetaRole.INNER_LOSS in problem.roles:
+            yield from _wrong_solutions(case, options)
+        return
+    steps = case.inner_steps
+    if target in (Target.UNROLLED, Target.TRUNCATED):
+        for last in range(1, steps):
+            wrong = case.through_last_steps(last)
+            yield f"it is the derivative through the last {last} of {steps} steps: the steps before are detached", wrong
+        fresh = InnerState(state.params, problem.optimiser.init(state.params))
+        if state.optimiser:
+            yield (
+                "it is the derivative of a run whose optimiser starts anew: its state is reset",
+                finite_differences(objective(problem, fresh, window), meta),
+            )
+    if target is Target.UNROLLED and steps > 1 and len({id(batch) for batch in window.inner}) > 1:
+        same = type(window)((window.inner[-1],) * steps, window.outer)
+        yield "it is the derivative of a run that uses its last batch at every step", finite_differences(
+            objective(problem, state, same), meta
+        )
+
+
+def _wrong_solutions(case: Case, options: dict[str, Any]) -> Iterator[tuple[str, Tree]]:
+    """Yield what mistakes of a linear solver would give at a minimum."""
+    outer = case.window.outer[-1]
+    assert outer is not None
+    decay = case.problem.weight_decay
+    at = expand(case.problem, case.state.params, case.meta, case.window.inner[-1], outer, decay)
+    n = len(at.hessian)
+
+    def gives(q: torch.Tensor) -> Tree:
+        return tree.unflatten(at.implicit(q), case.meta)
+
+    if decay:
+        without = at.hessian - decay * torch.eye(n, dtype=torch.float64)
+        yield "the optimiser's weight decay is left out of the Hessian", gives(torch.linalg.solve(without, at.outer_w))
+        twice = at.hessian + decay * torch.eye(n, dtype=torch.float64)
+        yield "the optimiser's weight decay is counted twice", gives(torch.linalg.solve(twice, at.outer_w))
+    yield "the inverse Hessian is left out", gives(at.outer_w)
+    steps = options.get("steps")
+    if n > 1 and isinstance(steps, int) and steps <= n:
+        columns = [torch.linalg.matrix_power(at.hessian, j) @ at.outer_w for j in range(steps - 1)]
+        if columns:
+            basis = torch.linalg.qr(torch.stack(columns, dim=1)).Q
+            before = basis @ torch.linalg.solve(basis.T @ at.hessian @ basis, basis.T @ at.outer_w)
+            yield "it is the solver's last iterate but one: is the previous iterate returned?", gives(before)
+
+
+def _direct(case: Case) -> Tree:
+    """Return the direct dF/dl at the end of the window, summed over the outer losses that are due."""
+    problem, meta = case.problem, case.meta
+    if MetaRole.OUTER_LOSS not in problem.roles:
+        return tree.zeros_like(meta)
+    state, total = detached(begin(problem, case.state, meta)), tree.zeros_like(meta)
+    for inner, outer in zip(case.window.inner, case.window.outer, strict=True):
+        state = run(problem, state, meta, [inner])
+        if outer is not None:
+            leaves = tree.leaves_for_grad(meta)
+            loss = problem.outer_loss(state.params, leaves, outer)
+            total = tree.add(total, dict(zip(meta, torch.autograd.grad(loss, list(leaves.values())), strict=True)))
+    return total
+
+
+def _factor(found: Tree, expected: Tree) -> float | None:
+    """Return c where found = c expected, up to `ALIKE`; None where it is not so, or c is 1 or 0."""
+    square = float(tree.dot(expected, expected))
+    if not square:
+        return None
+    factor = float(tree.dot(found, expected)) / square
+    alike = abs(factor) > ALIKE and abs(factor - 1) > ALIKE and _near(found, tree.scale(factor, expected), ALIKE)
+    # In one dimension everything is a multiple of everything.
+    return factor if alike and tree.count(expected) > 1 else None
+
+
+def _named(factor: float, finding: Finding) -> str:
+    """Return what a factor is, where it is a number that stands in the case or the options."""
+    case = finding.claim.case
+    known: dict[str, float] = {"the scale of the inner loss": case.problem.scale, "K": float(case.inner_steps)}
+    rate = case.problem.learning_rate()
+    if isinstance(rate, float):
+        known["the learning rate"] = rate
+    known |= {f"option {name}": value for name, value in finding.claim.options.items() if isinstance(value, float)}
+    for name, value in known.items():
+        for words, number in ((name, value), (f"1 / {name}", 1 / value if value else 0.0), (f"({name})^2", value**2)):
+            if number and number != 1 and abs(factor - number) <= ALIKE * abs(number):
+                return f": that is {words}"
+    return ""
+
+
+def _near(found: Tree, wrong: Tree, tolerance: float) -> bool:
+    size = float(tree.norm(wrong))
+    return size > 0 and float(tree.norm(tree.subtract(found, wrong))) <= tolerance * size
+
+
+def _pattern(findings: Sequence[Finding]) -> str:
+    """Return what the failures have that no success has: 'right with dimension one, wrong with several: ...'; empty if nothing does.
+
+    A success counts where it is comparable: where all its other traits are seen among the failures, too.
+    """
+    failed = [finding for finding in findings if finding.verdict == FAILED and finding.claim.expected is not None]
+    passed = [finding for finding in findings if finding.verdict not in (FAILED, UNSUPPORTED)]
+    traits = dict(_traits(findings))
+    seen = {name: {of(finding) for finding in failed} for name, of in traits.items()}
+    words = []
+    for name, of in traits.items():
+        others = [(seen[other], of_other) for other, of_other in traits.items() if other != name]
+        good = {of(one) for one in passed if all(of_other(one) in values for values, of_other in others)}
+        # An option that a theory computes from the case differs everywhere, and tells nothing.
+        if good and not good & seen[name] and len(good | seen[name]) <= _TELLING:
+            hint = f": {_HINTS[name]}" if name in _HINTS else ""
+            words.append(f"right with {name} {_list(good)}, wrong with {name} {_list(seen[name])}{hint}")
+    return "; ".join(words[:2])
+
+
+def _traits(findings: Sequence[Finding]) -> Iterator[tuple[str, Callable[[Finding], Any]]]:
+    for name in ("dimension", "scale", "inner steps", "weight decay", "optimiser"):
+        yield name, lambda finding, name=name: finding.claim.case.traits[name]
+    names = dict.fromkeys(name for finding in findings for name in finding.claim.options)
+    for name in names:
+        yield name, lambda finding, name=name: finding.claim.options.get(name)
+    yield "problem", lambda finding: finding.claim.case.traits["problem"]
+
+
+def _list(values: set[Any]) -> str:
+    shown = sorted(values, key=str)
+    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in shown)

@@ -1,0 +1,221 @@
+"""What approximate methods equal, written once more from their papers: dense, plain, and without regard to cost.
+
+Each takes a case, options and the stream from which the method draws, and returns the hypergradient as a vector. Where w_K is meant, it
+is what plain training reaches. H is d2f/dw2 (with the optimiser's weight decay), J is d2f/dl dw, v is dF/dw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from metabench.autodiff.inner import begin, detached, run
+from metabench.certify.cases import Case
+from metabench.certify.references import Expansion, expand, with_constant_gradients
+from metabench.core import Batch, InnerState, MetaRole, OptimiserState, Tree, tree
+from metabench.core.lazy import torch
+from metabench.core.randomness import perturbation
+
+Formula: TypeAlias = Callable[[Case, Any, torch.Generator], torch.Tensor]
+
+
+def truncated_neumann(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl - J a sum_{j <= steps} (I - a H)^j v. Lorraine et al. 2020, equation 8."""
+    at = _at_the_end(case)
+    contraction = torch.eye(len(at.hessian), dtype=torch.float64) - options.scale * _damped(at, options)
+    powers = sum(torch.linalg.matrix_power(contraction, j) for j in range(options.steps + 1))
+    return at.implicit(options.scale * (powers @ at.outer_w))
+
+
+def best_of_krylov_space(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl - J q with q the best in energy of the span of v, Hv, ..., H^(steps - 1) v. Hestenes & Stiefel 1952, theorem 6.1."""
+    at = _at_the_end(case)
+    hessian = _damped(at, options)
+    columns = [torch.linalg.matrix_power(hessian, j) @ at.outer_w for j in range(min(options.steps, len(hessian)))]
+    basis = torch.linalg.qr(torch.stack(columns, dim=1)).Q
+    return at.implicit(basis @ torch.linalg.solve(basis.T @ hessian @ basis, basis.T @ at.outer_w))
+
+
+def nystrom(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl - J (H_k + rho I)^-1 v, H_k = H[:, S] H[S, S]^+ H[S, :], S drawn without replacement.
+
+    Hataya & Yamada 2023, equation 5.
+    """
+    at = _at_the_end(case)
+    chosen = torch.randperm(len(at.hessian), generator=stream)[: options.rank]
+    hessian = _damped(at, options)
+    columns = hessian[:, chosen]
+    approximation = columns @ torch.linalg.pinv(columns[chosen], hermitian=True) @ columns.T
+    regular = approximation + options.rho * torch.eye(len(hessian), dtype=torch.float64)
+    return at.implicit(torch.linalg.solve(regular, at.outer_w))
+
+
+def iterated_adjoint(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl + (dPhi/dl)' a with a = sum_{j <= steps} (dPhi/ds')^j (v, 0), s the whole inner state.
+
+    Grazzi et al. 2020, equation 7.
+
+    The step count of Adam is no part of s: it never comes to rest.
+    """
+    end, at = _end(case), _at_the_end(case)
+    slots = [name for name in end.optimiser if name != "step"]
+    pieces = [end.params, *(end.optimiser[name] for name in slots)]
+    like = {f"{place}/{name}": leaf for place, piece in enumerate(pieces) for name, leaf in piece.items()}
+    count, batch = tree.count(like), case.window.inner[-1]
+
+    def phi(z: torch.Tensor) -> torch.Tensor:
+        """The step map from (s, l) to s."""
+        flat, meta = tree.unflatten(z[:count], like), tree.unflatten(z[count:], case.meta)
+        parts = [{name: flat[f"{place}/{name}"] for name in piece} for place, piece in enumerate(pieces)]
+        loss = case.problem.inner_loss(parts[0], meta, batch)
+        leaves = torch.autograd.grad(loss, list(parts[0].values()), create_graph=True)
+        gradient = dict(zip(parts[0], leaves, strict=True))
+        before: OptimiserState = {**end.optimiser, **dict(zip(slots, parts[1:], strict=True))}
+        params, after = case.problem.optimiser.update(gradient, parts[0], before, meta)
+        return torch.cat([tree.flatten(piece) for piece in (params, *(after[name] for name in slots))])
+
+    jacobian = torch.autograd.functional.jacobian(phi, torch.cat([tree.flatten(like), tree.flatten(case.meta)]))
+    padded = torch.cat([at.outer_w, torch.zeros(count - len(at.outer_w), dtype=torch.float64)])
+    adjoint = total = padded
+    for _ in range(options.steps):
+        adjoint = jacobian[:, :count].T @ adjoint
+        total = total + adjoint
+    return at.outer_l + jacobian[:, count:].T @ total
+
+
+def differences_before_the_last_step(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return the one-step hypergradient, its mixed product by differences of df/dl at w +- e c/|c|. Liu et al. 2019, equations 7 and 8.
+
+    c = (du/dg)' v, u(g) being the last update; for SGD it is the step size times v.
+    """
+    before, batch = _before_last(case), case.window.inner[-1]
+    update, direct = _last_update(case, before)
+    after = _end(case)
+    outer = _outer_batch(case)
+    at = expand(case.problem, after.params, case.meta, batch, outer, 0.0)
+    cotangent = update.T @ at.outer_w
+    return at.outer_l - direct.T @ at.outer_w - _difference(case, before.params, cotangent, options.epsilon)
+
+
+def differences_after_the_last_step(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl - J c by differences at w_K, c = (du/dg)' v of the last update u: the identity for the inverse of H.
+
+    Choe et al. 2023, equation 5.
+    """
+    before, after = _before_last(case), _end(case)
+    update, _ = _last_update(case, before)
+    at = expand(case.problem, after.params, case.meta, case.window.inner[-1], _outer_batch(case), 0.0)
+    return at.outer_l - _difference(case, after.params, update.T @ at.outer_w, options.epsilon)
+
+
+def constant_gradients(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return the derivative of a run whose inner gradients do not depend on l; for MAML with SGD this is dF/dw at w_K. Finn et al. 2017."""
+    return tree.flatten(with_constant_gradients(case.problem, case.state, case.meta, case.window))
+
+
+def way_travelled(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return w_0 - w_K, for the parameters whose start is learned. Nichol et al. 2018, equation 4; zero elsewhere."""
+    if MetaRole.START not in case.problem.roles:
+        return torch.zeros(tree.count(case.meta), dtype=torch.float64)
+    end = _end(case).params
+    return tree.flatten({name: start - end[name] for name, start in case.meta.items()})
+
+
+def weighted_copies(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF(w*)/dl, w* = sum_k softmax(-f(w_k, l) / tau)_k w_k, w_k = w + sigma e_k. Bohdal et al. 2021, equations 4 to 7."""
+    before, batch = _before_last(case), case.window.inner[-1]
+    copies = [
+        tree.add_scaled(before.params, options.sigma, perturbation(before.params, options.noise, stream))
+        for _ in range(options.copies)
+    ]
+    meta = tree.leaves_for_grad(case.meta)
+    losses = torch.stack([case.problem.inner_loss(copy, meta, batch) for copy in copies])
+    weights = (-losses / options.tau).softmax(0)
+    mixture = {name: sum(w * copy[name] for w, copy in zip(weights, copies, strict=True)) for name in before.params}
+    objective = case.problem.outer_loss(mixture, meta, _outer_batch(case))
+    if not objective.requires_grad:
+        return torch.zeros(tree.count(meta), dtype=torch.float64)
+    found = torch.autograd.grad(objective, list(meta.values()))
+    return tree.flatten(dict(zip(meta, found, strict=True)))
+
+
+def _end(case: Case) -> InnerState:
+    """Return the state after the window's K steps."""
+    return run(case.problem, detached(begin(case.problem, case.state, case.meta)), case.meta, case.window.inner)
+
+
+def _before_last(case: Case) -> InnerState:
+    """Return the state before the window's last step."""
+    return run(case.problem, detached(begin(case.problem, case.state, case.meta)), case.meta, case.window.inner[:-1])
+
+
+def _outer_batch(case: Case) -> Batch:
+    batch = case.window.outer[-1]
+    assert batch is not None
+    return batch
+
+
+def _at_the_end(case: Case) -> Expansion:
+    return expand(
+        case.problem, _end(case).params, case.meta, case.window.inner[-1], _outer_batch(case), case.problem.weight_decay
+    )
+
+
+def _damped(at: Expansion, options: Any) -> torch.Tensor:
+    return at.hessian + getattr(options, "damping", 0.0) * torch.eye(len(at.hessian), dtype=torch.float64)
+
+
+def _last_update(case: Case, before: InnerState) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return du/dg [n, n] and the direct du/dl [n, m] of the last update, w_K = w - u(g, l), dense."""
+    g = _inner_slope(case, tree.flatten(before.params))
+    n = len(g)
+
+    def moved(z: torch.Tensor) -> torch.Tensor:
+        gradient, meta = tree.unflatten(z[:n], before.params), tree.unflatten(z[n:], case.meta)
+        after, _ = case.problem.optimiser.update(gradient, before.params, before.optimiser, meta)
+        return tree.flatten(before.params) - tree.flatten(after)
+
+    jacobian = torch.autograd.functional.jacobian(moved, torch.cat([g, tree.flatten(case.meta)]))
+    return jacobian[:, :n], jacobian[:, n:]
+
+
+def _inner_slope(case: Case, point: torch.Tensor) -> torch.Tensor:
+    like, batch = case.state.params, case.window.inner[-1]
+    return torch.autograd.functional.jacobian(
+        lambda z: case.problem.inner_loss(tree.unflatten(z, like), case.meta, batch), point
+    )
+
+
+def _slope_in_l(case: Case, point: torch.Tensor) -> torch.Tensor:
+    params: Tree = tree.unflatten(point, case.state.params)
+    return torch.autograd.functional.jacobian(
+        lambda z: case.problem.inner_loss(params, tree.unflatten(z, case.meta), case.window.inner[-1]),
+        tree.flatten(case.meta),
+    )
+
+
+def _difference(case: Case, params: Tree, direction: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Return (df/dl(w + e d/|d|) - df/dl(w - e d/|d|)) |d| / (2 e)."""
+    point, length = tree.flatten(params), direction.norm()
+    by = epsilon * direction / length
+    return (_slope_in_l(case, point + by) - _slope_in_l(case, point - by)) * length / (2 * epsilon)
+
+
+FORMULAS: dict[str, tuple[Formula, tuple[dict[str, Any], ...]]] = {
+    "darts": (differences_before_the_last_step, ({}, {"epsilon": 0.1})),
+    "sama": (differences_after_the_last_step, ({}, {"epsilon": 0.1})),
+    "first_order": (constant_gradients, ({},)),
+    "reptile": (way_travelled, ({},)),
+    "ift_cg": (best_of_krylov_space, ({"steps": 1}, {"steps": 3}, {"steps": 2, "damping": 0.3})),
+    "ift_neumann": (truncated_neumann, ({}, {"steps": 0}, {"steps": 3, "scale": 0.7}, {"steps": 5, "damping": 0.3})),
+    "ift_nystrom": (
+        nystrom,
+        ({"rank": 2}, {"rank": 3, "rho": 0.5, "storage": "blocked"}, {"rank": 3, "storage": "blocked", "block": 2}),
+    ),
+    "ift_fixed_point": (iterated_adjoint, ({"steps": 1, "tolerance": 0.0}, {"steps": 7, "tolerance": 0.0})),
+    "evograd": (
+        weighted_copies,
+        ({}, {"copies": 5, "noise": "gaussian", "sigma": 0.3, "tau": 0.5}, {"copies": 3, "together": True}),
+    ),
+}
+"""By method: its formula, and the options under which it is held to it. A method that is not here is held to what it declares alone."""

@@ -1,0 +1,176 @@
+"""Methods that draw, judged by their mean: over many draws it has to be what theory says, by Student's t at a stated level.
+
+The level is the probability that a right method fails by chance, over all coordinates together (Bonferroni). Draws come from fixed
+streams, so that the outcome is the same at every run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metabench.certify.cases import Case, moving
+from metabench.certify.problems import Quadratic, Ridge
+from metabench.certify.references import expand, objective, smoothed
+from metabench.core import InnerState, Method, Tree, tree
+from metabench.core.lazy import torch
+from metabench.core.options import build
+from metabench.core.randomness import generator
+
+LEVEL = 1e-4
+"""Probability of failing a right method by chance, for one claim."""
+RESOLUTION = 0.1
+"""Standard error over the norm of the mean above which a test says too little."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A method on a case under some options, the mean that theory gives its hypergradient, and how many draws it is judged by.
+
+    Over several windows, which are run one after the other with the state carried on, a draw is the sum of their hypergradients.
+    """
+
+    case: Case
+    options: dict[str, Any]
+    expected: Callable[[], Tree]
+    draws: int
+    source: str
+
+
+@dataclass(frozen=True)
+class MeanTest:
+    """The mean of the draws beside what it should be.
+
+    standard_error is over the norm of that; p_value is of the worst coordinate, corrected for their number.
+    """
+
+    mean: Tree
+    expected: Tree
+    error: float
+    cosine: float
+    norm_ratio: float
+    standard_error: float
+    p_value: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the mean may be what it should be, and the draws were enough to tell."""
+        return self.p_value >= LEVEL and self.standard_error <= RESOLUTION
+
+    @property
+    def words(self) -> str:
+        """What is wrong; empty where nothing is."""
+        if self.p_value < LEVEL:
+            return (
+                f"the mean is {self.norm_ratio:.3g} times as long as it should be, with a cosine of {self.cosine:.3f}: "
+                f"p = {self.p_value:.1g} for a difference of that size by chance"
+            )
+        if self.standard_error > RESOLUTION:
+            return f"the draws vary so much that their mean tells nothing: standard error {self.standard_error:.2g} of the expected norm"
+        return ""
+
+
+def means(name: str) -> Iterator[Mean]:
+    """Yield the means that the method of a name is held to; none for methods that do not draw."""
+    return MEANS.get(name, lambda: iter(()))()
+
+
+def judge_mean(method: Method, of: Mean) -> MeanTest:
+    """Return the comparison of the mean over `of.draws` draws with its expectation."""
+    from scipy import stats
+
+    options = build(method.options, of.options, f"method '{method.name}'")
+    stream = generator(0, f"means of {method.name}")
+    drawn = torch.stack([tree.flatten(_draw(method, of.case, options, stream)) for _ in range(of.draws)])
+    expected = of.expected()
+    wanted, mean = tree.flatten(expected), drawn.mean(0)
+    error = drawn.std(0) / math.sqrt(of.draws)
+    t = ((mean - wanted) / error).abs()
+    # A coordinate that never varies is right or wrong without chance.
+    still = error <= 1e-14 * wanted.norm()
+    t = torch.where(still, torch.where((mean - wanted).abs() <= 1e-9 * wanted.norm(), 0.0, math.inf), t)
+    p = min(1.0, 2 * float(stats.t.sf(float(t.max()), of.draws - 1)) * len(wanted))
+    size, norm = float(mean.norm()), float(wanted.norm())
+    return MeanTest(
+        mean=tree.unflatten(mean, expected),
+        expected=expected,
+        error=float((mean - wanted).norm()) / norm,
+        cosine=float(mean @ wanted) / (size * norm) if size else 0.0,
+        norm_ratio=size / norm,
+        standard_error=float(error.norm()) / norm,
+        p_value=p,
+    )
+
+
+def _draw(method: Method, case: Case, options: Any, stream: torch.Generator) -> Tree:
+    state: InnerState = case.state
+    total = tree.zeros_like(case.meta)
+    for window in case.windows:
+        found = method(case.problem, state, case.meta, window, options, stream)
+        state, total = found.state, tree.add(total, found.meta)
+    return total
+
+
+def _evograd() -> Iterator[Mean]:
+    """To first order in sigma: dF/dl - sigma^2/tau (1 - 1/N) J v, before the last step. Bohdal et al. 2021, section 3.3."""
+    for problem, options in (
+        (Quadratic(inner_steps=1), {"copies": 2, "noise": "sign", "sigma": 0.001}),
+        (Quadratic(inner_steps=1), {"copies": 5, "noise": "gaussian", "sigma": 0.001, "tau": 0.2}),
+        (Ridge(inner_steps=1, features=2), {"copies": 8, "noise": "gaussian", "sigma": 0.001, "tau": 0.02}),
+    ):
+        case = moving(problem)
+
+        def expected(case: Case = case, options: dict[str, Any] = options) -> Tree:
+            inner, outer = case.window.inner[-1], case.window.outer[-1]
+            assert outer is not None
+            at = expand(case.problem, case.state.params, case.meta, inner, outer, 0.0)
+            step = options["sigma"] ** 2 / options.get("tau", 0.05) * (1 - 1 / options["copies"])
+            return tree.unflatten(at.implicit(step * at.outer_w), case.meta)
+
+        yield Mean(case, options, expected, 1500, "sigma^2/tau (1 - 1/N) times the mixed product, to first order in sigma")
+
+
+def _es() -> Iterator[Mean]:
+    """The gradient of the objective smoothed by Gaussian noise. Salimans et al. 2017, equation 1."""
+    for problem, options in (
+        (Quadratic(inner_steps=2), {"pairs": 4, "sigma": 0.3}),
+        (Quadratic("momentum", inner_steps=3), {"pairs": 1, "sigma": 0.1}),
+    ):
+        case = moving(problem)
+
+        def expected(case: Case = case, sigma: float = options["sigma"]) -> Tree:
+            value = objective(case.problem, case.state, case.window)
+            return smoothed(lambda metas: value(metas[0]), case.meta, 1, sigma)
+
+        yield Mean(case, options, expected, 600, "the smoothed objective by Gauss-Hermite quadrature")
+
+
+def _pes() -> Iterator[Mean]:
+    """The gradient of the smoothed sum over all windows, the noise drawn anew for each. Vicol et al. 2021, equation 8."""
+    for problem, options, windows in (
+        (Quadratic(inner_steps=2), {"pairs": 8, "sigma": 0.3}, 2),
+        (Quadratic("momentum", inner_steps=1), {"pairs": 8, "sigma": 0.2}, 3),
+    ):
+        case = moving(problem, windows)
+
+        def expected(case: Case = case, sigma: float = options["sigma"]) -> Tree:
+            return smoothed(lambda metas: _run(case, metas), case.meta, len(case.windows), sigma, nodes=7)
+
+        yield Mean(case, options, expected, 200, "the smoothed sum over the windows by Gauss-Hermite quadrature")
+
+
+def _run(case: Case, metas: Sequence[Tree]) -> float:
+    """Return the sum of the windows' objectives of one run, the meta-parameters of each window given."""
+    from metabench.autodiff.inner import run
+
+    state, total = case.state, 0.0
+    for window, meta in zip(case.windows, metas, strict=True):
+        total += objective(case.problem, state, window)(meta)
+        state = run(case.problem, state, meta, window.inner)
+    return total
+
+
+MEANS: dict[str, Callable[[], Iterator[Mean]]] = {"evograd": _evograd, "es": _es, "pes": _pes}
+"""By method: what its mean is held to."""

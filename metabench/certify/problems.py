@@ -1,0 +1,244 @@
+"""The certification problems: one for each place where meta-parameters can enter, each with what bugs in the field hid behind.
+
+w are the inner parameters, l the meta-parameters; f is the inner loss, F the outer loss; (X, y) is an inner batch, (Z, t) the outer one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metabench.certify.problem import CertificationProblem
+from metabench.core import Batch, MetaRole, Tree, Window, tree
+from metabench.core.lazy import torch
+
+EXAMPLES = 12
+HIDDEN = 2
+
+
+def linear_data(problem: CertificationProblem, stream: torch.Generator) -> Batch:
+    """Return inputs [n, d] and noisy linear targets [n]."""
+    inputs = torch.randn(EXAMPLES, problem.features, generator=stream, dtype=torch.float64)
+    noise = torch.randn(EXAMPLES, generator=stream, dtype=torch.float64)
+    return {"inputs": inputs, "targets": inputs.sum(1) + 0.5 * noise}
+
+
+class Ridge(CertificationProblem):
+    """Linear regression, n > d, with an l2 penalty per feature. In one dimension, at other scales, with weight decay: variants of it."""
+
+    name = "ridge"
+    statement = "f = |Xw - y|^2 / 2n + sum_j exp(l_j) w_j^2 / 2,  F = |Zw - t|^2 / 2m"
+    roles = frozenset({MetaRole.INNER_LOSS})
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return w and l."""
+        return {"w": self.normal("w", self.features)}, {"l": 0.3 * self.normal("l", self.features) - 0.5}
+
+    def draw(self, stream: torch.Generator) -> Batch:
+        """Return (X, y)."""
+        return linear_data(self, stream)
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        return self.outer_loss(params, meta, batch) + (meta["l"].exp() * params["w"].square()).sum() / 2
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F."""
+        return (batch["inputs"] @ params["w"] - batch["targets"]).square().mean() / 2
+
+
+class Quadratic(CertificationProblem):
+    """One parameter, one meta-parameter: the EvoGrad toy. At the minimum dF/dl = (l - 1)/(l + 1)^3, zero at l = 1."""
+
+    name = "quadratic_1d"
+    statement = "f = (w - 1)^2 + l w^2,  F = (w - 1/2)^2"
+    roles = frozenset({MetaRole.INNER_LOSS})
+
+    def learning_rate(self) -> Any:
+        """Return a step size for a curvature of 2 (1 + l)."""
+        return super().learning_rate() / 2
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return w and l."""
+        return {"w": torch.tensor(1.7, dtype=torch.float64)}, {"l": torch.tensor(0.4, dtype=torch.float64)}
+
+    def draw(self, stream: torch.Generator) -> Batch:
+        """Return nothing: there are no data."""
+        return {}
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        return (params["w"] - 1) ** 2 + meta["l"] * params["w"] ** 2
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F."""
+        return (params["w"] - 0.5) ** 2
+
+
+class Logistic(CertificationProblem):
+    """Logistic regression with an l2 penalty per feature: a Hessian that depends on w."""
+
+    name = "logistic"
+    statement = "f = mean log(1 + exp(-y (Xw + b))) + sum_j exp(l_j) w_j^2 / 2 + b^2 / 20,  F = mean log(1 + exp(-t (Zw + b)))"
+    roles = frozenset({MetaRole.INNER_LOSS})
+
+    def learning_rate(self) -> Any:
+        """Return a longer step: the curvature is small."""
+        return 2 * super().learning_rate()
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return w, b and l."""
+        params = {"w": self.normal("w", self.features), "b": torch.tensor(0.2, dtype=torch.float64)}
+        return params, {"l": 0.3 * self.normal("l", self.features) - 2}
+
+    def draw(self, stream: torch.Generator) -> Batch:
+        """Return X and y in {-1, 1}, some of them on the wrong side."""
+        batch = linear_data(self, stream)
+        return {"inputs": batch["inputs"], "targets": (batch["targets"] - 0.3).sign()}
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        penalty = (meta["l"].exp() * params["w"].square()).sum() / 2 + params["b"] ** 2 / 20
+        return self.outer_loss(params, meta, batch) + penalty
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F."""
+        margins = batch["targets"] * (batch["inputs"] @ params["w"] + params["b"])
+        return torch.nn.functional.softplus(-margins).mean()
+
+
+class TanhNetwork(CertificationProblem):
+    """A two-layer tanh network with a penalty per tensor; the outer loss is charged for the penalties: dF/dl has a direct term."""
+
+    name = "tanh_network"
+    statement = "f = mean (v' tanh(Ux + b) - y)^2 + sum_i exp(l_i) |w_i|^2,  F = mean (v' tanh(Uz + b) - t)^2 + sum_i cos(l_i) / 10"
+    roles = frozenset({MetaRole.INNER_LOSS, MetaRole.OUTER_LOSS})
+    # One of which the minimum is well conditioned (16), so that solvers can be held to tight tolerances there.
+    seed = 7
+
+    def learning_rate(self) -> Any:
+        """Return a shorter step: the curvature is large."""
+        return super().learning_rate() / 2
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return (U, b, v) and l."""
+        params = {
+            "U": 0.7 * self.normal("U", self.features, HIDDEN),
+            "b": 0.7 * self.normal("b", HIDDEN),
+            "v": 0.7 * self.normal("v", HIDDEN),
+        }
+        return params, self.initial_meta(params)
+
+    def initial_meta(self, params: Tree) -> Tree:
+        """Return l."""
+        return {name: torch.tensor(-2.0 - 0.3 * place, dtype=torch.float64) for place, name in enumerate(params)}
+
+    def draw(self, stream: torch.Generator) -> Batch:
+        """Return (X, y), y a bounded function of the inputs."""
+        batch = linear_data(self, stream)
+        return {"inputs": batch["inputs"], "targets": 2 * batch["targets"].sin()}
+
+    def fit(self, params: Tree, batch: Batch) -> torch.Tensor:
+        """Return the mean squared error of the network."""
+        hidden = (batch["inputs"] @ params["U"] + params["b"]).tanh()
+        return (hidden @ params["v"] - batch["targets"]).square().mean()
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        penalties = [meta[name].exp() * leaf.square().sum() for name, leaf in params.items()]
+        return self.fit(params, batch) + torch.stack(penalties).sum()
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F."""
+        return self.fit(params, batch) + torch.stack([leaf.cos() for leaf in meta.values()]).sum() / 10
+
+
+class LearningRates(TanhNetwork):
+    """The meta-parameters are log learning rates, one a tensor, and an outer loss is due at every step: a minimum does not see them."""
+
+    name = "learning_rate"
+    statement = "w_i <- w_i - exp(l_i) u_i,  f = F = mean (v' tanh(Ux + b) - y)^2, F summed over the steps"
+    roles = frozenset({MetaRole.UPDATE})
+    every_step = True
+
+    def learning_rate(self) -> Any:
+        """Return the map from l to the learning rates."""
+        return lambda meta: tree.tree_map(torch.exp, meta)
+
+    def initial_meta(self, params: Tree) -> Tree:
+        """Return l."""
+        base = -3.0 if self.optimiser_name in ("adam", "adamw", "rmsprop") else -1.5
+        return {name: torch.tensor(base - 0.2 * place, dtype=torch.float64) for place, name in enumerate(params)}
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        return self.fit(params, batch)
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F."""
+        return self.fit(params, batch)
+
+    def window(self, inner: tuple[Batch, ...], outer: Batch) -> Window:
+        """Return a window with an outer loss after every inner step, or at its end."""
+        return Window(inner, (outer,) * len(inner)) if self.every_step else Window.ending_in(inner, outer)
+
+
+class LearningRatesAtTheEnd(LearningRates):
+    """The same with one outer loss, after the last step."""
+
+    name = "learning_rate_end"
+    statement = "w_i <- w_i - exp(l_i) u_i,  f = F = mean (v' tanh(Ux + b) - y)^2"
+    every_step = False
+
+
+class Initialisation(LearningRates):
+    """The meta-parameters are the initial hidden layer, as in MAML; the output layer starts fixed."""
+
+    name = "initialisation"
+    statement = "w_0 = (l, v_0),  f = F = mean (v' tanh(Ux + b) - y)^2"
+    roles = frozenset({MetaRole.START})
+    every_step = False
+    carry = False
+
+    def learning_rate(self) -> Any:
+        """Return a number: nothing is learned about it."""
+        return CertificationProblem.learning_rate(self)
+
+    def initial_meta(self, params: Tree) -> Tree:
+        """Return l: the hidden layer."""
+        return {name: params[name] + 0.3 for name in ("U", "b")}
+
+    def start(self, params: Tree, meta: Tree) -> Tree:
+        """Return w_0."""
+        return {name: meta.get(name, leaf) for name, leaf in params.items()}
+
+
+class ExampleWeights(CertificationProblem):
+    """Linear regression with a weight per example: more meta-parameters than parameters."""
+
+    name = "example_weights"
+    statement = "f = sum_i sigmoid(l_i) (x_i' w - y_i)^2 / 2n + |w|^2 / 10,  F = |Zw - t|^2 / 2m"
+    roles = frozenset({MetaRole.INNER_LOSS})
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return w in two pieces, and l."""
+        half = self.features // 2
+        params = {"left": self.normal("left", half), "right": self.normal("right", self.features - half)}
+        return params, {"l": self.normal("l", EXAMPLES)}
+
+    def draw(self, stream: torch.Generator) -> Batch:
+        """Return (X, y)."""
+        return linear_data(self, stream)
+
+    def errors(self, params: Tree, batch: Batch) -> torch.Tensor:
+        """Return half the squared error of every example, shape [n]."""
+        fitted = batch["inputs"] @ torch.cat([params["left"], params["right"]])
+        return (fitted - batch["targets"]).square() / 2
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        penalty = (params["left"].square().sum() + params["right"].square().sum()) / 10
+        return (meta["l"].sigmoid() * self.errors(params, batch)).mean() + penalty
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F."""
+        return self.errors(params, batch).mean()

@@ -1,0 +1,206 @@
+"""What methods are held to: exact values of their targets, by plain training, finite differences and dense algebra.
+
+None of the derivatives of `metabench.autodiff` that methods are made of is used here, but the first-order inner gradient.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from metabench.autodiff.gradients import inner_gradient, outer_value
+from metabench.autodiff.inner import begin, detached, run, step
+from metabench.core import Batch, Curvature, InnerState, Problem, Tree, Window, tree
+from metabench.core.lazy import torch
+
+WIDTH = 2e-3
+"""Of differences: an error of WIDTH^6 and rounding of 1e-16 / WIDTH leave about ten digits."""
+
+
+def finite_differences(function: Callable[[Tree], float], at: Tree, width: float = WIDTH) -> Tree:
+    """Return the gradient of `function`, coordinate by coordinate, by central differences of sixth order."""
+    point = tree.flatten(at)
+    slopes = torch.zeros_like(point)
+    for place, direction in enumerate(torch.eye(len(point), dtype=point.dtype)):
+
+        def symmetric(times: int, direction: torch.Tensor = direction) -> float:
+            by = times * width * direction
+            return function(tree.unflatten(point + by, at)) - function(tree.unflatten(point - by, at))
+
+        slopes[place] = (45 * symmetric(1) - 9 * symmetric(2) + symmetric(3)) / (60 * width)
+    return tree.unflatten(slopes, at)
+
+
+def objective(problem: Problem, state: InnerState, window: Window) -> Callable[[Tree], float]:
+    """Return l -> the window's outer objective, by plain training from `state`."""
+
+    def value(meta: Tree) -> float:
+        current, total = detached(begin(problem, state, meta)), 0.0
+        for inner, outer in zip(window.inner, window.outer, strict=True):
+            current = step(problem, current, meta, inner)
+            if outer is not None:
+                total += outer_value(problem, current.params, meta, outer)
+        return total
+
+    return value
+
+
+def through_last_steps(problem: Problem, state: InnerState, meta: Tree, window: Window, steps: int) -> Tree:
+    """Return the derivative through the last `steps` of the window's steps, the state before them held fixed."""
+    steps = min(steps, len(window.inner))
+    if earlier := window.inner[: len(window.inner) - steps]:
+        reached = run(problem, detached(begin(problem, state, meta)), meta, earlier)
+        tail = window.last(steps)
+
+        def value(at: Tree) -> float:
+            current, total = reached, 0.0
+            for inner, outer in zip(tail.inner, tail.outer, strict=True):
+                current = step(problem, current, at, inner)
+                total += 0.0 if outer is None else outer_value(problem, current.params, at, outer)
+            return total
+
+        return finite_differences(value, meta)
+    return finite_differences(objective(problem, state, window), meta)
+
+
+def with_constant_gradients(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Tree:
+    """Return the derivative of the objective of a run that takes the inner gradients of the plain run whatever l is."""
+    current, recorded = detached(begin(problem, state, meta)), []
+    for inner in window.inner:
+        recorded.append(inner_gradient(problem, current.params, meta, inner))
+        current = step(problem, current, meta, inner)
+
+    def value(at: Tree) -> float:
+        now, total = detached(begin(problem, state, at)), 0.0
+        with torch.no_grad():
+            for gradient, outer in zip(recorded, window.outer, strict=True):
+                now = InnerState(*problem.optimiser.update(gradient, now.params, now.optimiser, at))
+                total += 0.0 if outer is None else outer_value(problem, now.params, at, outer)
+        return total
+
+    return finite_differences(value, meta)
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A minimum w*(l) of f(w, l) + decay/2 |w|^2 on one batch."""
+
+    problem: Problem
+    batch: Batch
+    decay: float
+    params: Tree
+    hessian: torch.Tensor
+
+    @property
+    def curvature(self) -> Curvature:
+        """The Hessian in three numbers."""
+        eigenvalues = torch.linalg.eigvalsh(self.hessian)
+        return Curvature(len(eigenvalues), float(eigenvalues[0]), float(eigenvalues[-1]))
+
+    def near(self, meta: Tree) -> Tree:
+        """Return w*(l) for an l near by, by Newton's method with the Hessian kept: the error falls by |l - l_0| at every step."""
+        point = tree.flatten(self.params)
+        for _ in range(50):
+            move = torch.linalg.solve(self.hessian, _slope(self.problem, self.batch, self.decay, meta, point, self.params))
+            point = point - move
+            if float(move.norm()) <= 1e-15 * float(point.norm()):
+                break
+        return tree.unflatten(point, self.params)
+
+    def implicit(self, meta: Tree, outer: Batch) -> Tree:
+        """Return dF(w*(l), l)/dl by finite differences over minima."""
+        return finite_differences(lambda at: outer_value(self.problem, self.near(at), at, outer), meta)
+
+
+def minimise(problem: Problem, params: Tree, meta: Tree, batch: Batch, decay: float) -> Minimum:
+    """Return the minimum that a trust-region method finds from `params`; raise ValueError if it has no positive curvature."""
+    from scipy.optimize import minimize
+
+    def hessian(point: torch.Tensor) -> torch.Tensor:
+        dense = torch.autograd.functional.hessian(
+            lambda z: problem.inner_loss(tree.unflatten(z, params), meta, batch), point
+        )
+        return dense + decay * torch.eye(len(point), dtype=point.dtype)
+
+    def value(point: torch.Tensor) -> float:
+        loss = problem.inner_loss(tree.unflatten(point, params), meta, batch)
+        return float(loss) + decay / 2 * float(point.square().sum())
+
+    found = minimize(
+        lambda z: value(torch.as_tensor(z)),
+        tree.flatten(params).numpy(),
+        jac=lambda z: _slope(problem, batch, decay, meta, torch.as_tensor(z), params).numpy(),
+        hess=lambda z: hessian(torch.as_tensor(z)).numpy(),
+        method="trust-exact",
+        options={"gtol": 1e-12, "maxiter": 500},
+    )
+    point = torch.as_tensor(found.x)
+    for _ in range(5):  # down to rounding, where the trust region no longer sees the loss fall
+        point = point - torch.linalg.solve(hessian(point), _slope(problem, batch, decay, meta, point, params))
+    dense = hessian(point)
+    if float(torch.linalg.eigvalsh(dense)[0]) <= 0:
+        raise ValueError("the inner loss has no strict minimum where the search ended")
+    return Minimum(problem, batch, decay, tree.unflatten(point, params), dense)
+
+
+def _slope(
+    problem: Problem, batch: Batch, decay: float, meta: Tree, point: torch.Tensor, like: Tree
+) -> torch.Tensor:
+    return tree.flatten(inner_gradient(problem, tree.unflatten(point, like), meta, batch)) + decay * point
+
+
+def smoothed(function: Callable[[Sequence[Tree]], float], meta: Tree, windows: int, sigma: float, nodes: int = 9) -> Tree:
+    """Return the gradient at l of the mean of `function` over Gaussian noise, drawn anew for each window, by Gauss-Hermite quadrature.
+
+    `function` takes the meta-parameters of each window: l + sigma e_1, ..., l + sigma e_windows. It is evaluated nodes^(windows |l|)
+    times for each of six differences: for one or two meta-parameters.
+    """
+    import numpy
+
+    places, weights = numpy.polynomial.hermite_e.hermegauss(nodes)
+    weights = weights / weights.sum()
+    dimension = tree.count(meta)
+
+    def mean(at: Tree) -> float:
+        point = tree.flatten(at)
+        total = 0.0
+        for chosen in itertools.product(range(nodes), repeat=windows * dimension):
+            noise = torch.tensor([places[i] for i in chosen], dtype=torch.float64).view(windows, dimension)
+            weight = float(numpy.prod([weights[i] for i in chosen]))
+            total += weight * function([tree.unflatten(point + sigma * row, at) for row in noise])
+        return total
+
+    return finite_differences(mean, meta, width=0.02)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The two losses at a point (w, l), to second order, dense: what implicit formulas are written in.
+
+    outer_w = dF/dw [n], outer_l = dF/dl [m], hessian = d2f/dw2 + decay I [n, n], mixed = d2f/dl dw [m, n].
+    """
+
+    outer_w: torch.Tensor
+    outer_l: torch.Tensor
+    hessian: torch.Tensor
+    mixed: torch.Tensor
+
+    def implicit(self, solution: torch.Tensor) -> torch.Tensor:
+        """Return dF/dl - (d2f/dl dw) q for a solution q of H q = dF/dw, or what stands for it."""
+        return self.outer_l - self.mixed @ solution
+
+
+def expand(problem: Problem, params: Tree, meta: Tree, inner: Batch, outer: Batch, decay: float) -> Expansion:
+    """Return the expansion of the inner loss on `inner` and the outer loss on `outer` at (params, meta)."""
+    n = tree.count(params)
+    point = torch.cat([tree.flatten(params), tree.flatten(meta)])
+
+    def at(loss: Callable[[Tree, Tree, Batch], torch.Tensor], batch: Batch) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda z: loss(tree.unflatten(z[:n], params), tree.unflatten(z[n:], meta), batch)
+
+    second = torch.autograd.functional.hessian(at(problem.inner_loss, inner), point)
+    first = torch.autograd.functional.jacobian(at(problem.outer_loss, outer), point)
+    return Expansion(first[:n], first[n:], second[:n, :n] + decay * torch.eye(n, dtype=point.dtype), second[n:, :n])
+
+

@@ -1,0 +1,235 @@
+"""Certificates: what `metabench certify` found, one row a method, case and claim, and what they come to for a method.
+
+The only place where their columns are declared. A file of another version is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metabench.core.errors import MetabenchError
+from metabench.results.atomic import write_atomically
+from metabench.results.schema import Column
+
+CERTIFICATE_VERSION = 1
+
+CERTIFIED = "certified"
+AS_DECLARED = "approximate-as-declared"
+FAILED = "FAILED"
+UNSUPPORTED = "unsupported"
+UNDECLARED = "undeclared"
+
+VERDICTS = {
+    CERTIFIED: "equals the exact value of its target up to rounding, wherever it answers",
+    AS_DECLARED: "approximates its target as it declares: it reaches it in a limit, equals its formula, or has the mean that theory gives",
+    FAILED: "is not what it declares to be",
+    UNSUPPORTED: "declines this combination and says why",
+    UNDECLARED: "declares neither to be exact nor a limit in which it is: nothing to hold it to",
+}
+
+_STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
+
+CERTIFICATE_COLUMNS: tuple[Column, ...] = (
+    Column("method", _STRING, "hypergradient method", required=True),
+    Column("method_hash", _STRING, "hash of the source that the method depends on", required=True),
+    Column("title", _STRING, "the method in one line", required=True),
+    Column("kind", _STRING, "'claim': held to a tolerance; 'budget': a point of the curve of error against solver budget", required=True),
+    Column("problem", _STRING, "certification problem", required=True),
+    Column("case", _STRING, "the problem with all that sets this case apart", required=True),
+    Column("optimiser", _STRING, "inner optimiser", required=True),
+    Column("inner_steps", _INT, "K", required=True),
+    Column("dimension", _INT, "number of inner parameters", required=True),
+    Column("n_meta", _INT, "number of meta-parameters", required=True),
+    Column("scale", _FLOAT, "factor on the inner loss", required=True),
+    Column("weight_decay", _FLOAT, "of the inner optimiser", required=True),
+    Column("options", _STRING, "the method's options that differ from its defaults, as 'key=value, ...'", required=True),
+    Column("claim", _STRING, "'exact', 'limit', 'formula', 'mean' or 'none': what the method is held to here", required=True),
+    Column("target", _STRING, "what the method estimates", required=True),
+    Column("verdict", _STRING, "one of " + ", ".join(VERDICTS), required=True),
+    Column("relative_error", _FLOAT, "norm of the difference from what it is held to, over the norm of that"),
+    Column("cosine", _FLOAT, "cosine with the exact value of its target"),
+    Column("norm_ratio", _FLOAT, "norm over the norm of the exact value of its target"),
+    Column("tolerance", _FLOAT, "relative error that is allowed"),
+    Column("draws", _INT, "draws that the mean is of; methods that sample only"),
+    Column("standard_error", _FLOAT, "standard error of that mean over the norm of what it is held to"),
+    Column("p_value", _FLOAT, "probability of so large a difference, or a larger one, if the mean is what it is held to"),
+    Column("level", _FLOAT, "p_value below which the claim fails: the probability of failing a right method by chance"),
+    Column("budget_option", _STRING, "the option that `budget` is of; empty for claims", required=True),
+    Column("budget", _FLOAT, "solver budget of a point of the curve"),
+    Column("message", _STRING, "what failed, in words; why it is unsupported", required=True),
+    Column("seconds", _FLOAT, "time of this row's check"),
+    Column("torch_version", _STRING, "version of torch", required=True),
+    Column("metabench_version", _STRING, "version of metabench", required=True),
+)
+
+CERTIFICATE_SCHEMA = pa.schema(
+    [
+        pa.field(c.name, c.type, nullable=not c.required, metadata={"description": c.description})
+        for c in CERTIFICATE_COLUMNS
+    ],
+    metadata={"metabench_certificate": str(CERTIFICATE_VERSION)},
+)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the rows of one method come to.
+
+    verdict: FAILED if any claim failed; else CERTIFIED if all that was answered is exact; else AS_DECLARED; UNDECLARED or UNSUPPORTED where
+    nothing was held to anything. claims: rows by verdict. error: the worst relative error of the claims that hold with a tolerance; cosine
+    and norm_ratio: the lowest, and (lowest, highest), against the exact target. failures: case, options and message of what failed,
+    each message once. unsupported: why, each reason once. curves: (case, budget option, [(budget, relative error), ...]).
+    """
+
+    method: str
+    method_hash: str
+    title: str
+    target: str
+    verdict: str
+    claims: dict[str, int]
+    error: float | None
+    cosine: float | None
+    norm_ratio: tuple[float, float] | None
+    failures: tuple[str, ...]
+    unsupported: tuple[str, ...]
+    curves: tuple[tuple[str, str, tuple[tuple[float, float], ...]], ...]
+    torch_version: str
+
+    @property
+    def valid(self) -> bool:
+        """Whether the method is what it declares to be."""
+        return self.verdict in (CERTIFIED, AS_DECLARED)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Certificate:
+        """Return what `to_json` was made from; raise MetabenchError if it was not."""
+        try:
+            ratio = values["norm_ratio"]
+            return cls(
+                **{
+                    **values,
+                    "norm_ratio": None if ratio is None else (ratio[0], ratio[1]),
+                    "failures": tuple(values["failures"]),
+                    "unsupported": tuple(values["unsupported"]),
+                    "curves": tuple(
+                        (case, option, tuple((budget, error) for budget, error in points))
+                        for case, option, points in values["curves"]
+                    ),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise MetabenchError(f"not a certificate: {type(error).__name__}: {error}") from error
+
+
+def write_certificates(path: Path, rows: Sequence[Row]) -> None:
+    """Write `rows` to `path`, whole or not at all; columns that a row lacks are empty."""
+    complete = [{column.name: row.get(column.name) for column in CERTIFICATE_COLUMNS} for row in rows]
+    table = pa.Table.from_pylist(complete, schema=CERTIFICATE_SCHEMA)
+    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def read_certificates(path: Path) -> list[Row]:
+    """Return the rows of a file; raise MetabenchError if it is not one of this version."""
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(use_threads=False)
+    except FileNotFoundError as error:
+        raise MetabenchError(f"no certificates '{path}': `metabench certify --out` writes them") from error
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MetabenchError(
+            f"certificates '{path}' cannot be read ({reason}): remove the file and run `metabench certify` again"
+        ) from error
+    version = (table.schema.metadata or {}).get(b"metabench_certificate", b"").decode()
+    if version != str(CERTIFICATE_VERSION):
+        raise MetabenchError(
+            f"certificates '{path}': version {version or 'none'}, expected {CERTIFICATE_VERSION}: run `metabench certify` again"
+        )
+    if table.schema.names != CERTIFICATE_SCHEMA.names:
+        raise MetabenchError(
+            f"certificates '{path}': the columns are not those of version {version}: run `metabench certify` again"
+        )
+    rows: list[Row] = table.to_pylist()
+    return rows
+
+
+def read_all_certificates(paths: Iterable[Path]) -> dict[str, Certificate]:
+    """Return the certificates of several files by method, in their order.
+
+    Raises MetabenchError as `read_certificates` does, and for a method that two files certify: which one counts, only the reader can say.
+    """
+    found: dict[str, Certificate] = {}
+    place: dict[str, Path] = {}
+    for path in paths:
+        for method, certificate in certificates(read_certificates(path)).items():
+            if method in found:
+                raise MetabenchError(f"method '{method}' has certificates in two files: '{place[method]}' and '{path}'")
+            found[method], place[method] = certificate, Path(path)
+    return found
+
+
+def certificates(rows: Iterable[Row]) -> dict[str, Certificate]:
+    """Return what the rows come to, by method, in their order."""
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row["method"], []).append(row)
+    return {method: _certificate(method, of_method) for method, of_method in grouped.items()}
+
+
+def _certificate(method: str, rows: list[Row]) -> Certificate:
+    claims = [row for row in rows if row["kind"] == "claim"]
+    counts = {verdict: number for verdict in VERDICTS if (number := sum(row["verdict"] == verdict for row in claims))}
+    held = [row for row in claims if row["verdict"] in (CERTIFIED, AS_DECLARED, FAILED)]
+    errors = [row["relative_error"] for row in held if row["tolerance"] is not None and row["relative_error"] is not None]
+    cosines = [row["cosine"] for row in held if row["cosine"] is not None]
+    ratios = [row["norm_ratio"] for row in held if row["norm_ratio"] is not None]
+    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["kind"] == "budget" and row["relative_error"] is not None:
+            curves.setdefault((row["case"], row["budget_option"]), []).append((row["budget"], row["relative_error"]))
+    return Certificate(
+        method=method,
+        method_hash=rows[0]["method_hash"],
+        title=rows[0]["title"],
+        target=rows[0]["target"],
+        verdict=_verdict(counts),
+        claims=counts,
+        error=max(errors, default=None),
+        cosine=min(cosines, default=None),
+        norm_ratio=(min(ratios), max(ratios)) if ratios else None,
+        failures=_failures(claims),
+        unsupported=tuple(dict.fromkeys(row["message"] for row in claims if row["verdict"] == UNSUPPORTED)),
+        curves=tuple((case, option, tuple(points)) for (case, option), points in curves.items()),
+        torch_version=rows[0]["torch_version"],
+    )
+
+
+def _failures(claims: list[Row]) -> tuple[str, ...]:
+    """Return what failed and where; a message that several cases have, once, with the first of them."""
+    told: dict[str, str] = {}
+    for row in claims:
+        if row["verdict"] == FAILED:
+            where = ", ".join(part for part in (row["case"], row["options"]) if part)
+            told.setdefault(row["message"], f"{where}: {row['message']}" if where else row["message"])
+    return tuple(told.values())
+
+
+def _verdict(counts: dict[str, int]) -> str:
+    # A method that reaches its target only in a limit, or whose formula is not the target, has rows of both kinds.
+    for verdict in (FAILED, UNDECLARED, AS_DECLARED, CERTIFIED):
+        if counts.get(verdict):
+            return verdict
+    return UNSUPPORTED

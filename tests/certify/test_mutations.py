@@ -1,0 +1,366 @@
+"""The certificate itself is tested: known and plausible bugs are planted in the methods, and every one must be caught.
+
+The first ones are of public libraries, where no accuracy, loss curve or smoke test had shown them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.linear_solvers import Operator, Solution
+from metabench.autodiff.sweep import through_graph
+from metabench.certify import certificate_rows, failures
+from metabench.core import (
+    Cost,
+    Hypergradient,
+    InnerState,
+    Limit,
+    MetaRole,
+    Method,
+    Problem,
+    Target,
+    Tree,
+    Window,
+    option,
+    tree,
+)
+from metabench.methods import method
+
+Function = Callable[[Problem, InnerState, Tree, Window, Any, torch.Generator], Hypergradient]
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A mistake: in which method, how it is planted, and words that the diagnosis has to contain."""
+
+    method: str
+    plant: Plant | None = None
+    function: Function | None = None
+    words: str = ""
+
+
+def patched(where: str, name: str, wrong: Callable[[Any], Any]) -> Plant:
+    """Return what replaces `name` in the module `where` by `wrong` of the right one."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        module = importlib.import_module(where)
+        monkeypatch.setattr(module, name, wrong(getattr(module, name)))
+
+    return plant
+
+
+def after(name: str, change: Callable[..., Hypergradient]) -> Function:
+    """Return a method that changes what the right one of a name returns."""
+
+    def wrong(problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: Any) -> Any:
+        return change(method(name)(problem, state, meta, window, options, generator), problem, state, meta, window)
+
+    return wrong
+
+
+def conjugate_gradients_with_an_old_residual(
+    product: Operator, target: Tree, steps: int, tolerance: float, start: Tree | None = None
+) -> Solution:
+    """betty 0.2.1 and moskomule/hypergrad: beta is taken with the residual of two steps ago."""
+    value, residual, direction = tree.zeros_like(target), target, target
+    older = tree.dot(residual, residual)
+    squared = older
+    for _ in range(steps):
+        image = product(direction)
+        curvature = tree.dot(direction, image)
+        if float(curvature) == 0 or float(squared) < 1e-28:
+            break
+        length = squared / curvature
+        value = tree.add_scaled(value, length, direction)
+        residual = tree.add_scaled(residual, -length, image)
+        now = tree.dot(residual, residual)
+        direction = tree.add_scaled(residual, now / older, direction)
+        older, squared = squared, now
+    return Solution(value, steps, 0.0)
+
+
+def one_step_less(solver: Callable[..., Solution]) -> Callable[..., Solution]:
+    return lambda product, target, steps, *rest: solver(product, target, steps - 1, *rest)
+
+
+def reset_state(problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: Any) -> Any:
+    fresh = InnerState(state.params, problem.optimiser.init(state.params))
+    return through_graph(problem, fresh, meta, window)
+
+
+def last_batch_everywhere(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: Any
+) -> Any:
+    stale = Window((window.inner[-1],) * len(window.inner), window.outer)
+    return through_graph(problem, state, meta, stale)
+
+
+def one_step_too_late(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: Any
+) -> Any:
+    right = method("t1t2")(problem, state, meta, window, options, generator)
+    late = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
+    return dataclasses.replace(right, meta=through_graph(problem, late, meta, window.last(1)).meta)
+
+
+def zeros_for_learning_rates(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: Any
+) -> Any:
+    if problem.roles & {MetaRole.UPDATE, MetaRole.START}:
+        reached = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
+        return Hypergradient(tree.zeros_like(meta), reached, 0.0)
+    return method("ift_cg")(problem, state, meta, window, options, generator)
+
+
+def detaching(recorded_step: Callable[..., InnerState]) -> Callable[..., InnerState]:
+    """The graph is cut before every third step."""
+    calls = [0]
+
+    def wrong(problem: Problem, state: InnerState, meta: Tree, batch: Any) -> InnerState:
+        calls[0] += 1
+        return recorded_step(problem, detached(state) if calls[0] % 4 == 3 else state, meta, batch)
+
+    return wrong
+
+
+def without_direct_term(outer_gradient: Callable[..., Any]) -> Callable[..., Any]:
+    def wrong(*arguments: Any) -> Any:
+        due = outer_gradient(*arguments)
+        return due._replace(meta=tree.zeros_like(due.meta))
+
+    return wrong
+
+
+def of_the_last_state(pullback: Callable[..., Any]) -> Callable[..., Any]:
+    """Every step is pulled back at the state at which the first of a sweep was."""
+    stale: dict[int, InnerState] = {}
+
+    def wrong(problem: Problem, state: InnerState, meta: Tree, batch: Any, cotangent: Any, through: bool) -> Any:
+        used = stale.setdefault(id(problem), state)
+        if not through:
+            stale.clear()
+        return pullback(problem, used, meta, batch, cotangent, through)
+
+    return wrong
+
+
+def without_share(pullback: Callable[..., Any]) -> Callable[..., Any]:
+    """The term of eta is dropped at every step but the last that is pulled back."""
+
+    def wrong(problem: Problem, state: InnerState, meta: Tree, batch: Any, cotangent: Any, through: bool) -> Any:
+        pulled, share = pullback(problem, state, meta, batch, cotangent, through)
+        return pulled, tree.zeros_like(share) if through else share
+
+    return wrong
+
+
+def without_slots(pullback: Callable[..., Any]) -> Callable[..., Any]:
+    def wrong(*arguments: Any) -> Any:
+        pulled, share = pullback(*arguments)
+        return InnerState(pulled.params, {}), share
+
+    return wrong
+
+
+def scaled(factor: Callable[[Any], float]) -> Function:
+    """Return evograd with its hypergradient multiplied."""
+
+    def wrong(problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: Any) -> Any:
+        right = method("evograd")(problem, state, meta, window, options, generator)
+        return dataclasses.replace(right, meta=tree.scale(factor(options), right.meta))
+
+    return wrong
+
+
+def forgetful(found: Hypergradient, *rest: Any) -> Hypergradient:
+    memory = dict(found.state.memory)
+    memory["perturbation"] = tree.zeros_like(memory["perturbation"])
+    return dataclasses.replace(found, state=InnerState(found.state.params, found.state.optimiser, memory))
+
+
+def doubled(found: Hypergradient, *rest: Any) -> Hypergradient:
+    return dataclasses.replace(found, meta=tree.scale(2.0, found.meta))
+
+
+def not_finite(found: Hypergradient, *rest: Any) -> Hypergradient:
+    return dataclasses.replace(found, meta=tree.scale(float("nan"), found.meta))
+
+
+def transposed(found: Hypergradient, *rest: Any) -> Hypergradient:
+    return dataclasses.replace(found, meta={name: leaf[None] for name, leaf in found.meta.items()})
+
+
+def raises(found: Hypergradient, *rest: Any) -> Hypergradient:
+    raise ZeroDivisionError("of all things")
+
+
+IMPLICIT = "metabench.autodiff.implicit"
+BUGS = {
+    "CG with the old residual in beta": Bug(
+        "ift_cg",
+        patched("metabench.methods.ift_cg", "conjugate_gradients", lambda _: conjugate_gradients_with_an_old_residual),
+        words="right with dimension one, wrong with dimension several",
+    ),
+    "CG returns its last iterate but one": Bug(
+        "ift_cg", patched("metabench.methods.ift_cg", "conjugate_gradients", one_step_less), words="last iterate but one"
+    ),
+    "DARTS with / 2. * eps": Bug(
+        "darts",
+        patched(
+            "metabench.methods.darts",
+            "mixed_by_differences",
+            lambda right: lambda *a: tree.scale(a[-1] ** 2, right(*a)),
+        ),
+        words="times as long: that is (option epsilon)^2",
+    ),
+    "a step is detached": Bug(
+        "unrolled", patched("metabench.autodiff.sweep", "recorded_step", detaching), words="the steps before are detached"
+    ),
+    "momentum is reset at the window": Bug("unrolled", function=reset_state, words="its state is reset"),
+    "momentum's cotangent is dropped": Bug(
+        "mixflow",
+        patched("metabench.methods.mixflow", "mixed_mode_step", without_slots),
+        words="right with optimiser sgd, wrong with optimiser adam",
+    ),
+    "the last batch is used at every step": Bug(
+        "unrolled", function=last_batch_everywhere, words="uses its last batch at every step"
+    ),
+    "the direct term dF/dl is missing from the implicit hypergradient": Bug(
+        "ift_cg", patched(IMPLICIT, "outer_gradient", without_direct_term), words="the direct term dF/dl is missing"
+    ),
+    "the direct term dF/dl is missing from the sweep": Bug(
+        "unrolled_remat",
+        patched("metabench.autodiff.sweep", "outer_gradient", without_direct_term),
+        words="the direct term dF/dl is missing",
+    ),
+    "the sign of the mixed term": Bug(
+        "ift_cg",
+        patched(IMPLICIT, "mixed_product", lambda right: lambda *a: tree.scale(-1.0, right(*a))),
+        words="the sign",
+    ),
+    "Neumann is off by one": Bug(
+        "ift_neumann",
+        patched(
+            "metabench.methods.ift_neumann",
+            "neumann_series",
+            lambda right: lambda product, target, steps, *rest: right(product, target, steps + 1, *rest),
+        ),
+    ),
+    "Nystrom without rho": Bug(
+        "ift_nystrom",
+        patched(
+            "metabench.methods.ift_nystrom",
+            "nystrom",
+            lambda right: lambda hessian, target, chosen, rho, *rest: right(hessian, target, chosen, 1e-9, *rest),
+        ),
+    ),
+    "the weight decay is left out of the Hessian": Bug(
+        "ift_cg", patched(IMPLICIT, "decay_of", lambda _: lambda optimiser: 0.0), words="weight decay is left out"
+    ),
+    "the weight decay has the wrong sign": Bug(
+        "ift_cg",
+        patched(IMPLICIT, "decay_of", lambda right: lambda optimiser: -right(optimiser)),
+        words="right with weight decay 0, wrong with weight decay",
+    ),
+    "recomputation at a stale state": Bug(
+        "unrolled_remat",
+        patched("metabench.methods.unrolled_remat", "recomputed_step", of_the_last_state),
+        words="right with inner steps 1, wrong with inner steps 4",
+    ),
+    "mixed mode without the term of eta": Bug(
+        "mixflow",
+        patched("metabench.methods.mixflow", "mixed_mode_step", without_share),
+        words="right with inner steps 1, wrong with inner steps 4",
+    ),
+    "one step too late": Bug("t1t2", function=one_step_too_late),
+    "EvoGrad normalised by N - 1": Bug(
+        "evograd", function=scaled(lambda options: options.copies / (options.copies - 1)), words="times as long"
+    ),
+    "EvoGrad without its temperature": Bug("evograd", function=scaled(lambda options: options.tau)),
+    "ES divides by sigma alone": Bug("es", function=after("es", doubled), words="2"),
+    "PES forgets the perturbations of earlier windows": Bug("pes", function=after("pes", forgetful), words="p ="),
+    "zeros for learning rates": Bug("ift_cg", function=zeros_for_learning_rates, words="has to raise Unsupported"),
+    "not finite": Bug("t1t2", function=after("t1t2", not_finite), words="not finite"),
+    "the wrong shape": Bug("t1t2", function=after("t1t2", transposed), words="shape"),
+    "an exception": Bug("t1t2", function=after("t1t2", raises), words="raised ZeroDivisionError: of all things"),
+}
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_the_bug_is_caught_and_told_in_words(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug = BUGS[name]
+    planted = method(bug.method)
+    if bug.plant:
+        bug.plant(monkeypatch)
+    if bug.function:
+        planted = dataclasses.replace(planted, function=bug.function)
+    failed = failures(certificate_rows(planted))
+    assert failed
+    assert any(bug.words in row["message"] for row in failed), "\n".join(sorted({row["message"] for row in failed}))
+
+
+def test_at_least_fifteen_bugs_are_planted() -> None:
+    assert len(BUGS) >= 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """Options of a solver that works on scale * H."""
+
+    steps: int = option(10, minimum=1, help="steps")
+    scale: float = option(1.0, above=0, help="factor on the Hessian inside the solver")
+
+
+def scaled_conjugate_gradients(on_residual: bool) -> Method:
+    """Return implicit differentiation by CG on (scale H) q = scale v; without `on_residual` the scale misses the right-hand side."""
+    from metabench.autodiff.implicit import implicit_hypergradient
+    from metabench.autodiff.linear_solvers import conjugate_gradients
+
+    def function(problem: Any, state: Any, meta: Any, window: Any, options: Any, generator: Any) -> Hypergradient:
+        def solve(hessian: Operator, target: Tree, start: Any) -> Solution:
+            right = tree.scale(options.scale, target) if on_residual else target
+            return conjugate_gradients(
+                lambda v: tree.scale(options.scale, hessian(v)), right, options.steps, 0.0, start
+            )
+
+        return implicit_hypergradient(problem, state, meta, window, solve)
+
+    return Method(
+        name="scaled_cg",
+        title="CG on a scaled Hessian",
+        function=function,
+        target=Target.IMPLICIT,
+        exact=False,
+        cost=Cost(),
+        citation="",
+        options=Scaled,
+        limit=Limit(lambda at: [{"steps": at.dimension}, {"steps": at.dimension, "scale": 0.1}]),
+    )
+
+
+def test_a_scale_that_misses_the_residual_is_named() -> None:
+    """betty's CG: right where the scale is 1, which is the default, and wrong everywhere else."""
+    assert not failures(certificate_rows(scaled_conjugate_gradients(on_residual=True)))
+    failed = failures(certificate_rows(scaled_conjugate_gradients(on_residual=False)))
+    assert failed
+    for row in failed:
+        assert "scale=0.1" in row["options"]
+        assert "wrong with scale 0.1: is the scale applied to the residual" in row["message"]
+    assert any("10 times as long: that is 1 / option scale" in row["message"] for row in failed)
+
+
+def test_a_method_that_declares_nothing_is_not_certified() -> None:
+    silent = dataclasses.replace(scaled_conjugate_gradients(on_residual=True), limit=None)
+    (row,) = certificate_rows(silent)
+    assert row["verdict"] == "undeclared"
+    assert row["cosine"] == pytest.approx(1.0)
+    assert "limit=Limit" in row["message"]

@@ -1,0 +1,141 @@
+"""What methods are held to is itself right: closed forms, and derivatives by another way."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from bilevel import relative_error
+
+from metabench.autodiff.sweep import through_graph
+from metabench.certify.cases import Case, cases, moving, settled
+from metabench.certify.problems import (
+    ExampleWeights,
+    Initialisation,
+    LearningRates,
+    Logistic,
+    Quadratic,
+    Ridge,
+    TanhNetwork,
+)
+from metabench.certify.references import expand, finite_differences, objective, smoothed, with_constant_gradients
+from metabench.core import MetaRole, Target, tree
+
+every_case = pytest.mark.parametrize("case", cases(Target.UNROLLED), ids=lambda case: case.text)
+every_minimum = pytest.mark.parametrize(
+    "case", [case for case in cases(Target.IMPLICIT) if case.minimum], ids=lambda case: case.text
+)
+
+
+def outer_of(case: Case) -> dict[str, torch.Tensor]:
+    batch = case.window.outer[-1]
+    assert batch is not None
+    return dict(batch)
+
+
+def test_differences_of_a_polynomial_of_degree_six_are_exact() -> None:
+    at = {"x": torch.tensor([0.7, -1.1], dtype=torch.float64)}
+    found = finite_differences(lambda z: float((z["x"] ** 6).sum()), at, width=0.1)
+    torch.testing.assert_close(found["x"], 6 * at["x"] ** 5, rtol=1e-12, atol=0)
+
+
+@every_case
+def test_differences_of_plain_training_agree_with_reverse_mode(case: Case) -> None:
+    by_graph = through_graph(case.problem, case.state, case.meta, case.window).meta
+    assert relative_error(case.through_last_steps(case.inner_steps), by_graph) <= 1e-9
+
+
+@every_case
+def test_no_case_is_in_a_place_where_a_wrong_hypergradient_would_pass(case: Case) -> None:
+    """The hypergradient is well above rounding, and what is differentiated is not at rest."""
+    assert float(tree.norm(case.through_last_steps(case.inner_steps))) > 1e-3
+    if case.inner_steps > 1 and case.problem.name != "quadratic_1d":
+        batches = [batch["inputs"] for batch in case.window.inner]
+        assert all(not torch.equal(a, b) for a, b in itertools.pairwise(batches))
+    for slot, leaves in case.state.optimiser.items():
+        if case.problem.carry:
+            assert float(tree.norm(leaves)) > 0, slot
+
+
+@every_minimum
+def test_a_minimum_is_one(case: Case) -> None:
+    assert case.minimum is not None
+    params = tree.leaves_for_grad(case.state.params)
+    loss = case.problem.inner_loss(params, case.meta, case.window.inner[-1])
+    slope = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(params.values()))])
+    slope = slope + case.problem.weight_decay * tree.flatten(case.state.params)
+    assert float(slope.norm()) <= 1e-12
+    assert case.minimum.curvature.smallest > 0.01
+
+
+@every_minimum
+def test_the_derivative_over_minima_is_the_implicit_function_theorem(case: Case) -> None:
+    at = expand(
+        case.problem, case.state.params, case.meta, case.window.inner[-1], outer_of(case), case.problem.weight_decay
+    )
+    dense = tree.unflatten(at.implicit(torch.linalg.solve(at.hessian, at.outer_w)), case.meta)
+    assert relative_error(case.implicit, dense) <= 1e-9
+
+
+def test_the_toy_has_its_closed_form() -> None:
+    case = settled(Quadratic())
+    penalty = float(case.meta["l"])
+    assert float(case.state.params["w"]) == pytest.approx(1 / (1 + penalty), rel=1e-14)
+    assert float(case.implicit["l"]) == pytest.approx((penalty - 1) / (penalty + 1) ** 3, rel=1e-10)
+
+
+def test_ridge_has_its_closed_form() -> None:
+    case = settled(Ridge(weight_decay=0.2))
+    batch, outer = case.window.inner[-1], outer_of(case)
+    x, y, z, t = batch["inputs"], batch["targets"], outer["inputs"], outer["targets"]
+    penalty = case.meta["l"].exp()
+    hessian = x.T @ x / len(y) + torch.diag(penalty) + 0.2 * torch.eye(4, dtype=torch.float64)
+    w = torch.linalg.solve(hessian, x.T @ y / len(y))
+    torch.testing.assert_close(case.state.params["w"], w, rtol=1e-12, atol=0)
+    expected = -penalty * w * torch.linalg.solve(hessian, z.T @ (z @ w - t) / len(t))
+    assert relative_error(case.implicit, {"l": expected}) <= 1e-10
+
+
+@pytest.mark.parametrize("kind", [Quadratic, Ridge, Logistic, TanhNetwork, ExampleWeights])
+def test_scaling_the_inner_loss_moves_no_minimum(kind: type) -> None:
+    one, tenth = settled(kind()), settled(kind(scale=0.1))
+    assert relative_error(one.implicit, tenth.implicit) <= 1e-9
+
+
+def test_with_constant_gradients_maml_is_the_outer_gradient_at_the_end() -> None:
+    case = moving(Initialisation("momentum"))
+    found = with_constant_gradients(case.problem, case.state, case.meta, case.window)
+    at = through_graph(case.problem, case.state, case.meta, case.window).state.params
+    slopes = finite_differences(lambda w: float(case.problem.outer_loss(w, case.meta, outer_of(case))), at)
+    assert relative_error(found, {name: slopes[name] for name in found}) <= 1e-9
+
+
+def test_the_smoothed_square_has_the_slope_of_the_square() -> None:
+    at = {"l": torch.tensor(1.5, dtype=torch.float64)}
+    # E (l + s e)^2 = l^2 + s^2, and E (l + s e_1)^2 (l + s e_1 + ...) has the terms of a Gaussian's moments.
+    assert float(smoothed(lambda m: float(m[0]["l"]) ** 2, at, 1, 0.3)["l"]) == pytest.approx(3.0, rel=1e-10)
+    cubic = smoothed(lambda m: float(m[0]["l"]) ** 2 * float(m[1]["l"]), at, 2, 0.3)
+    assert float(cubic["l"]) == pytest.approx(3 * 1.5**2 + 0.3**2, rel=1e-10)
+
+
+def test_a_learning_rate_has_no_minimum_and_every_other_problem_one() -> None:
+    for case in cases(Target.IMPLICIT):
+        sees = not case.problem.roles & {MetaRole.UPDATE, MetaRole.START}
+        assert (case.minimum is not None) == sees
+    assert any(isinstance(case.problem, LearningRates) for case in cases(Target.IMPLICIT))
+
+
+def test_every_problem_is_certified_with_sgd_momentum_and_adam_and_some_with_all_six() -> None:
+    seen: dict[str, set[str]] = {}
+    for case in cases(Target.UNROLLED):
+        seen.setdefault(case.problem.name, set()).add(case.problem.optimiser_name)
+    assert all(found >= {"sgd", "momentum", "adam"} for found in seen.values())
+    assert sum(len(found) == 6 for found in seen.values()) >= 2
+    assert len(seen) == 8
+
+
+def test_the_objective_is_that_of_plain_training() -> None:
+    case = moving(LearningRates("adam"))
+    expected = through_graph(case.problem, case.state, case.meta, case.window).outer_loss
+    assert objective(case.problem, case.state, case.window)(case.meta) == pytest.approx(expected, rel=1e-14)
