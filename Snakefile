@@ -14,6 +14,7 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/progress.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/certify.smk"
 include: "workflow/rules/run.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/report.smk"
@@ -29,10 +30,11 @@ localrules:
     page,
 
 
-# The cells stand here too: the file of one that is gone would not be missed while the table made from it is there.
+# Cells and certificates stand here too: the file of one that is gone would not be missed while the table made from it is there.
 rule all:
     input:
         list(ROW_FILES),
+        CERTIFICATES,
         RESULTS,
         TABLES,
         FIGURES,

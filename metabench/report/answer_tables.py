@@ -12,6 +12,8 @@ from metabench.report.cells import (
     failures_cell,
     setting_cells,
 )
+from metabench.report.certificate_words import label_cell, marked, state_certificates
+from metabench.report.certified import doubt, short
 from metabench.report.entries import Entry, Suite
 from metabench.report.interval_words import INTERVAL_WORDS, NOMINAL
 from metabench.report.table import Cell, Column, Table
@@ -58,7 +60,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
             if best.quality.low is None:
                 row["tied"] = Cell("unknown", None, title=f"fewer than {MINIMUM_SEEDS} seeds: no intervals to compare")
             else:
-                others = [entry.label for entry in answer.tied if entry is not best]
+                others = [marked(entry) for entry in answer.tied if entry is not best]
                 row["tied"] = Cell(
                     _some(others) or "none of the others",
                     float(len(others)),
@@ -75,6 +77,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
                 f"{answer.setting.task.problem} on {answer.setting.task.dataset}, {suite.titles[answer.setting]}: training without any "
                 "hypergradient ties with the best, so this setting does not tell the methods apart."
             )
+    state_certificates(table, _shown(found, "quality"))
     return table
 
 
@@ -113,7 +116,26 @@ def cost_answer_table(suite: Suite, found: list[Answer]) -> Table:
         row["failures"] = failures_cell(answer.failures)
         table.rows.append(row)
         table.records.append(_answer_record(answer))
+    state_certificates(table, _shown(found, "cost"))
     return table
+
+
+def _shown(found: list[Answer], purpose: str) -> list[Entry]:
+    """Return the entries that the table of answers of one purpose names."""
+    named = [
+        entry
+        for answer in found
+        if answer.setting.purpose == purpose
+        for entry in (
+            answer.best,
+            *answer.tied,
+            answer.exact_memory,
+            answer.exact_time,
+            answer.least_memory,
+            answer.fastest,
+        )
+    ]
+    return [entry for entry in named if entry is not None]
 
 
 def _some(labels: list[str], at_most: int = 3) -> str:
@@ -137,6 +159,9 @@ def _answer_record(answer: Answer) -> dict[str, Any]:
     def name(entry: Entry | None) -> str | None:
         return entry.label if entry else None
 
+    def certificate(entry: Entry | None) -> str | None:
+        return short(entry.verdict) if entry else None
+
     return {
         "problem": setting.task.problem,
         "dataset": setting.task.dataset,
@@ -145,14 +170,20 @@ def _answer_record(answer: Answer) -> dict[str, Any]:
         "experiment": setting.experiment,
         "purpose": setting.purpose,
         "best": name(best),
+        "best_certificate": certificate(best),
         **estimate_record("quality", best.quality if best else None),
         "tied": "; ".join(entry.label for entry in answer.tied if entry is not best),
+        "tied_certificates": "; ".join(short(entry.verdict) for entry in answer.tied if entry is not best),
         "least_memory": name(answer.least_memory),
+        "least_memory_certificate": certificate(answer.least_memory),
         "least_memory_bytes": answer.least_memory.peak_bytes if answer.least_memory else None,
         "fastest": name(answer.fastest),
+        "fastest_certificate": certificate(answer.fastest),
         "fastest_s": answer.fastest.time_median if answer.fastest else None,
         "exact_least_memory": name(answer.exact_memory),
+        "exact_least_memory_certificate": certificate(answer.exact_memory),
         "exact_fastest": name(answer.exact_time),
+        "exact_fastest_certificate": certificate(answer.exact_time),
         "runs": answer.runs,
         "failures": "; ".join(f"{status}={number}" for status, number in answer.failures.items()),
     }
@@ -209,7 +240,9 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
         improvement = chance_cell(glance.improvement)
         table.rows.append(
             {
-                "label": Cell(glance.label, glance.label, label=glance.label),
+                "label": Cell(
+                    glance.label, glance.label, label=glance.label, doubt=doubt(suite.verdicts[glance.label])
+                ),
                 "target": Cell(entry.target, entry.target),
                 "exact": Cell(
                     "exact" if entry.exact else "approx.",
@@ -239,6 +272,7 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                 "label": glance.label,
                 "target": entry.target,
                 "exact": entry.exact,
+                "certificate": short(suite.verdicts[glance.label]),
                 "best_or_tied": glance.best_or_tied,
                 "quality_settings": glance.quality_settings,
                 **estimate_record("improvement", glance.improvement),
@@ -260,6 +294,7 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
             f" Mean draw: the cosine of the mean over draws, of {' or '.join(map(str, drawn))} samples a seed, since one draw is "
             "noise; the own error of such a method is that of single draws, noise and scale included."
         )
+    state_certificates(table, suite.entries)
     table.drop_absent(("ties", "improvement", "ratio_settings", "memory_ratio", "time_ratio", "cosine", "own_error"))
     return table
 
@@ -287,4 +322,4 @@ def _entry_cell(suite: Suite, entry: Entry | None, value: str, steps: bool) -> C
     if entry is None:
         return Cell(numbers.ABSENT)
     text = f"{value} (K = {numbers.count(entry.inner_steps)})" if steps else value
-    return Cell(text, entry.label, label=entry.label)
+    return label_cell(entry, text)

@@ -6,10 +6,7 @@ and the page are made from a `Suite` and from nothing else.
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +15,10 @@ from typing import Any
 import yaml
 
 from metabench.core.errors import MetabenchError
+from metabench.report.certified import NEVER, read_certificates, verdict, worst
+from metabench.report.columns import finite, largest, mean, median, present
 from metabench.report.style import LabelStyle, assign_styles, method_order, natural_key
+from metabench.results.certificate import Certificate
 from metabench.results.metadata import Metadata, decode_metadata
 from metabench.results.schema import STATUSES
 from metabench.results.statistics import Estimate, intervals, paired_differences
@@ -74,6 +74,7 @@ class Entry:
 
     Memory is the largest over seeds, time the median of the seeds' medians (quartiles likewise), the hypergradient's figures their mean.
     samples: of each seed, windows times draws that the hypergradient's figures are means of. batch: 0 where no seed came to draw one.
+    verdict: what the certificate of the method, at the source of these rows, says.
     """
 
     setting: Setting
@@ -109,6 +110,7 @@ class Entry:
     n_meta: int | None = None
     memory_ratio: float | None = None
     time_ratio: float | None = None
+    verdict: str = NEVER
 
     @property
     def ok(self) -> int:
@@ -144,13 +146,18 @@ class Entry:
 
 @dataclass
 class Suite:
-    """Everything that the report shows: rows as they are, entries, the order and style of labels, and the suite's own metadata."""
+    """Everything that the report shows: rows as they are, entries, the order and style of labels, and the suite's own metadata.
+
+    method_styles: the style of each method, in the suite's order: that of its label without options, whether or not such a label is there.
+    """
 
     rows: list[Row]
     metadata: Metadata
     entries: list[Entry]
     baseline: str
     styles: dict[str, LabelStyle]
+    method_styles: dict[str, LabelStyle]
+    certificates: dict[str, Certificate]
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -210,6 +217,19 @@ class Suite:
             )
             for setting in sorted(grouped, key=order)
         }
+
+    @cached_property
+    def verdicts(self) -> dict[str, str]:
+        """What the certificates say of each label: the worst of its entries."""
+        return {label: worst(entry.verdict for entry in self.entries if entry.label == label) for label in self.styles}
+
+    @cached_property
+    def method_hashes(self) -> dict[str, list[str]]:
+        """The hashes of source with which the rows of each method were measured; empty for one without rows."""
+        found: dict[str, set[str]] = {method: set() for method in self.method_styles}
+        for row in self.rows:
+            found[row["method"]].add(row["method_hash"])
+        return {method: sorted(hashes) for method, hashes in found.items()}
 
     @cached_property
     def hardware(self) -> list[str]:
@@ -279,10 +299,14 @@ def load_suite(results: Path) -> Suite:
         )
         # Not by batch: a seed that failed before its first batch has none, and belongs to the same cell.
         grouped.setdefault((setting, row["label"], row["inner_steps"], row["outer_steps"]), []).append(row)
+    certificates = read_certificates(metadata.certificates)
     entries = [_entry(key[0], group) for key, group in grouped.items()]
+    for entry, group in zip(entries, grouped.values(), strict=True):
+        entry.verdict = verdict(certificates.get(entry.method), (row["method_hash"] for row in group))
     _add_quality(entries)
     _add_comparisons(entries, baseline)
-    return Suite(rows, metadata, entries, baseline, styles)
+    own = assign_styles(methods, {method: method for method in methods})
+    return Suite(rows, metadata, entries, baseline, styles, own, certificates)
 
 
 def _entry(setting: Setting, rows: list[Row]) -> Entry:
@@ -293,7 +317,7 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
         # An ok row may have one as well: what is missing from it.
         if row["message"]:
             messages.setdefault(row["status"], row["message"])
-    directions = _present(rows, "direction")
+    directions = present(rows, "direction")
     return Entry(
         setting=setting,
         label=first["label"],
@@ -308,24 +332,24 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
         seeds=len(rows),
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
         messages=messages,
-        metric=next(iter(_present(rows, "metric")), ""),
+        metric=next(iter(present(rows, "metric")), ""),
         higher_is_better=next(iter(directions), "max") != "min",
         quality_by_seed={
-            row["seed"]: row["quality"] for row in rows if row["status"] == "ok" and _finite(row["quality"])
+            row["seed"]: row["quality"] for row in rows if row["status"] == "ok" and finite(row["quality"])
         },
-        peak_bytes=_largest(rows, "peak_bytes"),
-        dynamic_bytes=_largest(rows, "dynamic_bytes"),
-        static_bytes=_largest(rows, "static_bytes"),
-        memory_source=next(iter(_present(rows, "memory_source")), ""),
-        time_median=_median(rows, "time_median_s"),
-        time_q1=_median(rows, "time_q1_s"),
-        time_q3=_median(rows, "time_q3_s"),
-        first_call=_median(rows, "first_call_s"),
-        train=_median(rows, "train_s"),
-        gradient={name: _mean(rows, name) for name in GRADIENT_COLUMNS},
-        samples=_largest(rows, "hypergradient_samples"),
-        n_params=_largest(rows, "n_params"),
-        n_meta=_largest(rows, "n_meta"),
+        peak_bytes=largest(rows, "peak_bytes"),
+        dynamic_bytes=largest(rows, "dynamic_bytes"),
+        static_bytes=largest(rows, "static_bytes"),
+        memory_source=next(iter(present(rows, "memory_source")), ""),
+        time_median=median(rows, "time_median_s"),
+        time_q1=median(rows, "time_q1_s"),
+        time_q3=median(rows, "time_q3_s"),
+        first_call=median(rows, "first_call_s"),
+        train=median(rows, "train_s"),
+        gradient={name: mean(rows, name) for name in GRADIENT_COLUMNS},
+        samples=largest(rows, "hypergradient_samples"),
+        n_params=largest(rows, "n_params"),
+        n_meta=largest(rows, "n_meta"),
     )
 
 
@@ -358,30 +382,3 @@ def comparable(entry: Entry) -> tuple[Any, ...]:
 
 def _quotient(ours: float | None, theirs: float | None) -> float | None:
     return ours / theirs if ours is not None and theirs else None
-
-
-def _finite(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _present(rows: Iterable[Row], column: str) -> list[Any]:
-    return [
-        row[column]
-        for row in rows
-        if row[column] is not None and (not isinstance(row[column], float) or math.isfinite(row[column]))
-    ]
-
-
-def _largest(rows: list[Row], column: str) -> int | None:
-    found = _present(rows, column)
-    return max(found) if found else None
-
-
-def _median(rows: list[Row], column: str) -> float | None:
-    found = _present(rows, column)
-    return float(statistics.median(found)) if found else None
-
-
-def _mean(rows: list[Row], column: str) -> float | None:
-    found = _present(rows, column)
-    return math.fsum(found) / len(found) if found else None

@@ -7,6 +7,7 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
+from metabench.report.budget_figure import budget_figure
 from metabench.report.drawing import draw_figure
 from metabench.report.entries import Suite, load_suite
 from metabench.report.figure_parts import MEMORY, TIME
@@ -40,6 +41,9 @@ def build_figures(results: Path, out: Path, workers: int = 1) -> list[Path]:
     else:
         for figure in figures:
             written += _write(out, figure.name, *draw_figure(figure, suite.styles), figure.to_csv())
+    budget = budget_figure(suite)
+    if isinstance(budget, Figure):
+        written += _write(out, budget.name, *draw_figure(budget, suite.method_styles), budget.to_csv())
     if suite.entries:
         written += _write(out, "status", *draw_status_figure(suite), status_csv(suite))
     return written

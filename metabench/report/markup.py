@@ -9,8 +9,14 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from metabench.report.certified import VERDICT_WORDS
 from metabench.report.style import MARKERS, STATUS_WORDS, LabelStyle, marker_outline
-from metabench.report.table import Cell, Column, Table
+from metabench.report.table import DAGGER, Cell, Column, Table
+from metabench.results.certificate import AS_DECLARED, CERTIFIED, FAILED
+
+CERTIFICATES = "certificates"  # the section of the page
+# Classes of the style sheet; all other verdicts look alike.
+VERDICT_CLASSES = {CERTIFIED: "certified", AS_DECLARED: "declared", FAILED: "failed"}
 
 
 def marker_symbols() -> Markup:
@@ -29,15 +35,26 @@ def mark(style: LabelStyle) -> Markup:
     )
 
 
-def label(name: str, styles: Mapping[str, LabelStyle]) -> Markup:
-    """Return a label with its marker; long options may wrap."""
+def label(name: str, styles: Mapping[str, LabelStyle], doubt: str = "") -> Markup:
+    """Return a label with its marker; long options may wrap. doubt: why its method is not certified, for a dagger that says so."""
     picture = mark(styles[name]) if name in styles else Markup("")
-    return Markup(f'<span class="label">{picture}<code>{_breakable(name)}</code></span>')
+    return Markup(f'<span class="label">{picture}<span><code>{_breakable(name)}</code>{_dagger(doubt)}</span></span>')
+
+
+def _dagger(doubt: str) -> str:
+    title = f' title="{escape(doubt)}"'
+    return f'<a class="dagger" href="#{CERTIFICATES}"{title} aria-label="{escape(doubt)}">{DAGGER}</a>' if doubt else ""
 
 
 def badge(status: str, number: int) -> Markup:
     """Return a status with its count."""
     return Markup(f'<span class="badge {status}" title="{escape(STATUS_WORDS[status])}">{status}\u00a0{number}</span>')
+
+
+def verdict_badge(verdict: str) -> Markup:
+    """Return what a certificate says, its meaning on hover."""
+    name = VERDICT_CLASSES.get(verdict, "none")
+    return Markup(f'<span class="verdict {name}" title="{escape(VERDICT_WORDS[verdict])}">{escape(verdict)}</span>')
 
 
 def code_names(sentence: str) -> Markup:
@@ -86,7 +103,11 @@ def _header(column: Column, starts: bool) -> str:
 
 def _header_text(column: Column) -> str:
     """Return a header; in the status matrix headers are labels, which may break, others are words, which may not."""
-    return _breakable(column.header) if column.key.startswith("label:") else escape(column.header)
+    if not column.key.startswith("label:"):
+        return escape(column.header)
+    # No link: the header is a button already.
+    dagger = f'<span class="dagger" title="{escape(column.doubt)}">{DAGGER}</span>' if column.doubt else ""
+    return _breakable(column.header) + dagger
 
 
 def _cell(cell: Cell, classes: str, first: bool, styles: Mapping[str, LabelStyle]) -> str:
@@ -100,14 +121,19 @@ def _cell(cell: Cell, classes: str, first: bool, styles: Mapping[str, LabelStyle
     if cell.title:
         attributes += f' title="{escape(cell.title)}"'
     inside = "".join(str(badge(status, number)) for status, number in cell.badges)
+    if cell.verdict:
+        inside += str(verdict_badge(cell.verdict))
     if cell.label:
-        inside += str(label(cell.label, styles))
+        inside += str(label(cell.label, styles, cell.doubt))
         rest = cell.text if cell.text != cell.label else ""
         inside += f'<span class="value">{escape(rest)}</span>' if rest else ""
     elif cell.anchor:
         inside += f'<a href="#{escape(cell.anchor)}">{_breakable(cell.text)}</a>'
     elif cell.text:
         inside += f'<span class="message">{escape(cell.text)}</span>' if cell.badges else escape(cell.text)
+    for words, lines in cell.folded:
+        listed = "".join(f"<li>{escape(line)}</li>" for line in lines)
+        inside += f"<details><summary>{escape(words)}</summary><ul>{listed}</ul></details>"
     return f'<th scope="row"{attributes}>{inside}</th>' if first else f"<td{attributes}>{inside}</td>"
 
 

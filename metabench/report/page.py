@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from markupsafe import Markup
 from metabench.report import markup, numbers, provenance, summary
 from metabench.report.answer_tables import cost_answer_table, glance_table, quality_answer_table
 from metabench.report.answers import answers, glances
+from metabench.report.budget_figure import budget_figure
+from metabench.report.certificate_table import certificate_table
+from metabench.report.certified import doubt
 from metabench.report.drawing import draw_svg
 from metabench.report.entries import Suite, Task, load_suite
 from metabench.report.figures import all_figures
 from metabench.report.interval_words import INTERVAL_CAUTION
 from metabench.report.panel import Figure, Missing
 from metabench.report.setting_table import setting_table
-from metabench.report.style import STATUS_WORDS, style_variables
+from metabench.report.style import STATUS_WORDS, LabelStyle, style_variables
 from metabench.report.tables import coverage_table, failure_table
 from metabench.results.atomic import write_text_atomically
 from metabench.results.schema import COLUMNS
@@ -49,11 +53,14 @@ def render_page(suite: Suite) -> str:
     found = answers(suite)
     overview = glances(suite, found)
 
+    # A method has the style of its label without options, whether or not such a label is in the suite.
+    styles = {**suite.method_styles, **suite.styles}
+
     def label(name: str) -> Markup:
-        return markup.label(name, suite.styles)
+        return markup.label(name, styles, doubt(suite.verdicts[name]) if name in suite.verdicts else "")
 
     def table(made: Any) -> Markup:
-        return markup.table_html(made, suite.styles)
+        return markup.table_html(made, styles)
 
     loader = environment.loader
     if loader is None:
@@ -75,6 +82,8 @@ def render_page(suite: Suite) -> str:
         cost_answer=cost_answer_table(suite, found),
         glance=glance_table(suite, overview),
         sections=_sections(suite),
+        certificates=certificate_table(suite),
+        budget=_budget(suite),
         coverage=coverage_table(suite),
         failures=failure_table(suite),
         citations=_citations(suite),
@@ -104,10 +113,12 @@ def _sections(suite: Suite) -> list[dict[str, Any]]:
     figures: dict[Task, list[dict[str, Any]]] = {task: [] for task in suite.tasks}
     missing: dict[Task, list[str]] = {task: [] for task in suite.tasks}
     for figure in all_figures(suite):
+        if figure.task is None:
+            continue
         if isinstance(figure, Missing):
             missing[figure.task].append(figure.reason)
         else:
-            figures[figure.task].append(_figure(figure, suite))
+            figures[figure.task].append(_figure(figure, suite.styles))
     sections = []
     for task in suite.tasks:
         problem, dataset = suite.card("problems", task.problem), suite.card("datasets", task.dataset)
@@ -131,12 +142,18 @@ def _sections(suite: Suite) -> list[dict[str, Any]]:
     return sections
 
 
-def _figure(figure: Figure, suite: Suite) -> dict[str, Any]:
+def _budget(suite: Suite) -> dict[str, Any] | None:
+    """Return the figure of the certificates' curves; None where there is none."""
+    figure = budget_figure(suite)
+    return _figure(figure, suite.method_styles) if isinstance(figure, Figure) else None
+
+
+def _figure(figure: Figure, styles: Mapping[str, LabelStyle]) -> dict[str, Any]:
     panels = [
         {
             "title": panel.title,
-            "svg": Markup(draw_svg(panel, suite.styles, f"{figure.name}-{index}")),
-            "notes": [(name, panel.notes.get(name, "")) for name in suite.styles if name in panel.labels]
+            "svg": Markup(draw_svg(panel, styles, f"{figure.name}-{index}")),
+            "notes": [(name, panel.notes.get(name, "")) for name in styles if name in panel.labels]
             if panel.notes
             else [],
         }
@@ -148,7 +165,7 @@ def _figure(figure: Figure, suite: Suite) -> dict[str, Any]:
         "caption": figure.full_caption,
         "panels": panels,
         "pairs": not figure.kind.startswith("quality"),
-        "labels": [name for name in suite.styles if name in set(figure.labels)]
+        "labels": [name for name in styles if name in set(figure.labels)]
         if not any(panel["notes"] for panel in panels)
         else [],
     }

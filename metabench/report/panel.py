@@ -78,7 +78,8 @@ class Panel:
 
 @dataclass
 class Figure:
-    """Panels under one caption. kind: which question it answers; task: the section of the page in which it stands.
+    """Panels under one caption. kind: which question it answers; task: the section of the page in which it stands, None for what is of
+    methods and of no task: its labels are methods, and it stands with the certificates.
 
     omitted: panels that are not drawn, so that a suite of thousands of cells stays readable; the CSV has their data.
     """
@@ -88,7 +89,7 @@ class Figure:
     title: str
     caption: str
     panels: list[Panel]
-    task: Task
+    task: Task | None
     columns: int = 2
     omitted: list[Panel] = field(default_factory=list)
 
@@ -146,8 +147,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Missing:
-    """A figure that the rows do not warrant, and why in one line."""
+    """A figure that the rows do not warrant, and why in one line. task: as that of a figure."""
 
     kind: str
-    task: Task
+    task: Task | None
     reason: str

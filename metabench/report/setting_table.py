@@ -14,6 +14,8 @@ from metabench.report.cells import (
     status_cell,
     time_cell,
 )
+from metabench.report.certificate_words import label_cell, state_certificates
+from metabench.report.certified import short
 from metabench.report.entries import Entry, Setting, Suite
 from metabench.report.interval_words import INTERVAL_WORDS
 from metabench.report.table import Cell, Column, Table
@@ -126,6 +128,7 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
             table.notes.append("Measured only: this setting trains nothing to the end, so it has no quality.")
     if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
         table.notes.append(_why_no_ratio(suite.baseline, entries))
+    state_certificates(table, entries)
     return table
 
 
@@ -143,7 +146,7 @@ def _why_no_ratio(baseline: str, entries: list[Entry]) -> str:
 
 def _setting_row(entry: Entry, best: set[int], decimals: tuple[int | None, int | None]) -> dict[str, Cell]:
     row = {
-        "label": Cell(entry.label, entry.label, label=entry.label, title=f"cell {', '.join(entry.cells)}"),
+        "label": label_cell(entry, title=f"cell {', '.join(entry.cells)}"),
         "status": status_cell(entry),
         "target": Cell(entry.target, entry.target),
         "exact": Cell(
@@ -205,6 +208,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "method": entry.method,
         "target": entry.target,
         "exact": entry.exact,
+        "certificate": short(entry.verdict),
         "inner_steps": entry.inner_steps,
         "outer_steps": entry.outer_steps,
         "batch": entry.batch,

@@ -32,6 +32,7 @@ PALETTE: tuple[tuple[str, str], ...] = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "h", ">", "d")
 _VARIANT_STEP = 5  # coprime with the number of markers: a method's variants run through all of them
+_ROUND_STEP = 4 * _VARIANT_STEP  # so that methods of one colour share no marker among their first four variants
 
 # Grounds and inks: (name in the style sheet, on light, on dark). The light value is what files of figures use.
 INKS: Mapping[str, tuple[str, str]] = {
@@ -85,7 +86,7 @@ def assign_styles(methods: list[str], labels: Mapping[str, str]) -> dict[str, La
     """Return a style for each label, in the order in which labels are listed everywhere.
 
     methods: in the suite's order. labels: label to its method. The pair of colour and marker is a label's own for up to 12 methods
-    with 12 variants each.
+    with 12 variants each, and for up to 36 methods with four.
     """
     styles: dict[str, LabelStyle] = {}
     for place, method in enumerate(methods):
@@ -95,7 +96,7 @@ def assign_styles(methods: list[str], labels: Mapping[str, str]) -> dict[str, La
         )
         for variant, label in enumerate(variants):
             index = place % len(PALETTE)
-            marker = MARKERS[(place + place // len(PALETTE) + _VARIANT_STEP * variant) % len(MARKERS)]
+            marker = MARKERS[(place + _ROUND_STEP * (place // len(PALETTE)) + _VARIANT_STEP * variant) % len(MARKERS)]
             styles[label] = LabelStyle(f"c{index}", PALETTE[index][0], marker)
     return styles
 

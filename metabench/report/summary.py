@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 
 from metabench.report import numbers
 from metabench.report.answers import NO_HYPERGRADIENT, Answer, Glance, by_setting
+from metabench.report.certificate_words import doubtful_words
+from metabench.report.certified import VALID, doubt, verdict
 from metabench.report.entries import Entry, Suite, comparable
+from metabench.report.table import DAGGER
+from metabench.results.certificate import AS_DECLARED, FAILED
 
 _NAMED_AT_MOST = 4
-EXACT_WITHIN = 1e-6
-# Their own code is what they are compared with: that they agree says nothing.
-YARDSTICKS = frozenset({"unrolled", "truncated", "t1t2"})
 
 
 def sentences(suite: Suite, found: list[Answer], overview: list[Glance]) -> list[tuple[str, str]]:
@@ -25,7 +27,14 @@ def sentences(suite: Suite, found: list[Answer], overview: list[Glance]) -> list
         ("Hypergradients", _certified(suite)),
         ("Failures", _failures(suite)),
     ]
-    return [(about, text) for about, text in pairs if text]
+    return [(about, _mark(text, suite)) for about, text in pairs if text]
+
+
+def _mark(text: str, suite: Suite) -> str:
+    """Put a dagger behind the names of what is not certified."""
+    doubtful = {label for label, found in suite.verdicts.items() if doubt(found)}
+    doubtful |= {entry.method for entry in suite.entries if doubt(entry.verdict)}
+    return re.sub(r"`([^`]*)`", lambda match: match.group() + DAGGER * (match[1] in doubtful), text)
 
 
 def _quality(found: list[Answer], overview: list[Glance]) -> str:
@@ -108,30 +117,32 @@ def _cheapest(baseline: str, entries: list[Entry], which: str, name: str, what: 
 
 
 def _certified(suite: Suite) -> str:
+    """Say how many methods are what they declare to be, which are not, and which nothing is known of; then who is farthest from exact."""
+    verdicts = {
+        method: verdict(suite.certificates.get(method), hashes)
+        for method, hashes in suite.method_hashes.items()
+        if hashes
+    }
+    held = [method for method, found in verdicts.items() if found in VALID]
+    own = [method for method in held if verdicts[method] == AS_DECLARED]
+    failed = [method for method, found in verdicts.items() if found == FAILED]
+    other = {method: found for method, found in verdicts.items() if found not in (*VALID, FAILED)}
+    if not held and not failed:
+        parts = ["No method is certified: nothing here says that a hypergradient is what it is said to be."]
+    else:
+        verb = "is" if len(held) == 1 else "are"
+        parts = [f"{len(held)} of {numbers.plural(len(verdicts), 'method')} {verb} certified to be what they declare"]
+        parts[0] += f", {len(own)} of them to equal their own formula and not their target." if own else "."
+    for method in failed:
+        failures = suite.certificates[method].failures
+        parts.append(f"`{method}` FAILED" + (f": {failures[0].rstrip('.')}." if failures else "."))
+    if other and (held or failed):
+        parts.append(f"Others: {doubtful_words(other)}.")
     checked = [
         entry
         for entry in suite.entries
         if entry.gradient["target_error"] is not None and entry.target != NO_HYPERGRADIENT
     ]
-    if not checked:
-        return "No hypergradient was compared with the exact one."
-    yardsticks = list(dict.fromkeys(entry.method for entry in checked if entry.method in YARDSTICKS))
-    exact = [entry for entry in checked if entry.exact and entry.method not in YARDSTICKS]
-    parts = []
-    if exact:
-        worst = max(exact, key=lambda entry: entry.gradient["target_error"] or 0.0)
-        error = worst.gradient["target_error"] or 0.0
-        kept = sum(1 for entry in exact if (entry.gradient["target_error"] or 0.0) <= EXACT_WITHIN)
-        parts.append(
-            f"{kept} of {len(exact)} measurements of methods that claim to be exact agree with their target within 10⁻⁶; the largest "
-            f"relative error is {numbers.significant(error, 2)} (`{worst.label}`)."
-        )
-    if yardsticks:
-        verb = "is" if len(yardsticks) == 1 else "are"
-        parts.append(
-            f"{_names(yardsticks)} {verb} not counted: the yardstick itself, reverse mode through the recorded run, is held to finite "
-            "differences by tests."
-        )
     far = min(
         (
             entry

@@ -10,36 +10,49 @@ from typing import Any
 
 from metabench.report.numbers import ABSENT
 
+DAGGER = "†"
+
 
 @dataclass(frozen=True)
 class Cell:
     """One cell. sort: what the page sorts by (None sorts last). title: shown on hover, exact values. label: a method, drawn with its
-    marker. badges: (status, count) pairs, drawn before the text. tone: 'best' or 'muted'. anchor: where a link leads on the page.
+    marker. doubt: why the label has a dagger (empty: it has none). badges: (status, count) pairs, drawn before the text. verdict: of a
+    certificate, drawn likewise. tone: 'best', 'muted', 'prose' or 'lines'. anchor: where a link leads on the page. folded: what the
+    page shows only when asked, as pairs of words to ask by and lines.
     """
 
     text: str
     sort: float | str | None = None
     title: str = ""
     label: str = ""
+    doubt: str = ""
     badges: tuple[tuple[str, int], ...] = ()
     tone: str = ""
     anchor: str = ""
+    verdict: str = ""
+    folded: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: header, the group that it stands in (empty: by itself), what it says, and whether it holds numbers."""
+    """A column: header, the group that it stands in (empty: by itself), what it says, whether it holds numbers, and the doubt about a
+    header that is a label.
+    """
 
     key: str
     header: str
     group: str = ""
     description: str = ""
     numeric: bool = True
+    doubt: str = ""
 
 
 @dataclass
 class Table:
-    """A table with its caption; `records` are the raw values of its rows, one dictionary each, for CSV."""
+    """A table with its caption; `records` are the raw values of its rows, one dictionary each, for CSV.
+
+    certificates: what the certificates say of the methods in it, a sentence of the caption that the page leads from to that section.
+    """
 
     name: str
     title: str
@@ -48,6 +61,7 @@ class Table:
     rows: list[dict[str, Cell]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    certificates: str = ""
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -77,7 +91,7 @@ class Table:
             "% needs \\usepackage{booktabs} and \\usepackage{graphicx}",
             "\\begin{table}",
             "  \\centering",
-            f"  \\caption{{{escape_latex(self.title)}. {escape_latex(self.caption)}}}",
+            f"  \\caption{{{escape_latex(f'{self.title}. {self._full_caption}')}}}",
             f"  \\label{{tab:{self.name}}}",
             "  \\resizebox{\\linewidth}{!}{%",
             f"  \\begin{{tabular}}{{{alignment}}}",
@@ -85,7 +99,8 @@ class Table:
         ]
         if any(name for name, _ in self.groups):
             lines += self._latex_groups()
-        lines.append("    " + " & ".join(escape_latex(column.header) for column in self.columns) + " \\\\")
+        headers = (escape_latex(column.header + DAGGER * bool(column.doubt)) for column in self.columns)
+        lines.append("    " + " & ".join(headers) + " \\\\")
         lines.append("    \\midrule")
         for row in self.rows:
             lines.append(
@@ -99,6 +114,10 @@ class Table:
             "",
         ]
         return "\n".join(lines)
+
+    @property
+    def _full_caption(self) -> str:
+        return f"{self.caption} Certificates: {self.certificates}" if self.certificates else self.caption
 
     def _latex_groups(self) -> list[str]:
         headers, rules, start = [], [], 1
@@ -114,7 +133,11 @@ class Table:
 
 def _latex_text(cell: Cell) -> str:
     badges = ", ".join(f"{status} {number}" for status, number in cell.badges)
-    return ": ".join(part for part in (badges, cell.text) if part)
+    text = cell.text
+    if cell.label:
+        value = text if text != cell.label else ""
+        text = " ".join(part for part in (cell.label + DAGGER * bool(cell.doubt), value) if part)
+    return ": ".join(part for part in (cell.verdict, badges, text) if part)
 
 
 def records_to_csv(records: list[dict[str, Any]], names: list[str]) -> str:
@@ -157,6 +180,7 @@ _LATEX = {
     "↑": "$\\uparrow$",
     "↓": "$\\downarrow$",
     "Δ": "$\\Delta$",
+    "†": "\\dag{}",
     "✓": "$\\checkmark$",
     "\u00a0": "~",
     "\n": " ",

@@ -9,6 +9,9 @@ from metabench.report import numbers
 from metabench.report.answer_tables import cost_answer_table, glance_table, quality_answer_table
 from metabench.report.answers import answers, glances
 from metabench.report.cells import setting_cells
+from metabench.report.certificate_table import certificate_table
+from metabench.report.certificate_words import label_cell, state_certificates
+from metabench.report.certified import doubt, short
 from metabench.report.entries import Suite, load_suite
 from metabench.report.setting_table import setting_table
 from metabench.report.table import Cell, Column, Table
@@ -30,7 +33,7 @@ def build_tables(results: Path, out: Path) -> list[Path]:
 
 
 def all_tables(suite: Suite) -> list[Table]:
-    """Return every table of the suite: the answer, methods at a glance, one a setting, coverage, and what did not finish."""
+    """Return every table of the suite: the answer, methods at a glance, one a setting, certificates, coverage, what did not finish."""
     found = answers(suite)
     tables = [
         quality_answer_table(suite, found),
@@ -38,14 +41,14 @@ def all_tables(suite: Suite) -> list[Table]:
         glance_table(suite, glances(suite, found)),
     ]
     tables += [setting_table(suite, setting, entries) for setting, entries in suite.settings.items()]
-    return [*tables, coverage_table(suite), failure_table(suite)]
+    return [*tables, certificate_table(suite), coverage_table(suite), failure_table(suite)]
 
 
 def coverage_table(suite: Suite) -> Table:
     """Return the status matrix: what became of the runs of each method in each setting."""
     labels = list(suite.styles)
     columns = [Column("task", "problem", numeric=False), Column("setting", "setting", numeric=False)]
-    columns += [Column(f"label:{label}", label, numeric=False) for label in labels]
+    columns += [Column(f"label:{label}", label, numeric=False, doubt=doubt(suite.verdicts[label])) for label in labels]
     table = Table(
         "coverage",
         "What ran and what became of it",
@@ -58,6 +61,7 @@ def coverage_table(suite: Suite) -> Table:
             "problem": setting.task.problem,
             "dataset": setting.task.dataset,
             "setting": suite.titles[setting],
+            "not_certified": "; ".join(dict.fromkeys(entry.label for entry in entries if doubt(entry.verdict))),
         }
         totals: dict[str, dict[str, int]] = {label: {} for label in labels}
         for entry in entries:
@@ -69,6 +73,7 @@ def coverage_table(suite: Suite) -> Table:
             record[label] = "; ".join(f"{status}={number}" for status, number in counted.items())
         table.rows.append(row)
         table.records.append(record)
+    state_certificates(table, suite.entries)
     return table
 
 
@@ -91,7 +96,7 @@ def failure_table(suite: Suite) -> Table:
         for entry in entries:
             for status, number in entry.failures.items():
                 row = setting_cells(suite, setting)
-                row["label"] = Cell(entry.label, entry.label, label=entry.label)
+                row["label"] = label_cell(entry)
                 row["inner_steps"] = Cell(numbers.count(entry.inner_steps), entry.inner_steps)
                 row["status"] = Cell("", status, badges=((status, number),))
                 row["message"] = Cell(entry.messages.get(status, ""), entry.messages.get(status, ""))
@@ -102,6 +107,7 @@ def failure_table(suite: Suite) -> Table:
                         "dataset": setting.task.dataset,
                         "setting": suite.titles[setting],
                         "label": entry.label,
+                        "certificate": short(entry.verdict),
                         "inner_steps": entry.inner_steps,
                         "status": status,
                         "runs": number,
@@ -109,4 +115,5 @@ def failure_table(suite: Suite) -> Table:
                         "cells": "; ".join(entry.cells),
                     }
                 )
+    state_certificates(table, (entry for entry in suite.entries if entry.failures))
     return table

@@ -1,4 +1,4 @@
-"""What results.parquet says beside its rows: the suite, its commit, and who is to be cited."""
+"""What results.parquet says beside its rows: the suite, its commit, who is to be cited, and what was certified."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ class Metadata:
     """The suite behind a table of rows.
 
     suite: the resolved configuration, YAML. methods, problems, datasets: name to what is known of it (title, target, exact, cost, memory,
-    citation as BibTeX), in the order of the suite. git_commit, created_at (UTC, ISO 8601) and version say which source collected the rows.
+    citation as BibTeX), in the order of the suite. certificates: method to `Certificate.to_json()`, empty where nothing was certified and
+    in files from before there were certificates. git_commit, created_at (UTC, ISO 8601) and version say which source collected the rows.
     """
 
     suite: str = ""
     methods: Cards = field(default_factory=dict)
     problems: Cards = field(default_factory=dict)
     datasets: Cards = field(default_factory=dict)
+    certificates: Cards = field(default_factory=dict)
     git_commit: str = ""
     created_at: str = ""
     version: str = ""
 
 
 KEYS = tuple(Metadata.__dataclass_fields__)
-_CARDS = ("methods", "problems", "datasets")
+_CARDS = ("methods", "problems", "datasets", "certificates")
 
 
 def encode_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 STATUSES = ("ok", "oom", "diverged", "timeout", "unsupported", "error")
 
@@ -38,7 +38,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("method", _STRING, "hypergradient method", required=True),
     Column("method_options", _STRING, "the method's options that differ from its defaults, as 'key=value, ...'", required=True),
     Column("label", _STRING, "method with its options, as tables and figures name it", required=True),
-    Column("target", _STRING, "what the method estimates: unrolled, truncated, implicit, one_step, smoothed or none", required=True),
+    Column("target", _STRING, "what it estimates: unrolled, truncated, implicit, one_step, smoothed, persistent or none", required=True),
     Column("exact", pa.bool_(), "whether the method is exact for that target", required=True),
     Column("seed", _INT, "seed of initialisation, noise and the order of batches", required=True),
     Column("inner_steps", _INT, "inner steps per hypergradient", required=True),
@@ -97,6 +97,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("metabench_version", _STRING, "version of metabench", required=True),
     Column("git_commit", _STRING, "commit of the source, with '+' where files differed from it; empty outside a checkout"),
     Column("code_hash", _STRING, "hash of the source that the cell depends on", required=True),
+    Column("method_hash", _STRING, "hash of the source that the method alone depends on: the one that its certificate has", required=True),
     Column("lock_hash", _STRING, "hash of requirements.lock; empty where there is none"),
     Column("started_at", _STRING, "UTC time, ISO 8601", required=True),
 )

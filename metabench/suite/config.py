@@ -121,5 +121,8 @@ class Suite:
     )
     limits: Limits = key("budgets of a cell", Limits)
     measure: Measure = key("how cells are measured", Measure)
+    certify: bool = key(
+        "certify each method against its target in float64; without it every method counts as not certified", True
+    )
     plugins: list[str] = key("Python files that declare further methods, relative to the working folder", [])
     results: str = key("folder under which the suite's folder is made", "results")

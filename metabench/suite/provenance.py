@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from metabench import __version__
 from metabench.measure.environment import PROJECT, git_commit
+from metabench.results.certificate import Certificate
 from metabench.suite.catalogue import dataset_cards, method_cards, problem_cards
 from metabench.suite.load import to_yaml
 from metabench.suite.plan import Plan
 
 
-def results_metadata(plan: Plan) -> dict[str, str]:
-    """Return the metadata of a suite's results: methods, problems and data sets are those of its cells, in the suite's order."""
+def results_metadata(plan: Plan, certificates: Mapping[str, Certificate] | None = None) -> dict[str, str]:
+    """Return the metadata of a suite's results: methods, problems and data sets are those of its cells, in the suite's order.
+
+    certificates: by method; those of methods that the suite does not use are left out.
+    """
     methods = method_cards([Path(path) for path in plan.suite.plugins])
     return {
         "suite": to_yaml(plan.suite),
         "methods": _used(methods, (cell.method for cell in plan.cells)),
         "problems": _used(problem_cards(), (cell.problem for cell in plan.cells)),
         "datasets": _used(dataset_cards(), (cell.dataset for cell in plan.cells)),
+        "certificates": _certified(certificates or {}, {cell.method for cell in plan.cells}),
         "git_commit": git_commit(PROJECT),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
@@ -31,3 +36,7 @@ def results_metadata(plan: Plan) -> dict[str, str]:
 
 def _used(cards: Mapping[str, Any], names: Iterable[str]) -> str:
     return json.dumps({name: cards[name] for name in dict.fromkeys(names)})
+
+
+def _certified(certificates: Mapping[str, Certificate], used: Collection[str]) -> str:
+    return json.dumps({name: certificate.to_json() for name, certificate in certificates.items() if name in used})

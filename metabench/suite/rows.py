@@ -12,7 +12,7 @@ from metabench.core.options import build, changed
 from metabench.methods import method
 from metabench.problems import problem
 from metabench.suite.cell import Cell
-from metabench.suite.code_hash import code_hash
+from metabench.suite.code_hash import code_hash, method_hash
 
 MESSAGE_LENGTH = 500
 
@@ -72,6 +72,7 @@ def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str,
         "git_commit": environment["git_commit"],
         "lock_hash": environment["lock_hash"],
         "code_hash": code_hash(cell),
+        "method_hash": method_hash(cell.method, cell.plugins),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -6,6 +6,7 @@ initial meta-parameters. Every failure becomes a row; what was measured before i
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -18,8 +19,10 @@ from metabench import data
 from metabench.autodiff.exact import exact_target
 from metabench.autodiff.inner import begin, check_finite, detached, run
 from metabench.autodiff.optimisers import Adam, Momentum
+from metabench.autodiff.well_posed import check_losses, check_reach, check_trees
 from metabench.core import tree
-from metabench.core.errors import Diverged, TimeLimit
+from metabench.core.checks import check_hypergradient, non_finite
+from metabench.core.errors import Diverged, MetabenchError, TimeLimit
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient, Method, Target
 from metabench.core.options import build
@@ -44,6 +47,9 @@ _NET = 2
 """How many times its memory limit a whole cell may grow by. The limit itself is held to the byte by the memory pass; this net below it
 lets a cell far past its limit end as a row, and take no other process with it."""
 
+_LOOKED_THROUGH = 4
+"""Outer steps in whose windows a meta-parameter must reach the outer loss."""
+
 
 def run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:
     """Yield one finished row per seed. Whatever goes wrong with a seed is in its row."""
@@ -65,6 +71,8 @@ def run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:
             row |= {"status": "ok", "message": row.get("message", "")}
         except TimeLimit:
             row |= {"status": "timeout", "message": f"passed the cell's time limit of {cell.limit_seconds:g} s"}
+        except MetabenchError as error:  # of the problem or the method: its words are for whoever wrote that
+            row |= {"status": "error", "message": str(error)[:MESSAGE_LENGTH]}
         except Exception as error:  # every failure is a row: this is the one place that may catch everything
             status, message = outcome(error)
             row |= {"status": status, "message": message[:MESSAGE_LENGTH]}
@@ -94,6 +102,7 @@ class _SeedRun:
         with whole:
             instance = self._problem(self.cell.dtype)
             state, meta = instance.initial_state()
+            self._check(instance, state, meta)
             yield {"batch": instance.batch, "n_params": tree.count(state.params), "n_meta": tree.count(meta)}
             yield from self._cost(instance)
             yield from self._error()
@@ -115,6 +124,19 @@ class _SeedRun:
                 data=self.loaded,
             )
         )
+
+    def _check(self, instance: Problem, state: InnerState, meta: Tree) -> None:
+        """Raise what is wrong with the problem, before anything is measured on it."""
+        check_trees(state, meta)
+        windows = itertools.chain.from_iterable(itertools.islice(instance.windows(), _LOOKED_THROUGH))
+        first = next(windows)
+        try:
+            check_losses(instance, state, meta, first)
+            check_reach(instance, state, meta, itertools.chain([first], windows))
+        except Exception as error:
+            # One inner step is recorded here. A method that needs less memory than that is not to fail for it.
+            if outcome(error)[0] != "oom":
+                raise
 
     def _hypergradient(
         self, instance: Problem, state: InnerState, meta: Tree, window: Window, stream: torch.Generator
@@ -146,7 +168,8 @@ class _SeedRun:
         _synchronise(self.cell.device)
         if self.first:
             yield {"first_call_s": time.perf_counter() - begun}
-        _check_shapes(found, meta)
+        check_hypergradient(found, state, meta)
+        lost = non_finite(found)
         yield {"diagnostics": json.dumps(found.diagnostics)} if found.diagnostics else {}
         del found
 
@@ -169,6 +192,8 @@ class _SeedRun:
             "time_q3_s": timing.q3_s,
             "time_repeats": timing.repeats,
         }
+        if lost:
+            raise Diverged(f"{lost} at the checkpoint")
 
     def _quality(self, instance: Problem) -> Iterator[Row]:
         initial, meta = instance.initial_state()
@@ -282,18 +307,6 @@ def _outer_update(instance: Problem, meta: Tree) -> Callable[[Tree, Tree], Tree]
         return moved
 
     return move
-
-
-def _check_shapes(found: Hypergradient, meta: Tree) -> None:
-    """Raise ValueError if a method returned something else than a tree shaped as the meta-parameters."""
-    if list(found.meta) != list(meta):
-        raise ValueError(
-            f"the method returned a hypergradient of {list(found.meta)}, the meta-parameters are {list(meta)}"
-        )
-    for name, leaf in meta.items():
-        if found.meta[name].shape != leaf.shape:
-            shapes = f"{tuple(found.meta[name].shape)}, not {tuple(leaf.shape)}"
-            raise ValueError(f"the method returned a hypergradient for '{name}' of shape {shapes}")
 
 
 class Comparison(NamedTuple):

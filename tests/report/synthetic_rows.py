@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -44,6 +45,11 @@ DATASETS = {"regularisation": "digits", "label_noise": "fashion_mnist_10k", "toy
 def label_of(method: str, options: dict[str, Any]) -> str:
     """Return a method with its options as the suite names it."""
     return f"{method}({', '.join(f'{key}={value}' for key, value in options.items())})" if options else method
+
+
+def method_hash(method: str) -> str:
+    """Return the hash of source that the rows of a method have."""
+    return hashlib.sha256(method.encode()).hexdigest()[:12]
 
 
 def row(
@@ -147,6 +153,7 @@ def row(
         "metabench_version": "0.1.0",
         "git_commit": "4f1c2a9",
         "code_hash": hashlib.sha256(f"{method}{problem}".encode()).hexdigest()[:16],
+        "method_hash": method_hash(method),
         "lock_hash": "9b1deb4d3b7d",
         "started_at": f"2026-01-0{1 + seed % 9}T10:00:00Z",
     }
@@ -213,7 +220,7 @@ _KNOWN_BEFORE = (
         "dtype",
     ),
     *("hardware", "load_at_start", "torch_version", "python_version", "platform", "metabench_version", "git_commit"),
-    *("lock_hash", "code_hash", "started_at", "status", "message"),
+    *("lock_hash", "code_hash", "method_hash", "started_at", "status", "message"),
 )
 
 
@@ -340,8 +347,39 @@ def many_rows(number: int) -> list[Row]:
     return rows[:number]
 
 
+def certificate(method: str, **changes: Any) -> dict[str, Any]:
+    """Return what the metadata says of a method that is what it declares to be; keywords change that."""
+    target, exact, *_ = METHODS.get(method, ("implicit", False))
+    verdict = "certified" if exact else "approximate-as-declared"
+    values: dict[str, Any] = {
+        "method": method,
+        "method_hash": method_hash(method),
+        "title": f"{method} hypergradient",
+        "target": target,
+        "verdict": verdict,
+        "claims": {"certified": 12, **({} if exact else {verdict: 9}), "unsupported": 2},
+        "error": 3e-13,
+        "cosine": None if target == "none" else 1.0 if exact else 0.962,
+        "norm_ratio": None if target == "none" else [1.0, 1.0] if exact else [0.71, 1.08],
+        "failures": [],
+        "unsupported": [f"{method} needs an inner minimum", "no analytic outer loss"],
+        "curves": [],
+        "torch_version": "2.13.0+cpu",
+    }
+    if method.startswith("ift"):
+        curves = [["ridge", "steps", [[steps, 0.3**steps] for steps in (1, 2, 4, 8)] + [[16, 0.0]]]]
+        curves += [["logistic", "steps", [[steps, 0.5**steps] for steps in (1, 2, 4, 8)]]]
+        values["curves"] = curves
+    return values | changes
+
+
+def certificates(methods: Iterable[str] = (), **changes: dict[str, Any]) -> str:
+    """Return the certificates of `methods` (all of METHODS if none is given) as metadata; keywords change those of one method."""
+    return json.dumps({name: certificate(name, **changes.get(name, {})) for name in methods or METHODS})
+
+
 def metadata(baseline: str = "unrolled") -> dict[str, str]:
-    """Return the metadata of the synthetic suite, as `collect` takes it."""
+    """Return the metadata of the synthetic suite, as `collect` takes it: every method is certified."""
     citation = "@article{%s2024,\n  title = {A Method Called {%s}},\n  author = {Doe, Jane},\n  year = {2024},\n  url = {https://example.org/%s}\n}"
     methods = {
         name: {
@@ -380,6 +418,7 @@ def metadata(baseline: str = "unrolled") -> dict[str, str]:
         "methods": json.dumps(methods),
         "problems": json.dumps(problems),
         "datasets": json.dumps(datasets),
+        "certificates": certificates(),
         "git_commit": "4f1c2a9",
         "created_at": "2026-01-06T12:00:00Z",
         "version": "0.1.0",

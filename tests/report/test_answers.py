@@ -158,13 +158,28 @@ def test_where_methods_share_no_setting_their_costs_are_not_compared(load_rows: 
     assert "that estimate a hypergradient" not in _said(load_rows(rows)).get("Memory", "")
 
 
-def test_the_yardstick_is_not_counted_as_agreeing_with_itself(load_rows: Any, synthetic: Any) -> None:
-    said = _said(load_rows([synthetic.row(method, 0) for method in ("unrolled", "truncated", "t1t2", "mixflow")]))
-    text = said["Hypergradients"]
-    assert text.startswith("1 of 1 measurements of methods that claim to be exact")
-    assert "`unrolled`, `truncated` and `t1t2` are not counted" in text and "held to finite differences" in text
-    alone = _said(load_rows([synthetic.row("unrolled", 0)]))["Hypergradients"]
-    assert alone.startswith("`unrolled` is not counted") and "measurements of methods" not in alone
+def test_hypergradients_are_spoken_of_from_the_certificates(load_rows: Any, synthetic: Any) -> None:
+    rows = [synthetic.row(method, 0) for method in ("unrolled", "t1t2", "mixflow", "ift_cg", "evograd")]
+    said = _said(load_rows(rows))["Hypergradients"]
+    assert said.startswith(
+        "5 of 5 methods are certified to be what they declare, 2 of them to equal their own formula and not their target."
+    )
+    changes = {
+        "mixflow": {"verdict": "FAILED", "failures": ["relative error 0.5 on ridge with sgd, 1e-10 allowed"]},
+        "t1t2": {"method_hash": "0123456789ab"},
+    }
+    given = synthetic.certificates(("unrolled", "t1t2", "mixflow", "ift_cg"), **changes)
+    said = _said(load_rows(rows, certificates=given))["Hypergradients"]
+    assert said.startswith("2 of 5 methods are certified")
+    assert "`mixflow`† FAILED: relative error 0.5 on ridge with sgd, 1e-10 allowed." in said
+    assert "Others: not certified (hash differs): t1t2; not certified (never run): evograd." in said
+
+
+def test_without_certificates_no_method_counts_as_certified(load_rows: Any, synthetic: Any) -> None:
+    rows = [synthetic.row(method, 0) for method in ("unrolled", "mixflow")]
+    said = _said(load_rows(rows, certificates=""))
+    assert said["Hypergradients"].startswith("No method is certified")
+    assert "`mixflow`†" in said["Memory"] and "`unrolled`†" in said["Memory"]
 
 
 def test_what_draws_is_judged_by_its_mean_draw(load_rows: Any, synthetic: Any) -> None:

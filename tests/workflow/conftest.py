@@ -24,6 +24,7 @@ SUITE: dict[str, Any] = {
     "seeds": [0, 1, 2],
     "baseline": "t1t2",
     "plugins": ["plugin.py"],
+    "certify": False,  # takes seconds a method; the tests of certificates turn it on
     "measure": {"time_repeats": 3, "time_budget": 0.05, "error_windows": 1, "error_draws": 2, "checkpoint": 1},
     "experiments": {
         "toy": {
@@ -121,6 +122,11 @@ class Workflow:
             path.name.split("-")[0]: path.stat().st_mtime_ns
             for path in (self.results(suite) / "cells").rglob("*.parquet")
         }
+
+    def certificate_files(self, suite: str = "tiny") -> dict[str, int]:
+        """Return every file of certificates, by method, with the time at which it was written."""
+        folder = self.results(suite) / "certificates"
+        return {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
 
     def rows(self, suite: str = "tiny") -> list[dict[str, Any]]:
         return read_rows(self.results(suite) / "results.parquet").to_pylist()

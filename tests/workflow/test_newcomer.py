@@ -1,52 +1,71 @@
-"""The method that CONTRIBUTING.md shows is complete: as it stands in the text, it runs, is right, and is in the report."""
+"""What CONTRIBUTING.md tells a newcomer is so: the method that it has written runs, is right, and stands in the report."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.workflow.conftest import SOURCE, SUITE, Workflow
 
-MARK = "<!-- example: finite_differences.py -->"
+MARK = "<!-- example: my_cg.py -->"
 
 
-def blocks_of_contributing() -> tuple[str, str]:
-    """Return the Python file and the suite that the text shows."""
+def blocks_of_contributing(language: str) -> list[str]:
+    """Return the blocks of a language that the text shows, from the example on."""
     text = (SOURCE / "CONTRIBUTING.md").read_text(encoding="utf-8").split(MARK)[1]
-    python, suite = re.findall(r"```(?:python|yaml)\n(.*?)```", text, re.DOTALL)[:2]
-    return python, suite
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def new_method(workflow: Workflow) -> str:
+    """Write the method as the text says, and return the source."""
+    command = [sys.executable, "-m", "metabench", "new-method", "my_cg"]
+    subprocess.run(command, cwd=workflow.folder, check=True, capture_output=True)
+    return Path(workflow.folder, "my_cg.py").read_text(encoding="utf-8")
 
 
 def run(workflow: Workflow, suite: dict) -> dict[str, dict]:
     """Run a suite, shortened to seconds; return the first seed's row of each method."""
     suite["experiments"]["first"]["outer_steps"] = 3
     Path(workflow.folder, "mine.yaml").write_text(
-        yaml.safe_dump(suite | {"measure": SUITE["measure"]}), encoding="utf-8"
+        yaml.safe_dump(suite | {"measure": SUITE["measure"], "certify": False}), encoding="utf-8"
     )
     workflow.snakemake("--configfile", "mine.yaml")
     return {row["method"]: row for row in workflow.rows("mine") if row["seed"] == 0}
 
 
+def assert_right(rows: dict[str, dict]) -> None:
+    """Assert that the method's rows are those of the package's own conjugate gradients, and exact for their target."""
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert rows["my_cg"]["target_error"] < 1e-12
+    for column in ("quality", "hypergradient_error"):
+        assert abs(rows["my_cg"][column] - rows["ift_cg"][column]) <= 1e-5 * abs(rows["ift_cg"][column])
+
+
 def test_as_a_plugin_it_stands_in_the_report_beside_the_others(fresh: Workflow) -> None:
-    python, suite = blocks_of_contributing()
-    Path(fresh.folder, "finite_differences.py").write_text(python, encoding="utf-8")
-    rows = run(fresh, yaml.safe_load(suite))
-    assert rows["finite_differences"]["status"] == "ok"
-    # Central differences with a step of 1e-3 are right to about 1e-6 in float64.
-    assert rows["finite_differences"]["hypergradient_error"] < 1e-5
-    assert rows["finite_differences"]["quality"] == pytest.approx(rows["unrolled"]["quality"], rel=1e-2)
+    new_method(fresh)
+    assert_right(run(fresh, yaml.safe_load(blocks_of_contributing("yaml")[0])))
     page = (fresh.results("mine") / "report" / "index.html").read_text(encoding="utf-8")
-    assert "finite_differences" in page
+    assert "my_cg" in page
 
 
 def test_in_the_package_one_file_is_enough(fresh: Workflow) -> None:
-    python, suite = blocks_of_contributing()
-    Path(fresh.folder, "metabench", "methods", "finite_differences.py").write_text(python, encoding="utf-8")
-    values = yaml.safe_load(suite)
+    source = new_method(fresh)
+    Path(fresh.folder, "my_cg.py").unlink()
+    Path(fresh.folder, "metabench", "methods", "my_cg.py").write_text(source, encoding="utf-8")
+    values = yaml.safe_load(blocks_of_contributing("yaml")[0])
     del values["plugins"]
-    rows = run(fresh, values)
-    assert {row["status"] for row in rows.values()} == {"ok"}
-    assert rows["finite_differences"]["hypergradient_error"] < 1e-5
+    assert_right(run(fresh, values))
+
+
+def test_the_text_shows_the_file_and_its_mistake_as_they_are(fresh: Workflow) -> None:
+    source = new_method(fresh)
+    solver, mistake = blocks_of_contributing("python")[:2]
+    assert solver in source
+    right = source.index("        image = tree.scale"), source.index("        value = tree.add_scaled")
+    assert len(mistake.splitlines()) == len(source[slice(*right)].splitlines())
+    compile(source[: right[0]] + mistake + source[right[1] :], "my_cg.py", "exec")
+    assert re.search(r"limit=(Limit\(.*\)),", source).group(1) in (SOURCE / "CONTRIBUTING.md").read_text("utf-8")  # type: ignore[union-attr]

@@ -1,9 +1,10 @@
-"""One table of all rows: of the planned cells and no others."""
+"""One table of all rows, of the planned cells and no others, with the certificates of their methods."""
 
 
 rule collect:
     input:
         rows=list(ROW_FILES),
+        certificates=CERTIFICATES,
     output:
         parquet=report(
             RESULTS,
@@ -25,9 +26,11 @@ rule collect:
         suite_hash=hashlib.sha256(to_yaml(SUITE).encode()).hexdigest()[:12],
         suite=lambda wildcards, output: SUITE_FILE,
         cells=lambda wildcards, output: CELL_LIST,
+        certificates=lambda wildcards, output: CERTIFICATE_LIST,
         n_cells=len(CELLS),
         n_rows=PLAN.rows,
     message:
         "collect {params.n_rows} rows of {params.n_cells} cells"
     shell:
-        "metabench collect --cells {params.cells:q} --suite {params.suite:q} --out {output.parquet:q} > {log:q} 2>&1"
+        "metabench collect --cells {params.cells:q} --certificates {params.certificates:q} --suite {params.suite:q}"
+        " --out {output.parquet:q} > {log:q} 2>&1"

@@ -18,8 +18,10 @@ from metabench.core.options import build
 from metabench.data import card
 from metabench.problems import problem
 from metabench.results.atomic import write_text_atomically
+from metabench.results.certificate import CERTIFICATE_VERSION
 from metabench.results.schema import SCHEMA_VERSION
-from metabench.suite.code_hash import code_hash
+from metabench.results.store import read_metadata
+from metabench.suite.code_hash import Sources, code_hash, method_hash
 from metabench.suite.load import to_yaml
 from metabench.suite.plan import load_suite, plan
 from metabench.suite.rows import label, method_of, options_text
@@ -99,6 +101,19 @@ def title(cell):
     return " · ".join(filter(None, parts))
 
 
+def certify_code():
+    """Return twelve hexadecimal digits over the source that certifies methods; no method is part of it."""
+    sources = Sources(Path(metabench.__file__).parent)
+    folder = sources.root / "certify"
+    names = [
+        path.relative_to(sources.root).with_suffix("").parts
+        for path in folder.rglob("*.py")
+        if path.name != "__init__.py"
+    ]
+    modules = [".".join(("metabench", *name)) for name in names]
+    return sources.digest(sources.closure(["metabench.certify", *modules]))
+
+
 def report_code():
     """Return twelve hexadecimal digits over every file that makes the report, its templates included."""
     digest = hashlib.sha256()
@@ -126,6 +141,7 @@ def write_plan():
     }
     texts[SUITE_FILE] = to_yaml(SUITE)
     texts[CELL_LIST] = "".join(f"{row_file}\n" for row_file in ROW_FILES)
+    texts[CERTIFICATE_LIST] = "".join(f"{path}\n" for path in CERTIFICATES)
     try:
         for path, text in texts.items():
             if not path.is_file() or path.read_bytes() != text.encode():
@@ -135,7 +151,7 @@ def write_plan():
 
 
 def tell_outcome():
-    """Say how the cells ended and where the report is, if this run made it."""
+    """Say how the cells ended, what the certificates say and where the report is, if this run made it."""
     if not PAGE.is_file() or PAGE.stat().st_mtime < STARTED:
         return
     with RESULTS.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
@@ -143,8 +159,16 @@ def tell_outcome():
     counts = ", ".join(
         f"{number} {status}" for status, number in statuses.most_common()
     )
+    verdicts = Counter(
+        certificate["verdict"]
+        for certificate in read_metadata(RESULTS).certificates.values()
+    )
+    certified = ", ".join(
+        f"{number} {verdict}" for verdict, number in verdicts.most_common()
+    )
     logger.info(
-        f"\n{len(CELLS)} cells, {statuses.total()} rows: {counts or 'none'}\nReport: {PAGE}\n"
+        f"\n{len(CELLS)} cells, {statuses.total()} rows: {counts or 'none'}\n"
+        f"Certificates: {certified or 'none'}\nReport: {PAGE}\n"
     )
 
 
@@ -175,12 +199,19 @@ ROW_FILES = {PLAN.row_file(cell): cell for cell in PLAN.cells}
 CELLS = {f"{cell.folder}/{cell.stem}": cell for cell in PLAN.cells}
 SUITE_FILE = PLAN.folder / "suite.yaml"
 CELL_LIST = PLAN.folder / "cells.txt"
+CERTIFICATE_LIST = PLAN.folder / "certificates.txt"
 RESULTS = PLAN.folder / "results.parquet"
 REPORT = PLAN.folder / "report"
 TABLES = REPORT / "tables"
 FIGURES = REPORT / "figures"
 PAGE = REPORT / "index.html"
 LOGS = PLAN.folder / "logs"
+CERTIFICATE = f"{PLAN.folder}/certificates/{{method}}"
+CERTIFICATES = [
+    Path(f"{CERTIFICATE.format(method=method)}.parquet")
+    for method in dict.fromkeys(cell.method for cell in PLAN.cells)
+    if SUITE.certify
+]
 CELL = f"{PLAN.folder}/cells/{{problem}}/{{dataset}}/{{size}}/{{method}}-{{hash}}"
 
 EXCLUSIVE = SUITE.timing.value == "exclusive"

@@ -1,0 +1,35 @@
+"""Certificates: each method of the suite is held to what it declares to be, in float64, before anything is said of its results.
+
+A method is certified again when its source or the source that certifies changed: both stand in `params`. One that fails makes no failure
+of the job: the report says so wherever the method stands.
+"""
+
+
+rule certify_method:
+    output:
+        rows=f"{CERTIFICATE}.parquet",
+    log:
+        f"{CERTIFICATE}.log",
+    wildcard_constraints:
+        method="[^/]+",
+    retries: 1
+    conda:
+        "../envs/metabench.yaml"
+    threads: 1
+    resources:
+        # It would disturb the times of a cell beside it.
+        exclusive=int(EXCLUSIVE),
+        mem_mb=4096,
+        runtime=30,
+    params:
+        method_hash=lambda wildcards: method_hash(wildcards.method, SUITE.plugins),
+        certify_hash=certify_code() if SUITE.certify else "",
+        version=CERTIFICATE_VERSION,
+        plugins=lambda wildcards, output: [
+            argument for plugin in SUITE.plugins for argument in ("--plugin", plugin)
+        ],
+    message:
+        "certify {wildcards.method}"
+    shell:
+        "metabench certify --method {wildcards.method:q} {params.plugins:q} --out {output.rows:q} --report-only"
+        " > {log:q} 2>&1"
