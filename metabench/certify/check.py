@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from metabench.certify.claims import STREAM, Claim
-from metabench.core import Method, Tree, Unsupported, tree
+from metabench.core import MetabenchError, Method, Tree, Unsupported, tree
 from metabench.core.checks import check_hypergradient
 from metabench.core.options import build
 from metabench.core.randomness import generator
@@ -57,6 +57,8 @@ def _answer(method: Method, claim: Claim) -> tuple[Tree | None, str, str]:
         check_hypergradient(result, case.state, case.meta)
     except Unsupported as reason:
         return None, UNSUPPORTED, str(reason)
+    except MetabenchError as mistake:  # in words already
+        return None, FAILED, str(mistake)
     except Exception as error:
         return None, FAILED, f"raised {type(error).__name__}: {error}"
     if claim.expected is None:

@@ -104,3 +104,17 @@ def test_no_meta_learning_gives_zeros_shaped_as_the_meta_parameters() -> None:
         found = call("none", problem, state, meta, window).meta
         assert list(found) == list(meta)
         assert all(torch.equal(leaf, torch.zeros_like(meta[name])) for name, leaf in found.items())
+
+
+def test_truncated_tends_to_unrolled_at_the_rate_at_which_the_run_forgets() -> None:
+    """On a quadratic every step contracts by 1 - 2 lr (1 + l): so does what the steps that are cut off contribute."""
+    problem = make_problem("toy_1d", inner_steps=24, learning_rate=0.1)
+    state, meta, window = checkpoint(problem, windows_before=4)  # near the minimum: all steps contribute alike
+    whole = call("unrolled", problem, state, meta, window).meta
+    errors = [
+        relative_error(call("truncated", problem, state, meta, window, steps=kept).meta, whole) for kept in (4, 8, 12, 24)
+    ]
+    contraction = 1 - 0.2 * (1 + float(meta["l"]))
+    assert errors[1] / errors[0] == pytest.approx(contraction**4, rel=0.02)
+    assert errors[2] / errors[1] == pytest.approx(contraction**4, rel=0.02)
+    assert errors[3] == 0
