@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metabench.autodiff.inner import run
 from metabench.certify.cases import Case, moving
 from metabench.certify.problems import Quadratic, Ridge
 from metabench.certify.references import expand, objective, smoothed
@@ -163,8 +164,6 @@ def _pes() -> Iterator[Mean]:
 
 def _run(case: Case, metas: Sequence[Tree]) -> float:
     """Return the sum of the windows' objectives of one run, the meta-parameters of each window given."""
-    from metabench.autodiff.inner import run
-
     state, total = case.state, 0.0
     for window, meta in zip(case.windows, metas, strict=True):
         total += objective(case.problem, state, window)(meta)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metabench.certify.problem import CertificationProblem
+from metabench.certify.problem import ADAPTIVE, CertificationProblem
 from metabench.core import Batch, MetaRole, Tree, Window, tree
 from metabench.core.lazy import torch
 
@@ -107,12 +107,18 @@ class Logistic(CertificationProblem):
 
 
 class TanhNetwork(CertificationProblem):
-    """A two-layer tanh network with a penalty per tensor; the outer loss is charged for the penalties: dF/dl has a direct term."""
+    """A two-layer tanh network with a pseudo-Huber penalty per tensor: d2f/dl dw is curved in w, as no square would be.
+
+    The outer loss is charged for the penalties: dF/dl has a direct term.
+    """
 
     name = "tanh_network"
-    statement = "f = mean (v' tanh(Ux + b) - y)^2 + sum_i exp(l_i) |w_i|^2,  F = mean (v' tanh(Uz + b) - t)^2 + sum_i cos(l_i) / 10"
+    statement = (
+        "f = mean (v' tanh(Ux + b) - y)^2 + sum_ij exp(l_i) (sqrt(1 + w_ij^2) - 1),  "
+        "F = mean (v' tanh(Uz + b) - t)^2 + sum_i cos(l_i) / 10"
+    )
     roles = frozenset({MetaRole.INNER_LOSS, MetaRole.OUTER_LOSS})
-    # One of which the minimum is well conditioned (16), so that solvers can be held to tight tolerances there.
+    # One of which the minimum is well conditioned (20), so that solvers can be held to tight tolerances there.
     seed = 7
 
     def learning_rate(self) -> Any:
@@ -130,7 +136,7 @@ class TanhNetwork(CertificationProblem):
 
     def initial_meta(self, params: Tree) -> Tree:
         """Return l."""
-        return {name: torch.tensor(-2.0 - 0.3 * place, dtype=torch.float64) for place, name in enumerate(params)}
+        return {name: torch.tensor(-1.0 - 0.3 * place, dtype=torch.float64) for place, name in enumerate(params)}
 
     def draw(self, stream: torch.Generator) -> Batch:
         """Return (X, y), y a bounded function of the inputs."""
@@ -144,7 +150,7 @@ class TanhNetwork(CertificationProblem):
 
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f."""
-        penalties = [meta[name].exp() * leaf.square().sum() for name, leaf in params.items()]
+        penalties = [meta[name].exp() * ((1 + leaf.square()).sqrt() - 1).sum() for name, leaf in params.items()]
         return self.fit(params, batch) + torch.stack(penalties).sum()
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
@@ -166,7 +172,7 @@ class LearningRates(TanhNetwork):
 
     def initial_meta(self, params: Tree) -> Tree:
         """Return l."""
-        base = -3.0 if self.optimiser_name in ("adam", "adamw", "rmsprop") else -1.5
+        base = -3.0 if self.optimiser_name in ADAPTIVE else -1.5
         return {name: torch.tensor(base - 0.2 * place, dtype=torch.float64) for place, name in enumerate(params)}
 
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:

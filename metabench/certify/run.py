@@ -116,11 +116,11 @@ def _curve(method: Method) -> Iterator[Row]:
     curvature = case.minimum.curvature if case.minimum else Curvature(12, 0.2, 5.0)
     first = limit.option_sets(curvature)[0]
     for value in limit.values:
-        given = first | {limit.budget: value}
+        given = {**first, **limit.curve, limit.budget: value}
         options = build(method.options, given, f"method '{method.name}'")
         exact = exact_value(method.target, case, complete(method, given))
         assert exact is not None
-        row = case_columns(method, case, {limit.budget: value}) | {
+        row = case_columns(method, case, given) | {
             "kind": "budget",
             "claim": "limit",
             "verdict": AS_DECLARED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -64,13 +64,15 @@ class Limit:
             a list of option sets where several must hold (with a solver's scale at 1 and at 0.1, say).
         tolerance: see there. It holds for well-conditioned problems in float64.
         budget: the option that the error falls with: number of solver steps, rank, width of a difference. Empty if there is none.
-        values: of that option, at which the error is drawn against it; the other options are the first set of `options`.
+        values: of that option, at which the error is drawn against it; the other options are the first set of `options`,
+        curve: but for these: a limit's other options may hide what the budget does.
     """
 
     options: Callable[[Curvature], dict[str, Any] | list[dict[str, Any]]]
     tolerance: float = 1e-8
     budget: str = ""
     values: tuple[float, ...] = ()
+    curve: Mapping[str, Any] = field(default_factory=dict)
 
     def option_sets(self, curvature: Curvature) -> list[dict[str, Any]]:
         """Return the option sets that must hold."""

@@ -8,7 +8,9 @@ The inner optimiser is SGD. The papers' momentum of 0.9 is an option; in runs as
 the accuracy at the last step then varies by twenty points between seeds, whatever the method.
 
 V reads the losses as constants, as in the paper: the stop-gradient is part of f, and every method differentiates f as it stands.
-For windows of one step this is the derivative in the plain sense too; with `detach: false` it is for longer ones.
+For windows of one step this is the derivative in the plain sense too; with `detach: false` it is for longer ones. Methods that take
+differences of df/dl between two points (darts, sama, f2sa, bome) or of whole runs (es, pes) see no stop-gradient: theirs is the plain
+derivative.
 """
 
 from __future__ import annotations
