@@ -14,7 +14,7 @@ from pathlib import Path
 from metabench.report.entries import load_suite
 from metabench.report.figures import build_figures
 from metabench.report.page import build_page
-from metabench.report.table import Cell, Table
+from metabench.report.table import DAGGER, Cell, Table
 from metabench.report.tables import build_tables, setting_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +89,8 @@ def section(rows: Path) -> str:
     ]
     (table,) = found
     figures = "\n".join(f"![{name}](results/reference/report/figures/{name}.png)" for name in FIGURES)
-    return f"{figures}\n\n{markdown(table)}\n\n{table.caption}\n"
+    notes = "".join(f"\n{note}\n" for note in table.notes)
+    return f"{figures}\n\n{markdown(table)}\n\n{table.full_caption}\n{notes}"
 
 
 def markdown(table: Table) -> str:
@@ -104,7 +105,8 @@ def markdown(table: Table) -> str:
 
 
 def _text(cell: Cell) -> str:
-    return f"**{cell.text}**" if cell.tone == "best" else cell.text
+    text = f"**{cell.text}**" if cell.tone == "best" else cell.text
+    return text + DAGGER * bool(cell.doubt)
 
 
 def with_section(text: str, section: str) -> str:

@@ -91,7 +91,7 @@ class Table:
             "% needs \\usepackage{booktabs} and \\usepackage{graphicx}",
             "\\begin{table}",
             "  \\centering",
-            f"  \\caption{{{escape_latex(f'{self.title}. {self._full_caption}')}}}",
+            f"  \\caption{{{escape_latex(f'{self.title}. {self.full_caption}')}}}",
             f"  \\label{{tab:{self.name}}}",
             "  \\resizebox{\\linewidth}{!}{%",
             f"  \\begin{{tabular}}{{{alignment}}}",
@@ -116,7 +116,8 @@ class Table:
         return "\n".join(lines)
 
     @property
-    def _full_caption(self) -> str:
+    def full_caption(self) -> str:
+        """The caption, with what the certificates say of the methods in it."""
         return f"{self.caption} Certificates: {self.certificates}" if self.certificates else self.caption
 
     def _latex_groups(self) -> list[str]:
