@@ -19,11 +19,13 @@ from metabench.certify.problems import (
     LearningRates,
     LearningRatesAtTheEnd,
     Logistic,
+    PenaltiesAndRate,
     Quadratic,
     Ridge,
+    ScaledStart,
     TanhNetwork,
 )
-from metabench.certify.references import Minimum, minimise, through_last_steps
+from metabench.certify.references import Minimum, minimise, objective, through_last_steps
 from metabench.core import InnerState, MetaRole, Target, Tree, Window, tree
 from metabench.core.lazy import torch
 
@@ -50,6 +52,16 @@ class Case:
     def inner_steps(self) -> int:
         """K."""
         return len(self.window.inner)
+
+    @functools.cached_property
+    def end(self) -> InnerState:
+        """Where plain training over the window ends."""
+        return run(self.problem, detached(begin(self.problem, self.state, self.meta)), self.meta, self.window.inner)
+
+    @functools.cached_property
+    def objective(self) -> float:
+        """The window's outer objective in plain training."""
+        return objective(self.problem, self.state, self.window)(self.meta)
 
     @functools.cached_property
     def implicit(self) -> Tree:
@@ -115,9 +127,9 @@ def _grid(at_minimum: bool) -> Iterator[Case]:
         has_minimum = not kind.roles & {MetaRole.UPDATE, MetaRole.START}
         for optimiser in optimisers:
             for setting in settings:
-                if at_minimum and has_minimum:
-                    if optimiser == "adamw" and setting.get("weight_decay"):
-                        continue  # decoupled decay: no loss that training minimises
+                # AdamW's decay is apart from the gradient: there is no loss that training minimises, and no minimum.
+                decoupled = optimiser == "adamw" and "weight_decay" in setting
+                if at_minimum and has_minimum and not decoupled:
                     yield settled(kind(optimiser, **setting))
                 else:
                     yield moving(kind(optimiser, **setting))
@@ -132,7 +144,9 @@ _GRID: tuple[tuple[type[CertificationProblem], tuple[str, ...], tuple[dict[str, 
     (ExampleWeights, MAIN_OPTIMISERS, ({},)),
     (LearningRates, ALL_OPTIMISERS, ({},)),
     (LearningRatesAtTheEnd, MAIN_OPTIMISERS, ({},)),
+    (PenaltiesAndRate, MAIN_OPTIMISERS, ({},)),
     (Initialisation, MAIN_OPTIMISERS, ({}, {"inner_steps": 1})),
+    (ScaledStart, MAIN_OPTIMISERS, ({},)),
 )
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 
+from metabench.certify.cases import Case
 from metabench.certify.claims import STREAM, Claim
-from metabench.core import MetabenchError, Method, Tree, Unsupported, tree
-from metabench.core.checks import check_hypergradient
+from metabench.core import Hypergradient, InnerState, MetabenchError, Method, Tree, Unsupported, tree
+from metabench.core.checks import check_hypergradient, non_finite
+from metabench.core.lazy import torch
 from metabench.core.options import build
 from metabench.core.randomness import generator
 from metabench.results.certificate import AS_DECLARED, CERTIFIED, FAILED, UNSUPPORTED
+
+STATE_TOLERANCE = 1e-7
+"""Of the inner state and the outer loss: libraries round their optimisers otherwise by up to 1e-9."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,26 @@ def check(method: Method, claim: Claim) -> Finding:
         error = _relative(tree.subtract(found, claim.expected), claim.expected)
         within = error <= claim.tolerance
         held = CERTIFIED if claim.kind in ("exact", "none") else AS_DECLARED
-        verdict = held if within else FAILED
+        verdict = FAILED if message or not within else held
         if claim.exact is not None:
             size, exact_size = float(tree.norm(found)), float(tree.norm(claim.exact))
             cosine = float(tree.dot(found, claim.exact)) / (size * exact_size) if size else 0.0
             ratio = size / exact_size
+        if within:
+            found = None  # right by itself: nothing is to be read from it
+    elif message and not verdict:
+        verdict = FAILED
     return Finding(claim, verdict, found, error, cosine, ratio, message, time.perf_counter() - begun)
 
 
 def _answer(method: Method, claim: Claim) -> tuple[Tree | None, str, str]:
+    """Return the hypergradient, or None with a verdict; and what is wrong beside the hypergradient, or instead of it."""
     case = claim.case
     options = build(method.options, claim.options, f"method '{method.name}'")
+    # Copies: a method that writes into its arguments must not spoil the case for those that come after it.
+    state, meta = copy.deepcopy((case.state, case.meta))
     try:
-        result = method(case.problem, case.state, case.meta, case.window, options, generator(0, STREAM))
+        result = method(case.problem, state, meta, case.window, options, generator(0, STREAM))
         check_hypergradient(result, case.state, case.meta)
     except Unsupported as reason:
         return None, UNSUPPORTED, str(reason)
@@ -61,16 +74,35 @@ def _answer(method: Method, claim: Claim) -> tuple[Tree | None, str, str]:
         return None, FAILED, str(mistake)
     except Exception as error:
         return None, FAILED, f"raised {type(error).__name__}: {error}"
-    if claim.expected is None:
+    if claim.expected is None and claim.kind != "undeclared":
         size = float(tree.norm(result.meta))
         return (
             result.meta,
             FAILED,
             f"answered with a hypergradient of norm {size:.2g} where there is none: it has to raise Unsupported and say why",
         )
-    if not tree.all_finite(result.meta):
-        return None, FAILED, "returned a hypergradient that is not finite"
-    return result.meta, "", ""
+    wrong = non_finite(result) or _changed(case, state, meta)
+    return (None, FAILED, wrong) if wrong else (result.meta, "", _astray(method, case, result))
+
+
+def _changed(case: Case, state: InnerState, meta: Tree) -> str:
+    """Return which argument a method wrote into; empty if none."""
+    pairs = (("the meta-parameters", meta, case.meta), ("the parameters", state.params, case.state.params))
+    for what, after, before in pairs:
+        if any(not torch.equal(after[name], leaf) for name, leaf in before.items()):
+            return f"it writes into its arguments: {what} are others after the call"
+    return ""
+
+
+def _astray(method: Method, case: Case, result: Hypergradient) -> str:
+    """Return what is wrong with the inner state or the outer loss that came with the hypergradient; empty if nothing is."""
+    away = _relative(tree.subtract(result.state.params, case.end.params), case.end.params)
+    if away > STATE_TOLERANCE:
+        return f"the inner state returned is not where plain training ends: relative distance {away:.2g}"
+    # A method that draws may report the loss where its draws led.
+    if not method.stochastic and abs(result.outer_loss - case.objective) > STATE_TOLERANCE * max(1.0, abs(case.objective)):
+        return f"the outer loss returned is {result.outer_loss:g}, and plain training has {case.objective:g}"
+    return ""
 
 
 def _relative(difference: Tree, expected: Tree) -> float:

@@ -6,6 +6,7 @@ A claim is an option set, the value it should give, and how far from it the meth
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from metabench.core.randomness import generator
 EXACT_TOLERANCE = 1e-8
 """Finite differences are good to about 1e-10 here, and what is exact up to rounding to 1e-12."""
 FORMULA_TOLERANCE = 1e-8
+SAMPLED = frozenset({Target.SMOOTHED, Target.PERSISTENT})
+"""Targets that have a mean to be held to, and no value here."""
 STREAM = "certificate"
 """Purpose of the random stream from which a method and its formula draw."""
 
@@ -46,13 +49,12 @@ def claims(method: Method) -> Iterator[Claim]:
     if method.target is Target.NONE:
         for case in cases(Target.UNROLLED):
             yield Claim("none", case, complete(method, {}), tree.zeros_like(case.meta), None, 0.0)
-    elif method.exact:
+    elif method.exact and method.target not in SAMPLED:
         for case in cases(method.target):
-            for given in option_variants(method):
-                options = complete(method, given)
+            for options in option_variants(method):
                 exact = exact_value(method.target, case, options)
                 yield Claim("exact", case, options, exact, exact, EXACT_TOLERANCE)
-    elif method.limit is not None:
+    elif method.limit is not None and method.target not in SAMPLED:
         for case in cases(method.target):
             yield from _limit(method, case)
     if formula is not None:
@@ -81,7 +83,7 @@ def exact_value(target: Target, case: Case, options: dict[str, Any]) -> Tree | N
         return None
     if target is Target.IMPLICIT:
         return case.implicit if case.minimum else None
-    if target in (Target.SMOOTHED, Target.PERSISTENT, Target.NONE):
+    if target in SAMPLED or target is Target.NONE:
         return None
     steps = {Target.ONE_STEP: 1, Target.TRUNCATED: options.get("steps", 0)}.get(target, case.inner_steps)
     found = case.through_last_steps(min(steps, case.inner_steps))
@@ -89,18 +91,15 @@ def exact_value(target: Target, case: Case, options: dict[str, Any]) -> Tree | N
 
 
 def option_variants(method: Method) -> list[dict[str, Any]]:
-    """Return the option sets under which an exact method has to be exact: its defaults, every choice, and small counts."""
-    found: list[dict[str, Any]] = [{}]
-    for option in describe(method.options):
-        values: tuple[Any, ...] = ()
-        if "choices" in option:
-            values = tuple(option["choices"])
-        elif option["type"] == "bool":
-            values = (True, False)
-        elif option["type"] == "int" and method.target is Target.TRUNCATED:
-            values = (1, 2, 3)
-        found += [{option["name"]: value} for value in values if value != option["default"]]
-    return found
+    """Return the option sets under which an exact method has to be exact: every combination of its choices, and its own variants."""
+    axes = {
+        option["name"]: option.get("choices", (True, False))
+        for option in describe(method.options)
+        if "choices" in option or option["type"] == "bool"
+    }
+    crossed = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    found = [complete(method, given) for given in (*crossed, *method.variants)]
+    return [options for place, options in enumerate(found) if options not in found[:place]]
 
 
 def _limit(method: Method, case: Case) -> Iterator[Claim]:
@@ -109,11 +108,13 @@ def _limit(method: Method, case: Case) -> Iterator[Claim]:
     for given in method.limit.option_sets(curvature):
         options = complete(method, given)
         exact = exact_value(method.target, case, options)
+        if exact is None and exists(method.target, case):
+            continue  # AdamW with decay: no loss that training minimises, and no limit to reach
         yield Claim("limit", case, options, exact, exact, method.limit.tolerance)
 
 
 _ANYWHERE = Curvature(dimension=12, smallest=0.2, largest=5.0)
-"""For limits on cases without a minimum: bounds that hold on all of them."""
+"""What limits on cases without a minimum are given: typical of the problems. A method that is not about a minimum has no use for it."""
 
 
 def _formula_cases(target: Target) -> Iterator[Case]:
@@ -131,8 +132,7 @@ def _formula(method: Method, case: Case) -> Iterator[Claim]:
         options = build(method.options, given, f"method '{method.name}'")
         value = None
         if exists(method.target, case):
-            value = tree.unflatten(formula(case, options, generator(0, STREAM)), case.meta)
-            # A formula that is zero by its nature is no answer: the method has to say so.
-            value = value if float(tree.norm(value)) else None
+            vector = formula(case, options, generator(0, STREAM))
+            value = None if vector is None else tree.unflatten(vector, case.meta)
         settings = complete(method, given)
         yield Claim("formula", case, settings, value, exact_value(method.target, case, settings), FORMULA_TOLERANCE)

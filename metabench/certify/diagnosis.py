@@ -19,6 +19,9 @@ ALIKE = 1e-6
 _TELLING = 6
 """Values of a trait up to which it tells failures from successes."""
 
+_BY_CHANCE = 0.15
+"""Successes that may share a failing trait, as a share of the failures."""
+
 _HINTS: dict[str, str] = {
     "scale": "is the scale applied to the residual, too?",
     "dimension": "one dimension does not test the search directions",
@@ -169,9 +172,10 @@ def _near(found: Tree, wrong: Tree, tolerance: float) -> bool:
 
 
 def _pattern(findings: Sequence[Finding]) -> str:
-    """Return what the failures have that no success has: 'right with dimension one, wrong with several: ...'; empty if nothing does.
+    """Return what the failures have and successes have not: 'right with dimension one, wrong with several: ...'; empty if nothing does.
 
-    A success counts where it is comparable: where all its other traits are seen among the failures, too.
+    A success counts where it is comparable: where all its other traits are seen among the failures, too. A few that are right by chance
+    (a linear problem, a multiplier of zero) do not count.
     """
     failed = [finding for finding in findings if finding.verdict == FAILED and finding.claim.expected is not None]
     passed = [finding for finding in findings if finding.verdict not in (FAILED, UNSUPPORTED)]
@@ -180,9 +184,11 @@ def _pattern(findings: Sequence[Finding]) -> str:
     words = []
     for name, of in traits.items():
         others = [(seen[other], of_other) for other, of_other in traits.items() if other != name]
-        good = {of(one) for one in passed if all(of_other(one) in values for values, of_other in others)}
+        comparable = [of(one) for one in passed if all(of_other(one) in values for values, of_other in others)]
+        good = set(comparable) - seen[name]
+        by_chance = sum(value in seen[name] for value in comparable)
         # An option that a theory computes from the case differs everywhere, and tells nothing.
-        if good and not good & seen[name] and len(good | seen[name]) <= _TELLING:
+        if good and by_chance <= _BY_CHANCE * len(failed) and len(good | seen[name]) <= _TELLING:
             hint = f": {_HINTS[name]}" if name in _HINTS else ""
             words.append(f"right with {name} {_list(good)}, wrong with {name} {_list(seen[name])}{hint}")
     return "; ".join(words[:2])

@@ -1,7 +1,8 @@
 """What approximate methods equal, written once more from their papers: dense, plain, and without regard to cost.
 
-Each takes a case, options and the stream from which the method draws, and returns the hypergradient as a vector. Where w_K is meant, it
-is what plain training reaches. H is d2f/dw2 (with the optimiser's weight decay), J is d2f/dl dw, v is dF/dw.
+Each takes a case, options and the stream from which the method draws, and returns the hypergradient as a vector, or None where it would be
+zero by its nature: that is no answer, and the method has to say so. Where w_K is meant, it is what plain training reaches. H is d2f/dw2
+(with the optimiser's weight decay), J is d2f/dl dw, v is dF/dw.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from metabench.core import Batch, InnerState, MetaRole, OptimiserState, Tree, tr
 from metabench.core.lazy import torch
 from metabench.core.randomness import perturbation
 
-Formula: TypeAlias = Callable[[Case, Any, torch.Generator], torch.Tensor]
+Formula: TypeAlias = "Callable[[Case, Any, torch.Generator], torch.Tensor | None]"
 
 
 def truncated_neumann(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
@@ -57,7 +58,7 @@ def iterated_adjoint(case: Case, options: Any, stream: torch.Generator) -> torch
 
     The step count of Adam is no part of s: it never comes to rest.
     """
-    end, at = _end(case), _at_the_end(case)
+    end, at = case.end, _at_the_end(case)
     slots = [name for name in end.optimiser if name != "step"]
     pieces = [end.params, *(end.optimiser[name] for name in slots)]
     like = {f"{place}/{name}": leaf for place, piece in enumerate(pieces) for name, leaf in piece.items()}
@@ -68,6 +69,8 @@ def iterated_adjoint(case: Case, options: Any, stream: torch.Generator) -> torch
         flat, meta = tree.unflatten(z[:count], like), tree.unflatten(z[count:], case.meta)
         parts = [{name: flat[f"{place}/{name}"] for name in piece} for place, piece in enumerate(pieces)]
         loss = case.problem.inner_loss(parts[0], meta, batch)
+        for name, leaf in parts[0].items():  # damping: a term without value or slope here, and with this curvature
+            loss = loss + options.damping / 2 * (leaf - end.params[name]).square().sum()
         leaves = torch.autograd.grad(loss, list(parts[0].values()), create_graph=True)
         gradient = dict(zip(parts[0], leaves, strict=True))
         before: OptimiserState = {**end.optimiser, **dict(zip(slots, parts[1:], strict=True))}
@@ -90,7 +93,7 @@ def differences_before_the_last_step(case: Case, options: Any, stream: torch.Gen
     """
     before, batch = _before_last(case), case.window.inner[-1]
     update, direct = _last_update(case, before)
-    after = _end(case)
+    after = case.end
     outer = _outer_batch(case)
     at = expand(case.problem, after.params, case.meta, batch, outer, 0.0)
     cotangent = update.T @ at.outer_w
@@ -102,27 +105,36 @@ def differences_after_the_last_step(case: Case, options: Any, stream: torch.Gene
 
     Choe et al. 2023, equation 5.
     """
-    before, after = _before_last(case), _end(case)
+    before, after = _before_last(case), case.end
     update, _ = _last_update(case, before)
     at = expand(case.problem, after.params, case.meta, case.window.inner[-1], _outer_batch(case), 0.0)
     return at.outer_l - _difference(case, after.params, update.T @ at.outer_w, options.epsilon)
 
 
-def constant_gradients(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+def constant_gradients(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor | None:
     """Return the derivative of a run whose inner gradients do not depend on l; for MAML with SGD this is dF/dw at w_K. Finn et al. 2017."""
+    if case.problem.roles == {MetaRole.INNER_LOSS}:
+        return None
     return tree.flatten(with_constant_gradients(case.problem, case.state, case.meta, case.window))
 
 
-def way_travelled(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
-    """Return w_0 - w_K, for the parameters whose start is learned. Nichol et al. 2018, equation 4; zero elsewhere."""
+def way_travelled(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor | None:
+    """Return w_0 - w_K, pulled back to what the start is learned from. Nichol et al. 2018, algorithm 1."""
     if MetaRole.START not in case.problem.roles:
-        return torch.zeros(tree.count(case.meta), dtype=torch.float64)
-    end = _end(case).params
-    return tree.flatten({name: start - end[name] for name, start in case.meta.items()})
+        return None
+    end = tree.flatten(case.end.params)
+
+    def start(z: torch.Tensor) -> torch.Tensor:
+        return tree.flatten(case.problem.start(case.state.params, tree.unflatten(z, case.meta)))
+
+    at = tree.flatten(case.meta)
+    return torch.autograd.functional.jacobian(start, at).T @ (start(at) - end)
 
 
-def weighted_copies(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+def weighted_copies(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor | None:
     """Return dF(w*)/dl, w* = sum_k softmax(-f(w_k, l) / tau)_k w_k, w_k = w + sigma e_k. Bohdal et al. 2021, equations 4 to 7."""
+    if case.problem.roles & {MetaRole.UPDATE, MetaRole.START}:
+        return None
     before, batch = _before_last(case), case.window.inner[-1]
     copies = [
         tree.add_scaled(before.params, options.sigma, perturbation(before.params, options.noise, stream))
@@ -134,14 +146,40 @@ def weighted_copies(case: Case, options: Any, stream: torch.Generator) -> torch.
     mixture = {name: sum(w * copy[name] for w, copy in zip(weights, copies, strict=True)) for name in before.params}
     objective = case.problem.outer_loss(mixture, meta, _outer_batch(case))
     if not objective.requires_grad:
-        return torch.zeros(tree.count(meta), dtype=torch.float64)
+        return None
     found = torch.autograd.grad(objective, list(meta.values()))
     return tree.flatten(dict(zip(meta, found, strict=True)))
 
 
-def _end(case: Case) -> InnerState:
-    """Return the state after the window's K steps."""
-    return run(case.problem, detached(begin(case.problem, case.state, case.meta)), case.meta, case.window.inner)
+def fully_first_order(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl(y) + c (df/dl(y) - df/dl(z)), y some gradient steps on f + F/c from z = w_K. Kwon et al. 2023, algorithm 1."""
+    z = y = tree.flatten(case.end.params)
+    for _ in range(options.steps):
+        y = y - options.learning_rate * (_decayed_slope(case, y) + _outer_slopes(case, y)[0] / options.penalty)
+    return _outer_slopes(case, y)[1] + options.penalty * (_slope_in_l(case, y) - _slope_in_l(case, z))
+
+
+def falling_gap(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl(y) + c dq/dl(y), q(y) = f(y) - f(w_K), y some steps along dF/dy + c dq/dy from w_K. Ye et al. 2022, equations 3 to 6.
+
+    c = max(eta - <grad F, grad q> / |grad q|^2, 0), the gradients over (y, l), or over y alone where not `joint`; 0 where q has none.
+    """
+    z = y = tree.flatten(case.end.params)
+
+    def slopes(at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float]:
+        f_w, f_l = _outer_slopes(case, at)
+        q_w, q_l = _decayed_slope(case, at), _slope_in_l(case, at) - _slope_in_l(case, z)
+        inner, square = f_w @ q_w, q_w @ q_w
+        if options.joint:
+            inner, square = inner + f_l @ q_l, square + q_l @ q_l
+        still = float(square) <= (1e-13 * float(f_w.norm())) ** 2
+        return f_w, f_l, q_w, q_l, 0.0 if still else max(options.eta - float(inner / square), 0.0)
+
+    for _ in range(options.steps):
+        f_w, _, q_w, _, c = slopes(y)
+        y = y - options.learning_rate * (f_w + c * q_w)
+    _, f_l, _, q_l, c = slopes(y)
+    return f_l + c * q_l
 
 
 def _before_last(case: Case) -> InnerState:
@@ -157,7 +195,7 @@ def _outer_batch(case: Case) -> Batch:
 
 def _at_the_end(case: Case) -> Expansion:
     return expand(
-        case.problem, _end(case).params, case.meta, case.window.inner[-1], _outer_batch(case), case.problem.weight_decay
+        case.problem, case.end.params, case.meta, case.window.inner[-1], _outer_batch(case), case.problem.weight_decay
     )
 
 
@@ -194,6 +232,21 @@ def _slope_in_l(case: Case, point: torch.Tensor) -> torch.Tensor:
     )
 
 
+def _decayed_slope(case: Case, point: torch.Tensor) -> torch.Tensor:
+    """Return the slope in w of what training minimises."""
+    return _inner_slope(case, point) + case.problem.weight_decay * point
+
+
+def _outer_slopes(case: Case, point: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return dF/dw and dF/dl."""
+    n, like = len(point), case.state.params
+    both = torch.autograd.functional.jacobian(
+        lambda z: case.problem.outer_loss(tree.unflatten(z[:n], like), tree.unflatten(z[n:], case.meta), _outer_batch(case)),
+        torch.cat([point, tree.flatten(case.meta)]),
+    )
+    return both[:n], both[n:]
+
+
 def _difference(case: Case, params: Tree, direction: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Return (df/dl(w + e d/|d|) - df/dl(w - e d/|d|)) |d| / (2 e)."""
     point, length = tree.flatten(params), direction.norm()
@@ -210,9 +263,19 @@ FORMULAS: dict[str, tuple[Formula, tuple[dict[str, Any], ...]]] = {
     "ift_neumann": (truncated_neumann, ({}, {"steps": 0}, {"steps": 3, "scale": 0.7}, {"steps": 5, "damping": 0.3})),
     "ift_nystrom": (
         nystrom,
-        ({"rank": 2}, {"rank": 3, "rho": 0.5, "storage": "blocked"}, {"rank": 3, "storage": "blocked", "block": 2}),
+        (
+            {"rank": 2},
+            {"rank": 3, "block": 2},
+            {"rank": 3, "rho": 0.5, "storage": "blocked"},
+            {"rank": 3, "storage": "blocked", "block": 2},
+        ),
     ),
-    "ift_fixed_point": (iterated_adjoint, ({"steps": 1, "tolerance": 0.0}, {"steps": 7, "tolerance": 0.0})),
+    "ift_fixed_point": (
+        iterated_adjoint,
+        ({"steps": 1, "tolerance": 0.0}, {"steps": 7, "tolerance": 0.0}, {"steps": 3, "tolerance": 0.0, "damping": 0.3}),
+    ),
+    "f2sa": (fully_first_order, ({}, {"penalty": 5.0, "steps": 3})),
+    "bome": (falling_gap, ({}, {"steps": 3}, {"joint": False, "steps": 3}, {"eta": 2.0})),
     "evograd": (
         weighted_copies,
         ({}, {"copies": 5, "noise": "gaussian", "sigma": 0.3, "tau": 0.5}, {"copies": 3, "together": True}),

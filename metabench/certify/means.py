@@ -15,7 +15,8 @@ from metabench.autodiff.inner import run
 from metabench.certify.cases import Case, moving
 from metabench.certify.problems import Quadratic, Ridge
 from metabench.certify.references import expand, objective, smoothed
-from metabench.core import InnerState, Method, Tree, tree
+from metabench.core import InnerState, MetabenchError, Method, Tree, tree
+from metabench.core.checks import check_hypergradient
 from metabench.core.lazy import torch
 from metabench.core.options import build
 from metabench.core.randomness import generator
@@ -85,6 +86,8 @@ def judge_mean(method: Method, of: Mean) -> MeanTest:
     options = build(method.options, of.options, f"method '{method.name}'")
     stream = generator(0, f"means of {method.name}")
     drawn = torch.stack([tree.flatten(_draw(method, of.case, options, stream)) for _ in range(of.draws)])
+    if not bool(drawn.isfinite().all()):
+        raise MetabenchError("a draw is not finite")
     expected = of.expected()
     wanted, mean = tree.flatten(expected), drawn.mean(0)
     error = drawn.std(0) / math.sqrt(of.draws)
@@ -110,6 +113,7 @@ def _draw(method: Method, case: Case, options: Any, stream: torch.Generator) -> 
     total = tree.zeros_like(case.meta)
     for window in case.windows:
         found = method(case.problem, state, case.meta, window, options, stream)
+        check_hypergradient(found, case.state, case.meta)
         state, total = found.state, tree.add(total, found.meta)
     return total
 
@@ -134,10 +138,11 @@ def _evograd() -> Iterator[Mean]:
 
 
 def _es() -> Iterator[Mean]:
-    """The gradient of the objective smoothed by Gaussian noise. Salimans et al. 2017, equation 1."""
+    """The gradient of the objective smoothed by Gaussian noise. Salimans et al. 2017, section 2."""
     for problem, options in (
         (Quadratic(inner_steps=2), {"pairs": 4, "sigma": 0.3}),
         (Quadratic("momentum", inner_steps=3), {"pairs": 1, "sigma": 0.1}),
+        (Ridge(inner_steps=2, features=2), {"pairs": 8, "sigma": 0.2}),
     ):
         case = moving(problem)
 
@@ -153,13 +158,28 @@ def _pes() -> Iterator[Mean]:
     for problem, options, windows in (
         (Quadratic(inner_steps=2), {"pairs": 8, "sigma": 0.3}, 2),
         (Quadratic("momentum", inner_steps=1), {"pairs": 8, "sigma": 0.2}, 3),
+        (Quadratic("momentum", inner_steps=1), {"pairs": 16, "sigma": 0.2, "horizon": 1}, 3),
+        (Ridge(inner_steps=1, features=2), {"pairs": 16, "sigma": 0.2}, 2),
     ):
         case = moving(problem, windows)
 
-        def expected(case: Case = case, sigma: float = options["sigma"]) -> Tree:
-            return smoothed(lambda metas: _run(case, metas), case.meta, len(case.windows), sigma, nodes=7)
+        def expected(case: Case = case, options: dict[str, Any] = options) -> Tree:
+            if options.get("horizon") == 1:  # the particles start again at every window: each is smoothed by itself
+                return _window_by_window(case, options["sigma"])
+            nodes = 4 if tree.count(case.meta) > 1 else 7
+            return smoothed(lambda metas: _run(case, metas), case.meta, len(case.windows), options["sigma"], nodes)
 
         yield Mean(case, options, expected, 200, "the smoothed sum over the windows by Gauss-Hermite quadrature")
+
+
+def _window_by_window(case: Case, sigma: float) -> Tree:
+    """Return the sum over the windows of the gradients of each one's smoothed objective, from where plain training begins it."""
+    state, total = case.state, tree.zeros_like(case.meta)
+    for window in case.windows:
+        value = objective(case.problem, state, window)
+        total = tree.add(total, smoothed(lambda metas, value=value: value(metas[0]), case.meta, 1, sigma))
+        state = run(case.problem, state, case.meta, window.inner)
+    return total
 
 
 def _run(case: Case, metas: Sequence[Tree]) -> float:

@@ -218,6 +218,41 @@ class Initialisation(LearningRates):
         return {name: meta.get(name, leaf) for name, leaf in params.items()}
 
 
+class PenaltiesAndRate(Ridge):
+    """Ridge regression of which the learning rate is learned, too: the meta-parameters enter the loss and the update."""
+
+    name = "penalties_and_rate"
+    statement = "w <- w - exp(r) u,  f = |Xw - y|^2 / 2n + sum_j exp(l_j) w_j^2 / 2,  F = |Zw - t|^2 / 2m"
+    roles = frozenset({MetaRole.INNER_LOSS, MetaRole.UPDATE})
+
+    def learning_rate(self) -> Any:
+        """Return the map from r to the learning rate."""
+        return lambda meta: meta["r"].exp()
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return w, and l and r."""
+        params, meta = super().initial()
+        rate = -3.0 if self.optimiser_name in ADAPTIVE else -1.5
+        return params, {**meta, "r": torch.tensor(rate, dtype=torch.float64)}
+
+
+class ScaledStart(Ridge):
+    """Ridge regression from a start that is not the meta-parameters themselves: its derivative is no identity."""
+
+    name = "scaled_start"
+    statement = "w_0 = exp(l) c,  f = |Xw - y|^2 / 2n + |w|^2 / 10,  F = |Zw - t|^2 / 2m"
+    roles = frozenset({MetaRole.START})
+    carry = False
+
+    def start(self, params: Tree, meta: Tree) -> Tree:
+        """Return w_0, with c the parameters that the problem begins with."""
+        return {"w": meta["l"].exp() * params["w"]}
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        return self.outer_loss(params, meta, batch) + params["w"].square().sum() / 10
+
+
 class ExampleWeights(CertificationProblem):
     """Linear regression with a weight per example: more meta-parameters than parameters."""
 

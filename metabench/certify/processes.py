@@ -7,6 +7,7 @@ import multiprocessing.connection
 import os
 import signal
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from metabench.certify.rows import certificate_row, identity
-from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.methods import method as method_named
 from metabench.results.certificate import FAILED
@@ -56,6 +56,7 @@ def certify_all(
     workers = jobs or _cores()
     tell = progress or (lambda stage, done, total: None)
     # Imported once, here: its import takes seconds. Nothing of it is run in this process, whose threads would not survive a fork.
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     waiting, running, finished = list(names), list[_Running](), dict[str, list[Row]]()
     try:
@@ -70,6 +71,7 @@ def certify_all(
                     finished[one.name] = rows
                     running.remove(one)
     finally:
+        torch.set_num_threads(threads)
         for one in running:
             one.process.kill()
             one.process.join()
@@ -101,8 +103,9 @@ def _work(name: str, plugins: tuple[Path, ...], pipe: Connection) -> None:
     warnings.filterwarnings("ignore", module=r"(higher|torch)\b")
     try:
         pipe.send(certify(name, plugins))
-    except MetabenchError as error:
-        pipe.send(error)
+    except Exception as error:  # nothing of one method may end the others
+        traceback.print_exc()
+        pipe.send([_broken_row(name, plugins, f"could not be certified: {type(error).__name__}: {error}")])
 
 
 def _outcome(one: _Running, plugins: tuple[Path, ...], seconds: float) -> list[Row] | None:
@@ -114,8 +117,6 @@ def _outcome(one: _Running, plugins: tuple[Path, ...], seconds: float) -> list[R
             one.process.join()
             return [_broken_row(one.name, plugins, f"ended its process: {_ending(one.process.exitcode)}")]
         one.process.join()
-        if isinstance(sent, MetabenchError):
-            raise sent
         return list(sent)
     if time.monotonic() - one.since > seconds:
         one.process.kill()

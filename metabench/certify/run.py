@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from metabench.certify.carried import Carried, carried, errors
 from metabench.certify.cases import Case, moving, settled
 from metabench.certify.check import Finding, check
 from metabench.certify.claims import STREAM, Claim, claims, complete, exact_value
@@ -14,7 +15,7 @@ from metabench.certify.diagnosis import explain
 from metabench.certify.means import LEVEL, Mean, judge_mean, means
 from metabench.certify.problems import Ridge, TanhNetwork
 from metabench.certify.rows import case_columns, certificate_row, identity
-from metabench.core import Curvature, Method, Target, tree
+from metabench.core import Curvature, MetabenchError, Method, Target, tree
 from metabench.core.options import build
 from metabench.core.randomness import generator
 from metabench.methods import method as method_named
@@ -36,13 +37,16 @@ def certify(name: str, plugins: Iterable[Path] = (), progress: Progress | None =
     """
     plugins = tuple(plugins)
     who = identity(name, plugins)
-    return [certificate_row(**who | row) for row in certificate_rows(method_named(name, plugins), progress)]
+    return [certificate_row(**(who | row)) for row in certificate_rows(method_named(name, plugins), progress)]
 
 
 def certificate_rows(method: Method, progress: Progress | None = None) -> list[Row]:
     """Return the rows of a method's certificate, without what says which source it has."""
     tell = progress or (lambda stage, done, total: None)
-    wanted = list(claims(method))
+    try:
+        wanted = list(claims(method))
+    except Exception as error:  # the declaration is the author's code, too: a limit may raise, or name options that are not there
+        return [_declaration_row(method, error)]
     findings = []
     for done, claim in enumerate(wanted):
         tell(f"{method.name}: {claim.case.text}", done, len(wanted))
@@ -52,6 +56,8 @@ def certificate_rows(method: Method, progress: Progress | None = None) -> list[R
     for mean in means(method.name):
         tell(f"{method.name}: mean of {mean.draws} draws", len(wanted), len(wanted))
         rows.append(_mean_row(method, mean))
+    for one in carried(method.name):
+        rows.append(_carried_row(method, one))
     if not rows:
         rows.append(_undeclared_row(method))
     rows += _curve(method)
@@ -78,6 +84,8 @@ def _mean_row(method: Method, mean: Mean) -> Row:
     row = case_columns(method, mean.case, mean.options) | {"kind": "claim", "claim": "mean", "level": LEVEL, "draws": mean.draws}
     try:
         outcome = judge_mean(method, mean)
+    except MetabenchError as mistake:  # in words already
+        return row | {"verdict": FAILED, "message": str(mistake)}
     except Exception as error:  # a method may raise what it likes: it is a finding
         return row | {"verdict": FAILED, "message": f"raised {type(error).__name__}: {error}"}
     return row | {
@@ -89,6 +97,34 @@ def _mean_row(method: Method, mean: Mean) -> Row:
         "p_value": outcome.p_value,
         "message": outcome.words,
         "seconds": time.perf_counter() - begun,
+    }
+
+
+def _carried_row(method: Method, of: Carried) -> Row:
+    begun = time.perf_counter()
+    row = case_columns(method, of.case, of.options) | {"kind": "claim", "claim": "carried", "tolerance": of.tolerance}
+    try:
+        first, last = errors(method, of)
+    except Exception as error:  # a method may raise what it likes: it is a finding
+        return row | {"verdict": FAILED, "message": f"raised {type(error).__name__}: {error}"}
+    holds = last <= of.tolerance < first
+    return row | {
+        "verdict": AS_DECLARED if holds else FAILED,
+        "relative_error": last,
+        "message": ""
+        if holds
+        else f"what it keeps does not bring it to the target: relative error {first:.2g} after one window, {last:.2g} after {of.windows}",
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+def _declaration_row(method: Method, error: Exception) -> Row:
+    said = str(error) if isinstance(error, MetabenchError) else f"{type(error).__name__}: {error}"
+    return {
+        "kind": "claim",
+        "claim": "exact" if method.exact else "limit",
+        "verdict": FAILED,
+        "message": f"what it declares cannot be used: {said}",
     }
 
 
@@ -114,12 +150,17 @@ def _curve(method: Method) -> Iterator[Row]:
         return
     case = settled(Ridge(features=8)) if method.target is Target.IMPLICIT else moving(TanhNetwork())
     curvature = case.minimum.curvature if case.minimum else Curvature(12, 0.2, 5.0)
-    first = limit.option_sets(curvature)[0]
+    first = limit.option_sets(curvature)[0]  # these were built for the claims already
     for value in limit.values:
         given = {**first, **limit.curve, limit.budget: value}
-        options = build(method.options, given, f"method '{method.name}'")
+        try:
+            options = build(method.options, given, f"method '{method.name}'")
+        except MetabenchError as error:
+            yield {**_declaration_row(method, error), "budget_option": limit.budget}
+            return
         exact = exact_value(method.target, case, complete(method, given))
-        assert exact is not None
+        if exact is None:
+            return
         row = case_columns(method, case, given) | {
             "kind": "budget",
             "claim": "limit",

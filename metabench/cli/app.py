@@ -148,7 +148,7 @@ def plan_command(
 @app.command("certify")
 def certify_command(
     method: Annotated[
-        list[str], typer.Option("--method", help="A method; may be given several times. All of them if left out.")
+        list[str], typer.Option("--method", help="A method; may be given several times. If left out those of the plugins, else all.")
     ] = [],  # noqa: B006
     plugin: Annotated[
         list[Path], typer.Option(help="A Python file with further methods; may be given several times.")
@@ -166,7 +166,7 @@ def certify_command(
     """
     from metabench.cli.certifying import print_certificates, summary
     from metabench.methods import methods
-    from metabench.results.certificate import FAILED, write_certificates
+    from metabench.results.certificate import FAILED, certificates, write_certificates
 
     known = list(methods())
     names = method or [name for name in methods(plugin) if name not in known] or known
@@ -177,7 +177,7 @@ def certify_command(
     write_certificates(out, rows)
     print_certificates(rows, claims)
     print(summary(rows, out), file=sys.stderr)
-    if any(row["verdict"] == FAILED for row in rows) and not report_only:
+    if any(one.verdict == FAILED for one in certificates(rows).values()) and not report_only:
         raise typer.Exit(1)
 
 

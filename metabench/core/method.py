@@ -125,6 +125,7 @@ class Method:
         options: frozen dataclass of its options.
         stochastic: whether it draws from the generator.
         limit: where it reaches its target, if it is not exact and there is such a place.
+        variants: option sets, beside the defaults and every choice, under which a certificate runs an exact method.
         module: the Python module that holds it.
     """
 
@@ -138,6 +139,7 @@ class Method:
     options: type = NoOptions
     stochastic: bool = False
     limit: Limit | None = None
+    variants: tuple[dict[str, Any], ...] = ()
     module: str = ""
 
     def __call__(
@@ -157,6 +159,7 @@ def method(
     options: type = NoOptions,
     stochastic: bool = False,
     limit: Limit | None = None,
+    variants: tuple[dict[str, Any], ...] = (),
 ) -> Callable[[HypergradientFunction], Method]:
     """Declare a function to be a method; its name is the function's."""
 
@@ -174,6 +177,7 @@ def method(
             options=options,
             stochastic=stochastic,
             limit=limit,
+            variants=variants,
             module=module.__name__ if module else "",
         )
 

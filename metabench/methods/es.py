@@ -44,7 +44,7 @@ class Options:
 def es(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator
 ) -> Hypergradient:
-    """Return 1/(2 sigma N) sum_i (F(l + sigma e_i) - F(l - sigma e_i)) e_i, F the window's objective. Salimans et al. 2017, equation 2.
+    """Return 1/(2 sigma N) sum_i (F(l + sigma e_i) - F(l - sigma e_i)) e_i, F the window's objective. Salimans et al. 2017, section 2.
 
     The noise e_i is Gaussian; in pairs of opposite signs, as in the paper's section 2.1. The mean is the gradient of
     E[F(l + sigma e)] without a bias, wherever the meta-parameters enter: only plain inner training from the given state is needed, one

@@ -51,6 +51,7 @@ class Options:
     cost=Cost(jvps="K |l| (of the step map)", memory="O(|l| |w| + together |activations|)"),
     citation=CITATION,
     options=Options,
+    variants=({"together": 1}, {"together": 2}),
 )
 def forward(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator

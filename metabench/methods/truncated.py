@@ -48,6 +48,7 @@ class Options:
     cost=Cost(gradients="K", hvps="k", memory="O(k |activations|)"),
     citation=CITATION,
     options=Options,
+    variants=({"steps": 1}, {"steps": 2}, {"steps": 3}),
 )
 def truncated(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator

@@ -50,6 +50,7 @@ class Options:
     ),
     citation=CITATION,
     options=Options,
+    variants=tuple({"schedule": "binomial", "checkpoints": kept} for kept in (0, 1, 2)),
 )
 def unrolled_remat(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator

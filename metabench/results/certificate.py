@@ -50,12 +50,12 @@ CERTIFICATE_COLUMNS: tuple[Column, ...] = (
     Column("scale", _FLOAT, "factor on the inner loss", required=True),
     Column("weight_decay", _FLOAT, "of the inner optimiser", required=True),
     Column("options", _STRING, "the method's options that differ from its defaults, as 'key=value, ...'", required=True),
-    Column("claim", _STRING, "'exact', 'limit', 'formula', 'mean' or 'none': what the method is held to here", required=True),
+    Column("claim", _STRING, "what it is held to: 'exact', 'limit', 'formula', 'mean', 'carried', 'none' or 'undeclared'", required=True),
     Column("target", _STRING, "what the method estimates", required=True),
     Column("verdict", _STRING, "one of " + ", ".join(VERDICTS), required=True),
     Column("relative_error", _FLOAT, "norm of the difference from what it is held to, over the norm of that"),
-    Column("cosine", _FLOAT, "cosine with the exact value of its target"),
-    Column("norm_ratio", _FLOAT, "norm over the norm of the exact value of its target"),
+    Column("cosine", _FLOAT, "cosine with the exact value of its target; of a mean, with what theory gives for it"),
+    Column("norm_ratio", _FLOAT, "norm over the norm of the exact value of its target; of a mean, of what theory gives for it"),
     Column("tolerance", _FLOAT, "relative error that is allowed"),
     Column("draws", _INT, "draws that the mean is of; methods that sample only"),
     Column("standard_error", _FLOAT, "standard error of that mean over the norm of what it is held to"),
@@ -193,6 +193,8 @@ def _certificate(method: str, rows: list[Row]) -> Certificate:
     claims = [row for row in rows if row["kind"] == "claim"]
     counts = {verdict: number for verdict in VERDICTS if (number := sum(row["verdict"] == verdict for row in claims))}
     held = [row for row in claims if row["verdict"] in (CERTIFIED, AS_DECLARED, FAILED)]
+    # A tolerance says that there is something to be held to.
+    declined = sum(row["verdict"] == UNSUPPORTED and row["tolerance"] is not None for row in claims)
     errors = [row["relative_error"] for row in held if row["tolerance"] is not None and row["relative_error"] is not None]
     cosines = [row["cosine"] for row in held if row["cosine"] is not None]
     ratios = [row["norm_ratio"] for row in held if row["norm_ratio"] is not None]
@@ -205,7 +207,7 @@ def _certificate(method: str, rows: list[Row]) -> Certificate:
         method_hash=rows[0]["method_hash"],
         title=rows[0]["title"],
         target=rows[0]["target"],
-        verdict=_verdict(counts),
+        verdict=_verdict(counts, declined),
         claims=counts,
         error=max(errors, default=None),
         cosine=min(cosines, default=None),
@@ -227,9 +229,15 @@ def _failures(claims: list[Row]) -> tuple[str, ...]:
     return tuple(told.values())
 
 
-def _verdict(counts: dict[str, int]) -> str:
-    # A method that reaches its target only in a limit, or whose formula is not the target, has rows of both kinds.
-    for verdict in (FAILED, UNDECLARED, AS_DECLARED, CERTIFIED):
+def _verdict(counts: dict[str, int], declined: int) -> str:
+    """Return what claims come to. `declined` counts the refusals where there is an answer: more of them than answers is no certificate."""
+    answered = sum(counts.get(verdict, 0) for verdict in (CERTIFIED, AS_DECLARED))
+    if counts.get(FAILED):
+        return FAILED
+    if declined > answered:
+        return UNSUPPORTED
+    # A method that reaches its target only in a limit, or whose formula is not the target, is as declared.
+    for verdict in (UNDECLARED, AS_DECLARED, CERTIFIED):
         if counts.get(verdict):
             return verdict
     return UNSUPPORTED

@@ -18,6 +18,7 @@ from metabench.autodiff.inner import begin, detached, run
 from metabench.autodiff.linear_solvers import Operator, Solution
 from metabench.autodiff.sweep import through_graph
 from metabench.certify import certificate_rows, failures
+from metabench.certify.rows import certificate_row
 from metabench.core import (
     Cost,
     Hypergradient,
@@ -28,11 +29,13 @@ from metabench.core import (
     Problem,
     Target,
     Tree,
+    Unsupported,
     Window,
     option,
     tree,
 )
-from metabench.methods import method
+from metabench.methods import method, methods
+from metabench.results.certificate import certificates
 
 Function = Callable[[Problem, InnerState, Tree, Window, Any, torch.Generator], Hypergradient]
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -122,7 +125,7 @@ def zeros_for_learning_rates(
 
 
 def detaching(recorded_step: Callable[..., InnerState]) -> Callable[..., InnerState]:
-    """The graph is cut before every third step."""
+    """The graph is cut before every fourth step from the third on."""
     calls = [0]
 
     def wrong(problem: Problem, state: InnerState, meta: Tree, batch: Any) -> InnerState:
@@ -197,6 +200,26 @@ def not_finite(found: Hypergradient, *rest: Any) -> Hypergradient:
 
 def transposed(found: Hypergradient, *rest: Any) -> Hypergradient:
     return dataclasses.replace(found, meta={name: leaf[None] for name, leaf in found.meta.items()})
+
+
+def writes(problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: Any) -> Any:
+    found = method("t1t2")(problem, state, meta, window, options, generator)
+    for leaf in meta.values():
+        leaf.mul_(1.1)
+    return found
+
+
+def goes_nowhere(found: Hypergradient, problem: Problem, state: InnerState, *rest: Any) -> Hypergradient:
+    return dataclasses.replace(found, state=state)
+
+
+def another_loss(found: Hypergradient, *rest: Any) -> Hypergradient:
+    return dataclasses.replace(found, outer_loss=123.0)
+
+
+def same_noise(perturbation: Callable[..., Tree]) -> Callable[..., Tree]:
+    """One number for all coordinates: seen in more than one dimension alone."""
+    return lambda like, *rest: tree.tree_map(lambda leaf: leaf.flatten()[0].expand(leaf.shape), perturbation(like, *rest))
 
 
 def raises(found: Hypergradient, *rest: Any) -> Hypergradient:
@@ -289,6 +312,30 @@ BUGS = {
     "ES divides by sigma alone": Bug("es", function=after("es", doubled), words="2"),
     "PES forgets the perturbations of earlier windows": Bug("pes", function=after("pes", forgetful), words="p ="),
     "zeros for learning rates": Bug("ift_cg", function=zeros_for_learning_rates, words="has to raise Unsupported"),
+    "ES with one noise for all coordinates": Bug("es", patched("metabench.methods.es", "perturbation", same_noise)),
+    "a warm start that stays where it is": Bug(
+        "ift_cg",
+        patched(
+            "metabench.methods.ift_cg",
+            "conjugate_gradients",
+            lambda right: lambda h, b, n, t, start: Solution(start, 0, 0.0) if start else right(h, b, n, t, None),
+        ),
+        words="what it keeps does not bring it to the target",
+    ),
+    "BOME's multiplier forgets l": Bug(
+        "bome",
+        patched(
+            "metabench.methods.bome",
+            "multiplier",
+            lambda right: lambda outer, gap, options: right(outer, gap, dataclasses.replace(options, joint=False)),
+        ),
+        words="right with joint False, wrong with joint True",
+    ),
+    "it writes into its arguments": Bug("t1t2", function=writes, words="writes into its arguments"),
+    "the inner state is not that of training": Bug(
+        "ift_cg", function=after("ift_cg", goes_nowhere), words="not where plain training ends"
+    ),
+    "the outer loss is another": Bug("unrolled", function=after("unrolled", another_loss), words="the outer loss returned is 123"),
     "not finite": Bug("t1t2", function=after("t1t2", not_finite), words="not finite"),
     "the wrong shape": Bug("t1t2", function=after("t1t2", transposed), words="shape"),
     "an exception": Bug("t1t2", function=after("t1t2", raises), words="raised ZeroDivisionError: of all things"),
@@ -305,7 +352,49 @@ def test_the_bug_is_caught_and_told_in_words(name: str, monkeypatch: pytest.Monk
         planted = dataclasses.replace(planted, function=bug.function)
     failed = failures(certificate_rows(planted))
     assert failed
+    assert all(row["message"] for row in failed)
     assert any(bug.words in row["message"] for row in failed), "\n".join(sorted({row["message"] for row in failed}))
+
+
+@pytest.mark.parametrize("name", methods())
+def test_without_a_bug_nothing_fails(name: str) -> None:
+    rows = certificate_rows(method(name))
+    assert rows
+    assert not failures(rows), "\n".join(sorted({row["message"] for row in failures(rows)}))
+
+
+def test_a_method_that_declines_what_it_could_answer_is_not_certified() -> None:
+    right = method("unrolled")
+
+    def shy(problem: Any, state: Any, meta: Any, window: Any, options: Any, generator: Any) -> Hypergradient:
+        if problem.name != "ridge":
+            raise Unsupported("not today")
+        return right(problem, state, meta, window, options, generator)
+
+    who = {"method": "shy", "method_hash": "0", "title": "", "target": "unrolled", "torch_version": "", "metabench_version": ""}
+    rows = [certificate_row(**(who | row)) for row in certificate_rows(dataclasses.replace(right, function=shy))]
+    found = certificates(rows)["shy"]
+    assert found.claims["certified"] < found.claims["unsupported"]
+    assert not found.valid
+
+
+def test_a_declaration_that_cannot_be_used_fails_and_stops_nothing() -> None:
+    def no_limit(at: Any) -> dict[str, Any]:
+        raise ZeroDivisionError("condition number")
+
+    for limit, words in (
+        (Limit(lambda at: {"step": 3}), "unknown option"),
+        (Limit(no_limit), "ZeroDivisionError: condition number"),
+    ):
+        planted = dataclasses.replace(method("ift_cg"), name="mine", limit=limit)
+        (row,) = certificate_rows(planted)
+        assert row["verdict"] == "FAILED"
+        assert words in row["message"]
+
+
+def test_a_sampling_method_of_somebody_else_is_undeclared_and_not_called_wrong() -> None:
+    (row,) = certificate_rows(dataclasses.replace(method("es"), name="mine"))
+    assert row["verdict"] == "undeclared"
 
 
 def test_at_least_fifteen_bugs_are_planted() -> None:

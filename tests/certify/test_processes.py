@@ -15,7 +15,8 @@ from metabench.results.certificate import FAILED, certificates, read_certificate
 HEADER = """
 import os, signal, time
 from metabench.core import Cost, Hypergradient, Target, method, tree
-from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.gradients import outer_value
+from metabench.autodiff.inner import begin, detached, step
 """
 
 
@@ -25,8 +26,11 @@ def plugin(folder: Path, name: str, body: str, target: str = "NONE") -> Path:
     @method(title="{name}", target=Target.{target}, exact=True, cost=Cost(), citation="")
     def {name}(problem, state, meta, window, options, generator):
         {body}
-        after = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
-        return Hypergradient(tree.zeros_like(meta), after, 0.0)
+        state, loss = detached(begin(problem, state, meta)), 0.0
+        for inner, outer in zip(window.inner, window.outer):
+            state = step(problem, state, meta, inner)
+            loss += 0.0 if outer is None else outer_value(problem, state.params, meta, outer)
+        return Hypergradient(tree.zeros_like(meta), state, loss)
     """
     path = folder / f"{name}.py"
     path.write_text(HEADER + textwrap.dedent(text))
