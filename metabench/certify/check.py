@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from metabench.certify.cases import Case
 from metabench.certify.claims import STREAM, Claim
-from metabench.core import Hypergradient, InnerState, MetabenchError, Method, Tree, Unsupported, tree
+from metabench.core import Batch, Hypergradient, InnerState, MetabenchError, Method, Tree, Unsupported, Window, tree
 from metabench.core.checks import check_hypergradient, non_finite
 from metabench.core.lazy import torch
 from metabench.core.options import build
@@ -64,9 +64,9 @@ def _answer(method: Method, claim: Claim) -> tuple[Tree | None, str, str]:
     case = claim.case
     options = build(method.options, claim.options, f"method '{method.name}'")
     # Copies: a method that writes into its arguments must not spoil the case for those that come after it.
-    state, meta = copy.deepcopy((case.state, case.meta))
+    state, meta, window = copy.deepcopy((case.state, case.meta, case.window))
     try:
-        result = method(case.problem, state, meta, case.window, options, generator(0, STREAM))
+        result = method(case.problem, state, meta, window, options, generator(0, STREAM))
         check_hypergradient(result, case.state, case.meta)
     except Unsupported as reason:
         return None, UNSUPPORTED, str(reason)
@@ -81,13 +81,19 @@ def _answer(method: Method, claim: Claim) -> tuple[Tree | None, str, str]:
             FAILED,
             f"answered with a hypergradient of norm {size:.2g} where there is none: it has to raise Unsupported and say why",
         )
-    wrong = non_finite(result) or _changed(case, state, meta)
+    wrong = non_finite(result) or _changed(case, state, meta, window)
     return (None, FAILED, wrong) if wrong else (result.meta, "", _astray(method, case, result))
 
 
-def _changed(case: Case, state: InnerState, meta: Tree) -> str:
+def _changed(case: Case, state: InnerState, meta: Tree, window: Window) -> str:
     """Return which argument a method wrote into; empty if none."""
-    pairs = (("the meta-parameters", meta, case.meta), ("the parameters", state.params, case.state.params))
+    pairs: list[tuple[str, Batch, Batch]] = [
+        ("the meta-parameters", meta, case.meta),
+        ("the parameters", state.params, case.state.params),
+        *(("the optimiser's state", state.optimiser[slot], leaves) for slot, leaves in case.state.optimiser.items()),
+    ]
+    batches = zip((*window.inner, *window.outer), (*case.window.inner, *case.window.outer), strict=True)
+    pairs += [("the batches", after, before) for after, before in batches if after is not None and before is not None]
     for what, after, before in pairs:
         if any(not torch.equal(after[name], leaf) for name, leaf in before.items()):
             return f"it writes into its arguments: {what} are others after the call"

@@ -134,5 +134,5 @@ def _formula(method: Method, case: Case) -> Iterator[Claim]:
         if exists(method.target, case):
             vector = formula(case, options, generator(0, STREAM))
             value = None if vector is None else tree.unflatten(vector, case.meta)
-        settings = complete(method, given)
+        settings = dataclasses.asdict(options)
         yield Claim("formula", case, settings, value, exact_value(method.target, case, settings), FORMULA_TOLERANCE)
