@@ -74,7 +74,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("dynamic_bytes", _INT, "peak of live allocator bytes during the hypergradient minus what was live before it"),
     Column("memory_source", _STRING, "where the bytes were read: the CPU allocator's events or the CUDA allocator"),
     # Time, seconds. Memory and time are measured in separate passes.
-    Column("first_call_s", _FLOAT, "first call in its process, with those one-time costs that checks and plain steps before it had not paid"),
+    Column("first_call_s", _FLOAT, "first call in its process, with one-time costs that checks and plain steps before it left unpaid"),
     Column("time_median_s", _FLOAT, "median time of one hypergradient after warm-up"),
     Column("time_q1_s", _FLOAT, "lower quartile of the same"),
     Column("time_q3_s", _FLOAT, "upper quartile of the same"),
