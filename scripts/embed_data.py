@@ -48,7 +48,7 @@ FASHION_MNIST = Package(
     "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
 )
 JARGON = Package("dict-jargon", "4.4.7-3.1", "405f8168d7994ed2cb71407bb95493daec2e9aa66fc0461dafa74a9d6728a8c1")
-ORIGINS = {"fashion_mnist_10k": FASHION_MNIST, "jargon": JARGON}
+FOLDOC = Package("dict-foldoc", "20230119-1", "745cbedb55c2da609cc88ee0284e9d11a67a11ae3709daf7bad0e895ac3294c3")
 
 
 def unpack(package: Package, workspace: Path, debs: Path | None) -> Path:
@@ -95,9 +95,31 @@ def build_fashion_mnist(root: Path) -> dict[str, bytes]:
 
 def build_jargon(root: Path) -> dict[str, bytes]:
     """Return the lexicon of the Jargon File without the dictionary's header and its closing list of letters."""
-    text = gzip.decompress((root / "usr/share/dictd/jargon.dict.dz").read_bytes())
-    lexicon = text[text.index(b"\n(TM)\n") + 1 : text.rindex(b"\n !$&'()*+")].rstrip(b"\n") + b"\n"
-    return {"jargon.txt.xz": lzma.compress(lexicon, format=lzma.FORMAT_XZ, preset=9 | lzma.PRESET_EXTREME)}
+    return {"jargon.txt.xz": dictionary(root, "jargon", b"\n(TM)\n", b"\n !$&'()*+")}
+
+
+def build_foldoc(root: Path) -> dict[str, bytes]:
+    """Return FOLDOC, from the entry that holds its copyright notice, without Debian's own entries at the end.
+
+    Those are under another licence. The notice and the text of the licence are entries, and stay.
+    """
+    return {
+        "foldoc.txt.xz": dictionary(root, "foldoc", b"\nFree On-line Dictionary of Computing%", b"\nDictionary.debian")
+    }
+
+
+def dictionary(root: Path, name: str, first: bytes, behind: bytes) -> bytes:
+    """Return the part of a dictionary from its entry `first` to the mark `behind` its last one, compressed."""
+    text = gzip.decompress((root / f"usr/share/dictd/{name}.dict.dz").read_bytes())
+    entries = text[text.index(first) + 1 : text.rindex(behind)].rstrip(b"\n") + b"\n"
+    return lzma.compress(entries, format=lzma.FORMAT_XZ, preset=9 | lzma.PRESET_EXTREME)
+
+
+BUILT_FROM = {
+    "fashion_mnist_10k": (FASHION_MNIST, build_fashion_mnist),
+    "foldoc": (FOLDOC, build_foldoc),
+    "jargon": (JARGON, build_jargon),
+}
 
 
 def entry(declared: DatasetCard, package: Package, built: dict[str, bytes]) -> dict[str, object]:
@@ -120,8 +142,7 @@ def build(target: Path, debs: Path | None) -> None:
     """Write every embedded data set, its licence and the manifest under `target`."""
     manifest: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for name, builder in (("fashion_mnist_10k", build_fashion_mnist), ("jargon", build_jargon)):
-            package = ORIGINS[name]
+        for name, (package, builder) in BUILT_FROM.items():
             root = unpack(package, Path(temporary), debs)
             built = builder(root)
             folder = target / name

@@ -1,11 +1,23 @@
 """Data sets: where they come from, their checksums and licences, and their arrays. Knows numpy, never torch.
 
-`metabench.data.fetch.fetch` brings the sets that do not ship; `metabench.data.splits` draws disjoint splits.
+`metabench.data.fetch.fetch` brings the sets that do not ship; `metabench.data.splits` draws disjoint splits;
+`metabench.data.tokens` turns text into tokens.
 """
 
 from __future__ import annotations
 
-from metabench.data.contract import Classification, DataFile, Dataset, DatasetCard, Text
+from metabench.data.contract import Classification, DataFile, Dataset, DatasetCard, Domains, Text
 from metabench.data.registry import card, datasets, is_available, load
 
-__all__ = ["Classification", "DataFile", "Dataset", "DatasetCard", "Text", "card", "datasets", "is_available", "load"]
+__all__ = [
+    "Classification",
+    "DataFile",
+    "Dataset",
+    "DatasetCard",
+    "Domains",
+    "Text",
+    "card",
+    "datasets",
+    "is_available",
+    "load",
+]

@@ -20,20 +20,26 @@ Read = Callable[[str], bytes]
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a data set: its name, its size in bytes and its sha256, in hexadecimal."""
+    """One file of a data set: its name, its size in bytes and its sha256, in hexadecimal.
+
+    `belongs_to` names the data set whose folder the file lies in, where that is another one: a set put together from
+    others ships no copy of theirs.
+    """
 
     name: str
     size: int
     sha256: str
+    belongs_to: str = ""
 
 
 @dataclass(frozen=True)
 class DatasetCard:
     """What is known of a data set without loading it.
 
-    `sizes` counts examples per split for classification and bytes per split for text. `input_shape` is the shape of one
-    example, empty for text. `embedded` sets ship with the package; `fetched` sets need `metabench fetch NAME` first;
-    `library` is the Python module that brings the set, if one does. A set with none of the three has no data at all.
+    `sizes` counts examples per split for classification and bytes per split for text, over all domains. `input_shape`
+    is the shape of one example, empty for text. `domains` names the domains of a text that loads as `Domains`, in
+    order. `embedded` sets ship with the package; `fetched` sets need `metabench fetch NAME` first; `library` is the
+    Python module that brings the set, if one does. A set with none of the three has no data at all, or is the user's.
     """
 
     name: str
@@ -46,6 +52,7 @@ class DatasetCard:
     sizes: Mapping[str, int] = field(default_factory=dict)
     input_shape: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
     embedded: bool = False
     fetched: bool = False
     library: str = ""
@@ -72,7 +79,14 @@ class Text:
     test: npt.NDArray[np.uint8]
 
 
-Data = Classification | Text | None
+@dataclass(frozen=True)
+class Domains:
+    """Texts of different domains by name, in the order of the data set; each has its own disjoint spans."""
+
+    texts: Mapping[str, Text]
+
+
+Data = Classification | Text | Domains | None
 """What loading gives; None for a problem that needs no data."""
 
 

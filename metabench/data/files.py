@@ -27,6 +27,12 @@ def folder_of(card: DatasetCard, root: Path | None) -> Path:
     return (data_root() if root is None else Path(root)) / card.name
 
 
+def path_of(card: DatasetCard, file: DataFile, root: Path | None = None) -> Path:
+    """Return where a file of a data set lies, whether it is there or not; `root` as in `folder_of`."""
+    folder = folder_of(card, root)
+    return (folder.parent / file.belongs_to if file.belongs_to else folder) / file.name
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
@@ -58,7 +64,7 @@ def read_verified(card: DatasetCard, name: str, root: Path | None = None) -> byt
     is.
     """
     file = next(file for file in card.files if file.name == name)
-    path = folder_of(card, root) / name
+    path = path_of(card, file, root)
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:

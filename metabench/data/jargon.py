@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import lzma
 
-import numpy as np
-
-from metabench.core.errors import MetabenchError
 from metabench.data.contract import DataFile, Dataset, DatasetCard, Read, Text
+from metabench.data.spans import spans
 
 _FILE = DataFile("jargon.txt.xz", 436_808, "428579f5fa65047b859d3fb466f2211c37fe9e748aa760d005315bec81863f19")
 
@@ -35,11 +33,7 @@ CARD = DatasetCard(
 
 
 def _decode(read: Read) -> Text:
-    text = np.frombuffer(lzma.decompress(read(_FILE.name)), dtype=np.uint8)
-    if len(text) != sum(CARD.sizes.values()):
-        raise MetabenchError(f"{_FILE.name}: expected {sum(CARD.sizes.values())} bytes of text, found {len(text)}")
-    train, valid, test = np.split(text, np.cumsum(list(CARD.sizes.values()))[:-1])
-    return Text(train, valid, test)
+    return spans(lzma.decompress(read(_FILE.name)), CARD.sizes, _FILE.name)
 
 
 DATASETS = (Dataset(CARD, _decode),)

@@ -9,9 +9,10 @@ import pkgutil
 from pathlib import Path
 
 import metabench.data
-from metabench.core.errors import unknown
+from metabench.core.errors import MetabenchError, unknown
 from metabench.data.contract import Data, Dataset, DatasetCard
-from metabench.data.files import folder_of, read_verified
+from metabench.data.files import path_of, read_verified
+from metabench.data.own_text import is_own_text, own_text
 
 
 @functools.cache
@@ -29,19 +30,24 @@ def _declared() -> dict[str, Dataset]:
 
 
 def datasets() -> dict[str, DatasetCard]:
-    """Return every card by name, in alphabetical order."""
+    """Return every card by name, in alphabetical order; a text of the user, "text:PATH", is not among them."""
     return {name: dataset.card for name, dataset in _declared().items()}
 
 
 def dataset(name: str) -> Dataset:
-    """Return a declared data set; raises MetabenchError, with the nearest name, if there is none of this name."""
+    """Return a declared data set, or a text of the user by "text:PATH".
+
+    Raises MetabenchError, with the nearest name, if there is none of this name; for a text of the user as `own_text`.
+    """
+    if is_own_text(name):
+        return own_text(name)
     if name not in _declared():
         raise unknown("dataset", name, _declared())
     return _declared()[name]
 
 
 def card(name: str) -> DatasetCard:
-    """Return the card of a data set; raises MetabenchError, with the nearest name, if there is none of this name."""
+    """Return the card of a data set; raises MetabenchError as `dataset` does."""
     return dataset(name).card
 
 
@@ -56,9 +62,18 @@ def load(name: str, root: Path | None = None) -> Data:
 
 
 def is_available(name: str, root: Path | None = None) -> bool:
-    """Tell whether `load` would find the data: files there with the declared size, or the library installed."""
+    """Tell whether `load` would find the data: files there with the declared size, or the library installed.
+
+    A text of the user is available if it can be read and is long enough. Raises MetabenchError for an unknown name.
+    """
+    if is_own_text(name):
+        try:
+            own_text(name)
+        except MetabenchError:
+            return False
+        return True
     declared = card(name)
     if declared.embedded or declared.fetched:
-        paths = [(folder_of(declared, root) / file.name, file.size) for file in declared.files]
+        paths = [(path_of(declared, file, root), file.size) for file in declared.files]
         return all(path.is_file() and path.stat().st_size == size for path, size in paths)
     return not declared.library or importlib.util.find_spec(declared.library) is not None

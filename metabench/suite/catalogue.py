@@ -10,7 +10,7 @@ from typing import Any
 
 from metabench.core.method import Cost
 from metabench.core.options import describe
-from metabench.data import datasets, is_available
+from metabench.data import card, datasets, is_available
 from metabench.methods import methods
 from metabench.problems import problems
 
@@ -59,23 +59,28 @@ def problem_cards() -> dict[str, Card]:
 
 def dataset_cards() -> dict[str, Card]:
     """Return every data set by name: licence, sizes, where it comes from and whether it is here."""
+    return {name: dataset_card(name) for name in datasets()}
+
+
+def dataset_card(name: str) -> Card:
+    """Return what `dataset_cards` says of one data set; a text of the user, "text:PATH", has a card too."""
+    found = card(name)
     return {
-        name: {
-            "title": card.title,
-            "task": card.task,
-            "licence": card.licence,
-            "attribution": card.attribution,
-            "source": card.source,
-            "sizes": dict(card.sizes),
-            "bytes": sum(file.size for file in card.files),
-            "embedded": card.embedded,
-            "fetched": card.fetched,
-            "library": card.library,
-            "available": is_available(name),
-            "citation_key": citation_key(card.citation),
-            "citation": card.citation.strip(),
-        }
-        for name, card in datasets().items()
+        "title": found.title,
+        "task": found.task,
+        "licence": found.licence,
+        "attribution": found.attribution,
+        "source": found.source,
+        "sizes": dict(found.sizes),
+        "domains": list(found.domains),
+        "bytes": sum(file.size for file in found.files),
+        "files": {file.name: file.sha256 for file in found.files},
+        "embedded": found.embedded,
+        "fetched": found.fetched,
+        "library": found.library,
+        "available": is_available(name),
+        "citation_key": citation_key(found.citation),
+        "citation": found.citation.strip(),
     }
 
 

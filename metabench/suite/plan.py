@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from metabench.core.method import Method
 from metabench.core.options import build
 from metabench.core.problem import Problem
 from metabench.core.registry import pick
-from metabench.data import datasets
+from metabench.data import DatasetCard, datasets
+from metabench.data import card as dataset_card
+from metabench.data.own_text import is_own_text
 from metabench.methods import methods
 from metabench.problems import problems
 from metabench.suite.cell import Cell
@@ -44,6 +46,11 @@ class Plan:
     def row_file(self, cell: Cell) -> Path:
         """Return where the rows of `cell` go; its spec and log lie beside them, as .json and .log."""
         return self.folder / "cells" / cell.folder / f"{cell.stem}.parquet"
+
+    @property
+    def predictions(self) -> Path:
+        """Where the predictions for the suite's cells go."""
+        return self.folder / "predictions.json"
 
 
 def plan(suite: Suite) -> Plan:
@@ -87,7 +94,10 @@ def _cells(
         raise MetabenchError("'outer_steps' has no meaning where purpose is 'cost': nothing is trained")
     offered = dict.fromkeys(card.datasets)
     for dataset in experiment.datasets:
-        pick(f"data set of {where}" if dataset in datasets() else "data set", dataset, offered)
+        if is_own_text(dataset):
+            _check_own_text(dataset_card(dataset), [datasets()[name] for name in offered], where)
+        else:
+            pick(f"data set of {where}" if dataset in datasets() else "data set", dataset, offered)
     for size in experiment.sizes:
         pick(f"size of {where}", size, card.sizes)
     chosen = [
@@ -105,7 +115,7 @@ def _cells(
         chosen,
     ):
         needed = kind.examples_needed(build(card.options, problem_options, where))
-        if needed > (there := datasets()[dataset].sizes.get("train", 0)):
+        if needed > (there := dataset_card(dataset).sizes.get("train", 0)):
             raise MetabenchError(f"{where} takes {needed:,} training examples, data set '{dataset}' has {there:,}")
         yield Cell(
             suite=suite.name,
@@ -127,6 +137,22 @@ def _cells(
             limit_bytes=memory_bytes(suite.limits.memory),
             measure=dataclasses.asdict(suite.measure),
             plugins=list(suite.plugins),
+            device_bytes=memory_bytes(suite.device_memory) if suite.device_memory else 0,
+        )
+
+
+def _check_own_text(own: DatasetCard, offered: Sequence[DatasetCard], where: str) -> None:
+    """Raise MetabenchError unless a problem with the data sets `offered` takes a text as the user's own loads: whole, or by domain."""
+    texts = [card for card in offered if card.task == "text"]
+    if not texts:
+        raise MetabenchError(
+            f"{where} takes no text, so not '{own.name}': known: {', '.join(card.name for card in offered)}"
+        )
+    if not any(bool(card.domains) == bool(own.domains) for card in texts):
+        needed = "a folder with a .txt file for each domain" if texts[0].domains else "one file"
+        raise MetabenchError(
+            f"{where} takes text as in data set '{texts[0].name}': name {needed}, not "
+            + (f"a folder of {len(own.domains)} texts, '{own.name}'" if own.domains else f"one text, '{own.name}'")
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from metabench import __version__
 from metabench.measure.environment import PROJECT, git_commit
 from metabench.results.certificate import Certificate
-from metabench.suite.catalogue import dataset_cards, method_cards, problem_cards
+from metabench.suite.catalogue import dataset_card, method_cards, problem_cards
 from metabench.suite.load import to_yaml
 from metabench.suite.plan import Plan
 
@@ -26,7 +26,9 @@ def results_metadata(plan: Plan, certificates: Mapping[str, Certificate] | None 
         "suite": to_yaml(plan.suite),
         "methods": _used(methods, (cell.method for cell in plan.cells)),
         "problems": _used(problem_cards(), (cell.problem for cell in plan.cells)),
-        "datasets": _used(dataset_cards(), (cell.dataset for cell in plan.cells)),
+        "datasets": json.dumps(
+            {name: dataset_card(name) for name in dict.fromkeys(cell.dataset for cell in plan.cells)}
+        ),
         "certificates": _certified(certificates or {}, {cell.method for cell in plan.cells}),
         "git_commit": git_commit(PROJECT),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.data import Classification, Text, card, datasets, digits, files, load
+from metabench.data import Classification, Domains, Text, card, datasets, digits, files, is_available, load
 
-EMBEDDED = [declared.name for declared in datasets().values() if declared.embedded]
+SHIPPED = [declared for declared in datasets().values() if declared.embedded]
+EMBEDDED = [declared.name for declared in SHIPPED if not any(file.belongs_to for file in declared.files)]
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -108,16 +109,80 @@ def test_digits_without_scikit_learn_and_with_another_table_are_refused(monkeypa
         load("digits")
 
 
-def test_the_text_is_three_spans_of_one_prose() -> None:
-    data = load("jargon")
+def prose(data: Text) -> str:
+    return b"".join(span.tobytes() for span in (data.train, data.valid, data.test)).decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "words"),
+    [
+        ("jargon", "(TM)\n", "other\n    games.\n", ("bogosity", "hacker", "yak shaving")),
+        (
+            "foldoc",
+            "Free On-line Dictionary of Computing%",
+            "(2015-01-21)\n",
+            ("back-propagation", "hacker", "Zilog"),
+        ),
+    ],
+)
+def test_a_text_is_three_spans_of_one_prose(name: str, first: str, last: str, words: tuple[str, ...]) -> None:
+    data = load(name)
     assert isinstance(data, Text)
     spans = (data.train, data.valid, data.test)
-    assert [len(span) for span in spans] == list(card("jargon").sizes.values())
+    assert [len(span) for span in spans] == list(card(name).sizes.values())
     assert all(span.dtype == np.uint8 for span in spans)
-    text = b"".join(span.tobytes() for span in spans).decode("utf-8")
     assert len(data.train) > 1_000_000
-    assert text.startswith("(TM)\n") and text.endswith("other\n    games.\n")
-    assert text.index("\nbogosity\n") < text.index("\nhacker\n") < text.index("\nyak shaving\n")
+    text = prose(data)
+    assert text.startswith(first) and text.endswith(last)
+    places = [text.index(f"\n{word}\n") for word in words]
+    assert places == sorted(places)
+
+
+def test_foldoc_keeps_its_copyright_notice_and_its_licence_and_no_entry_of_debian() -> None:
+    text = " ".join(prose(load("foldoc")).split())
+    assert "Copyright 1985 by Denis Howe Permission is granted to copy, distribute and/or modify this document" in text
+    assert "0. PREAMBLE" in text and "10. FUTURE REVISIONS OF THIS LICENSE" in text
+    assert "00-database" not in text and "<hilliard@debian.org>" not in text
+
+
+def test_two_domains_are_the_two_texts_each_with_its_own_spans() -> None:
+    data = load("jargon_foldoc")
+    assert isinstance(data, Domains)
+    assert tuple(data.texts) == card("jargon_foldoc").domains == ("jargon", "foldoc")
+    for name, text in data.texts.items():
+        for span in ("train", "valid", "test"):
+            np.testing.assert_array_equal(getattr(text, span), getattr(load(name), span))
+    for span, size in card("jargon_foldoc").sizes.items():
+        assert size == sum(len(getattr(text, span)) for text in data.texts.values())
+
+
+@pytest.mark.parametrize(
+    ("held_out", "of", "within", "most"),
+    [
+        ("test", "jargon", "foldoc", 0.05),
+        ("valid", "jargon", "foldoc", 0.01),
+        ("test", "foldoc", "jargon", 0.02),
+        ("valid", "foldoc", "jargon", 0.02),
+    ],
+)
+def test_little_of_a_held_out_span_stands_in_the_other_domain_s_training_span(
+    held_out: str, of: str, within: str, most: float
+) -> None:
+    def normalised(span: np.ndarray) -> bytes:
+        return b" ".join(span.tobytes().replace(b"{", b"").replace(b"}", b"").split())
+
+    looked_for, read = normalised(getattr(load(of), held_out)), normalised(load(within).train)
+    runs = [looked_for[start : start + 60] for start in range(0, len(looked_for) - 60, len(looked_for) // 300)]
+    assert sum(run in read for run in runs) / len(runs) <= most
+
+
+def test_a_set_put_together_from_others_is_there_when_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_available("jargon_foldoc")
+    shutil.copytree(files.EMBEDDED / "jargon", tmp_path / "jargon")
+    monkeypatch.setattr(files, "EMBEDDED", tmp_path)
+    assert is_available("jargon") and not is_available("jargon_foldoc")
+    with pytest.raises(MetabenchError, match=r"foldoc/foldoc.txt.xz ships with metabench and is missing"):
+        load("jargon_foldoc")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
