@@ -28,6 +28,8 @@ UNROLLED_FAMILY: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 """The methods that claim dF(w_K(l), l)/dl up to rounding, with the options that change how they get there."""
 
+_LANGUAGE = {"blocks": 2, "width": 8, "heads": 2, "sequence": 8, "batch": 3, "evaluated": 8}
+
 SMALL: dict[str, dict[str, Any]] = {
     "toy_1d": {},
     "regularisation": {"train": 30, "validation": 60},
@@ -39,6 +41,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "optimiser": "momentum",
         "learning_rate": 0.02,
     },
+    "lm_learning_rates": _LANGUAGE | {"optimiser": "sgd", "learning_rate": 0.1},
+    "lm_initialisation": _LANGUAGE | {"topic": 200, "tasks": 2, "test_topics": 2},
+    "lm_loss_weights": _LANGUAGE | {"outer_batch": 3, "features": 2, "weigher_hidden": 3},
 }
 """Options that make a problem cheap and leave it what it is."""
 

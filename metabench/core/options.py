@@ -29,9 +29,14 @@ def option(
     above: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
+    execution: bool = False,
 ) -> Any:
-    """Declare an option: its default, what it means, and its closed (`minimum`, `maximum`) or open (`above`) bounds or `choices`."""
-    bounds = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices}
+    """Declare an option: its default, what it means, and its closed (`minimum`, `maximum`) or open (`above`) bounds or `choices`.
+
+    `execution` marks one that says how the arithmetic is carried out (compiled, captured) and not what it is: a certificate, which judges
+    the mathematics, leaves it at its default.
+    """
+    bounds = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices, "execution": execution or None}
     return dataclasses.field(default=default, metadata={"help": help, **bounds})
 
 

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, ClassVar, Literal, Protocol
 
 from metabench.core.lazy import torch
+from metabench.core.segments import Segment
 from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window
 
 
@@ -145,6 +146,17 @@ class Problem(ABC):
     @abstractmethod
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return F(w, l) on `batch`, a scalar."""
+
+    def inner_segments(self) -> Sequence[Segment]:
+        """Return f as a chain of segments, block by block, for methods that can profit; empty where it is one piece.
+
+        It is the same loss as `inner_loss`.
+        """
+        return ()
+
+    def outer_segments(self) -> Sequence[Segment]:
+        """Return F as a chain of segments; empty where it is one piece. It is the same loss as `outer_loss`."""
+        return ()
 
     @abstractmethod
     def windows(self) -> Iterator[Sequence[Window]]:

@@ -1,0 +1,126 @@
+"""What language models of every problem share: their options, sequences drawn from tokens, and next-token losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from metabench.core.errors import MetabenchError
+from metabench.core.lazy import torch
+from metabench.core.options import option
+from metabench.core.segments import LOSS, Segment
+from metabench.core.types import Batch, Tree
+from metabench.models import transformer
+from metabench.models.attention_block import HIDDEN
+from metabench.models.transformer import TOKENS, Head, Transformer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+AT_ONCE = 8192
+"""Tokens that are evaluated at a time."""
+
+
+@dataclass(frozen=True)
+class LanguageOptions:
+    """Options of every problem with a language model: its text and its shape."""
+
+    tokeniser: str = option(
+        "bytes", choices=("bytes", "bpe"), help="every byte a token, or merges learned on the training text"
+    )
+    vocabulary: int = option(0, minimum=0, help="tokens of the tokeniser; 0 for 256 bytes, or 1024 with merges")
+    sequence: int = option(64, minimum=1, help="tokens that are predicted in each sequence")
+    batch: int = option(16, minimum=1, help="sequences in an inner and in an outer batch")
+    blocks: int = option(0, minimum=0, help="of the transformer; 0 for the size's own number")
+    width: int = option(0, minimum=0, help="of its residual stream; 0 for the size's own")
+    heads: int = option(0, minimum=0, help="of its attention; 0 for the size's own number")
+    hidden: int = option(
+        0, minimum=0, help="width of its perceptrons; 0 for the size's own, or four of the width given"
+    )
+    compute: str = option(
+        "", choices=("", "bfloat16"), help="number type of its arithmetic; empty for the parameters' own"
+    )
+    evaluated: int = option(256, minimum=1, help="sequences of the held-out text that the metric reads, evenly spread")
+
+
+def sizes() -> Mapping[str, str]:
+    """Return every named size with one line about it, the smallest first."""
+    return {size: transformer.describe(size) for size in transformer.SIZES}
+
+
+def language_model(size: str, vocabulary: int, options: LanguageOptions) -> Transformer:
+    """Return the model of a named size for so many tokens, changed as the options say.
+
+    Raises:
+        MetabenchError: no size has that name, or the heads do not divide the width into even numbers of features.
+    """
+    named = Transformer.named(size, vocabulary, options.compute)
+    given = {key: getattr(options, key) for key in ("blocks", "width", "heads", "hidden") if getattr(options, key)}
+    if "width" in given:
+        given.setdefault("hidden", 4 * given["width"])
+    model = dataclasses.replace(named, **given)
+    if model.width % (2 * model.heads):
+        near = max(1, round(model.width / (2 * model.heads))) * 2 * model.heads
+        raise MetabenchError(
+            f"a width of {model.width} is not {model.heads} heads of an even number of features each: try a width of {near}"
+        )
+    return model
+
+
+def drawn(tokens: torch.Tensor, count: int, sequence: int, stream: torch.Generator) -> Batch:
+    """Return a batch of `count` sequences and the token after each, int64 [count, sequence + 1], from places at random.
+
+    `tokens` is of shape [m], m > sequence; the stream is on the CPU, wherever the tokens are.
+    """
+    starts = torch.randint(len(tokens) - sequence, (count,), generator=stream)
+    return {TOKENS: _cut(tokens, starts, sequence)}
+
+
+def spread(tokens: torch.Tensor, count: int, sequence: int) -> torch.Tensor:
+    """Return up to `count` sequences that do not overlap, evenly spread over `tokens`, each with the token after it."""
+    whole = (len(tokens) - 1) // sequence
+    chosen = torch.arange(min(count, whole)) * whole // min(count, whole)
+    return _cut(tokens, chosen * sequence, sequence)
+
+
+def _cut(tokens: torch.Tensor, starts: torch.Tensor, sequence: int) -> torch.Tensor:
+    return tokens[(starts[:, None] + torch.arange(sequence + 1)).to(tokens.device)]
+
+
+def token_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of every token after the first, in nats: [n, sequence], for logits [n, sequence, vocabulary]."""
+    targets = tokens[:, 1:]
+    found = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return found.view(targets.shape)
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """The mean cross-entropy of the next token, in nats: the function of a last segment."""
+
+    head: Head
+
+    def __call__(self, params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
+        """Return the loss."""
+        del meta
+        logits = self.head(params, hidden[HIDDEN])
+        return {LOSS: torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[TOKENS][:, 1:].flatten())}
+
+
+def next_token_segments(model: Transformer) -> tuple[Segment, ...]:
+    """Return the mean next-token cross-entropy as a chain."""
+    return (*model.body(), Segment("head and loss", NextToken(model.head), model.head_names(), batch=(TOKENS,)))
+
+
+def nats_and_bytes(
+    model: Transformer, params: Tree, tokens: torch.Tensor, bytes_of: npt.NDArray[np.int64]
+) -> tuple[float, int]:
+    """Return the summed cross-entropy of the tokens after the first of each sequence, and the bytes that these stand for."""
+    count = max(1, AT_ONCE // (tokens.shape[1] - 1))
+    with torch.no_grad():
+        pieces = [token_losses(model(params, some[:, :-1]), some) for some in tokens.split(count)]
+    nats = sum(float(piece.double().sum()) for piece in pieces)
+    return nats, int(torch.as_tensor(bytes_of)[tokens[:, 1:].cpu()].sum())
