@@ -1,7 +1,14 @@
-"""The matrix of implicit differentiation, d2f/dw2 + shift I, as products: with one direction, or with several at once."""
+"""The matrix of implicit differentiation, d2f/dw2 + shift I, as products: with one direction, or with several at once.
+
+Where the problem offers segments, products are taken in mixed mode, segment by segment: the memory of one segment, for about one and a
+half times the arithmetic of a product with a recorded graph. Elsewhere that graph is recorded once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from metabench.autodiff.derivatives import OnFlatGraphs
 from metabench.autodiff.gradients import gradients
 from metabench.core import tree
 from metabench.core.lazy import torch
@@ -10,16 +17,25 @@ from metabench.core.types import Batch, Tree
 
 
 class DampedHessian:
-    """v -> (d2f/dw2 + shift I) v at (params, meta) on a batch. The inner gradient's graph is recorded once and serves every product."""
+    """v -> (d2f/dw2 + shift I) v at (params, meta) on a batch."""
 
     def __init__(self, problem: Problem, params: Tree, meta: Tree, batch: Batch, shift: float = 0.0) -> None:
         self._params, self._shift = tree.leaves_for_grad(params), shift
+        self._by_segments: Callable[[Tree], Tree] | None = None
+        if problem.inner_segments():
+            derivatives, zero = OnFlatGraphs(problem), tree.zeros_like(params)
+            self._by_segments = lambda direction: derivatives.products(
+                params, meta, batch, direction, into=dict(zero), mixed=False
+            )[0]
+            return
         with torch.enable_grad():
             loss = problem.inner_loss(self._params, tree.detach(meta), batch)
             (self._slope,) = gradients(loss, [self._params], create_graph=True)
 
     def __call__(self, direction: Tree) -> Tree:
         """Return the product with one direction."""
+        if self._by_segments is not None:
+            return self._shifted(self._by_segments(direction), direction)
         weights = list(direction.values())
         (image,) = gradients(list(self._slope.values()), [self._params], weights, retain_graph=True)
         return self._shifted(image, direction)
@@ -27,8 +43,11 @@ class DampedHessian:
     def rows(self, directions: torch.Tensor) -> torch.Tensor:
         """Return the products with directions given as flat rows, shape [n, |w|], as such rows.
 
-        More than one go through one backward pass vectorised over them (vmap): the memory of n products at once.
+        More than one go through one backward pass vectorised over them (vmap), of a recorded graph: the memory of n products at once.
         """
+        if self._by_segments is not None:
+            products = [self(tree.unflatten(row, self._params)) for row in directions]
+            return torch.stack([tree.flatten(product) for product in products])
         if len(directions) == 1:
             return tree.flatten(self(tree.unflatten(directions[0], self._params)))[None]
         pieces = directions.split([leaf.numel() for leaf in self._params.values()], dim=1)

@@ -8,23 +8,28 @@ What differs between methods is how the two products of a step are formed (its p
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
-from metabench.autodiff.gradients import gradients, inner_gradient, outer_gradient
-from metabench.autodiff.inner import begin, detached, leaves_of, recorded_step, run, step, with_leaves
-from metabench.autodiff.products import forward_over_reverse, mixed_forward_over_reverse
+from metabench.autodiff.derivatives import Derivatives, Recorded
+from metabench.autodiff.gradients import gradients
+from metabench.autodiff.inner import begin, detached, leaves_of, recorded_step, updated, with_leaves
 from metabench.autodiff.schedules import Schedule, every_state
+from metabench.autodiff.trajectory import Trajectory, Visit
 from metabench.core import tree
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient
 from metabench.core.problem import MetaRole, Problem
 from metabench.core.types import Batch, InnerState, Tree, Window
 
-Pullback: TypeAlias = Callable[[Problem, InnerState, Tree, Batch, InnerState, bool], tuple[InnerState, Tree]]
-"""(problem, state_k, meta, batch_k, a_{k+1}, through) -> (a_k, the step's share of dF/dl).
+Pullback: TypeAlias = Callable[
+    [Problem, InnerState, Tree, Batch, InnerState, bool, "Tree | None"], tuple[InnerState, Tree]
+]
+"""(problem, state_k, meta, batch_k, a_{k+1}, through, gradient) -> (a_k, the step's share of dF/dl).
 
 Slots that a_{k+1} lacks have no cotangent yet: zero. `through` says whether a_k is wanted; if not, an empty state stands for it, and
-nothing is computed that only a_k needs. The first step of a window is such a one, unless its start depends on l.
+nothing is computed that only a_k needs. The first step of a window is such a one, unless its start depends on l. `gradient` is df/dw at
+state_k where the sweep has kept it.
 """
 
 
@@ -51,30 +56,43 @@ def sweep_back(
     window: Window,
     pullback: Pullback,
     schedule: Schedule = every_state,
+    *,
+    derivatives: Derivatives | None = None,
+    save_inner_grads: bool = False,
+    trajectory: Trajectory | None = None,
 ) -> Hypergradient:
     """Return the hypergradient of the window, one step's graph at a time. It is exact if the pullback is.
 
     Args:
         pullback: how one step is pulled back.
         schedule: which states of the run are kept for the way back; the others are run again.
+        derivatives: how the gradients of the run and of the outer losses are taken; recorded by autograd unless given.
+        save_inner_grads: whether the inner gradient at a kept state is kept too, for the pullback.
+        trajectory: where what is kept lies; on the device unless given.
     """
     meta = tree.detach(meta)
     start = state
+    first_order = derivatives or Recorded(problem)
+    ahead = _Run(problem, meta, window, first_order, schedule, save_inner_grads, trajectory or Trajectory())
     with torch.no_grad():
-        kept = {0: detached(begin(problem, state, meta))}
+        ahead.kept.keep(0, Visit(detached(begin(problem, state, meta)), None))
     # The way back begins at the step before the last outer loss due; no state after it is needed again.
     last = max(k for k, outer in enumerate(window.outer) if outer is not None)
-    kept[last] = _reached(problem, kept, meta, window, last, schedule)
-    state = step(problem, kept[last], meta, window.inner[last])
-    final, value = run(problem, state, meta, window.inner[last + 1 :]), 0.0
+    visit = ahead.reach(last)
+    ahead.kept.keep(last, visit)
+    state = ahead.step(last, visit.state)
+    del visit
+    final = state
+    for k in range(last + 1, len(window.inner)):
+        final = updated(problem, first_order.inner(final.params, meta, window.inner[k]), final, meta)
 
-    # The cotangent is held by this list alone and taken out of it, so that a pullback can let go of it in its middle.
-    held = [InnerState({}, {})]
+    # The cotangent is held by this list alone and taken out of it, so that a pullback can let go of it in its middle; so is the gradient.
+    held, value = [InnerState({}, {})], 0.0
     total = tree.zeros_like(meta)
     for k in reversed(range(last + 1)):
         # `state` is state_{k+1} here: the outer loss due after step k is added before the step is pulled back.
         if (outer := window.outer[k]) is not None:
-            due = outer_gradient(problem, state.params, meta, outer)
+            due = first_order.outer(state.params, meta, outer)
             value += due.loss
             total = tree.add(total, due.meta)
             after = held.pop()
@@ -82,10 +100,10 @@ def sweep_back(
             del due, after
         # state_{k+1} is let go of before state_k is run.
         del state
-        state = _reached(problem, kept, meta, window, k, schedule)
-        kept.pop(k, None)
+        state, *gradient = ahead.reach(k)
+        ahead.kept.drop(k)
         through = k > 0 or MetaRole.START in problem.roles
-        cotangent, share = pullback(problem, state, meta, window.inner[k], held.pop(), through)
+        cotangent, share = pullback(problem, state, meta, window.inner[k], held.pop(), through, gradient.pop())
         held.append(cotangent)
         del cotangent
         total = tree.add(total, share)
@@ -94,10 +112,51 @@ def sweep_back(
     return Hypergradient(total, final, value)
 
 
+@dataclass
+class _Run:
+    """The inner run of a window, of which some states are kept."""
+
+    problem: Problem
+    meta: Tree
+    window: Window
+    derivatives: Derivatives
+    schedule: Schedule
+    save_inner_grads: bool
+    kept: Trajectory
+
+    def reach(self, last: int) -> Visit:
+        """Return state `last`, run from the nearest state kept, none of which is later; keep those on the way that the schedule names."""
+        first = self.kept.last()
+        if first == last:
+            return self.kept.at(last)
+        keep = {*self.schedule(first, last, len(self.kept) - 1)}
+        state = self.kept.at(first).state
+        for k in range(first, last):
+            # Where states are kept one after another the way back comes next, and wants their gradients.
+            state = self.step(k, state, save=k + 1 in keep and (k in keep or k == first))
+            if k + 1 in keep:
+                self.kept.keep(k + 1, Visit(state, None))
+        return Visit(state, None)
+
+    def step(self, k: int, state: InnerState, save: bool = True) -> InnerState:
+        """Return state k+1 from `state`, which is state k; keep the gradient with it if `save` and that is wanted."""
+        gradient = self.derivatives.inner(state.params, self.meta, self.window.inner[k])
+        if save and self.save_inner_grads:
+            self.kept.keep(k, Visit(state, gradient))
+        return updated(self.problem, gradient, state, self.meta)
+
+
 def recomputed_step(
-    problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState, through: bool
+    problem: Problem,
+    state: InnerState,
+    meta: Tree,
+    batch: Batch,
+    cotangent: InnerState,
+    through: bool,
+    gradient: Tree | None = None,
 ) -> tuple[InnerState, Tree]:
-    """Pull a step back by recording it again: reverse over reverse."""
+    """Pull a step back by recording it again: reverse over reverse. The gradient is recorded too, whether or not it is known."""
+    del gradient
     before, variables = _recorded(state) if through else (state, [])
     meta = tree.leaves_for_grad(meta)
     with torch.enable_grad():
@@ -106,21 +165,35 @@ def recomputed_step(
     return with_leaves(state, pulled) if through else InnerState({}, {}), share
 
 
-def mixed_mode_step(
-    problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState, through: bool
-) -> tuple[InnerState, Tree]:
-    """Pull a step back with its inner gradient taken for an argument of the update. Kemaev et al. 2025, equation 4.
+def split_step(derivatives: Derivatives) -> Pullback:
+    """Return how to pull a step back with its inner gradient taken for an argument of the update. Kemaev et al. 2025, equation 4.
 
     state_{k+1} = Upsilon(g, state_k, l) with g = df/dw. A VJP of Upsilon, which is cheap, gives the direct shares and the cotangent c
-    of g; one JVP, forward over reverse, gives those of g: (d2f/dw2) c and (d2f/dl dw) c.
+    of g; second-order products give the shares of g: (d2f/dw2) c and (d2f/dl dw) c.
     """
-    gradient = inner_gradient(problem, state.params, meta, batch)
-    direct, share, of_gradient = pull_update(problem, gradient, state, meta, cotangent, through)
-    del gradient, cotangent
-    if not through:
-        return direct, tree.add(share, mixed_forward_over_reverse(problem, state.params, meta, batch, of_gradient))
-    second = forward_over_reverse(problem, state.params, meta, batch, of_gradient)
-    return InnerState(tree.add(direct.params, second.hessian), direct.optimiser), tree.add(share, second.mixed)
+
+    def pull(
+        problem: Problem,
+        state: InnerState,
+        meta: Tree,
+        batch: Batch,
+        cotangent: InnerState,
+        through: bool,
+        gradient: Tree | None,
+    ) -> tuple[InnerState, Tree]:
+        if gradient is None:
+            gradient = derivatives.inner(state.params, meta, batch)
+        direct, share, of_gradient = pull_update(problem, gradient, state, meta, cotangent, through)
+        del gradient, cotangent
+        mixed = MetaRole.INNER_LOSS in problem.roles
+        if not through and not mixed:
+            return direct, share
+        params, slots = direct.params if through else None, direct.optimiser
+        del direct
+        hessian, of_meta = derivatives.products(state.params, meta, batch, of_gradient, into=params, mixed=mixed)
+        return InnerState(hessian, slots), tree.add(share, of_meta) if mixed else share
+
+    return pull
 
 
 def pull_update(
@@ -148,20 +221,6 @@ def _paired(after: InnerState, cotangent: InnerState) -> tuple[list[torch.Tensor
     pairs += [(after.optimiser[slot], leaves) for slot, leaves in cotangent.optimiser.items()]
     names = [(values[name], weights[name]) for values, weights in pairs for name in weights]
     return [value for value, _ in names], [weight for _, weight in names]
-
-
-def _reached(
-    problem: Problem, kept: dict[int, InnerState], meta: Tree, window: Window, last: int, schedule: Schedule
-) -> InnerState:
-    """Return state `last`, run from the nearest state kept, none of which is later; keep those on the way that the schedule names."""
-    first = max(kept)
-    state = kept[first]
-    keep = set(schedule(first, last, len(kept) - 1)) if first < last else set()
-    for k in range(first, last):
-        state = step(problem, state, meta, window.inner[k])
-        if k + 1 in keep:
-            kept[k + 1] = state
-    return state
 
 
 def pull_start(problem: Problem, state: InnerState, meta: Tree, cotangent: Tree) -> Tree:

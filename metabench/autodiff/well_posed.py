@@ -7,7 +7,7 @@ meta-parameters enter where the problem says that they do; and the outer loss de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from metabench.autodiff.inner import begin, check_finite, detached, leaves_of, recorded_step, step
@@ -15,6 +15,7 @@ from metabench.core import tree
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import MetaRole, Problem
+from metabench.core.segments import Segment, chain_loss
 from metabench.core.types import Batch, InnerState, Tree, Window
 
 _WORDS = {
@@ -59,6 +60,8 @@ def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window
         (_WORDS[MetaRole.OUTER_LOSS], problem.outer_loss, outer),
     ):
         _check_loss(what, loss, start.params, meta, batch)
+        segments = problem.inner_segments() if loss == problem.inner_loss else problem.outer_segments()
+        _check_segments(what, segments, loss, start.params, meta, batch)
     _check_roles(problem, state, start, meta, window)
 
 
@@ -114,6 +117,21 @@ def _check_loss(what: str, loss: Callable[..., Any], params: Tree, meta: Tree, b
     if any(not torch.equal(one, other) for one, other in zip(before, _global_streams(), strict=True)):
         raise MetabenchError(
             f"{what} is not a function of its arguments: it draws from torch's global random numbers; {_INSTEAD}"
+        )
+
+
+def _check_segments(
+    what: str, segments: Sequence[Segment], loss: Callable[..., Any], params: Tree, meta: Tree, batch: Batch
+) -> None:
+    """Raise MetabenchError if a chain of segments is not the loss that it stands for."""
+    if not segments:
+        return
+    with torch.no_grad():
+        whole, chain = loss(params, meta, batch), chain_loss(segments, params, meta, batch)
+    if not torch.allclose(chain, whole, rtol=math.sqrt(torch.finfo(whole.dtype).eps), atol=0):
+        raise MetabenchError(
+            f"{what} is {float(whole):g}, its chain of segments gives {float(chain):g}: they must be the same loss; does a class that "
+            "changes the one inherit the other?"
         )
 
 

@@ -95,7 +95,7 @@ def option_variants(method: Method) -> list[dict[str, Any]]:
     axes = {
         option["name"]: option.get("choices", (True, False))
         for option in describe(method.options)
-        if "choices" in option or option["type"] == "bool"
+        if ("choices" in option or option["type"] == "bool") and not option.get("execution")
     }
     crossed = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     found = [complete(method, given) for given in (*crossed, *method.variants)]

@@ -5,11 +5,14 @@ w are the inner parameters, l the meta-parameters; f is the inner loss, F the ou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from metabench.certify.problem import ADAPTIVE, CertificationProblem
 from metabench.core import Batch, MetaRole, Tree, Window, tree
 from metabench.core.lazy import torch
+from metabench.core.segments import LOSS, Segment
 
 EXAMPLES = 12
 HIDDEN = 2
@@ -78,7 +81,9 @@ class Logistic(CertificationProblem):
     """Logistic regression with an l2 penalty per feature: a Hessian that depends on w."""
 
     name = "logistic"
-    statement = "f = mean log(1 + exp(-y (Xw + b))) + sum_j exp(l_j) w_j^2 / 2 + b^2 / 20,  F = mean log(1 + exp(-t (Zw + b)))"
+    statement = (
+        "f = mean log(1 + exp(-y (Xw + b))) + sum_j exp(l_j) w_j^2 / 2 + b^2 / 20,  F = mean log(1 + exp(-t (Zw + b)))"
+    )
     roles = frozenset({MetaRole.INNER_LOSS})
 
     def learning_rate(self) -> Any:
@@ -157,6 +162,53 @@ class TanhNetwork(CertificationProblem):
         """Return F."""
         return self.fit(params, batch) + torch.stack([leaf.cos() for leaf in meta.values()]).sum() / 10
 
+    def inner_segments(self) -> Sequence[Segment]:
+        """Return f as three segments; v is tied between the first, which has the penalties, and the last."""
+        names = tuple((name, name) for name in ("U", "b", "v"))
+        return (
+            Segment("penalties and inputs", _penalties_and_inputs, names, ("U", "b", "v"), ("inputs",)),
+            Segment("tanh", _tanh),
+            Segment("fit", _Fit(self.scale), (("v", "v"),), batch=("targets",)),
+        )
+
+    def outer_segments(self) -> Sequence[Segment]:
+        """Return F likewise; its direct term is in the last."""
+        return _fit_in_segments(1.0, ("U", "b", "v"))
+
+
+def _fit_in_segments(scale: float, direct: tuple[str, ...] = ()) -> tuple[Segment, ...]:
+    """Return the mean squared error as three segments; the last adds the direct term of the meta-parameters `direct`."""
+    return (
+        Segment("inputs", _inputs, (("U", "U"), ("b", "b")), batch=("inputs",)),
+        Segment("tanh", _tanh),
+        Segment("fit", _Fit(scale), (("v", "v"),), direct, ("targets",)),
+    )
+
+
+def _inputs(params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
+    return {"sums": batch["inputs"] @ params["U"] + params["b"]}
+
+
+def _penalties_and_inputs(params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
+    penalties = [meta[name].exp() * ((1 + leaf.square()).sqrt() - 1).sum() for name, leaf in params.items()]
+    return {**_inputs(params, meta, batch, hidden), "penalty": torch.stack(penalties).sum()}
+
+
+def _tanh(params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
+    return {**hidden, "hidden": hidden["sums"].tanh()}
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The last segment: what was handed on, fitted to the targets."""
+
+    scale: float
+
+    def __call__(self, params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
+        error = (hidden["hidden"] @ params["v"] - batch["targets"]).square().mean()
+        direct = torch.stack([leaf.cos() for leaf in meta.values()]).sum() / 10 if meta else 0
+        return {LOSS: self.scale * (error + hidden.get("penalty", 0)) + direct}
+
 
 class LearningRates(TanhNetwork):
     """The meta-parameters are log learning rates, one a tensor, and an outer loss is due at every step: a minimum does not see them."""
@@ -182,6 +234,14 @@ class LearningRates(TanhNetwork):
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return F."""
         return self.fit(params, batch)
+
+    def inner_segments(self) -> Sequence[Segment]:
+        """Return f as three segments: there are no penalties."""
+        return _fit_in_segments(self.scale)
+
+    def outer_segments(self) -> Sequence[Segment]:
+        """Return F likewise: it has no direct term."""
+        return _fit_in_segments(1.0)
 
     def window(self, inner: tuple[Batch, ...], outer: Batch) -> Window:
         """Return a window with an outer loss after every inner step, or at its end."""

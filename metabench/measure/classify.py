@@ -5,13 +5,13 @@ The statuses are those of `metabench.results.schema.STATUSES`, without 'ok'.
 
 from __future__ import annotations
 
-import re
 import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from metabench.autodiff.missing import refusal
 from metabench.core.errors import Diverged, OutOfMemory, TimeLimit, Unsupported
 
 MESSAGE_LENGTH = 500
@@ -29,19 +29,6 @@ _ALLOCATION_FAILURES = (
     "std::bad_alloc",
 )
 
-_OPERATION = r"'?(?P<operation>(?:aten::)?[\w.]+)'?"
-
-# What torch says of operations that lack a derivative or a batching rule, and what that means for a method.
-_MISSING = (
-    (rf"Trying to use forward AD with {_OPERATION} that does not support it", "'{}' has no forward-mode derivative"),
-    (rf"derivative for {_OPERATION} is not implemented", "the derivative of '{}' is not implemented"),
-    (rf"Batching rule not implemented for {_OPERATION}", "'{}' has no batching rule"),
-    (r"the jvp function for custom autograd\.Function", "a custom autograd.Function has no forward-mode derivative"),
-    (r"a function that was marked with @once_differentiable", "a custom autograd.Function has one derivative only"),
-    (r"must override the setup_context staticmethod", "a custom autograd.Function does not work under torch.func"),
-    (r"don't yet support saved tensor hooks", "torch.func does not work with saved-tensor hooks, as of checkpointing"),
-)
-
 
 def outcome(error: BaseException) -> tuple[str, str]:
     """Return (status, message) for an exception that ended a cell. The message is one line of at most 500 characters.
@@ -54,7 +41,7 @@ def outcome(error: BaseException) -> tuple[str, str]:
     for link in _causes(error):
         status = _status(link)
         if status is not None:
-            return status, _one_line(_missing_derivative(link) or str(link) or type(link).__name__)
+            return status, _one_line(refusal(link)[0] or str(link) or type(link).__name__)
     where = _place(error)
     head = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return "error", _one_line(head, f" ({where})" if where else "")
@@ -77,20 +64,9 @@ def _status(error: BaseException) -> str | None:
         return "diverged"
     if isinstance(error, TimeLimit):
         return "timeout"
-    if isinstance(error, Unsupported) or _missing_derivative(error):
+    if isinstance(error, Unsupported) or refusal(error)[0]:
         return "unsupported"
     return None
-
-
-def _missing_derivative(error: BaseException) -> str:
-    """Return what an operation of torch lacks, in a few words; empty if the error is of another kind."""
-    if not isinstance(error, RuntimeError):
-        return ""
-    for pattern, words in _MISSING:
-        found = re.search(pattern, str(error))
-        if found:
-            return words.format(*found.groups())
-    return ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

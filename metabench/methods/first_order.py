@@ -86,9 +86,16 @@ def first_order(
 
 
 def _update_alone(
-    problem: Problem, state: InnerState, meta: Tree, batch: Batch, cotangent: InnerState, through: bool
+    problem: Problem,
+    state: InnerState,
+    meta: Tree,
+    batch: Batch,
+    cotangent: InnerState,
+    through: bool,
+    gradient: Tree | None,
 ) -> tuple[InnerState, Tree]:
     """Pull a step back through its update, the inner gradient that it reads taken as constant."""
-    gradient = inner_gradient(problem, state.params, meta, batch)
+    if gradient is None:
+        gradient = inner_gradient(problem, state.params, meta, batch)
     direct, share, _ = pull_update(problem, gradient, state, meta, cotangent, through)
     return direct, share

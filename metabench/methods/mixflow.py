@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from dataclasses import dataclass
 
-from metabench.autodiff.sweep import mixed_mode_step, sweep_back
-from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
+from metabench.autodiff.derivatives import OnFlatGraphs, Recorded
+from metabench.autodiff.execution import Execution
+from metabench.autodiff.schedules import every_state, square_root
+from metabench.autodiff.sweep import split_step, sweep_back
+from metabench.autodiff.trajectory import HostTrajectory
+from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Unsupported, Window, method, option
 from metabench.core.lazy import torch
 
 CITATION = """
@@ -18,16 +23,65 @@ CITATION = """
 """
 
 
+@dataclass(frozen=True)
+class Options:
+    """Options of `mixflow`."""
+
+    mixed_mode: bool = option(
+        True, help="second-order products forward over reverse, on flat graphs; off: recorded, reverse over reverse"
+    )
+    block_remat: bool = option(True, help="take the values of each segment of the model again instead of keeping them")
+    save_inner_grads: bool = option(
+        True, help="keep the inner gradients for the way back, a tree a step, instead of taking them again"
+    )
+    trajectory: str = option(
+        "device",
+        choices=("device", "host", "recompute"),
+        help="states kept: all on the device, all in host memory, or about 2 sqrt(K) of them, the others run again",
+    )
+    compile: bool = option(False, help="run the flat graphs through torch.compile", execution=True)
+    cuda_graphs: bool = option(False, help="capture the flat graphs as CUDA graphs", execution=True)
+
+
 @method(
     title="MixFlow-MG: mixed-mode differentiation of the unrolled run",
     target=Target.UNROLLED,
     exact=True,
-    cost=Cost(gradients="2 K", jvps="K (of the gradient)", memory="O(K |w| + |activations|)"),
+    cost=Cost(gradients="K", jvps="K (of the gradient)", memory="O(K |w| + |activations of a segment|)"),
     citation=CITATION,
+    options=Options,
 )
 def mixflow(
-    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
+    problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator
 ) -> Hypergradient:
-    """Return dF(w_K(l), l)/dl; no backward pass of an inner step is ever recorded. Kemaev et al. 2025, algorithm 2."""
-    del options, generator
-    return sweep_back(problem, state, meta, window, mixed_mode_step)
+    """Return dF(w_K(l), l)/dl; no backward pass of an inner step is ever recorded. Kemaev et al. 2025, algorithm 2.
+
+    The three switches of the paper's ablation (section 4), in any combination: second-order products forward over reverse; segments of the
+    model taken again (where the problem offers segments); inner gradients kept. What does not depend on values is traced once into flat
+    graphs of torch's operations; a segment whose control flow reads values is differentiated untraced, and the diagnostic
+    `untraced_segments` counts it.
+
+    Raises:
+        Unsupported: an operation has no forward-mode derivative, or `cuda_graphs` without a CUDA device.
+        MetabenchError: a compiled or captured graph does not agree with the plain one.
+    """
+    del generator
+    if options.cuda_graphs and next(iter(state.params.values())).device.type != "cuda":
+        raise Unsupported("CUDA graphs need a CUDA device")
+    derivatives: Recorded | OnFlatGraphs = Recorded(problem, options.block_remat)
+    if options.mixed_mode:
+        derivatives = OnFlatGraphs(problem, options.block_remat, Execution(options.compile, options.cuda_graphs))
+    found = sweep_back(
+        problem,
+        state,
+        meta,
+        window,
+        split_step(derivatives),
+        square_root(len(window.inner)) if options.trajectory == "recompute" else every_state,
+        derivatives=derivatives,
+        save_inner_grads=options.save_inner_grads,
+        trajectory=HostTrajectory() if options.trajectory == "host" else None,
+    )
+    if isinstance(derivatives, OnFlatGraphs) and derivatives.untraced:
+        found = dataclasses.replace(found, diagnostics={"untraced_segments": float(derivatives.untraced)})
+    return found

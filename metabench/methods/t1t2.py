@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from metabench.autodiff.derivatives import OnFlatGraphs
 from metabench.autodiff.inner import begin, detached, run
-from metabench.autodiff.sweep import through_graph
+from metabench.autodiff.sweep import split_step, sweep_back, through_graph
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_start
@@ -32,6 +33,8 @@ def t1t2(
 ) -> Hypergradient:
     """Return dF/dl - lr (d2f/dl dw) dF/dw, written for SGD; for any optimiser, through its last update. Luketina et al. 2016, equation 5.
 
+    Where the problem offers segments the step is pulled back in mixed mode, in the memory of one segment.
+
     Raises:
         Unsupported: the meta-parameters are the start of the inner run, or outer losses are due before its end.
     """
@@ -39,4 +42,9 @@ def t1t2(
     refuse_start(problem, "one step does not reach them")
     refuse_earlier_outer_losses(window, "one step reaches the last alone")
     state = run(problem, detached(begin(problem, state, meta)), meta, window.inner[:-1])
+    if problem.inner_segments():
+        derivatives = OnFlatGraphs(problem)
+        return sweep_back(
+            problem, state, meta, window.last(1), split_step(derivatives), derivatives=derivatives, save_inner_grads=True
+        )
     return through_graph(problem, state, meta, window.last(1))

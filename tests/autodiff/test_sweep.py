@@ -13,8 +13,9 @@ from bilevel import assert_derivative, checkpoint, objective, relative_error
 from small_problems import LearnedStartOfBody, SummedOuter, Tanh
 
 from metabench.autodiff import sweep
+from metabench.autodiff.derivatives import OnFlatGraphs, Recorded
 from metabench.autodiff.schedules import Schedule, binomial, every_state, spaced, square_root
-from metabench.autodiff.sweep import mixed_mode_step, pull_start, recomputed_step, sweep_back, through_graph
+from metabench.autodiff.sweep import pull_start, recomputed_step, split_step, sweep_back, through_graph
 from metabench.core import InnerState, Window, tree
 
 
@@ -37,15 +38,15 @@ def test_the_states_alive_at_once_are_those_that_the_schedule_promises(
     at = checkpoint(problem)
     made: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
-    step = sweep.step
+    updated = sweep.updated
 
     def watched(*arguments: Any) -> InnerState:
-        after = step(*arguments)
+        after = updated(*arguments)
         made.append(weakref.ref(after.params["in"]))
         alive.append(sum(one() is not None for one in made))
         return after
 
-    monkeypatch.setattr(sweep, "step", watched)
+    monkeypatch.setattr(sweep, "updated", watched)
     gc.disable()
     try:
         found = sweep_back(problem, *at, recomputed_step, schedule)
@@ -58,18 +59,28 @@ def test_the_states_alive_at_once_are_those_that_the_schedule_promises(
 
 
 @pytest.mark.parametrize("schedule", [every_state, square_root(6), binomial(2)])
-@pytest.mark.parametrize("pullback", [recomputed_step, mixed_mode_step])
-def test_no_step_after_the_last_outer_loss_is_pulled_back(
-    pullback: sweep.Pullback, schedule: Schedule, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda problem: recomputed_step,
+        lambda problem: split_step(Recorded(problem)),
+        lambda problem: split_step(OnFlatGraphs(problem)),
+    ],
+    ids=["recomputed", "split, recorded", "split, flat graphs"],
+)
+def test_no_step_after_the_last_outer_loss_is_pulled_back(made: Any, schedule: Schedule) -> None:
     problem = Tanh("adam", inner_steps=6)
     state, meta, window = checkpoint(problem)
     early = Window(window.inner, (None, window.outer[-1], None, None, None, None))
-    runs: list[int] = []
-    step = sweep.step
-    monkeypatch.setattr(sweep, "step", lambda *arguments: (runs.append(1), step(*arguments))[1])
-    found = sweep_back(problem, state, meta, early, pullback, schedule)
-    assert len(runs) == 2
+    pulled: list[int] = []
+    pullback = made(problem)
+
+    def counted(*arguments: Any) -> Any:
+        pulled.append(1)
+        return pullback(*arguments)
+
+    found = sweep_back(problem, state, meta, early, counted, schedule)
+    assert len(pulled) == 2
     assert_derivative(found.meta, objective(problem, state, early), meta)
     whole = through_graph(problem, state, meta, window).state
     assert relative_error(found.state.params, whole.params) <= 1e-13

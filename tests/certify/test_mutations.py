@@ -139,31 +139,43 @@ def of_the_last_state(pullback: Callable[..., Any]) -> Callable[..., Any]:
     """Every step is pulled back at the state at which the first of a sweep was."""
     stale: dict[int, InnerState] = {}
 
-    def wrong(problem: Problem, state: InnerState, meta: Tree, batch: Any, cotangent: Any, through: bool) -> Any:
+    def wrong(
+        problem: Problem, state: InnerState, meta: Tree, batch: Any, cotangent: Any, through: bool, gradient: Any
+    ) -> Any:
         used = stale.setdefault(id(problem), state)
         if not through:
             stale.clear()
-        return pullback(problem, used, meta, batch, cotangent, through)
+        return pullback(problem, used, meta, batch, cotangent, through, gradient)
 
     return wrong
 
 
-def without_share(pullback: Callable[..., Any]) -> Callable[..., Any]:
+def without_share(split_step: Callable[..., Any]) -> Callable[..., Any]:
     """The term of eta is dropped at every step but the last that is pulled back."""
 
-    def wrong(problem: Problem, state: InnerState, meta: Tree, batch: Any, cotangent: Any, through: bool) -> Any:
-        pulled, share = pullback(problem, state, meta, batch, cotangent, through)
-        return pulled, tree.zeros_like(share) if through else share
+    def made(derivatives: Any) -> Any:
+        pullback = split_step(derivatives)
 
-    return wrong
+        def wrong(*arguments: Any) -> Any:
+            pulled, share = pullback(*arguments)
+            return pulled, tree.zeros_like(share) if arguments[5] else share
+
+        return wrong
+
+    return made
 
 
-def without_slots(pullback: Callable[..., Any]) -> Callable[..., Any]:
-    def wrong(*arguments: Any) -> Any:
-        pulled, share = pullback(*arguments)
-        return InnerState(pulled.params, {}), share
+def without_slots(split_step: Callable[..., Any]) -> Callable[..., Any]:
+    def made(derivatives: Any) -> Any:
+        pullback = split_step(derivatives)
 
-    return wrong
+        def wrong(*arguments: Any) -> Any:
+            pulled, share = pullback(*arguments)
+            return InnerState(pulled.params, {}), share
+
+        return wrong
+
+    return made
 
 
 def scaled(factor: Callable[[Any], float]) -> Function:
@@ -220,7 +232,9 @@ def another_loss(found: Hypergradient, *rest: Any) -> Hypergradient:
 
 def same_noise(perturbation: Callable[..., Tree]) -> Callable[..., Tree]:
     """One number for all coordinates: seen in more than one dimension alone."""
-    return lambda like, *rest: tree.tree_map(lambda leaf: leaf.flatten()[0].expand(leaf.shape), perturbation(like, *rest))
+    return lambda like, *rest: tree.tree_map(
+        lambda leaf: leaf.flatten()[0].expand(leaf.shape), perturbation(like, *rest)
+    )
 
 
 def raises(found: Hypergradient, *rest: Any) -> Hypergradient:
@@ -235,7 +249,9 @@ BUGS = {
         words="right with dimension one, wrong with dimension several",
     ),
     "CG returns its last iterate but one": Bug(
-        "ift_cg", patched("metabench.methods.ift_cg", "conjugate_gradients", one_step_less), words="last iterate but one"
+        "ift_cg",
+        patched("metabench.methods.ift_cg", "conjugate_gradients", one_step_less),
+        words="last iterate but one",
     ),
     "DARTS with / 2. * eps": Bug(
         "darts",
@@ -247,12 +263,14 @@ BUGS = {
         words="times as long: that is (option epsilon)^2",
     ),
     "a step is detached": Bug(
-        "unrolled", patched("metabench.autodiff.sweep", "recorded_step", detaching), words="the steps before are detached"
+        "unrolled",
+        patched("metabench.autodiff.sweep", "recorded_step", detaching),
+        words="the steps before are detached",
     ),
     "momentum is reset at the window": Bug("unrolled", function=reset_state, words="its state is reset"),
     "momentum's cotangent is dropped": Bug(
         "mixflow",
-        patched("metabench.methods.mixflow", "mixed_mode_step", without_slots),
+        patched("metabench.methods.mixflow", "split_step", without_slots),
         words="right with optimiser sgd, wrong with optimiser adam",
     ),
     "the last batch is used at every step": Bug(
@@ -302,7 +320,7 @@ BUGS = {
     ),
     "mixed mode without the term of eta": Bug(
         "mixflow",
-        patched("metabench.methods.mixflow", "mixed_mode_step", without_share),
+        patched("metabench.methods.mixflow", "split_step", without_share),
         words="right with inner steps 1, wrong with inner steps 4",
     ),
     "one step too late": Bug("t1t2", function=one_step_too_late),
@@ -333,11 +351,15 @@ BUGS = {
         words="right with joint False, wrong with joint True",
     ),
     "it writes into its arguments": Bug("t1t2", function=writes, words="writes into its arguments"),
-    "it writes into the batches": Bug("t1t2", function=writes_into_batches, words="the batches are others after the call"),
+    "it writes into the batches": Bug(
+        "t1t2", function=writes_into_batches, words="the batches are others after the call"
+    ),
     "the inner state is not that of training": Bug(
         "ift_cg", function=after("ift_cg", goes_nowhere), words="not where plain training ends"
     ),
-    "the outer loss is another": Bug("unrolled", function=after("unrolled", another_loss), words="the outer loss returned is 123"),
+    "the outer loss is another": Bug(
+        "unrolled", function=after("unrolled", another_loss), words="the outer loss returned is 123"
+    ),
     "not finite": Bug("t1t2", function=after("t1t2", not_finite), words="not finite"),
     "the wrong shape": Bug("t1t2", function=after("t1t2", transposed), words="shape"),
     "an exception": Bug("t1t2", function=after("t1t2", raises), words="raised ZeroDivisionError: of all things"),

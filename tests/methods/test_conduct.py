@@ -183,7 +183,8 @@ def test_the_inner_loss_is_evaluated_as_often_as_the_declared_cost_says(steps: i
         ("none", ()): steps,
         ("unrolled", ()): steps,
         ("unrolled_remat", ()): 2 * steps,
-        ("mixflow", ()): 3 * steps,  # forward, the gradient that the update reads, the gradient with its tangent
+        ("mixflow", (("mixed_mode", False),)): 2 * steps,  # the gradient, which is kept, and the graph of the products
+        ("mixflow", (("mixed_mode", False), ("save_inner_grads", False))): 3 * steps,
         ("truncated", (("steps", 3),)): steps,
         ("t1t2", ()): steps,
         ("ift_cg", (("steps", 9),)): steps + 2,  # one graph serves all Hessian products
@@ -204,6 +205,12 @@ def test_the_inner_loss_is_evaluated_as_often_as_the_declared_cost_says(steps: i
         problem = Counting(Tanh(inner_steps=steps))
         call(name, problem, *at, **dict(options))  # type: ignore[arg-type]
         assert problem.inner_losses == count, name
+    traced = Counting(Tanh(inner_steps=steps))
+    call("mixflow", traced, *at)  # type: ignore[arg-type]
+    evaluated = traced.inner_losses
+    assert evaluated <= 4, "once a trace, however many steps"
+    call("mixflow", traced, *at)  # type: ignore[arg-type]
+    assert traced.inner_losses == evaluated, "the traces are kept"
     problem = Counting(Tanh(inner_steps=steps))
     call("unrolled_remat", problem, *at, schedule="sqrt")  # type: ignore[arg-type]
     assert 2 * steps <= problem.inner_losses <= 3 * steps

@@ -1,0 +1,217 @@
+"""Rewrites of a flat graph of aten calls that leave its values as they are: less to compute, and less alive at a time.
+
+What forward mode leaves in a trace is full of copies of what is already there and of the same product taken twice. Every rewrite here
+needs a graph that writes to nothing but what it has made itself; `functional` brings a graph into that form as far as it goes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metabench.core.lazy import torch
+
+Node = Any
+Graph = Any
+
+
+def simplify(graph: Graph) -> None:
+    """Apply every rewrite, in place."""
+    graph.eliminate_dead_code()
+    functional(graph)
+    if not writes(graph):
+        drop_copies(graph)
+        merge_equal(graph)
+        graph.eliminate_dead_code()
+        add_into_products(graph)
+    graph.eliminate_dead_code()
+    graph.lint()
+
+
+def writes(graph: Graph) -> bool:
+    """Tell whether a call of the graph writes to one of its arguments."""
+    return any(is_aten(node) and node.target._schema.is_mutable for node in graph.nodes)
+
+
+def functional(graph: Graph) -> None:
+    """Replace calls that write to a tensor just made by the calls that return the result instead."""
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        if not (is_aten(node) and node.target._schema.is_mutable):
+            continue
+        written = node.args[0] if node.args else None
+        pure = _pure_overload(node.target)
+        if pure is None or not isinstance(written, torch.fx.Node) or not is_fresh(written):
+            continue
+        # A view taken before would not see the result.
+        others = [user for user in written.users if user is not node]
+        if any(place[user] < place[node] and is_view(user) for user in others):
+            continue
+        if _dtype(written) != _dtype(node) or _shape(written) != _shape(node):
+            continue
+        node.target = pure
+        written.replace_all_uses_with(node, lambda user, node=node: place[user] > place[node])
+
+
+def drop_copies(graph: Graph) -> None:
+    """Replace aliases, copies and expansions that change nothing by what they are of."""
+    for node in list(graph.nodes):
+        if not is_aten(node) or not node.args or not isinstance(node.args[0], torch.fx.Node):
+            continue
+        source = node.args[0]
+        name = node.target._schema.name
+        same = (
+            _shape(node) == _shape(source)
+            and _dtype(node) == _dtype(source)
+            and _device(node) == _device(source)
+            and _shape(node) is not None
+        )
+        drop = name in ("aten::alias", "aten::detach", "aten::lift_fresh")
+        drop |= name in ("aten::expand", "aten::view", "aten::reshape", "aten::_unsafe_view") and same
+        # A copy into another order of dimensions is asked for by a kernel that needs it.
+        drop |= name in ("aten::_to_copy", "aten::clone") and same and _strides(node) == _strides(source)
+        if name == "aten::_to_copy" and same and not drop:
+            drop = node.kwargs.get("memory_format") is None
+        if drop:
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+
+def merge_equal(graph: Graph) -> None:
+    """Compute what two calls have in common once: calls of one operation with the same arguments.
+
+    What an elementwise call gives is taken again rather than held over a long stretch: that costs a pass over memory, not arithmetic.
+    """
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    seen: dict[Any, Node] = {}
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            key: Any = ("get_attr", node.target)
+        elif node.op == "call_function":
+            if is_aten(node) and torch.Tag.nondeterministic_seeded in node.target.tags:
+                continue
+            try:
+                key = (node.target, _frozen(node.args), _frozen(node.kwargs))
+                hash(key)
+            except TypeError:
+                continue
+        else:
+            continue
+        first = seen.get(key)
+        if first is None or (
+            is_aten(node) and torch.Tag.pointwise in node.target.tags and _idle(first, node, place) > _FAR
+        ):
+            seen[key] = node
+        else:
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
+
+
+_FAR = 40
+"""Calls over which an elementwise result is not held only to be read again."""
+
+
+def _idle(first: Node, again: Node, place: dict[Node, int]) -> int:
+    """Return for how many calls before `again` the result of `first` is not read."""
+    return place[again] - max((place[user] for user in first.users if user in place), default=place[first])
+
+
+def add_into_products(graph: Graph) -> None:
+    """Let a matrix product add to what it would be added to: x + a @ b in one call, without a matrix for a @ b."""
+    aten = torch.ops.aten
+    fused = {aten.mm.default: aten.addmm.default, aten.bmm.default: aten.baddbmm.default}
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        if node.target is not aten.add.Tensor or len(node.args) != 2 or node.kwargs:
+            continue
+        left, right = node.args
+        if not (isinstance(left, torch.fx.Node) and isinstance(right, torch.fx.Node)) or left is right:
+            continue
+        for product, other in ((right, left), (left, right)):
+            if product.target not in fused or len(product.users) != 1:
+                continue
+            if _shape(other) != _shape(product) or _dtype(other) != _dtype(product):
+                continue
+            # Taken where the sum is: what the product reads must live until then anyway, or the sum would cost memory.
+            late = place[node]
+            if not all(_lives_until(argument, late, place, product) for argument in product.args):
+                continue
+            with graph.inserting_before(node):
+                sum_ = graph.call_function(fused[product.target], (other, *product.args))
+            sum_.meta = dict(node.meta)
+            place[sum_] = place[node]
+            node.replace_all_uses_with(sum_)
+            graph.erase_node(node)
+            graph.erase_node(product)
+            break
+
+
+def _lives_until(argument: Any, late: int, place: dict[Node, int], product: Node) -> bool:
+    """Tell whether moving `product`, which reads `argument`, to place `late` keeps nothing alive longer than a step or two."""
+    if not isinstance(argument, torch.fx.Node) or late - place[product] <= 2:
+        return True
+    return argument.op == "placeholder" or any(place[user] >= late for user in argument.users)
+
+
+def is_aten(node: Node) -> bool:
+    return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+
+
+def is_view(node: Node) -> bool:
+    return is_aten(node) and any(
+        argument.alias_info is not None and not argument.alias_info.is_write for argument in node.target._schema.returns
+    )
+
+
+def is_fresh(node: Node) -> bool:
+    """Tell whether the node's tensor has memory of its own, made by the call."""
+    return is_aten(node) and not is_view(node) and not node.target._schema.is_mutable
+
+
+def _pure_overload(target: Any) -> Any:
+    """Return the operation that returns what `target` writes into its first argument; None if there is none of the same arguments."""
+    name = target._schema.name.split("::")[1]
+    if not name.endswith("_") or name.endswith("__"):
+        return None
+    packet = getattr(torch.ops.aten, name[:-1], None)
+    overload = getattr(packet, target._overloadname, None) if packet else None
+    if overload is None or overload._schema.is_mutable:
+        return None
+    ours, theirs = target._schema.arguments, overload._schema.arguments
+    return overload if [a.name for a in ours] == [a.name for a in theirs] else None
+
+
+def _frozen(value: Any) -> Any:
+    """Return `value`, a nest of arguments, as something hashable; raise TypeError where that cannot be."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(one) for one in value)
+    if isinstance(value, dict):
+        return tuple(sorted((key, _frozen(one)) for key, one in value.items()))
+    if isinstance(value, slice):
+        return ("slice", _frozen(value.start), _frozen(value.stop), _frozen(value.step))
+    # 1, 1.0 and True are equal and give tensors of different kinds; 0.0 and -0.0 give different values.
+    return (type(value), str(value) if isinstance(value, float) else value)
+
+
+def _example(node: Node) -> Any:
+    found = node.meta.get("val")
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def _shape(node: Node) -> Any:
+    found = _example(node)
+    return None if found is None else tuple(found.shape)
+
+
+def _dtype(node: Node) -> Any:
+    found = _example(node)
+    return None if found is None else found.dtype
+
+
+def _device(node: Node) -> Any:
+    found = _example(node)
+    return None if found is None else found.device
+
+
+def _strides(node: Node) -> Any:
+    found = _example(node)
+    return None if found is None else found.stride()
