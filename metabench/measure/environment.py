@@ -43,7 +43,7 @@ def environment(device: str = "cpu") -> dict[str, str | int | float]:
         "load_at_start": os.getloadavg()[0],
         "platform": f"{platform.system()} {platform.machine()}",
         "python_version": platform.python_version(),
-        "torch_version": _torch_version(),
+        "torch_version": torch_version(),
         "metabench_version": metabench.__version__,
         "git_commit": commit,
         "git_dirty": int(commit.endswith("+")),
@@ -118,7 +118,7 @@ def _memory_bytes() -> int:
 
 
 @lru_cache(maxsize=1)
-def _torch_version() -> str:
+def torch_version() -> str:
     """Return torch's version, local label included ('2.13.0+cpu'), from its metadata."""
     try:
         return importlib.metadata.version("torch")

@@ -18,19 +18,20 @@ class StorageMeter(TorchDispatchMode):
     """Counts the bytes of real storages that operations inside the `with` block make, until each dies.
 
     Storages are followed by weak reference: a finaliser forgets one at its death, before its address can be given to
-    another. Storages from before the block do not count, nor do meta and fake tensors. `live_bytes` and `peak_bytes`
-    can be read at any time.
+    another. Storages from before the block do not count, nor do meta and fake tensors, nor zeros that are not written out.
+    With `device`, only storages on a device of its type count. `live_bytes` and `peak_bytes` can be read at any time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device
         self.live_bytes = 0
         self.peak_bytes = 0
         self._sizes: dict[int, int] = {}
         self._finalisers: dict[int, weakref.finalize[[int], torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {storage._cdata: storage for storage in _storages((args, kwargs))}
+        given = {storage._cdata: storage for storage in self._storages((args, kwargs))}
         before = {key: storage.nbytes() for key, storage in given.items()}
         result = func(*args, **(kwargs or {}))
         for key, storage in given.items():
@@ -38,7 +39,7 @@ class StorageMeter(TorchDispatchMode):
                 self._resized(key, storage)
         # `torch.tensor` fills its storage below the dispatcher and shows it first as the argument of `lift_fresh`.
         fresh = func is torch.ops.aten.lift_fresh.default
-        for storage in _storages(result):
+        for storage in self._storages(result):
             if storage._cdata not in self._sizes and (fresh or storage._cdata not in given):
                 self._follow(storage)
         return result
@@ -72,8 +73,12 @@ class StorageMeter(TorchDispatchMode):
         self.live_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
+    def _storages(self, tree: Any) -> list[torch.UntypedStorage]:
+        tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+        # The tangents that forward mode knows to be zero are tensors whose storage has a size and no memory.
+        written = (tensor for tensor in tensors if tensor.layout == torch.strided and not tensor._is_zerotensor())
+        found = (tensor.untyped_storage() for tensor in written)
+        return [storage for storage in found if self._counts(storage.device)]
 
-def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
-    found = (tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided)
-    return [storage for storage in found if storage.device.type != "meta"]
+    def _counts(self, place: torch.device) -> bool:
+        return place.type != "meta" if self._device is None else place.type == self._device.type

@@ -1,0 +1,122 @@
+"""What an operation on fake tensors returns, remembered by the shapes of its arguments.
+
+torch's fake mode remembers too, and takes several times as long to look it up: it is made for shapes that are symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
+
+_OTHER_STORAGE = set(map(torch.ops.aten.set_.__getattr__, torch.ops.aten.set_.overloads()))
+
+_NUMBERS = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+class _Unknown(Exception):
+    """An argument by which results are not remembered."""
+
+
+class _FirstArgument:
+    """The result of an operation that writes to its first argument and returns it."""
+
+
+_WRITTEN = (_FirstArgument, ())
+
+
+class _Layout(NamedTuple):
+    """A result: a new tensor, or a view of the argument at the place `base`."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+    device: torch.device
+    base: int | None
+
+
+class FakeResults:
+    """Calls operations under a fake mode; a call with the shapes, strides and settings of an earlier one makes its results anew.
+
+    A result is remembered where it is a new dense block, a view of one argument, or the first argument, written to and else as it was.
+    """
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        self._mode = mode
+        self._known: dict[Any, tuple[type | None, tuple[_Layout, ...]] | None] = {}
+
+    def __call__(self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Return `function(*arguments, **keywords)`."""
+        given: list[FakeTensor] = []
+        try:
+            key = (function, self._key(arguments, given), self._key(tuple(keywords.items()), given))
+        except _Unknown:
+            return function(*arguments, **keywords)
+        if (known := self._known.get(key)) is not None:
+            kind, layouts = known
+            if known is _WRITTEN:
+                return arguments[0]
+            made = [self._made(layout, given) for layout in layouts]
+            return made[0] if kind is None else kind(made)
+        result = function(*arguments, **keywords)
+        if key not in self._known:
+            if not function._schema.is_mutable:  # type: ignore[attr-defined]
+                self._known[key] = self._layouts(result, given)
+            elif result is arguments[0] and function not in _OTHER_STORAGE and self._key(arguments, []) == key[1]:
+                self._known[key] = _WRITTEN
+        return result
+
+    def _key(self, tree: Any, given: list[FakeTensor]) -> Any:
+        if isinstance(tree, FakeTensor):
+            if tree._is_zerotensor() or tree.is_conj() or tree.is_neg() or tree.layout is not torch.strided:
+                raise _Unknown
+            given.append(tree)
+            return (tree.shape, tree.stride(), tree.storage_offset(), tree.dtype, tree.fake_device)
+        if isinstance(tree, list | tuple):
+            return tuple([self._key(branch, given) for branch in tree])
+        if isinstance(tree, _NUMBERS):
+            return (type(tree), tree)
+        raise _Unknown
+
+    def _layouts(self, result: Any, given: list[FakeTensor]) -> tuple[type | None, tuple[_Layout, ...]] | None:
+        """Return how to make the result again, or None where that is not known."""
+        kind = type(result) if type(result) in (list, tuple) else None
+        bases = {tensor.untyped_storage()._cdata: place for place, tensor in reversed(list(enumerate(given)))}
+        layouts: list[_Layout] = []
+        met: set[int] = set()
+        for tensor in result if kind else [result]:
+            if not isinstance(tensor, FakeTensor) or tensor._is_zerotensor() or tensor.layout is not torch.strided:
+                return None
+            storage = tensor.untyped_storage()
+            base = bases.get(storage._cdata)
+            size = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+            if base is None:
+                whole = (size if tensor.numel() else 0) * tensor.itemsize
+                if tensor.storage_offset() or storage.nbytes() != whole or storage._cdata in met:
+                    return None
+                met.add(storage._cdata)
+            layouts.append(
+                _Layout(
+                    tuple(tensor.shape),
+                    tensor.stride(),
+                    tensor.storage_offset(),
+                    tensor.dtype,
+                    tensor.fake_device,
+                    base,
+                )
+            )
+        return kind, tuple(layouts)
+
+    def _made(self, layout: _Layout, given: list[FakeTensor]) -> FakeTensor:
+        with no_dispatch():
+            if layout.base is None:
+                plain = torch.empty_strided(layout.shape, layout.stride, dtype=layout.dtype, device="meta")
+            else:
+                plain = torch.empty(0, dtype=layout.dtype, device="meta")
+                storage = given[layout.base].untyped_storage()
+                plain.set_(storage, layout.offset, layout.shape, layout.stride)  # type: ignore[call-overload]
+            return FakeTensor(self._mode, plain, layout.device)
