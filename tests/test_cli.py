@@ -212,6 +212,77 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
+def test_predictions_are_written_reused_and_stand_in_the_rows(tiny: Path, tmp_path: Path) -> None:
+    out, spec, rows = tmp_path / "new" / "predictions.json", tmp_path / "spec.json", tmp_path / "rows.parquet"
+    done = metabench("predict", tiny, "--out", out)
+    assert done.code == 0, done.err
+    assert done.err.splitlines()[-1] == f"2 of 2 cells predicted: {out}"
+    written = json.loads(out.read_text())["cells"]
+    found = cells(tiny)
+    assert [entry["code_hash"] for entry in written] == [cell["code_hash"] for cell in found]
+    assert all(entry["peak_bytes"] == entry["static_bytes"] + entry["dynamic_bytes"] > 0 for entry in written)
+    before = out.read_text()
+    assert metabench("predict", tiny, "--out", out).code == 0
+    assert out.read_text() == before
+    spec.write_text(json.dumps(found[1]["spec"]))
+    assert metabench("run", "--spec", spec, "--out", rows, "--predictions", out).code == 0
+    assert read_rows(rows).select(["predicted_bytes", "flops"]).to_pylist() == [
+        {"predicted_bytes": written[1]["peak_bytes"], "flops": written[1]["flops"]}
+    ] * 2
+
+
+def test_single_cells_are_predicted_from_their_specs(tiny: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(cells(tiny)[1]["spec"]))
+    done = metabench("predict", "--spec", spec, "--out", tmp_path / "one.json")
+    assert done.code == 0, done.err
+    assert [entry["method"] for entry in json.loads((tmp_path / "one.json").read_text())["cells"]] == ["t1t2"]
+
+
+def test_a_cell_that_cannot_fit_its_device_is_not_started(tiny: Path, tmp_path: Path) -> None:
+    declared = ("--set", "device_memory=1B")
+    out, spec, rows = tmp_path / "predictions.json", tmp_path / "spec.json", tmp_path / "rows.parquet"
+    assert metabench("predict", tiny, *declared, "--out", out).code == 0
+    spec.write_text(json.dumps(json.loads(metabench("plan", tiny, *declared, "--json").out)["cells"][1]["spec"]))
+    done = metabench("run", "--spec", spec, "--out", rows, "--predictions", out)
+    assert done.code == 0, done.err
+    assert "seed 0: unsupported: predicted to need" in done.err
+    assert read_rows(rows)["status"].to_pylist() == ["unsupported"] * 2
+    assert "first call" not in done.err
+
+
+def test_run_says_where_there_is_no_prediction_and_runs(tiny: Path, tmp_path: Path) -> None:
+    spec, out, rows = tmp_path / "spec.json", tmp_path / "predictions.json", tmp_path / "rows.parquet"
+    spec.write_text(json.dumps(cells(tiny)[1]["spec"]))
+    out.write_text('{"version": 1, "cells": []}')
+    done = metabench("run", "--spec", spec, "--out", rows, "--predictions", out)
+    assert done.code == 0
+    assert f"'{out}' has no prediction of this cell" in done.err
+    assert read_rows(rows)["status"].to_pylist() == ["ok"] * 2
+
+
+def test_plan_shows_what_cells_are_predicted_to_need_and_whether_they_fit(tiny: Path) -> None:
+    fitting = json.loads(metabench("plan", tiny, "--predict", "--json").out)["cells"]
+    assert [(cell["fits_limit"], cell["fits_device"]) for cell in fitting] == [(True, None)] * 2
+    assert all(cell["prediction"]["peak_bytes"] > 0 for cell in fitting)
+    text = metabench("plan", tiny, "--predict", "--set", "device_memory=1B").out
+    assert text.count("NO: predicted to need") == 2
+    assert "2 of 2 cells predicted, 2 do not fit the device" in text
+    text = metabench("plan", tiny, "--predict", "--set", "limits.memory=1B").out
+    assert text.count("NO: the limit is 1 B; it will end as oom") == 2
+
+
+def test_plan_answers_what_fits_into_a_budget(tiny: Path) -> None:
+    plenty = json.loads(metabench("plan", tiny, "--budget", "1GiB", "--json").out)
+    (answer,) = plenty["problems"]
+    assert (plenty["budget_bytes"], answer["problem"], answer["sizes"]) == (2**30, "toy_1d", ["scalar"])
+    assert list(answer["methods"]) == ["none", "t1t2"]
+    assert all(found["scalar"]["any"] or found["scalar"]["steps"] >= 16 for found in answer["methods"].values())
+    text = metabench("plan", tiny, "--budget", "1B").out
+    assert "toy_1d (analytic, float32, cpu): largest number of inner steps T within 1 B" in text
+    assert "none: not even T = 1 fits" in text
+
+
 def test_collect_puts_rows_together(tiny: Path, tmp_path: Path) -> None:
     files = []
     for index, cell in enumerate(cells(tiny)):
@@ -263,6 +334,11 @@ MISTAKES = [
         "spec 'nowhere.json' cannot be read: No such file or directory",
     ),
     (("run", "--spec", "config/config.yaml", "--out", "x.parquet"), "config/config.yaml: not a cell's spec"),
+    (("plan", "--budget", "24G"), "--budget: expected a number of bytes with its unit, as '512MiB' or '4GiB', got '24G'"),
+    (("plan", "--budget", "1GiB", "--size", "mlp65"), "unknown size 'mlp65': did you mean 'mlp64'?"),
+    (("plan", "--size", "mlp64"), "--size chooses among the sizes that --budget looks at"),
+    (("predict", "--spec", "x.json"), "--spec: say with --out where the predictions go"),
+    (("predict", "--spec", "nowhere.json", "--out", "x.json"), "spec 'nowhere.json' cannot be read"),
     (("list", "--plugin", "nowhere.py"), "nowhere.py': no such file"),
     (("collect", "--cells", "nowhere.txt", "--out", "x.parquet"), "list of row files 'nowhere.txt' cannot be read"),
     (("report", "nowhere.parquet", "--out", "x"), "nowhere.parquet"),

@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -18,6 +19,9 @@ from metabench.cli.listing import Kind, print_listing
 from metabench.cli.output import print_error, print_table
 from metabench.cli.progress import progress_display
 from metabench.core.errors import MetabenchError
+
+if TYPE_CHECKING:
+    from metabench.suite.cell import Cell
 
 DEFAULT_SUITE = Path("config/config.yaml")
 
@@ -32,6 +36,13 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; may be given several times.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Device(str, Enum):
+    """What memory is predicted for; none of them has to be there."""
+
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 class Part(str, Enum):
@@ -93,16 +104,15 @@ def options(
 def run_command(
     spec: Annotated[Path, typer.Option(help="The cell: a JSON file, as `metabench plan --json` has them.")],
     out: Annotated[Path, typer.Option(help="Where its rows go: a Parquet file.")],
+    predictions: Annotated[
+        Path | None, typer.Option(help="What `metabench predict --out` wrote: a cell that does not fit its device is not started.")
+    ] = None,
 ) -> None:
     """Run one cell, all its seeds. A failure of the cell is a row with a status, and no failure of this command."""
-    from metabench.suite.cell import Cell
+    from metabench.suite.predictions import read_predictions
     from metabench.suite.supervise import supervise
 
-    try:
-        text = spec.read_text(encoding="utf-8")
-    except OSError as error:
-        raise MetabenchError(f"spec '{spec}' cannot be read: {error.strerror}") from error
-    cell = Cell.from_json(text, str(spec))
+    cell = _cell(spec)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,14 +120,28 @@ def run_command(
     if not os.access(out.parent, os.W_OK):
         raise MetabenchError(f"cannot write into '{out.parent}': permission denied")
     name = f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}"
+    predicted = read_predictions(predictions).of(cell) if predictions else None
+    if predictions and predicted is None:
+        print(f"{name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
     with progress_display(name) as progress:
-        rows = supervise(cell, out, progress)
+        rows = supervise(cell, out, progress, predicted=predicted)
     for row in rows:
         figure = f"{row['metric']} {row['quality']:.4g}" if row.get("quality") is not None else ""
         print(
             ": ".join(part for part in (name, f"seed {row['seed']}", row["status"], figure, row["message"]) if part),
             file=sys.stderr,
         )
+
+
+def _cell(spec: Path) -> Cell:
+    """Return the cell of a spec's file."""
+    from metabench.suite.cell import Cell
+
+    try:
+        text = spec.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MetabenchError(f"spec '{spec}' cannot be read: {error.strerror}") from error
+    return Cell.from_json(text, str(spec))
 
 
 @app.command("list")
@@ -137,12 +161,78 @@ def plan_command(
     config: Annotated[Path, typer.Argument(help="The suite.")] = DEFAULT_SUITE,
     overrides: Overrides = [],  # noqa: B006
     as_json: Json = False,
+    predict: Annotated[
+        bool, typer.Option("--predict", help="Predict the memory and the FLOPs of each cell, and whether it fits.")
+    ] = False,
+    budget: Annotated[
+        str, typer.Option(metavar="BYTES", help="Show the largest size and T that fit into so much memory, as 24GiB.")
+    ] = "",
+    device: Annotated[Device | None, typer.Option(help="Predict for this device; the suite's if left out.")] = None,
+    size: Annotated[
+        list[str], typer.Option(help="With --budget: a size to look at; all that the problem has if left out.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Show the cells of a suite: how many, and what each may use. Nothing is run."""
-    from metabench.cli.planning import print_plan
     from metabench.suite.plan import load_suite, plan
 
-    print_plan(plan(load_suite(config, overrides)), as_json)
+    planned = plan(load_suite(config, overrides))
+    place = device.value if device else None
+    if budget:
+        from metabench.cli.budgeting import print_budget
+        from metabench.suite.budget import answers
+        from metabench.suite.load import memory_bytes
+
+        room = memory_bytes(budget, "--budget")
+        with progress_display("budget") as progress:
+            found = answers(planned, room, progress, place, size, workers=os.cpu_count() or 1)
+        print_budget(room, found, as_json)
+        return
+    if size:
+        raise MetabenchError("--size chooses among the sizes that --budget looks at: give both, or change the suite with --set")
+    from metabench.cli.planning import print_plan
+
+    predicted = None
+    if predict or place:
+        from metabench.suite.predictions import kept_predictions, predict_cells
+
+        earlier = kept_predictions(planned.predictions)
+        with progress_display("plan") as progress:
+            predicted = predict_cells(planned.cells, earlier, progress, place)
+    print_plan(planned, as_json, predicted)
+
+
+@app.command("predict")
+def predict_command(
+    config: Annotated[Path, typer.Argument(help="The suite.")] = DEFAULT_SUITE,
+    overrides: Overrides = [],  # noqa: B006
+    spec: Annotated[
+        list[Path], typer.Option(help="Cells instead of a suite: JSON files as `metabench run` takes; may be given several times.")
+    ] = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="Where the predictions go: a JSON file; predictions.json in the suite's folder if left out.")
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="Predict for this device; the cells' own if left out.")] = None,
+) -> None:
+    """Predict what each cell of a suite needs, without running it. What the file holds already and still counts is kept."""
+    from metabench.suite.predictions import kept_predictions, predict_cells, write_predictions
+
+    if spec:
+        if out is None:
+            raise MetabenchError("--spec: say with --out where the predictions go")
+        cells, place = [_cell(path) for path in spec], out
+    else:
+        from metabench.suite.plan import load_suite, plan
+
+        planned = plan(load_suite(config, overrides))
+        cells, place = list(planned.cells), out or planned.predictions
+    earlier = kept_predictions(place)
+    with progress_display("predict") as progress:
+        found = predict_cells(cells, earlier, progress, device.value if device else None)
+    write_predictions(place, found)
+    known = sum(not entry.message for entry in found)
+    print(f"{known} of {len(found)} cells predicted: {place}", file=sys.stderr)
+    for reason, number in Counter(entry.message for entry in found if entry.message).items():
+        print(f"  not predicted, {number}: {reason}", file=sys.stderr)
 
 
 @app.command("certify")

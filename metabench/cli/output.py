@@ -7,6 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from metabench.suite.byte_words import human_bytes
+
+__all__ = ["human_bytes", "print_error", "print_json", "print_table"]
+
 WIDE = 240
 """Columns of a table that goes to a file or a pipe: wide enough that nothing is cut."""
 
@@ -23,7 +27,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -40,13 +44,3 @@ def print_error(message: str) -> None:
         Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message))
     else:
         print(f"error: {message}", file=sys.stderr)
-
-
-def human_bytes(count: int) -> str:
-    """Return a number of bytes for people, as '4 GiB' or '512 MiB'."""
-    size, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.4g} {unit}"

@@ -1,33 +1,49 @@
-"""`metabench plan`: the cells of a suite and what each may use."""
+"""`metabench plan`: the cells of a suite and what each may use; with predictions, what each is going to use."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from metabench.cli.output import human_bytes, print_json, print_table
 from metabench.suite.cell import Cell
 from metabench.suite.code_hash import code_hash
 from metabench.suite.plan import Plan
+from metabench.suite.predictions import Predicted, unfit
 
 _NUMBERS = ("cells", "seeds", "time limit", "memory limit")
 _COLUMNS = ("experiment", "problem", "data sets", "sizes", "inner steps", "methods", "purpose", *_NUMBERS)
+_PREDICTED = ("predicted peak", "static", "dynamic", "FLOPs")
+_CELL_COLUMNS = ("experiment", "cell", "inner steps", "options", *_PREDICTED, "fits")
 
 
-def print_plan(plan: Plan, as_json: bool) -> None:
-    """Print a table, a line an experiment, or as JSON every cell with its spec, the file of its rows and its code hash."""
+def print_plan(plan: Plan, as_json: bool, predicted: Sequence[Predicted] | None = None) -> None:
+    """Print a table, a line an experiment, or as JSON every cell with its spec, the file of its rows and its code hash.
+
+    predicted: what each cell is predicted to need, in the order of the plan: then the table has a line a cell, and whether it fits.
+    """
     if as_json:
-        cells = [
+        cells: list[dict[str, Any]] = [
             {"spec": dataclasses.asdict(cell), "row_file": str(plan.row_file(cell)), "code_hash": code_hash(cell)}
             for cell in plan.cells
         ]
+        if predicted is not None:
+            for entry, cell, found in zip(cells, plan.cells, predicted, strict=True):
+                entry["prediction"] = dataclasses.asdict(found)
+                entry["fits_limit"], entry["fits_device"] = _fits(cell, found)
         print_json({"suite": plan.suite.name, "cells": cells, "rows": plan.rows})
         return
-    grouped: dict[str, list[Cell]] = {name: [] for name in plan.suite.experiments}
-    for cell in plan.cells:
-        grouped[cell.experiment].append(cell)
-    rows = [_row(name, cells) for name, cells in grouped.items()]
-    print_table(f"suite '{plan.suite.name}'", _COLUMNS, rows, right=_NUMBERS)
+    if predicted is None:
+        grouped: dict[str, list[Cell]] = {name: [] for name in plan.suite.experiments}
+        for cell in plan.cells:
+            grouped[cell.experiment].append(cell)
+        rows = [_row(name, cells) for name, cells in grouped.items()]
+        print_table(f"suite '{plan.suite.name}'", _COLUMNS, rows, right=_NUMBERS)
+    else:
+        lines = [_cell_row(cell, found) for cell, found in zip(plan.cells, predicted, strict=True)]
+        print_table(f"suite '{plan.suite.name}'", _CELL_COLUMNS, lines, right=("inner steps", *_PREDICTED))
+        print(_predicted_words(plan.cells, predicted))
     print(f"{len(plan.cells)} cells, {plan.rows} rows, into {plan.folder}")
 
 
@@ -48,6 +64,44 @@ def _row(name: str, cells: Sequence[Cell]) -> tuple[str, ...]:
         f"{first.limit_seconds:g} s",
         human_bytes(first.limit_bytes),
     )
+
+
+def _cell_row(cell: Cell, found: Predicted) -> tuple[str, ...]:
+    head = (
+        cell.experiment,
+        f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}",
+        str(cell.inner_steps),
+        ", ".join(f"{name}={value}" for name, value in cell.method_options.items()) or "-",
+    )
+    if found.message:
+        return (*head, "?", "?", "?", "?", f"not predicted: {found.message}")
+    sizes = (human_bytes(size) for size in (found.peak_bytes, found.static_bytes, found.dynamic_bytes))
+    return (*head, *sizes, f"{found.flops:.3g}", _verdict(cell, found))
+
+
+def _verdict(cell: Cell, found: Predicted) -> str:
+    within, fits = _fits(cell, found)
+    if fits is False:
+        return f"NO: {unfit(cell, found)}; it will not be started"
+    return "yes" if within else f"NO: the limit is {human_bytes(cell.limit_bytes)}; it will end as oom"
+
+
+def _fits(cell: Cell, found: Predicted) -> tuple[bool | None, bool | None]:
+    """Return whether a cell stays within its limit and its device; None where nothing is predicted or declared."""
+    if found.message:
+        return None, None
+    return found.peak_bytes <= cell.limit_bytes, not unfit(cell, found) if cell.device_bytes else None
+
+
+def _predicted_words(cells: Sequence[Cell], predicted: Sequence[Predicted]) -> str:
+    verdicts = [_fits(cell, found) for cell, found in zip(cells, predicted, strict=True)]
+    known = sum(within is not None for within, _ in verdicts)
+    unfitting = sum(fits is False for _, fits in verdicts)
+    past = sum(within is False and fits is not False for within, fits in verdicts)
+    parts = [f"{known} of {len(cells)} cells predicted"]
+    parts += [f"{unfitting} do not fit the device"] if unfitting else []
+    parts += [f"{past} pass their memory limit"] if past else []
+    return ", ".join(parts)
 
 
 def _distinct(values: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """The row: one per cell and seed. The only place where columns are declared, typed and described.
 
-`SCHEMA_VERSION` is stored in every file. A file of another version is refused, never guessed at.
+`SCHEMA_VERSION` is stored in every file. A file of an older version is read where `metabench.results.upgrades` says how, with the columns
+that it lacks empty; any other version is refused, never guessed at.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 STATUSES = ("ok", "oom", "diverged", "timeout", "unsupported", "error")
 
@@ -73,6 +74,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("static_bytes", _INT, "bytes of the storages given to the method: parameters, inner optimiser state, meta-parameters, batches"),
     Column("dynamic_bytes", _INT, "peak of live allocator bytes during the hypergradient minus what was live before it"),
     Column("memory_source", _STRING, "where the bytes were read: the CPU allocator's events or the CUDA allocator"),
+    Column("predicted_bytes", _INT, "peak_bytes as predicted before the cell was run; empty where nothing was predicted"),
+    Column("floor_bytes", _INT, "analytic floor of dynamic_bytes for mixed mode, block by block; problems with segments only"),
+    Column("flops", _INT, "floating-point operations of one hypergradient, counted without running it; empty where nothing was predicted"),
     # Time, seconds. Memory and time are measured in separate passes.
     Column("first_call_s", _FLOAT, "first call in its process, with one-time costs that checks and plain steps before it left unpaid"),
     Column("time_median_s", _FLOAT, "median time of one hypergradient after warm-up"),

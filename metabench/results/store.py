@@ -21,6 +21,7 @@ from metabench.core.errors import MetabenchError, unknown
 from metabench.results.atomic import write_atomically
 from metabench.results.metadata import Metadata, decode_metadata, encode_metadata
 from metabench.results.schema import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES
+from metabench.results.upgrades import can_read, missing_columns, upgraded
 
 VERSION_KEY = b"metabench_schema"
 
@@ -64,7 +65,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping[
 
 
 def read_rows(path: Path) -> pa.Table:
-    """Return the rows of a cell's file or of results.parquet.
+    """Return the rows of a cell's file or of results.parquet; those of an older version with the columns that it lacked, empty.
 
     Raises OtherSchema for another schema version, CorruptRows for a file that cannot be read, MetabenchError for one that is not there.
     """
@@ -72,16 +73,17 @@ def read_rows(path: Path) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             table = file.read(use_threads=False)
-        _check_version(path, table.schema.metadata or {})
+        version = _version(path, table.schema.metadata or {})
+        current = upgraded(table, version)
     except FileNotFoundError as error:
         raise MetabenchError(f"no row file '{path}': run its cell first") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, PermissionError | IsADirectoryError):
             raise MetabenchError(f"cannot read '{path}': {error.strerror}") from error
         raise CorruptRows(f"row file '{path}' is corrupt or truncated: {_first_line(error)}") from error
-    if not table.schema.equals(_CELL_SCHEMA):
-        raise CorruptRows(f"row file '{path}' says schema {SCHEMA_VERSION} but {_difference(table.schema)}")
-    return table
+    if current is None or not current.schema.equals(_CELL_SCHEMA):
+        raise CorruptRows(f"row file '{path}' says schema {version} but {_difference(table.schema, version)}")
+    return current
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -195,27 +197,32 @@ def _check_row(row: Mapping[str, Any], where: str) -> None:
         raise MetabenchError(f"{where}: {unknown('status', str(row['status']), STATUSES)}")
 
 
-def _check_version(path: Path, metadata: Mapping[bytes, bytes]) -> None:
+def _version(path: Path, metadata: Mapping[bytes, bytes]) -> str:
+    """Return the schema version of a file; raise where it has none or one that cannot be read."""
     found = metadata.get(VERSION_KEY)
     if found is None:
         raise CorruptRows(f"'{path}' is Parquet but no row file of metabench: it names no schema version")
     version = found.decode("utf-8", "replace")
-    if version != str(SCHEMA_VERSION):
+    if not can_read(version):
         raise OtherSchema(
             f"'{path}' has rows of schema version {version}, and this metabench reads version {SCHEMA_VERSION}: "
             f"run its cells again, or read it with the metabench that wrote it"
         )
+    return version
 
 
-def _difference(schema: pa.Schema) -> str:
-    """Say the first way in which `schema` differs from the row's."""
+def _difference(schema: pa.Schema, version: str) -> str:
+    """Say the first way in which `schema` differs from that of the rows of a version."""
+    later = missing_columns(version)
     for column in COLUMNS:
+        if column.name in later:
+            continue
         if column.name not in schema.names:
             return f"lacks column '{column.name}'"
         found = schema.field(column.name)
         if found.type != column.type:
             return f"column '{column.name}' is {found.type}, expected {column.type}"
-    extra = [name for name in schema.names if name not in _NAMES]
+    extra = [name for name in schema.names if name not in _NAMES or name in later]
     return (
         f"has an unknown column '{extra[0]}'"
         if extra

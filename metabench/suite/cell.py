@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metabench.core.errors import MetabenchError
+from metabench.data.own_text import dataset_folder
 
 SPEC_VERSION = 1
 
@@ -18,7 +19,8 @@ SPEC_VERSION = 1
 class Cell:
     """Everything that decides a cell's rows, but for the code. `problem_options` and `method_options` are complete and validated.
 
-    `limit_bytes` bounds the peak memory of one hypergradient, `limit_seconds` the whole cell.
+    `limit_bytes` bounds the peak memory of one hypergradient, `limit_seconds` the whole cell. `device_bytes` is the memory that the device
+    is declared to have, 0 where nothing is declared: a cell that is predicted to need more is not started.
     """
 
     suite: str
@@ -40,6 +42,7 @@ class Cell:
     limit_bytes: int
     measure: dict[str, Any]
     plugins: list[str]
+    device_bytes: int = 0
     version: int = SPEC_VERSION
 
     @property
@@ -62,8 +65,8 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """Where the cell lies under the suite's `cells/`: problem/dataset/size."""
-        return Path(self.problem, self.dataset, self.size)
+        """Where the cell lies under the suite's `cells/`: problem/dataset/size; a text of the user by a name made of its path."""
+        return Path(self.problem, dataset_folder(self.dataset), self.size)
 
     @property
     def stem(self) -> str:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import metabench
 from metabench.core.registry import modules_of
+from metabench.data.own_text import is_own_text, own_text_digest
 from metabench.methods import method
 from metabench.suite.cell import Cell
 
 RUNNER = "metabench.suite.run"
+PREDICTOR = "metabench.suite.predict"
 _PACKAGE = "metabench"
 
 
@@ -91,9 +93,20 @@ class Sources:
 def code_hash(cell: Cell) -> str:
     """Return twelve hexadecimal digits over the source that decides the cell's rows: its method, problem, data set and the runner.
 
-    A method of a plugin counts with its file and what that imports from this package. Read once per process.
+    A method of a plugin counts with its file and what that imports from this package, a text of the user with its content. Read once
+    per process.
     """
-    return _hash(_installed(), cell.method, tuple(cell.plugins), _roots(cell))
+    code = _hash(_installed(), cell.method, tuple(cell.plugins), _roots(cell))
+    if is_own_text(cell.dataset):
+        return hashlib.sha256(f"{code} {own_text_digest(cell.dataset)}".encode()).hexdigest()[:12]
+    return code
+
+
+@functools.cache
+def predictor_hash() -> str:
+    """Return twelve hexadecimal digits over the source that predicts. What is predicted depends on it and on the cell's own source."""
+    sources = _installed()
+    return sources.digest(sources.closure([PREDICTOR]))
 
 
 def method_hash(name: str, plugins: Iterable[str] = ()) -> str:
@@ -130,7 +143,10 @@ def _roots(cell: Cell) -> tuple[str, ...]:
 
 @functools.cache
 def _declaring(dataset: str) -> list[str]:
-    """Return the module of `metabench.data` that declares the data set: the registry finds it, so no import leads there."""
+    """Return the module of `metabench.data` that declares the data set: the registry finds it, so no import leads there.
+
+    There is none for a text of the user, which every loading can read.
+    """
     return [
         module.__name__
         for module in modules_of("metabench.data")

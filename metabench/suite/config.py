@@ -90,7 +90,7 @@ class Experiment:
     """A grid: one problem x data sets x sizes x inner steps x methods. Lists are swept; every combination is a cell."""
 
     problem: str = key("bilevel problem, see `metabench list problems`")
-    datasets: list[str] = key("data sets; empty: the problem's default", [])
+    datasets: list[str] = key("data sets; text:PATH is a text file, or a folder of them, of your own; empty: the problem's default", [])
     sizes: list[str] = key("named sizes of the model; empty: the problem's default", [])
     methods: list[Any] = key("methods: a name, or {name: {option: value}}; a list as value is a sweep")
     options: dict[str, Any] = key("options of the problem; a list as value is a sweep", {})
@@ -113,6 +113,11 @@ class Suite:
     seeds: list[int] = key("seeds; each is a row", [0, 1, 2], minimum=0)
     baseline: str = key("method to which times and memory are compared as ratios", "unrolled")
     device: Device = key("'cpu' or 'cuda'", Device.cpu)
+    device_memory: str = key(
+        "memory of the device, as '24GiB'; cells predicted to need more are not started and become `unsupported` rows; "
+        "empty: nothing is left out",
+        "",
+    )
     dtype: NumberType = key("'float32' or 'float64'", NumberType.float32)
     threads: int = key("threads of torch in a cell", 1, minimum=1)
     timing: Timing = key(
@@ -123,6 +128,11 @@ class Suite:
     measure: Measure = key("how cells are measured", Measure)
     certify: bool = key(
         "certify each method against its target in float64; without it every method counts as not certified", True
+    )
+    predict: bool = key(
+        "predict the memory of each cell before it is run: for `device_memory`, for what its job asks a scheduler for, and for the "
+        "report, which compares; the predictions stand in `predictions.json`",
+        True,
     )
     plugins: list[str] = key("Python files that declare further methods, relative to the working folder", [])
     results: str = key("folder under which the suite's folder is made", "results")

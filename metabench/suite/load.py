@@ -56,6 +56,13 @@ def load_suite(source: Mapping[str, Any] | Path | str, overrides: Sequence[str] 
         )
     _check_bounds(suite, "", where)
     memory_bytes(suite.limits.memory, f"{where}: key 'limits.memory'")
+    if suite.device_memory:
+        memory_bytes(suite.device_memory, f"{where}: key 'device_memory'")
+        if not suite.predict:
+            raise MetabenchError(
+                f"{where}: key 'device_memory': nothing is compared with it while 'predict' is false: "
+                "set 'predict: true', or leave it empty"
+            )
     return suite
 
 

@@ -192,6 +192,11 @@ class _SeedRun:
             "time_q3_s": timing.q3_s,
             "time_repeats": timing.repeats,
         }
+        if instance.inner_segments():
+            # Here: few problems have segments, and the others need not import what counts their memory.
+            from metabench.autodiff.floor import mixed_mode_floor
+
+            yield {"floor_bytes": mixed_mode_floor(instance, state, meta, window)}
         if lost:
             raise Diverged(f"{lost} at the checkpoint")
 

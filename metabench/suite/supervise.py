@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from metabench.core.errors import MetabenchError
 from metabench.suite.cell import Cell
+from metabench.suite.predictions import Predicted, unfit
 from metabench.suite.rows import failed_row
 
 Progress = Callable[[str, int, int], None]
@@ -43,20 +44,32 @@ _THREAD_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def supervise(
-    cell: Cell, out: Path, progress: Progress, runner: Runner | None = None, grace: float | None = None
+    cell: Cell,
+    out: Path,
+    progress: Progress,
+    runner: Runner | None = None,
+    grace: float | None = None,
+    predicted: Predicted | None = None,
 ) -> list[Row]:
     """Run `cell` in a process of its own, write its rows to `out` and return them, in the order of the cell's seeds.
 
     Seeds without a row of their own get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
     limit if that is more) after the cell's time limit, 'oom' if something else killed it, 'error' for any other end.
 
-    `runner` is `metabench.suite.run.run_cell` unless given.
+    `runner` is `metabench.suite.run.run_cell` unless given. What is `predicted` stands in every row; a cell that is predicted to need more
+    memory than its device is declared to have is not started: its rows are 'unsupported'.
 
     Raises:
         MetabenchError: a mistake of the user's, found by the runner or while writing; nothing is written.
         SystemExit: SIGINT, SIGTERM or SIGHUP reached this process: the cell's process is killed, nothing is written; the code is
             128 + the signal's number.
     """
+    foreseen = predicted.columns() if predicted else {}
+    if reason := unfit(cell, predicted):
+        environment = _environment(cell)
+        rows = [failed_row(cell, seed, "unsupported", reason, environment) | foreseen for seed in cell.seeds]
+        _write(out, rows)
+        return rows
     patience = max(15.0, 0.1 * cell.limit_seconds) if grace is None else grace
     with _stopping_signals() as unblocked:
         child = _fork(cell, runner or _run_cell)
@@ -64,14 +77,19 @@ def supervise(
             with unblocked():
                 # pyarrow and, since pyarrow asks it what the values of a table are, pandas: now, while the other process imports torch.
                 importlib.import_module("pandas")
-                from metabench.results.store import write_rows
-
+                importlib.import_module("metabench.results.store")
                 heard = _listen(child, cell, patience, progress)
-                rows = _complete(cell, heard)
-                write_rows(out, rows)
+                rows = [row | foreseen for row in _complete(cell, heard)]
+                _write(out, rows)
         finally:
             child.end()
     return rows
+
+
+def _write(out: Path, rows: list[Row]) -> None:
+    from metabench.results.store import write_rows
+
+    write_rows(out, rows)
 
 
 def _run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:

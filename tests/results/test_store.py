@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.results.schema import COLUMNS, SCHEMA
+from metabench.results.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
 from metabench.results.store import CorruptRows, OtherSchema, collect, quarantine, read_metadata, read_rows, write_rows
+from metabench.results.upgrades import UPGRADES, missing_columns
 
 _BY_TYPE: dict[pa.DataType, Any] = {pa.string(): "text", pa.int64(): 3, pa.float64(): 0.1, pa.bool_(): True}
 
@@ -83,8 +84,61 @@ def test_another_schema_version_is_refused_with_both_versions(tmp_path: Path) ->
     path = tmp_path / "old.parquet"
     table = pa.Table.from_pylist([make_row()], schema=SCHEMA).replace_schema_metadata({"metabench_schema": "0"})
     pq.write_table(table, path)
-    with pytest.raises(OtherSchema, match=r"schema version 0.*reads version 2.*run its cells again"):
+    with pytest.raises(OtherSchema, match=r"schema version 0.*reads version 3.*run its cells again"):
         read_rows(path)
+
+
+def written_by(version: int, path: Path, lacking: tuple[str, ...], **changes: Any) -> dict[str, Any]:
+    """Write a row as an older version did, without the columns that it lacked, and return it."""
+    row = {name: value for name, value in make_row(**changes).items() if name not in lacking}
+    schema = pa.schema([field for field in SCHEMA if field.name not in lacking])
+    table = pa.Table.from_pylist([row], schema=schema)
+    pq.write_table(table.replace_schema_metadata({"metabench_schema": str(version)}), path)
+    return row
+
+
+@pytest.mark.parametrize("version", UPGRADES)
+def test_rows_of_an_older_version_are_read_with_what_it_lacked_left_empty(tmp_path: Path, version: int) -> None:
+    added = missing_columns(str(version))
+    assert added
+    row = written_by(version, tmp_path / "old.parquet", added)
+    table = read_rows(tmp_path / "old.parquet")
+    assert table.to_pylist() == [row | dict.fromkeys(added)]
+    assert table.schema.names == SCHEMA.names
+    assert table.schema.metadata[b"metabench_schema"] == str(SCHEMA_VERSION).encode()
+
+
+def test_version_3_added_predictions_and_the_floor() -> None:
+    assert missing_columns("2") == ("predicted_bytes", "floor_bytes", "flops")
+    assert missing_columns("3") == ()
+
+
+def test_no_upgrade_adds_a_column_that_must_be_filled() -> None:
+    required = {column.name for column in COLUMNS if column.required}
+    assert not required & {name for upgrade in UPGRADES.values() for name in upgrade.added}
+
+
+def test_rows_of_two_versions_are_collected_into_one_table(tmp_path: Path) -> None:
+    written_by(2, tmp_path / "old.parquet", missing_columns("2"), cell="00000001")
+    write_rows(tmp_path / "new.parquet", [make_row()])
+    report = collect([tmp_path / "old.parquet", tmp_path / "new.parquet"], tmp_path / "results.parquet")
+    assert read_rows(report.parquet)["predicted_bytes"].to_pylist() == [None, 3]
+    assert pq.read_schema(report.parquet).metadata[b"metabench_schema"] == str(SCHEMA_VERSION).encode()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        (("quality", *missing_columns("2")), "says schema 2 but lacks column 'quality'"),
+        ((), "says schema 2 but has an unknown column 'predicted_bytes'"),
+    ],
+)
+def test_a_file_that_is_not_what_its_older_version_was_is_corrupt(
+    tmp_path: Path, lacking: tuple[str, ...], message: str
+) -> None:
+    written_by(2, tmp_path / "old.parquet", lacking)
+    with pytest.raises(CorruptRows, match=message):
+        read_rows(tmp_path / "old.parquet")
 
 
 def test_a_file_that_lacks_a_column_of_its_own_version_is_corrupt(tmp_path: Path) -> None:

@@ -22,6 +22,15 @@ MISTAKES = [
     ("name: x\nlimits: {seconds: .inf}", "key 'limits.seconds': must be above 0 and finite, got inf"),
     ("name: x\nlimits: {seconds: .nan}", "key 'limits.seconds': must be above 0 and finite, got nan"),
     (
+        "name: x\ndevice_memory: 24G",
+        "key 'device_memory': expected a number of bytes with its unit, as '512MiB' or '4GiB', got '24G'",
+    ),
+    ("name: x\ndevice_memory: 0GiB", "key 'device_memory': must be above 0, got '0GiB'"),
+    (
+        "name: x\ndevice_memory: 24GiB\npredict: false",
+        "key 'device_memory': nothing is compared with it while 'predict' is false",
+    ),
+    (
         "name: x\nlimits: {memory: 4096}",
         "key 'limits.memory': expected a number of bytes with its unit, as '512MiB' or '4GiB', got '4096'",
     ),

@@ -71,6 +71,16 @@ def test_what_an_experiment_leaves_out_comes_from_the_problem_and_the_suite(plan
     assert planned(seeds=[7]).cells[0].seeds == [7]
 
 
+def test_a_declared_device_stands_in_the_spec_and_makes_no_other_cell() -> None:
+    experiments = {"toy": {"problem": "toy_1d", "methods": ["t1t2"]}}
+    bare, declared = (
+        plan(load_suite({"name": "x", "experiments": experiments} | more)).cells[0]
+        for more in ({}, {"device_memory": "24GiB"})
+    )
+    assert (bare.device_bytes, declared.device_bytes) == (0, 24 * 2**30)
+    assert bare.hash == declared.hash
+
+
 def test_a_cost_experiment_trains_nothing(planned: Planned) -> None:
     assert planned(purpose="cost", outer_steps=None).cells[0].outer_steps == 0
     with pytest.raises(MetabenchError, match="experiment 'toy': 'outer_steps' has no meaning where purpose is 'cost'"):

@@ -20,6 +20,7 @@ from metabench.results.store import read_rows
 from metabench.suite.cell import Cell
 from metabench.suite.rows import base_row
 from metabench.suite.supervise import Progress, Runner, supervise
+from tests.suite.test_predictions import predicted
 
 ENVIRONMENT = {
     "hardware": "a processor, 2 cores",
@@ -98,6 +99,38 @@ def test_progress_is_told_stage_by_stage(cell: Cell, tmp_path: Path) -> None:
         ("error", 10_000, 10_000),
     } <= set(told)
     assert len(told) < 1_000
+
+
+def test_what_is_predicted_stands_in_every_row(cell: Cell, tmp_path: Path) -> None:
+    runner = rows_then(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    foreseen = predicted(cell, peak_bytes=70, flops=9)
+    supervise(cell, tmp_path / "rows.parquet", silent, runner, predicted=foreseen)
+    table = read_rows(tmp_path / "rows.parquet").select(["predicted_bytes", "flops", "status"])
+    assert table.to_pylist() == [
+        {"predicted_bytes": 70, "flops": 9, "status": status} for status in ("ok", "oom", "oom")
+    ]
+
+
+def test_a_cell_without_a_prediction_runs_and_says_nothing_of_one(cell: Cell, tmp_path: Path) -> None:
+    declared = dataclasses.replace(cell, device_bytes=1)
+    foreseen = predicted(declared, peak_bytes=0, flops=0, message="no trace")
+    rows = supervise(declared, tmp_path / "rows.parquet", silent, rows_then(lambda: None, after=3), predicted=foreseen)
+    assert statuses(rows) == [(0, "ok"), (1, "ok"), (2, "ok")]
+    assert read_rows(tmp_path / "rows.parquet")["predicted_bytes"].to_pylist() == [None] * 3
+
+
+def test_a_cell_that_is_predicted_not_to_fit_its_device_is_not_started(cell: Cell, tmp_path: Path) -> None:
+    def never(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        raise AssertionError("it was started")
+
+    declared = dataclasses.replace(cell, device_bytes=24 * 2**30)
+    foreseen = predicted(declared, peak_bytes=65_712_999_629, flops=9)
+    rows = supervise(declared, tmp_path / "rows.parquet", silent, never, predicted=foreseen)
+    assert statuses(rows) == [(0, "unsupported"), (1, "unsupported"), (2, "unsupported")]
+    assert {row["message"] for row in rows} == {"predicted to need 61.2 GiB, the device has 24 GiB"}
+    written = read_rows(tmp_path / "rows.parquet")
+    assert written["predicted_bytes"].to_pylist() == [65_712_999_629] * 3
+    assert written["peak_bytes"].to_pylist() == [None] * 3
 
 
 def test_a_killed_process_is_out_of_memory(cell: Cell, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The cells of the suite and where their files lie; everything that can be wrong is found here, before any job starts."""
 
 import csv
+import functools
 import hashlib
 import os
 import sys
@@ -8,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from pyarrow import ArrowException, parquet
 from snakemake.common.configfile import load_configfile
 from snakemake.logging import logger
 from snakemake.utils import update_config
@@ -20,10 +22,18 @@ from metabench.problems import problem
 from metabench.results.atomic import write_text_atomically
 from metabench.results.certificate import CERTIFICATE_VERSION
 from metabench.results.schema import SCHEMA_VERSION
-from metabench.results.store import read_metadata
+from metabench.results.store import VERSION_KEY, read_metadata
 from metabench.suite.code_hash import Sources, code_hash, method_hash
 from metabench.suite.load import to_yaml
 from metabench.suite.plan import load_suite, plan
+from metabench.suite.predictions import (
+    PREDICTIONS_VERSION,
+    Predictions,
+    kept_predictions,
+    key_of,
+    read_predictions,
+)
+from metabench.suite.resources import memory_mb, runtime_minutes
 from metabench.suite.rows import label, method_of, options_text
 
 
@@ -72,10 +82,68 @@ def planned(wildcards):
     return CELLS[key]
 
 
-def fetched_data(cell):
-    """Return the mark of the cell's data set if it has to be fetched. Its age says nothing about the rows."""
-    mark = PLAN.folder / "data" / f"{cell.dataset}.fetched"
-    return [ancient(mark)] if card(cell.dataset).fetched else []
+def fetched_data(cells):
+    """Return the mark of each data set of the cells that has to be fetched. Its age says nothing about the rows."""
+    names = dict.fromkeys(cell.dataset for cell in cells)
+    return [
+        ancient(PLAN.folder / "data" / f"{name}.fetched")
+        for name in names
+        if card(name).fetched
+    ]
+
+
+def predictions_in(files):
+    """Return what the file of predictions says, if there is one among a job's inputs.
+
+    Where it is yet to be made, Snakemake takes the FileNotFoundError to mean that what is computed from it is to be determined.
+    """
+    if not files:
+        return Predictions()
+    (path,) = files
+    return _predictions(path, Path(path).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _predictions(path, changed):
+    return read_predictions(Path(path))
+
+
+def plan_hash():
+    """Return twelve hexadecimal digits over all that the predictions depend on: which cells, by which source, with which torch."""
+    keys = sorted(key_of(cell) for cell in PLAN.cells)
+    return hashlib.sha256(repr(keys).encode()).hexdigest()[:12]
+
+
+def predictions_for(cell):
+    """Return the file of predictions as an input whose age says nothing about the rows, where the cell has rows that are its own.
+
+    Behind a job that is to run, Snakemake (9.27) looks at an ancient input and at no other reason to run: not at a changed parameter or a
+    missing output. So a cell that has to run anyway waits for the file as for any other.
+    """
+    if not SUITE.predict:
+        return []
+    return [ancient(PREDICTIONS) if PREDICTED or is_made(cell) else PREDICTIONS]
+
+
+def is_made(cell):
+    """Tell whether the cell's rows are there, of this schema, of this spec and of this source."""
+    rows = PLAN.row_file(cell)
+    spec = rows.with_suffix(".json")
+    try:
+        if spec.read_bytes() != cell.to_json().encode():
+            return False
+        table = parquet.read_table(rows, columns=["code_hash"])
+    except (OSError, ArrowException):
+        return False
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode()
+    return version == str(SCHEMA_VERSION) and set(table["code_hash"].to_pylist()) == {
+        code_hash(cell)
+    }
+
+
+def is_predicted(planned):
+    """Tell whether the plan's file of predictions is of its cells as they are now, so that it need not be made."""
+    return kept_predictions(planned.predictions).are_of(planned.cells)
 
 
 def spec_hash(cell):
@@ -192,6 +260,7 @@ try:
     SUITE = chosen_suite()
     PLAN = plan(SUITE)
     check_writable(PLAN.folder)
+    PREDICTED = SUITE.predict and is_predicted(PLAN)
 except MetabenchError as error:
     stop(error)
 
@@ -206,6 +275,7 @@ TABLES = REPORT / "tables"
 FIGURES = REPORT / "figures"
 PAGE = REPORT / "index.html"
 LOGS = PLAN.folder / "logs"
+PREDICTIONS = PLAN.predictions
 CERTIFICATE = f"{PLAN.folder}/certificates/{{method}}"
 CERTIFICATES = [
     Path(f"{CERTIFICATE.format(method=method)}.parquet")

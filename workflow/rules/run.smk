@@ -8,7 +8,8 @@ only if it is killed or cannot write.
 
 rule run_cell:
     input:
-        data=lambda wildcards: fetched_data(planned(wildcards)),
+        data=lambda wildcards: fetched_data([planned(wildcards)]),
+        predictions=lambda wildcards: predictions_for(planned(wildcards)),
     output:
         rows=f"{CELL}.parquet",
     log:
@@ -28,18 +29,23 @@ rule run_cell:
     resources:
         gpu=int(GPU),
         exclusive=int(EXCLUSIVE),
-        # Twice the limit: the limit bounds one hypergradient, and its error is measured in double precision.
-        mem_mb=lambda wildcards, attempt: attempt
-        * (2048 + planned(wildcards).limit_bytes * 2 // 1024**2),
-        runtime=lambda wildcards, attempt: attempt
-        * (5 + round(planned(wildcards).limit_seconds / 60)),
+        # What is predicted, and no more than the limits allow: metabench/suite/resources.py says how.
+        mem_mb=lambda wildcards, input, attempt: attempt
+        * memory_mb(planned(wildcards), predictions_in(input.predictions)),
+        runtime=lambda wildcards, input, attempt: attempt
+        * runtime_minutes(planned(wildcards), predictions_in(input.predictions)),
     params:
         spec_hash=lambda wildcards: spec_hash(planned(wildcards)),
         code_hash=lambda wildcards: code_hash(planned(wildcards)),
         schema=SCHEMA_VERSION,
         spec=lambda wildcards, output: Path(output.rows).with_suffix(".json"),
         title=lambda wildcards, output: title(planned(wildcards)),
+        predictions=lambda wildcards, input: [
+            argument
+            for path in input.predictions
+            for argument in ("--predictions", path)
+        ],
     message:
         "{params.title}"
     shell:
-        "metabench run --spec {params.spec:q} --out {output.rows:q} > {log:q} 2>&1"
+        "metabench run --spec {params.spec:q} --out {output.rows:q} {params.predictions:q} > {log:q} 2>&1"

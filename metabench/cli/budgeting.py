@@ -1,0 +1,62 @@
+"""`metabench plan --budget`: the largest size and number of inner steps that fit, per method."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from metabench.cli.output import human_bytes, print_json, print_table
+from metabench.suite.budget import PREDICTED_AT_MOST, Answer
+
+
+def print_budget(budget: int, found: Sequence[Answer], as_json: bool) -> None:
+    """Print a table a problem: methods down, sizes across, in each cell the largest T that fits; or the same as JSON."""
+    if as_json:
+        print_json({"budget_bytes": budget, "problems": [_plain(answer) for answer in found]})
+        return
+    for answer in found:
+        where = ", ".join(filter(None, (answer.dataset, answer.problem_options, answer.dtype, answer.device)))
+        print(f"{answer.problem} ({where}): largest number of inner steps T within {human_bytes(budget)}")
+        rows = [
+            (name, *(by_size[size].text for size in answer.sizes), largest_fit(answer, name))
+            for name, by_size in answer.methods.items()
+        ]
+        print_table("", ("method", *answer.sizes, "largest that fits"), rows, right=answer.sizes)
+        _print_notes(answer)
+
+
+def largest_fit(answer: Answer, method: str) -> str:
+    """Return the largest size of which at least one step fits, with its T."""
+    fitting = [size for size, found in answer.methods[method].items() if found.any or found.steps is not None]
+    last = next((size for size in reversed(answer.sizes) if size in fitting), None)
+    if last is not None:
+        return f"{last}, T = {answer.methods[method][last].text}"
+    return "?" if any(found.message for found in answer.methods[method].values()) else "none"
+
+
+def _print_notes(answer: Answer) -> None:
+    shown = [found for by_size in answer.methods.values() for found in by_size.values()]
+    if any(found.steps is None and not found.any and not found.message for found in shown):
+        print("none: not even T = 1 fits")
+    if any(found.any for found in shown):
+        print("any: memory does not depend on T")
+    if any(found.extrapolated for found in shown):
+        print("*: extrapolated: each further step adds the same number of bytes between the T that were predicted")
+    if any(found.more and not found.extrapolated for found in shown):
+        print(
+            f"+: larger T were not looked at: memory is no straight line in T, and T above {PREDICTED_AT_MOST} is not predicted"
+        )
+    for name, by_size in answer.methods.items():
+        reasons = dict.fromkeys(found.message for found in by_size.values() if found.message)
+        for reason in reasons:
+            print(f"?: {name}: {reason}")
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    return dataclasses.asdict(answer) | {
+        "methods": {
+            name: {size: dataclasses.asdict(found) for size, found in by_size.items()}
+            for name, by_size in answer.methods.items()
+        }
+    }

@@ -1,0 +1,13 @@
+"""Numbers of bytes for people."""
+
+from __future__ import annotations
+
+
+def human_bytes(count: int) -> str:
+    """Return a number of bytes for people, as '4 GiB' or '61.23 GiB'."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.4g} {unit}"
