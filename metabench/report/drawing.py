@@ -18,7 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 
+from metabench.report.bars import draw_bars
 from metabench.report.panel import Failure, Figure, Panel, Point
+from metabench.report.rules import draw_rules
 from metabench.report.scales import set_scale
 from metabench.report.style import INKS, STATUS_COLOURS, LabelStyle, colour_variables
 
@@ -164,6 +166,9 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle], title
     axes.set_xlabel(panel.x.name)
     axes.set_ylabel(_upright(panel.y.name))
     seaborn.despine(ax=axes)
+    if panel.bars:
+        draw_bars(axes, panel, styles)
+        return
     placed = [failure for failure in panel.failures if failure.x is not None]
     aside = [failure for failure in panel.failures if failure.x is None]
     rows = list(dict.fromkeys(failure.label for failure in placed))
@@ -184,6 +189,7 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle], title
     set_scale(axes, panel.x, xs, panel.ticks, "x", 0.0, side)
     set_scale(axes, panel.y, ys or [floor, 1.0], [], "y", bottom, top)
     axes.grid(True, axis="y")
+    draw_rules(axes, panel)
     if panel.front:
         _draw_front(axes, panel)
     for line in panel.lines:

@@ -12,7 +12,9 @@ from metabench.report.drawing import draw_figure
 from metabench.report.entries import Suite, load_suite
 from metabench.report.figure_parts import MEMORY, TIME
 from metabench.report.gradient_figures import error_figure
+from metabench.report.memory_figures import study_figures, study_styles
 from metabench.report.panel import Figure, Missing
+from metabench.report.prediction_figure import prediction_figure
 from metabench.report.quality_figures import quality_figure
 from metabench.report.scaling_figures import size_figure, steps_figure
 from metabench.report.status_figure import draw_status_figure, status_csv
@@ -41,6 +43,11 @@ def build_figures(results: Path, out: Path, workers: int = 1) -> list[Path]:
     else:
         for figure in figures:
             written += _write(out, figure.name, *draw_figure(figure, suite.styles), figure.to_csv())
+    for figure in study_figures(suite):
+        written += _write(out, figure.name, *draw_figure(figure, study_styles(suite)), figure.to_csv())
+    prediction = prediction_figure(suite)
+    if prediction is not None:
+        written += _write(out, prediction.name, *draw_figure(prediction, suite.styles), prediction.to_csv())
     budget = budget_figure(suite)
     if isinstance(budget, Figure):
         written += _write(out, budget.name, *draw_figure(budget, suite.method_styles), budget.to_csv())

@@ -19,8 +19,11 @@ from metabench.report.drawing import draw_svg
 from metabench.report.entries import Suite, Task, load_suite
 from metabench.report.figures import all_figures
 from metabench.report.interval_words import INTERVAL_CAUTION
+from metabench.report.memory_figures import study_figures, study_styles
 from metabench.report.panel import Figure, Missing
+from metabench.report.prediction_figure import comparisons, prediction_figure, prediction_sentence
 from metabench.report.setting_table import setting_table
+from metabench.report.study_table import study_tables
 from metabench.report.style import STATUS_WORDS, LabelStyle, style_variables
 from metabench.report.tables import coverage_table, failure_table
 from metabench.results.atomic import write_text_atomically
@@ -54,7 +57,7 @@ def render_page(suite: Suite) -> str:
     overview = glances(suite, found)
 
     # A method has the style of its label without options, whether or not such a label is in the suite.
-    styles = {**suite.method_styles, **suite.styles}
+    styles = study_styles(suite)
 
     def label(name: str) -> Markup:
         return markup.label(name, styles, doubt(suite.verdicts[name]) if name in suite.verdicts else "")
@@ -81,9 +84,11 @@ def render_page(suite: Suite) -> str:
         quality_answer=quality_answer_table(suite, found),
         cost_answer=cost_answer_table(suite, found),
         glance=glance_table(suite, overview),
+        study=_study(suite),
         sections=_sections(suite),
         certificates=certificate_table(suite),
         budget=_budget(suite),
+        prediction=_prediction(suite),
         coverage=coverage_table(suite),
         failures=failure_table(suite),
         citations=_citations(suite),
@@ -140,6 +145,23 @@ def _sections(suite: Suite) -> list[dict[str, Any]]:
             }
         )
     return sections
+
+
+def _study(suite: Suite) -> dict[str, Any]:
+    """Return what stands in the section of the memory study; empty lists where the suite makes none."""
+    styles = study_styles(suite)
+    return {
+        "figures": [_figure(figure, styles) for figure in study_figures(suite)],
+        "tables": study_tables(suite),
+    }
+
+
+def _prediction(suite: Suite) -> dict[str, Any] | None:
+    """Return the sentence and the figure of predicted memory; None where nothing was predicted."""
+    figure = prediction_figure(suite)
+    if figure is None:
+        return None
+    return {"sentence": prediction_sentence(comparisons(suite)), "figure": _figure(figure, suite.styles)}
 
 
 def _budget(suite: Suite) -> dict[str, Any] | None:

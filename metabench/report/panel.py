@@ -13,7 +13,7 @@ from metabench.report.table import records_to_csv
 class Axis:
     """What an axis says: its name, the kind of its numbers, and whether it is logarithmic.
 
-    kind: 'bytes', 'seconds', 'count', 'error' or 'plain'.
+    kind: 'bytes', 'seconds', 'count', 'error', 'ratio' or 'plain'.
     """
 
     name: str
@@ -47,12 +47,35 @@ class Failure:
     x: float | None = None
 
 
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a label in a group of bars. part: what it is part of a stack of; parts of one label and group stand on each other in order,
+    all but the first pale. words: above it. status: of a run without a figure, whose value is 0.
+    """
+
+    label: str
+    group: str
+    value: float
+    part: str = ""
+    words: str = ""
+    status: str = "ok"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line to compare with. along: 'x' (level, at y = value), 'y' (upright, at x = value) or 'both' (y = value times x)."""
+
+    along: str
+    value: float
+    words: str = ""
+
+
 @dataclass
 class Panel:
     """One pair of axes. lines: points to join, all of one label's colour. front: the Pareto front, from cheapest to dearest.
 
     notes: what the legend adds to a label, such as a fitted exponent. ticks: fixed ticks of the x axis. floor: points whose y is below it
-    stand in a strip at the bottom, and floor_words says what that means.
+    stand in a strip at the bottom, and floor_words says what that means. bars: instead of points; their groups stand along the x axis.
     """
 
     title: str
@@ -67,13 +90,14 @@ class Panel:
     ticks: list[float] = field(default_factory=list)
     floor: float | None = None
     floor_words: str = ""
+    bars: list[Bar] = field(default_factory=list)
+    rules: list[Rule] = field(default_factory=list)
 
     @property
     def labels(self) -> list[str]:
-        """Labels that the panel shows, points and failures."""
-        return list(
-            dict.fromkeys([point.label for point in self.points] + [failure.label for failure in self.failures])
-        )
+        """Labels that the panel shows, points, failures and bars."""
+        shown: list[Point | Failure | Bar] = [*self.points, *self.failures, *self.bars]
+        return list(dict.fromkeys(one.label for one in shown))
 
 
 @dataclass
@@ -124,6 +148,10 @@ class Figure:
             records += [
                 {**head, "label": failure.label, "x": failure.x, "n": failure.runs, "status": failure.status}
                 for failure in panel.failures
+            ]
+            records += [
+                {**head, "label": bar.label, "x": bar.group, "y": bar.value, "status": bar.status, "note": bar.part}
+                for bar in panel.bars
             ]
         names = [
             "panel",

@@ -11,6 +11,9 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from metabench.report import numbers
 from metabench.report.panel import Axis
 
+# Shorter ranges are linear: there would be fewer than two round ticks.
+_LOG_FROM = {"bytes": 2.5, "seconds": 2.5, "ratio": 6.0}
+
 
 def set_scale(
     axes: Axes, axis: Axis, values: list[float], ticks: list[float], which: str, before: float, after: float
@@ -20,7 +23,7 @@ def set_scale(
     set_limits = axes.set_xlim if which == "x" else axes.set_ylim
     log = axis.log and all(value > 0 for value in values)
     low, high = min(values), max(values)
-    if log and axis.kind in ("bytes", "seconds") and high / low < 2.5:
+    if log and high / low < _LOG_FROM.get(axis.kind, 0.0):
         log = False
     if log:
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
@@ -83,6 +86,8 @@ def tick_text(kind: str, value: float, places: list[float]) -> str:
             if value >= size:
                 return f"{value / size:.4g}{letter}"
         return f"{value:.4g}"
+    if kind == "ratio":
+        return f"{value:.4g}×"
     if kind == "error":
         return numbers.significant(value, 1) if value >= 0.01 else numbers.significant(value, 1).replace("1×", "")
     spacing = min((abs(after - before) for before, after in pairwise(places)), default=1.0)

@@ -56,7 +56,7 @@ STATUS_WORDS: Mapping[str, str] = {
     "oom": "out of memory",
     "diverged": "no longer finite",
     "timeout": "time limit",
-    "unsupported": "method does not apply",
+    "unsupported": "method does not apply, or the cell does not fit the declared device",
     "error": "exception",
 }
 

@@ -14,6 +14,7 @@ from metabench.report.certificate_words import label_cell, state_certificates
 from metabench.report.certified import doubt, short
 from metabench.report.entries import Suite, load_suite
 from metabench.report.setting_table import setting_table
+from metabench.report.study_table import study_tables
 from metabench.report.table import Cell, Column, Table
 from metabench.results.atomic import write_text_atomically
 
@@ -33,13 +34,14 @@ def build_tables(results: Path, out: Path) -> list[Path]:
 
 
 def all_tables(suite: Suite) -> list[Table]:
-    """Return every table of the suite: the answer, methods at a glance, one a setting, certificates, coverage, what did not finish."""
+    """Return every table: the answer, methods at a glance, a memory study, one a setting, certificates, coverage, what did not finish."""
     found = answers(suite)
     tables = [
         quality_answer_table(suite, found),
         cost_answer_table(suite, found),
         glance_table(suite, glances(suite, found)),
     ]
+    tables += study_tables(suite)
     tables += [setting_table(suite, setting, entries) for setting, entries in suite.settings.items()]
     return [*tables, certificate_table(suite), coverage_table(suite), failure_table(suite)]
 

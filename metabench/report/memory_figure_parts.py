@@ -1,0 +1,31 @@
+"""What the figures of a memory study share: the name of the floor, captions and the notes of points."""
+
+from __future__ import annotations
+
+from metabench.report import numbers
+from metabench.report.entries import Entry, slug
+from metabench.report.figure_parts import conditions, seeds
+from metabench.report.memory_study import Comparison, Study
+from metabench.report.panel import Figure, Panel
+from metabench.report.study_sweeps import configuration_words
+
+FLOOR = "analytic floor"
+
+
+def memory_figure(study: Study, kind: str, title: str, caption: str, panels: list[Panel]) -> Figure:
+    shown = study.entries
+    measured = f"Memory: largest over {seeds(shown)}; time: median over repeats, then over seeds."
+    caption = f"{caption} {measured} {conditions(_measured(shown))}"
+    return Figure(
+        slug(kind), kind, title, caption, panels, None, columns=min(3, len(panels)) if kind == "study_ablation" else 2
+    )
+
+
+def _measured(entries: list[Entry]) -> list[Entry]:
+    return [entry for entry in entries if not entry.failed] or entries
+
+
+def comparison_note(study: Study, comparison: Comparison) -> str:
+    over = comparison.over_floor
+    words = f"{comparison.configuration.task.problem}, {configuration_words(study, comparison.configuration)}"
+    return words if over is None else f"{words}; {numbers.ratio(over)} the floor"

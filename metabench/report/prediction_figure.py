@@ -1,0 +1,124 @@
+"""Predicted against measured memory: whether the numbers by which cells were admitted were right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metabench.report import numbers
+from metabench.report.entries import Row, Suite
+from metabench.report.figure_parts import MEMORY
+from metabench.report.panel import Axis, Figure, Panel, Point, Rule
+
+WITHIN = 0.05
+"""A prediction farther than this from what was measured, as a share of it, is a miss."""
+
+_PREDICTED = Axis("predicted before the cell was run", "bytes")
+_RATIO = Axis("predicted / measured", "ratio", log=False)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One cell, measured and predicted. Memory is the largest over seeds."""
+
+    label: str
+    name: str
+    device: str
+    measured: int
+    predicted: int
+
+    @property
+    def ratio(self) -> float:
+        """Predicted over measured."""
+        return self.predicted / self.measured
+
+    @property
+    def within(self) -> bool:
+        """Whether the prediction is as good as is asked for."""
+        return abs(self.predicted - self.measured) <= WITHIN * self.measured
+
+
+def comparisons(suite: Suite) -> list[Comparison]:
+    """Return every cell whose memory was both predicted and measured, in the order of the rows."""
+    cells: dict[str, list[Row]] = {}
+    for row in suite.rows:
+        if row["predicted_bytes"] and row["peak_bytes"]:
+            cells.setdefault(row["cell"], []).append(row)
+    return [
+        Comparison(
+            rows[0]["label"],
+            ", ".join(filter(None, (_place(rows[0]), rows[0]["problem_options"], f"K={rows[0]['inner_steps']}"))),
+            rows[0]["device"],
+            max(row["peak_bytes"] for row in rows),
+            max(row["predicted_bytes"] for row in rows),
+        )
+        for rows in cells.values()
+    ]
+
+
+def prediction_sentence(found: list[Comparison]) -> str:
+    """Say how many predictions are as good as is asked for, and which is the worst; empty without any."""
+    if not found:
+        return ""
+    worst = max(found, key=lambda one: abs(one.ratio - 1.0))
+    text = (
+        f"Memory was predicted before it was measured: {sum(one.within for one in found)} of {numbers.plural(len(found), 'cell')} "
+        f"within {100 * WITHIN:.0f} %"
+    )
+    if worst.ratio == 1.0:
+        return f"{text}, each to the byte."
+    return f"{text}; the worst, {worst.label} on {worst.name}, by {_signed(100 * (worst.ratio - 1.0))} %."
+
+
+def prediction_figure(suite: Suite) -> Figure | None:
+    """Return two panels a device, one point a cell: predicted against measured, and their ratio. None where nothing was predicted.
+
+    It is drawn with `Suite.styles`.
+    """
+    found = comparisons(suite)
+    if not found:
+        return None
+    panels = []
+    for device in dict.fromkeys(one.device for one in found):
+        mine = [one for one in found if one.device == device]
+        share = f"{sum(one.within for one in mine)} of {numbers.plural(len(mine), 'cell')} within {100 * WITHIN:.0f} %"
+        panels.append(
+            Panel(
+                f"{device} · {share}",
+                MEMORY,
+                _PREDICTED,
+                [Point(one.label, one.measured, one.predicted, note=one.name) for one in mine],
+                rules=[Rule("both", 1.0, "equal"), *(Rule("both", 1.0 + sign * WITHIN) for sign in (-1, 1))],
+            )
+        )
+        panels.append(
+            Panel(
+                f"{device} · ratio",
+                MEMORY,
+                _RATIO,
+                [Point(one.label, one.measured, one.ratio, note=one.name) for one in mine],
+                rules=[
+                    Rule("x", 1.0, "equal"),
+                    Rule("x", 1.0 + WITHIN, f"+{100 * WITHIN:.0f} %"),
+                    Rule("x", 1.0 - WITHIN, f"−{100 * WITHIN:.0f} %"),
+                ],
+            )
+        )
+    return Figure(
+        "predicted_memory",
+        "prediction",
+        "Memory: predicted against measured",
+        f"Peak memory of one hypergradient, static and dynamic, one point a cell: the largest over its seeds, and what was predicted from "
+        f"tracing without data before the cell was run. Dotted: equal, and {100 * WITHIN:.0f} % to either side. "
+        f"Cells that were not started, not measured or not predicted have no point. {prediction_sentence(found)}",
+        panels,
+        None,
+    )
+
+
+def _place(row: Row) -> str:
+    return f"{row['problem']}/{row['dataset']}/{row['size']}"
+
+
+def _signed(value: float) -> str:
+    sign = "+" if value > 0 else ""
+    return sign + (numbers.fixed(value, 1) if abs(value) >= 0.05 else numbers.significant(value, 1))

@@ -1,0 +1,413 @@
+"""The memory study: ratios to plain unrolling, along sweeps, over all configurations, against floors, and when it is not worth it."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+import statistics
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from metabench.report.answers import answers, glances
+from metabench.report.entries import Suite
+from metabench.report.figures import build_figures
+from metabench.report.memory_figure_parts import FLOOR
+from metabench.report.memory_figures import study_figures
+from metabench.report.memory_study import Configuration, Study, memory_study, read_options
+from metabench.report.memory_sweep_figures import device_memory
+from metabench.report.page import render_page
+from metabench.report.panel import Figure
+from metabench.report.study_sweeps import ablations, growths, sweeps
+from metabench.report.study_table import study_tables
+from metabench.report.study_words import is_the_question
+from metabench.report.summary import sentences
+from metabench.report.tables import build_tables
+
+SMALL = "label_noise"
+
+
+@pytest.fixture(scope="module")
+def made() -> ModuleType:
+    """The generator of a study's rows."""
+    spec = importlib.util.spec_from_file_location("study_rows", Path(__file__).with_name("study_rows.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def load(load_rows: Any, made: ModuleType) -> Any:
+    """A function from rows to the suite that they make, with the metadata of a study."""
+    return lambda rows, **metadata: load_rows(rows, **{**made.metadata(), **metadata})
+
+
+@pytest.fixture
+def suite(load: Any, made: ModuleType) -> Suite:
+    """A whole study."""
+    return load(made.study_rows())
+
+
+def _study(suite: Suite) -> Study:
+    found = memory_study(suite)
+    assert found is not None
+    return found
+
+
+def _figure(suite: Suite, kind: str) -> Figure:
+    return next(figure for figure in study_figures(suite) if figure.kind == kind)
+
+
+def _said(suite: Suite) -> list[tuple[str, str]]:
+    found = answers(suite)
+    return sentences(suite, found, glances(suite, found))
+
+
+def _with(study: Study, **values: str) -> Configuration:
+    """Return the one configuration of the language model that has these values and otherwise the centre's."""
+    centre = {"inner_steps": "8", "size": "100k", "batch": "4", "blocks": "4", "optimiser": "sgd", "sequence": "64"}
+    wanted = {**centre, **values}
+    (found,) = (
+        one for one in study.runs if one.task.problem != SMALL and {name: one.values[name] for name in wanted} == wanted
+    )
+    return found
+
+
+def test_a_suite_that_measured_nothing_beside_plain_unrolling_makes_no_study(load: Any, made: Any) -> None:
+    trained = [{**made.row(method), "purpose": "quality"} for method in ("unrolled", "mixflow")]
+    alone = [made.row("unrolled"), made.row("unrolled", 4)]
+    without = [made.row("mixflow"), made.row("unrolled_remat")]
+    elsewhere = [made.row("unrolled", 2), made.row("mixflow", 4)]
+    for rows in (trained, alone, without, elsewhere, []):
+        suite = load(rows)
+        assert memory_study(suite) is None
+        assert study_figures(suite) == [] and study_tables(suite) == []
+        assert "How much memory" not in dict(_said(suite))
+        assert "memory-study" not in render_page(suite)
+
+
+def test_a_baseline_that_is_not_the_exact_unrolled_hypergradient_makes_no_study(load: Any, made: Any) -> None:
+    rows = [made.row("unrolled", target="one_step"), made.row("mixflow")]
+    assert memory_study(load(rows)) is None
+
+
+def test_gains_are_the_references_bytes_over_the_methods(suite: Suite) -> None:
+    study = _study(suite)
+    assert (study.reference, study.subject) == ("unrolled", "mixflow")
+    runs = study.runs[_with(study, sequence="256")]
+    one = next(one for one in study.of("mixflow") if one.configuration == _with(study, sequence="256"))
+    ours, theirs, other = (runs[label].entry for label in ("mixflow", "unrolled", "unrolled_remat"))
+    assert one.dynamic_gain == theirs.dynamic_bytes / ours.dynamic_bytes
+    assert one.total_gain == theirs.peak_bytes / ours.peak_bytes
+    assert one.slowdown == pytest.approx(1.55)
+    assert one.arithmetic == pytest.approx(14.6 / 9, rel=1e-4)
+    assert one.against_recomputation == other.dynamic_bytes / ours.dynamic_bytes
+    assert one.over_floor == ours.dynamic_bytes / runs["mixflow"].floor == pytest.approx(1.1, abs=1e-4)
+
+
+def test_sweeps_share_their_centre_and_vary_one_thing(suite: Suite) -> None:
+    study = _study(suite)
+    found = sweeps(study)
+    places = {
+        sweep.swept: [value for value, _ in sweep.places]
+        for sweep in found
+        if "adam" not in sweep.title and "2048" not in sweep.title
+    }
+    assert places["inner_steps"] == [2, 4, 8, 16]
+    assert places["blocks"] == [2, 4, 8, 16]
+    assert places["sequence"] == [64, 128, 256, 512]
+    assert places["batch"] == [1, 4, 16]
+    assert len(places["size"]) == 4
+    for sweep in found:
+        fixed = [{name: value for name, value in one.values.items() if name != sweep.swept} for _, one in sweep.places]
+        assert all(one == fixed[0] for one in fixed)
+    assert [sweep.title for sweep in found if "adam" in sweep.title] == [
+        "inner steps K · lm_learning_rates · optimiser adam"
+    ]
+
+
+def test_an_option_at_its_default_is_filled_in_from_the_results(load: Any, made: Any) -> None:
+    rows = [made.row(method, options={"blocks": 4}) for method in ("unrolled", "mixflow")]
+    assert rows[0]["problem_options"] == ""
+    (configuration,) = _study(load(rows)).runs
+    assert configuration.values["blocks"] == "4"
+
+
+def test_the_figure_of_gains_holds_every_method_the_floor_and_the_rows_numbers(suite: Suite) -> None:
+    study = _study(suite)
+    panel = next(panel for panel in _figure(suite, "study_gain").panels if panel.x.name == "sequence length")
+    assert set(panel.labels) == {"unrolled_remat", "mixflow", FLOOR}
+    for point in panel.points:
+        runs = study.runs[_with(study, sequence=str(int(point.x)))]
+        below = (
+            study.floor(_with(study, sequence=str(int(point.x))))
+            if point.label == FLOOR
+            else runs[point.label].entry.dynamic_bytes
+        )
+        assert point.y == runs["unrolled"].entry.dynamic_bytes / below
+    assert {rule.value for rule in panel.rules} == {4.0, 1.0}
+    assert "1.10× the floor" in next(point.note for point in panel.points if point.label == "mixflow")
+
+
+def test_options_of_the_trajectory_are_shown_where_they_were_swept_only(suite: Suite) -> None:
+    recomputed = "mixflow (trajectory=recompute)"
+    panels = {panel.title: panel for panel in _figure(suite, "study_gain").panels}
+    assert [title for title, panel in panels.items() if recomputed in panel.labels] == [
+        "inner steps K · lm_learning_rates"
+    ]
+
+
+def test_bars_are_static_and_dynamic_memory_apart(suite: Suite) -> None:
+    study = _study(suite)
+    panel = next(panel for panel in _figure(suite, "study_parts").panels if panel.x.name == "blocks (depth)")
+    for blocks in (2, 4, 8, 16):
+        runs = study.runs[_with(study, blocks=str(blocks))]
+        for label in ("unrolled", "unrolled_remat", "mixflow"):
+            bars = {bar.part: bar.value for bar in panel.bars if (bar.label, bar.group) == (label, str(blocks))}
+            assert bars == {"dynamic": runs[label].entry.dynamic_bytes, "static": runs[label].entry.static_bytes}
+
+
+def test_the_spread_is_every_configuration_in_order_with_the_share_of_fourfold_gains(suite: Suite) -> None:
+    study = _study(suite)
+    for panel, word in zip(_figure(suite, "study_spread").panels, ("dynamic_gain", "total_gain"), strict=True):
+        gains = [value for one in study.of("mixflow") if (value := getattr(one, word)) is not None]
+        assert [point.y for point in panel.points if point.label == "mixflow"] == sorted(gains)
+        assert panel.notes["mixflow"] == f"≥ 4×: {sum(gain >= 4 for gain in gains)} of {len(gains)}"
+
+
+def test_the_ablation_has_all_combinations_relative_to_all_switches_off(suite: Suite) -> None:
+    (ablation,) = ablations(_study(suite))
+    assert ablation.switches == ("mixed_mode", "block_remat", "save_inner_grads")
+    assert len(ablation.runs) == 8
+    assert ablation.runs[frozenset(ablation.switches)].entry.label == "mixflow"
+    assert ablation.runs[frozenset()].entry.label.count("False") == 3
+    memory, time, operations = _figure(suite, "study_ablation").panels
+    assert [bar.group for bar in memory.bars] == ["none", "M", "B", "S", "M+B", "M+S", "B+S", "M+B+S"]
+    for panel in (memory, time, operations):
+        assert panel.bars[0].value == 1.0
+    off, on = ablation.runs[frozenset()].entry, ablation.runs[frozenset(ablation.switches)].entry
+    assert memory.bars[-1].value == on.dynamic_bytes / off.dynamic_bytes
+    assert time.bars[-1].value == on.time_median / off.time_median
+
+
+def test_a_combination_that_was_not_asked_for_makes_no_ablation(load: Any, made: Any) -> None:
+    rows = [row for row in made.study_rows() if row["method_options"].count("False") != 3]
+    assert ablations(_study(load(rows))) == []
+
+
+def test_a_combination_that_failed_stands_in_the_ablation_by_its_status(load: Any, made: Any) -> None:
+    rows = [row for row in made.study_rows() if row["method_options"].count("False") != 3]
+    options = dict.fromkeys(made.SWITCHES, False)
+    rows.append(made.row("mixflow", method_options=options, status="oom", message="limit"))
+    memory = _figure(load(rows), "study_ablation").panels[0]
+    assert (memory.bars[0].group, memory.bars[0].status, memory.bars[0].value) == ("none", "oom", 0.0)
+    assert memory.y.name == "dynamic memory over that of unrolled"
+
+
+def test_switches_are_told_from_other_options_of_the_method(load: Any, made: Any) -> None:
+    rows = [*made.study_rows(), made.row("mixflow", method_options={"compile": True})]
+    (ablation,) = ablations(_study(load(rows)))
+    assert len(ablation.runs) == 8
+
+
+def test_growth_per_step_is_in_bytes_of_the_parameters(load: Any, made: Any) -> None:
+    rows = [made.row("unrolled", steps) for steps in (2, 4, 8)]
+    parameters = rows[0]["n_params"]
+    rows += [made.row("mixflow", steps, dynamic_bytes=1000 + 2 * 4 * parameters * steps) for steps in (2, 4, 8)]
+    study = _study(load(rows))
+    (sweep,) = sweeps(study)
+    growth = next(growth for growth in growths(study, sweep) if growth.label == "mixflow")
+    assert growth.fit.slope == pytest.approx(8 * parameters)
+    assert growth.over_parameters == pytest.approx(2.0)
+
+
+def test_growth_per_block_is_over_the_parameters_that_a_block_adds(suite: Suite) -> None:
+    study = _study(suite)
+    sweep = next(sweep for sweep in sweeps(study) if sweep.swept == "blocks")
+    growth = next(growth for growth in growths(study, sweep) if growth.label == "mixflow")
+    counts = [study.runs[one]["mixflow"].entry.n_params for _, one in sweep.places]
+    assert growth.parameters == pytest.approx(4 * (counts[1] - counts[0]) / 2)
+    record = next(table for table in study_tables(suite) if table.name == "memory-growth").records
+    assert {row["label"] for row in record if row["unit"] == "blocks (depth)"} == {
+        "unrolled",
+        "unrolled_remat",
+        "mixflow",
+    }
+
+
+def test_the_first_lines_say_how_much_memory_at_what_time_and_when_not(suite: Suite) -> None:
+    study, said = _study(suite), _said(suite)
+    assert [about for about, _ in said[:5]] == [
+        "How much memory",
+        "At what time",
+        "At least four times",
+        "Not worth it",
+        "Too large here",
+    ]
+    text = dict(said)
+    gains = [value for one in study.of("mixflow") if (value := one.dynamic_gain) is not None]
+    assert f"Over {len(gains)} configurations" in text["How much memory"]
+    assert (
+        f"takes {statistics.median(gains):.2f}× ({min(gains):.3f}× to {max(gains):.1f}×) the dynamic memory of `mixflow`"
+        in text["How much memory"].replace("†", "")
+    )
+    assert "`mixflow` takes 1.55× the time of `unrolled`, at 1.62×" in text["At what time"].replace("†", "")
+    fourfold = sum(gain >= 4 for gain in gains)
+    assert (
+        f"in {fourfold} of {len(gains)} configurations ({100 * fourfold / len(gains):.0f} %)"
+        in text["At least four times"]
+    )
+
+
+def test_it_is_not_worth_it_for_small_perceptrons(suite: Suite) -> None:
+    study, text = _study(suite), dict(_said(suite))["Not worth it"]
+    lost = [one for one in study.of("mixflow") if one.why_not_worth_it]
+    assert {one.configuration.task.problem for one in lost} == {SMALL}
+    assert len(lost) == 4 and text.startswith("In 4 of 22 configurations")
+    assert "That is all of label_noise and nothing of lm_learning_rates." in text
+    reasons = Counter(one.why_not_worth_it for one in lost)
+    assert reasons["more memory"] and f"In {reasons['more memory']} it takes at least as much memory as" in text
+
+
+@pytest.mark.parametrize(
+    ("peak", "seconds", "remat", "why"),
+    [
+        (1000, 1.0, (900, 2.0), "more memory"),
+        (800, 1.5, (900, 2.0), "less gain than cost"),
+        (400, 1.5, (300, 1.2), "recomputation does as well"),
+        (400, 1.5, (300, 1.6), ""),
+        (400, 1.5, (500, 1.2), ""),
+    ],
+)
+def test_what_makes_it_not_worth_it(
+    load: Any, made: Any, peak: int, seconds: float, remat: tuple[int, float], why: str
+) -> None:
+    rows = [
+        made.row("unrolled", peak_bytes=1000, time_median_s=1.0),
+        made.row("mixflow", peak_bytes=peak, time_median_s=seconds),
+        made.row("unrolled_remat", peak_bytes=remat[0], time_median_s=remat[1]),
+    ]
+    (one,) = _study(load(rows)).of("mixflow")
+    assert one.why_not_worth_it == why
+
+
+def test_the_study_comes_first_only_where_most_rows_are_of_it(load: Any, made: Any) -> None:
+    rows = [made.row("unrolled"), made.row("mixflow")]
+    other = [{**made.row("unrolled", seed=seed), "purpose": "quality", "cell": f"{seed:08d}"} for seed in range(6)]
+    assert is_the_question(load(rows))
+    suite = load([*rows, *other])
+    assert not is_the_question(suite)
+    about = [name for name, _ in _said(suite)]
+    assert about[0] == "Quality" and "How much memory" in about and about[-1] == "Failures"
+
+
+def test_what_does_not_fit_is_in_the_table_with_its_predicted_bytes(suite: Suite) -> None:
+    table = next(table for table in study_tables(suite) if table.name == "memory-study")
+    large = [
+        (row, record)
+        for row, record in zip(table.rows, table.records, strict=True)
+        if record["status"] == "unsupported"
+    ]
+    assert len(large) == 9
+    for row, record in large:
+        assert row["status"].text == "predicted not to fit: for a GPU"
+        assert record["predicted_bytes"] > 24 * 2**30 and row["predicted"].text.endswith(("GiB", "TiB"))
+    gains = {record["label"]: record["predicted_gain"] for _, record in large}
+    assert gains["mixflow"] == pytest.approx(400 / 30)
+    figure = _figure(suite, "study_predicted")
+    assert {point.x for point in figure.panels[0].points} == {44e6, 140e6, 489e6}
+    assert figure.panels[0].rules[0].value == device_memory(suite) == 24 * 2**30
+
+
+def test_every_run_of_the_study_is_a_row_of_its_table(suite: Suite) -> None:
+    table = next(table for table in study_tables(suite) if table.name == "memory-study")
+    assert len(table.rows) == sum(map(len, _study(suite).runs.values())) == len(suite.rows)
+
+
+def test_a_reference_that_ran_out_of_memory_is_a_failure_in_its_place_and_a_sentence(load: Any, made: Any) -> None:
+    rows = [made.row(method, steps) for method in ("unrolled_remat", "mixflow") for steps in (2, 4, 8, 16)]
+    rows += [made.row("unrolled", steps) for steps in (2, 4, 8)]
+    rows.append(made.row("unrolled", 16, status="oom", message="limit of 1 GiB"))
+    suite = load(rows)
+    (panel,) = _figure(suite, "study_gain").panels
+    assert [(failure.label, failure.status, failure.x) for failure in panel.failures] == [("unrolled", "oom", 16)]
+    (bars,) = _figure(suite, "study_parts").panels
+    assert [(bar.label, bar.group) for bar in bars.bars if bar.status == "oom"] == [("unrolled", "16")]
+    assert "In 1 configuration `unrolled` ran out of memory and `mixflow` did not." in dict(_said(suite))[
+        "How much memory"
+    ].replace("†", "")
+
+
+def test_results_without_floors_operations_and_predictions_have_a_study_without_them(load: Any, made: Any) -> None:
+    rows = [row for row in made.study_rows() if row["status"] == "ok"]
+    suite = load([{**row, "floor_bytes": None, "flops": None, "predicted_bytes": None} for row in rows])
+    assert {figure.kind for figure in study_figures(suite)} == {
+        "study_gain",
+        "study_parts",
+        "study_spread",
+        "study_trade",
+        "study_ablation",
+    }
+    table = next(table for table in study_tables(suite) if table.name == "memory-study")
+    assert not {"floor", "over_floor", "arithmetic", "predicted", "predicted_gain"} & {
+        column.key for column in table.columns
+    }
+    text = " ".join(sentence for _, sentence in _said(suite))
+    assert "floor" not in text and "operations" not in text and FLOOR not in _figure(suite, "study_gain").labels
+    bare = [
+        {name: value for name, value in row.items() if name not in ("floor_bytes", "flops", "predicted_bytes")}
+        for row in suite.rows
+    ]
+    suite.rows[:] = bare
+    assert _study(suite).floor(next(iter(_study(suite).runs))) is None
+
+
+def test_files_hold_the_bars_and_are_the_same_bytes_every_time(load: Any, made: Any, tmp_path: Path) -> None:
+    rows = [made.row(method, steps) for method in ("unrolled", "mixflow") for steps in (2, 4, 8)]
+    load(rows)
+    results = tmp_path / "results.parquet"
+    first = {path.name: path.read_bytes() for path in build_figures(results, tmp_path / "a")}
+    second = {path.name: path.read_bytes() for path in build_figures(results, tmp_path / "b")}
+    assert first == second
+    assert first["study_parts.pdf"].startswith(b"%PDF") and first["study_parts.png"].startswith(b"\x89PNG")
+    records = list(csv.DictReader((tmp_path / "a" / "study_parts.csv").open()))
+    found = {(record["label"], record["x"], record["note"]): float(record["y"]) for record in records}
+    for row in rows:
+        assert found[row["label"], str(row["inner_steps"]), "dynamic"] == row["dynamic_bytes"]
+    names = {path.name for path in build_tables(results, tmp_path / "tables")}
+    assert {"memory-study.csv", "memory-study.tex", "memory-growth.csv", "memory-growth.tex"} <= names
+
+
+def test_the_page_has_a_section_for_it_in_the_pages_colours(suite: Suite) -> None:
+    text = render_page(suite)
+    assert text.index("How much memory") < text.index('<section id="memory-study">') < text.index('<section id="task-')
+    assert '<a href="#memory-study">' in text
+    ids = Counter(re.findall(r'\bid="([^"]+)"', text))
+    assert [name for name, number in ids.items() if number > 1] == []
+    drawings = re.findall(r'<svg viewBox="0 0 324.*?</svg>', text, flags=re.DOTALL)
+    assert len(drawings) >= 20
+    for drawing in drawings:
+        assert not re.search(r"#[0-9a-f]{6}\b", drawing)
+
+
+def test_captions_say_hardware_number_type_and_source_of_memory(suite: Suite, made: Any) -> None:
+    for figure in study_figures(suite):
+        for words in ("n = 1 seed", made.HARDWARE, "float32", "CPU allocator events"):
+            assert words in figure.caption
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GiB", 24 * 2**30), ("1.5 GB", 1_500_000_000), ("", None), ("much", None)]
+)
+def test_the_devices_memory_is_read_from_the_configuration(load: Any, made: Any, text: str, size: int | None) -> None:
+    assert device_memory(load([made.row("unrolled")], suite=f"device_memory: '{text}'")) == size
+
+
+def test_options_are_read_back_from_their_text() -> None:
+    assert read_options("noise=flip, rate=0.4") == {"noise": "flip", "rate": "0.4"}
+    assert read_options("") == {}
