@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from metabench.autodiff.gradients import gradients, inner_gradient
+from metabench.autodiff.optimisers import STEP_COUNT
 from metabench.core import tree
 from metabench.core.errors import Diverged
 from metabench.core.lazy import torch
-from metabench.core.problem import Problem
+from metabench.core.problem import InnerOptimiser, Problem
 from metabench.core.types import Batch, InnerState, Tree
 
 
@@ -19,8 +20,56 @@ def step(problem: Problem, state: InnerState, meta: Tree, batch: Batch) -> Inner
 
 def updated(problem: Problem, gradient: Tree, state: InnerState, meta: Tree) -> InnerState:
     """Return the inner state after the update by `gradient`. No graph is left."""
+    parts = parts_of(problem.optimiser, state.params)
     with torch.no_grad():
-        return InnerState(*problem.optimiser.update(gradient, state.params, state.optimiser, meta))
+        if len(parts) == 1:
+            return InnerState(*problem.optimiser.update(gradient, state.params, state.optimiser, meta))
+        params: Tree = {}
+        slots: dict[str, Tree] = {}
+        for names in parts:
+            part = part_of(state, names)
+            given = {name: gradient[name] for name in names}
+            moved, kept = problem.optimiser.update(given, part.params, part.optimiser, meta)
+            params |= moved
+            for slot, leaves in kept.items():
+                slots.setdefault(slot, {}).update(leaves)
+    return InnerState(params, slots)
+
+
+WHOLE_BYTES = 2**20
+"""Parameters up to which an update is taken at once: the temporaries of a larger one are worth a few more calls."""
+
+_PARTS = 8
+
+
+def parts_of(optimiser: InnerOptimiser, params: Tree) -> list[list[str]]:
+    """Return the names of the parameters in groups that can be updated one after another: one group unless the update is leafwise."""
+    sizes = {name: leaf.numel() * leaf.element_size() for name, leaf in params.items()}
+    total = sum(sizes.values())
+    if total <= WHOLE_BYTES or not getattr(optimiser, "leafwise", False):
+        return [list(params)]
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > total / _PARTS:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def part_of(state: InnerState, names: Iterable[str], shared: bool = True) -> InnerState:
+    """Return the state of some of the parameters, of a leafwise optimiser: the count of steps, which all share, only if `shared`."""
+    chosen = set(names)
+    params = {name: leaf for name, leaf in state.params.items() if name in chosen}
+    slots = {}
+    for slot, leaves in state.optimiser.items():
+        if slot == STEP_COUNT:
+            slots |= {slot: leaves} if shared else {}
+        else:
+            slots[slot] = {name: leaf for name, leaf in leaves.items() if name in chosen}
+    return InnerState(params, slots)
 
 
 def run(problem: Problem, state: InnerState, meta: Tree, batches: Iterable[Batch]) -> InnerState:

@@ -1,6 +1,7 @@
 """Inner optimisers as pure functions, differentiable everywhere, equal to torch.optim step for step where gradients are well above eps.
 
 A setting is a number, or a function of the meta-parameters that returns a scalar tensor or a tree: then it is learned.
+`leafwise` says that the update of some parameter tensors is the same whatever the others are, so that it can be taken for a few at a time.
 `minimised_decay` of an optimiser is the c for which training minimises f + c/2 |w|^2, or None where it minimises no such loss.
 Square roots are of v + eps^2 where v can be zero: sqrt has an infinite slope at 0, and 0 * inf is NaN in second order.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from metabench.core import tree
 from metabench.core.errors import Unsupported
@@ -41,7 +42,7 @@ def _times(setting: Setting, meta: Tree, direction: Tree) -> Tree:
     """Return setting(meta) * direction; the setting is a number, a scalar or one tensor per parameter."""
     value = setting(meta) if callable(setting) else setting
     if isinstance(value, dict):
-        return tree.tree_map(lambda a, b: a * b, value, direction)
+        return tree.tree_map(lambda a, b: b * a, direction, value)
     return tree.scale(value, direction)
 
 
@@ -56,6 +57,8 @@ class SGD:
 
     learning_rate: Setting
     weight_decay: float = 0.0
+
+    leafwise: ClassVar[bool] = True
 
     @property
     def minimised_decay(self) -> float:
@@ -81,6 +84,8 @@ class Momentum:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
+
+    leafwise: ClassVar[bool] = True
 
     @property
     def minimised_decay(self) -> float:
@@ -113,6 +118,8 @@ class Adam:
     eps: float = 1e-8
     weight_decay: float = 0.0
     decoupled: bool = False
+
+    leafwise: ClassVar[bool] = True
 
     @property
     def minimised_decay(self) -> float | None:
@@ -149,6 +156,8 @@ class RMSprop:
     alpha: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.0
+
+    leafwise: ClassVar[bool] = True
 
     @property
     def minimised_decay(self) -> float:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from metabench.autodiff.derivatives import Derivatives, Recorded
 from metabench.autodiff.gradients import gradients
-from metabench.autodiff.inner import begin, detached, leaves_of, recorded_step, updated, with_leaves
+from metabench.autodiff.inner import begin, detached, leaves_of, part_of, parts_of, recorded_step, updated, with_leaves
 from metabench.autodiff.schedules import Schedule, every_state
 from metabench.autodiff.trajectory import Trajectory, Visit
 from metabench.core import tree
@@ -199,7 +199,37 @@ def split_step(derivatives: Derivatives) -> Pullback:
 def pull_update(
     problem: Problem, gradient: Tree, state: InnerState, meta: Tree, cotangent: InnerState, through: bool
 ) -> tuple[InnerState, Tree, Tree]:
-    """Return the VJP of the inner update: its direct shares for the state (empty if not `through`) and for l, and the cotangent of g."""
+    """Return the VJP of the inner update: its direct shares for the state (empty if not `through`) and for l, and the cotangent of g.
+
+    Of a large model it is taken for a part of the parameter tensors at a time, where the update is leafwise.
+    """
+    parts = parts_of(problem.optimiser, state.params)
+    if len(parts) == 1:
+        return _pull_part(problem, gradient, state, meta, cotangent, through)
+    whole = InnerState({}, {slot: {} for slot in state.optimiser})
+    share, of_gradient = tree.zeros_like(meta), dict[str, torch.Tensor]()
+    for i, names in enumerate(parts):
+        pulled, of_meta, of_part = _pull_part(
+            problem,
+            {name: gradient[name] for name in names},
+            part_of(state, names),
+            meta,
+            part_of(cotangent, names, shared=i == 0),
+            through,
+        )
+        share = tree.add(share, of_meta)
+        of_gradient |= of_part
+        if through:
+            whole.params.update(pulled.params)
+            for slot, leaves in pulled.optimiser.items():
+                kept = whole.optimiser[slot]
+                kept |= {name: kept[name] + leaf if name in kept else leaf for name, leaf in leaves.items()}
+    return whole if through else InnerState({}, {}), share, of_gradient
+
+
+def _pull_part(
+    problem: Problem, gradient: Tree, state: InnerState, meta: Tree, cotangent: InnerState, through: bool
+) -> tuple[InnerState, Tree, Tree]:
     before, variables = _recorded(state) if through else (state, [])
     gradient, meta = tree.leaves_for_grad(gradient), tree.leaves_for_grad(meta)
     with torch.enable_grad():
