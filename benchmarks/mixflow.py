@@ -208,28 +208,31 @@ def times(rounds: int, compiled: bool, flops: dict[str, Any]) -> tuple[list[Chec
     return checks, found
 
 
+def traced_seconds(bench: Bench) -> float:
+    """Return the processor's seconds that a first hypergradient spends on its traces."""
+    build_graphs = segment_graphs.SegmentGraphs.__init__
+    spent = []
+
+    def timed(self: Any, *arguments: Any) -> None:
+        begun = time.process_time()
+        build_graphs(self, *arguments)
+        spent.append(time.process_time() - begun)
+
+    segment_graphs.SegmentGraphs.__init__ = timed  # type: ignore[method-assign]
+    try:
+        bench.call("mixflow")
+    finally:
+        segment_graphs.SegmentGraphs.__init__ = build_graphs  # type: ignore[method-assign]
+    return sum(spent)
+
+
 def tracing() -> tuple[list[Check], dict[str, Any]]:
     """Return the checks of tracing: its time at two depths, and the second call against the steady state."""
     Bench(1, 1).call("mixflow")  # torch's own imports
     found: dict[str, Any] = {}
     for blocks in (2, 16):
         segment_graphs.forget()
-        bench = Bench(blocks, 2)
-        spent = 0.0
-        build_graphs = segment_graphs.SegmentGraphs.__init__
-
-        def timed(self: Any, *arguments: Any) -> None:
-            nonlocal spent
-            begun = time.perf_counter()
-            build_graphs(self, *arguments)
-            spent += time.perf_counter() - begun
-
-        segment_graphs.SegmentGraphs.__init__ = timed  # type: ignore[method-assign]
-        try:
-            bench.call("mixflow")
-        finally:
-            segment_graphs.SegmentGraphs.__init__ = build_graphs  # type: ignore[method-assign]
-        found[f"trace, {blocks} blocks"] = spent
+        found[f"trace, {blocks} blocks"] = traced_seconds(Bench(blocks, 2))
     segment_graphs.forget()
     bench = Bench(2, 2)
     seconds = []

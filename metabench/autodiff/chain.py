@@ -81,6 +81,21 @@ class Chain:
             hidden = graphs.like
             yield sum(leaf.numel() * leaf.element_size() for leaf in hidden.values()), graphs.kept_bytes
 
+    def check(self, params: Tree, meta: Tree, batch: Batch) -> None:
+        """Trace the products of every segment, as far as they can be traced.
+
+        Raises:
+            Unsupported: an operation lacks a derivative that they need; the message names it and its place.
+        """
+        segments = self.segments(params, meta, batch)
+        hidden: Tree = {}
+        for i, segment in enumerate(segments):
+            groups = _inputs(segment, params, meta, batch, params, hidden, hidden)
+            graphs = self._graphs(segment, groups, dual=True, last=i == len(segments) - 1)
+            if graphs.reason:
+                return
+            hidden = graphs.like
+
     def segments(self, params: Tree, meta: Tree, batch: Batch) -> tuple[Segment, ...]:
         """Return the chain. The whole loss, where it is one piece, is a method of the problem: its traces are the problem's own."""
         if self._offered:

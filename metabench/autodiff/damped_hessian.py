@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metabench.autodiff.derivatives import OnFlatGraphs
+from metabench.autodiff.derivatives import by_segments
 from metabench.autodiff.gradients import gradients
 from metabench.core import tree
 from metabench.core.lazy import torch
@@ -22,8 +22,8 @@ class DampedHessian:
     def __init__(self, problem: Problem, params: Tree, meta: Tree, batch: Batch, shift: float = 0.0) -> None:
         self._params, self._shift = tree.leaves_for_grad(params), shift
         self._by_segments: Callable[[Tree], Tree] | None = None
-        if problem.inner_segments():
-            derivatives, zero = OnFlatGraphs(problem), tree.zeros_like(params)
+        if derivatives := by_segments(problem, params, meta, batch):
+            zero = tree.zeros_like(params)
             self._by_segments = lambda direction: derivatives.products(
                 params, meta, batch, direction, into=dict(zero), mixed=False
             )[0]

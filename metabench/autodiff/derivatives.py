@@ -7,8 +7,9 @@ from typing import Protocol
 
 from metabench.autodiff.chain import Chain
 from metabench.autodiff.execution import Execution
-from metabench.autodiff.gradients import OuterGradient, gradients
+from metabench.autodiff.gradients import OuterGradient, gradients, outer_gradient
 from metabench.core import tree
+from metabench.core.errors import Unsupported
 from metabench.core.lazy import torch
 from metabench.core.problem import MetaRole, Problem
 from metabench.core.segments import LOSS, Segment
@@ -54,12 +55,11 @@ class Recorded:
 
     def outer(self, params: Tree, meta: Tree, batch: Batch) -> OuterGradient:
         """Return F, dF/dw and the direct dF/dl."""
+        if not self._outer_segments:
+            return outer_gradient(self._problem, params, meta, batch)
         params, meta = tree.leaves_for_grad(params), tree.leaves_for_grad(meta)
         with torch.enable_grad():
-            if self._outer_segments:
-                loss = _checkpointed(self._outer_segments, params, meta, batch)
-            else:
-                loss = self._problem.outer_loss(params, meta, batch)
+            loss = _checkpointed(self._outer_segments, params, meta, batch)
             d_params, d_meta = gradients(loss, [params, meta])
         return OuterGradient(float(loss.detach()), d_params, d_meta)
 
@@ -109,6 +109,20 @@ class OnFlatGraphs:
     def untraced(self) -> int:
         """How many segments of the two losses could not be traced."""
         return len(self._inner.untraced) + len(self._outer.untraced)
+
+
+def by_segments(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> OnFlatGraphs | None:
+    """Return derivatives by segments, for methods that take them where they save memory.
+
+    None where the problem offers no segments, or one has an operation without the derivatives that mixed mode needs.
+    """
+    if not problem.inner_segments():
+        return None
+    try:
+        Chain(problem, "inner", block_remat=True).check(params, meta, batch)
+    except Unsupported:
+        return None
+    return OnFlatGraphs(problem)
 
 
 def _checkpointed(segments: Sequence[Segment], params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:

@@ -34,8 +34,7 @@ class FlatGraph:
 
     def __init__(self, graph: Any, constants: Mapping[str, Any], inputs: list[Name], outputs: list[Name]) -> None:
         self.inputs, self.outputs = inputs, outputs
-        if not writes(graph):
-            order_for_memory(graph)
+        order_for_memory(graph)
         self.functional = torch.fx.GraphModule(dict(constants), graph)
         executed = copy.deepcopy(graph)
         reuse_memory(executed)
@@ -84,6 +83,7 @@ class Trace:
         """Trace `function` for inputs such as `like`: nothing but shapes, strides, number types and devices is read.
 
         Raises:
+            ValueError: the function writes to its inputs, or keeps a tensor that it makes: a cache that it fills at its first call.
             Exception: whatever torch raises where the function cannot be traced, as where its control flow depends on values.
         """
         self.inputs: list[Name] = [(group, name) for group, tree in like.items() for name in tree]
@@ -97,10 +97,14 @@ class Trace:
 
         module = _traced(flat, leaves)
         self._graph = module.graph
+        if writes(self._graph):
+            raise ValueError("it writes to a tensor that it is given")
         simplify(self._graph)
         self._constants = {
             node.target: getattr(module, node.target) for node in self._graph.nodes if node.op == "get_attr"
         }
+        if any(is_fake(constant) for constant in self._constants.values()):
+            raise ValueError("it keeps a tensor that it made while it was traced")
 
     def part(self, outputs: Collection[str]) -> FlatGraph:
         """Return what computes the output groups named, and no more; inputs that are not read are not asked for."""
@@ -172,7 +176,14 @@ class Trace:
 def specification(groups: Groups) -> tuple[Any, ...]:
     """Return what a trace depends on beside its function, hashable: names, shapes, strides, number types and devices."""
     return tuple(
-        (group, name, tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device)
+        (
+            group,
+            name,
+            tuple(leaf.shape),
+            leaf.stride() if leaf.layout == torch.strided else leaf.layout,
+            leaf.dtype,
+            leaf.device,
+        )
         for group, tree in groups.items()
         for name, leaf in tree.items()
     )
@@ -189,7 +200,16 @@ def _traced(function: Callable[..., Any], leaves: list[torch.Tensor]) -> Any:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with _faking():
-        return make_fx(function)(*[_fake(leaf) for leaf in leaves])
+        # Writes of the function to its own tensors, and those of torch's derivative formulas, become calls that return their result.
+        pure = torch.func.functionalize(function, remove="mutations")
+        return make_fx(pure)(*[_fake(leaf) for leaf in leaves])
+
+
+def is_fake(value: Any) -> bool:
+    """Tell whether a tensor has no memory behind it."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return isinstance(value, FakeTensor)
 
 
 @contextlib.contextmanager
@@ -203,6 +223,8 @@ def _faking() -> Iterator[None]:
 
 
 def _fake(leaf: torch.Tensor) -> torch.Tensor:
+    if leaf.layout != torch.strided:
+        raise TypeError(f"a tensor of layout {leaf.layout}")
     return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=leaf.device)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from metabench.autodiff.chain import Chain
 from metabench.autodiff.inner import leaves_of
+from metabench.core.errors import Unsupported
 from metabench.core.lazy import torch
 from metabench.core.problem import Problem
 from metabench.core.types import InnerState, Tree, Window
 
 
 def mixed_mode_floor(problem: Problem, state: InnerState, meta: Tree, window: Window) -> int | None:
-    """Return the bytes that mixed mode with rematerialised segments must have allocated at its peak; None without segments.
+    """Return the bytes that mixed mode with rematerialised segments has allocated at its peak; None without segments that can be traced.
 
         T (|w| + |s|) + (T - 1) |w| + 2 |w| + |s| + max_i (2 A_i + 2 sum_{j <= i} |hidden_j|)
 
@@ -23,9 +24,14 @@ def mixed_mode_floor(problem: Problem, state: InnerState, meta: Tree, window: Wi
     if not problem.inner_segments():
         return None
     inside = boundaries = 0
-    for handed_on, read in chain.kept_bytes(state.params, meta, window.inner[0]):
-        boundaries += handed_on
-        inside = max(inside, boundaries + read)
+    try:
+        for handed_on, read in chain.kept_bytes(state.params, meta, window.inner[0]):
+            if chain.untraced:
+                return None
+            boundaries += handed_on
+            inside = max(inside, boundaries + read)
+    except Unsupported:  # an operation without the derivatives that mixed mode needs: it has no floor there
+        return None
     sizes = [sum(_bytes(leaf) for leaf in leaves.values()) for leaves in leaves_of(state)]
     params, slots = sizes[0], sum(sizes[1:])
     steps = len(window.inner)

@@ -1,7 +1,7 @@
 """Rewrites of a flat graph of aten calls that leave its values as they are: less to compute, and less alive at a time.
 
-What forward mode leaves in a trace is full of copies of what is already there and of the same product taken twice. Every rewrite here
-needs a graph that writes to nothing but what it has made itself; `functional` brings a graph into that form as far as it goes.
+What forward mode leaves in a trace is full of copies of what is already there and of the same product taken twice. The graphs are pure:
+no call writes to a tensor.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ Graph = Any
 def simplify(graph: Graph) -> None:
     """Apply every rewrite, in place."""
     graph.eliminate_dead_code()
-    functional(graph)
-    if not writes(graph):
-        drop_copies(graph)
-        merge_equal(graph)
-        graph.eliminate_dead_code()
-        add_into_products(graph)
+    drop_copies(graph)
+    merge_equal(graph)
+    graph.eliminate_dead_code()
+    add_into_products(graph)
     graph.eliminate_dead_code()
     graph.lint()
 
@@ -30,26 +28,6 @@ def simplify(graph: Graph) -> None:
 def writes(graph: Graph) -> bool:
     """Tell whether a call of the graph writes to one of its arguments."""
     return any(is_aten(node) and node.target._schema.is_mutable for node in graph.nodes)
-
-
-def functional(graph: Graph) -> None:
-    """Replace calls that write to a tensor just made by the calls that return the result instead."""
-    place = {node: i for i, node in enumerate(graph.nodes)}
-    for node in list(graph.nodes):
-        if not (is_aten(node) and node.target._schema.is_mutable):
-            continue
-        written = node.args[0] if node.args else None
-        pure = _pure_overload(node.target)
-        if pure is None or not isinstance(written, torch.fx.Node) or not is_fresh(written):
-            continue
-        # A view taken before would not see the result.
-        others = [user for user in written.users if user is not node]
-        if any(place[user] < place[node] and is_view(user) for user in others):
-            continue
-        if _dtype(written) != _dtype(node) or _shape(written) != _shape(node):
-            continue
-        node.target = pure
-        written.replace_all_uses_with(node, lambda user, node=node: place[user] > place[node])
 
 
 def drop_copies(graph: Graph) -> None:
@@ -156,28 +134,19 @@ def is_aten(node: Node) -> bool:
     return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
 
 
+_UNMARKED_VIEWS = ("aten::_unsafe_view", "aten::unsafe_split", "aten::unsafe_split_with_sizes", "aten::unsafe_chunk")
+"""Operations that return views of their argument and do not say so."""
+
+
 def is_view(node: Node) -> bool:
-    return is_aten(node) and any(
+    """Tell whether what the node gives stands on the memory of its first argument."""
+    return is_aten(node) and (node.target._schema.name in _UNMARKED_VIEWS or _is_marked(node))
+
+
+def _is_marked(node: Node) -> bool:
+    return any(
         argument.alias_info is not None and not argument.alias_info.is_write for argument in node.target._schema.returns
     )
-
-
-def is_fresh(node: Node) -> bool:
-    """Tell whether the node's tensor has memory of its own, made by the call."""
-    return is_aten(node) and not is_view(node) and not node.target._schema.is_mutable
-
-
-def _pure_overload(target: Any) -> Any:
-    """Return the operation that returns what `target` writes into its first argument; None if there is none of the same arguments."""
-    name = target._schema.name.split("::")[1]
-    if not name.endswith("_") or name.endswith("__"):
-        return None
-    packet = getattr(torch.ops.aten, name[:-1], None)
-    overload = getattr(packet, target._overloadname, None) if packet else None
-    if overload is None or overload._schema.is_mutable:
-        return None
-    ours, theirs = target._schema.arguments, overload._schema.arguments
-    return overload if [a.name for a in ours] == [a.name for a in theirs] else None
 
 
 def _frozen(value: Any) -> Any:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from metabench.autodiff.damped_hessian import DampedHessian
-from metabench.autodiff.derivatives import OnFlatGraphs
-from metabench.autodiff.gradients import outer_gradient
+from metabench.autodiff.derivatives import Recorded, by_segments
 from metabench.autodiff.inner import begin, detached, run
 from metabench.autodiff.linear_solvers import Solution
 from metabench.autodiff.optimisers import decay_of
@@ -53,16 +52,12 @@ def implicit_hypergradient(
     assert due_batch is not None
     start = state.memory.get(ADJOINT) if warm_start else None
     state = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
-    by_segments = OnFlatGraphs(problem) if problem.inner_segments() else None
-    due = (
-        by_segments.outer(state.params, meta, due_batch)
-        if by_segments
-        else outer_gradient(problem, state.params, meta, due_batch)
-    )
+    derivatives = by_segments(problem, state.params, meta, last)
+    due = (derivatives or Recorded(problem)).outer(state.params, meta, due_batch)
     # The Hessian holds the graph of the inner gradient: as a temporary it is gone before the next graph is recorded.
     solution = solve(DampedHessian(problem, state.params, meta, last, shift), due.params, start)
-    if by_segments:
-        _, mixed = by_segments.products(state.params, meta, last, solution.value, into=None, mixed=True)
+    if derivatives:
+        _, mixed = derivatives.products(state.params, meta, last, solution.value, into=None, mixed=True)
     else:
         mixed = mixed_product(problem, state.params, meta, last, solution.value)
     if warm_start:

@@ -8,7 +8,9 @@ Traces are made when they are first asked for, once per function and shapes, and
 from __future__ import annotations
 
 import collections
+import dataclasses
 import re
+import types
 import warnings
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -49,7 +51,11 @@ class SegmentGraphs:
         primals = {group: leaves for group, leaves in inputs.items() if group in _PRIMALS}
         self.like: Tree = {}
         """Fake tensors such as what the segment hands on; none for a last segment."""
+        self._value = _value_dual(segment) if dual else _value_alone(segment)
         try:
+            with torch.no_grad():
+                # Once for real: a function that fills a cache at its first call must not fill it with tensors of a trace.
+                _value(segment, primals)
             self.like = {} if last else on_fakes(lambda fakes: _like(_value(segment, fakes)), primals)
             self._trace = Trace(self._function, _with_tangents(primals, self.like, dual))
         except (
@@ -107,7 +113,8 @@ class SegmentGraphs:
     def _part(self, outputs: tuple[str, ...]) -> Piece:
         if outputs not in self._pieces:
             if self._trace is None:
-                function = self._function
+                # The joint function needs cotangents, which are not known on the way ahead.
+                function = self._value if set(outputs) <= {OUT, D_OUT} else self._function
 
                 def untraced(groups: Groups) -> Groups:
                     with torch.enable_grad():
@@ -166,9 +173,41 @@ def _joint_dual(segment: Segment, last: bool) -> Function:
         primals = tuple(groups.get(group, {}) for group in (PARAMS, HIDDEN, COTANGENT))
         tangents = tuple(groups.get(group, {}) for group in (D_PARAMS, D_HIDDEN, D_COTANGENT))
         (out, _, _, g_hidden), (d_out, h_params, h_meta, h_hidden) = torch.func.jvp(both, primals, tangents)  # type: ignore[misc]
-        return {OUT: out, D_OUT: d_out, G_HIDDEN: g_hidden, H_PARAMS: h_params, H_META: h_meta, H_HIDDEN: h_hidden}
+        return {
+            OUT: out,
+            D_OUT: _typed(d_out, out),
+            G_HIDDEN: g_hidden,
+            H_PARAMS: _typed(h_params, primals[0]),
+            H_META: _typed(h_meta, meta),
+            H_HIDDEN: _typed(h_hidden, primals[1]),
+        }
 
     return joint
+
+
+def _value_alone(segment: Segment) -> Function:
+    return lambda groups: {OUT: _value(segment, groups)}
+
+
+def _value_dual(segment: Segment) -> Function:
+    """Return the function from a segment's inputs and their tangents to its value and its tangent."""
+
+    def dual(groups: Groups) -> Groups:
+        meta, batch = groups.get(META, {}), groups.get(BATCH, {})
+        primals = tuple(groups.get(group, {}) for group in (PARAMS, HIDDEN))
+        tangents = tuple(groups.get(group, {}) for group in (D_PARAMS, D_HIDDEN))
+        if not any(primals):
+            out = _value(segment, groups)
+            return {OUT: out, D_OUT: tree.zeros_like(out)}
+        out, d_out = torch.func.jvp(lambda p, h: segment.function(p, meta, batch, h), primals, tangents)
+        return {OUT: out, D_OUT: _typed(d_out, out)}
+
+    return dual
+
+
+def _typed(tangents: Tree, primals: Tree) -> Tree:
+    """Return tangents in the number types of their primals: torch gives a float64 one for a scalar times a Python number."""
+    return {name: leaf.to(primals[name].dtype) for name, leaf in tangents.items()}
 
 
 def _of_loss(out: Tree) -> Tree:
@@ -204,18 +243,26 @@ def segment_graphs(segment: Segment, inputs: Groups, owner: Any, dual: bool, las
 def _home(segment: Segment, owner: Any) -> tuple[Any, Hashable]:
     """Return where traces of the segment are kept, and its function as a key there.
 
-    A method of the problem itself closes over the problem's data: its traces live and die with the problem.
+    Problems share the traces of functions that are what they are by name, and of frozen dataclasses. Anything else (a method of the
+    problem, a function made on the spot) may close over a problem's data: its traces live and die with the problem.
     """
     function: Any = segment.function
-    if owner is not None and (getattr(function, "__self__", None) is owner or not _is_hashable(function)):
-        own = vars(owner).setdefault("_segment_graphs", collections.OrderedDict())
-        return own, getattr(function, "__func__", None) or id(function)
-    return _cache, function
+    by_name = isinstance(function, types.FunctionType) and "<locals>" not in function.__qualname__
+    by_value = dataclasses.is_dataclass(function) and type(function).__hash__ is not None
+    if by_value or (by_name and function.__name__ != "<lambda>"):
+        return _cache, function
+    own = vars(owner).setdefault("_segment_graphs", collections.OrderedDict())
+    return own, _Itself(getattr(function, "__func__", function))
 
 
-def _is_hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
+class _Itself:
+    """A key that is equal for one and the same object, and keeps it: its number alone could be given to another one."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self._value is other._value
+
+    def __hash__(self) -> int:
+        return id(self._value)

@@ -15,7 +15,7 @@ from metabench.core import tree
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import MetaRole, Problem
-from metabench.core.segments import Segment, chain_loss
+from metabench.core.segments import LOSS, Segment
 from metabench.core.types import Batch, InnerState, Tree, Window
 
 _WORDS = {
@@ -126,8 +126,19 @@ def _check_segments(
     """Raise MetabenchError if a chain of segments is not the loss that it stands for."""
     if not segments:
         return
+    hidden: Tree = {}
     with torch.no_grad():
-        whole, chain = loss(params, meta, batch), chain_loss(segments, params, meta, batch)
+        whole = loss(params, meta, batch)
+        for segment in segments:
+            given = [*hidden.values(), *params.values(), *(leaf for leaf in batch.values())]
+            versions = [leaf._version for leaf in given]
+            hidden = segment(params, meta, batch, hidden)
+            if versions != [leaf._version for leaf in given]:
+                raise MetabenchError(
+                    f"{segment.name} of {what} writes to a tensor that it is given: what is taken again on the way back would be another "
+                    "value; write x = x + y instead of x += y"
+                )
+        chain = hidden[LOSS]
     if not torch.allclose(chain, whole, rtol=math.sqrt(torch.finfo(whole.dtype).eps), atol=0):
         raise MetabenchError(
             f"{what} is {float(whole):g}, its chain of segments gives {float(chain):g}: they must be the same loss; does a class that "

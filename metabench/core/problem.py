@@ -106,8 +106,9 @@ class Setting:
 class Problem(ABC):
     """A bilevel problem: minimise F(w_K(l), l) over meta-parameters l, where w_K comes from K steps of an inner optimiser on f(w, l).
 
-    Everything a loss depends on is an argument; an instance holds data and constants, never parameters. An instance can be
-    rebuilt in another number type from the same setting and then gives the same problem, rounded otherwise.
+    Everything a loss depends on is an argument; an instance holds data and constants, never parameters, and none of it changes after it was
+    made: traces of the losses take it for constant. An instance can be rebuilt in another number type from the same setting and then gives
+    the same problem, rounded otherwise.
     """
 
     card: ClassVar[ProblemCard]

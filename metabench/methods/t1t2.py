@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metabench.autodiff.derivatives import OnFlatGraphs
+from metabench.autodiff.derivatives import by_segments
 from metabench.autodiff.inner import begin, detached, run
 from metabench.autodiff.sweep import split_step, sweep_back, through_graph
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
@@ -42,9 +42,14 @@ def t1t2(
     refuse_start(problem, "one step does not reach them")
     refuse_earlier_outer_losses(window, "one step reaches the last alone")
     state = run(problem, detached(begin(problem, state, meta)), meta, window.inner[:-1])
-    if problem.inner_segments():
-        derivatives = OnFlatGraphs(problem)
+    if derivatives := by_segments(problem, state.params, meta, window.inner[-1]):
         return sweep_back(
-            problem, state, meta, window.last(1), split_step(derivatives), derivatives=derivatives, save_inner_grads=True
+            problem,
+            state,
+            meta,
+            window.last(1),
+            split_step(derivatives),
+            derivatives=derivatives,
+            save_inner_grads=True,
         )
     return through_graph(problem, state, meta, window.last(1))

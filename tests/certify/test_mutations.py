@@ -277,11 +277,11 @@ BUGS = {
         "unrolled", function=last_batch_everywhere, words="uses its last batch at every step"
     ),
     "the direct term dF/dl is missing from the implicit hypergradient": Bug(
-        "ift_cg", patched(IMPLICIT, "outer_gradient", without_direct_term), words="the direct term dF/dl is missing"
+        "ift_cg", patched("metabench.autodiff.derivatives", "outer_gradient", without_direct_term), words="the direct term dF/dl is missing"
     ),
     "the direct term dF/dl is missing from the sweep": Bug(
         "unrolled_remat",
-        patched("metabench.autodiff.sweep", "outer_gradient", without_direct_term),
+        patched("metabench.autodiff.derivatives", "outer_gradient", without_direct_term),
         words="the direct term dF/dl is missing",
     ),
     "the sign of the mixed term": Bug(

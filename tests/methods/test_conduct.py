@@ -36,6 +36,7 @@ REFUSED = {
 }
 """What has no answer there: a method of one step or of a minimum does not see a start, first-order ones see little else."""
 
+
 def home(name: str, otherwise: str) -> str:
     """Return a problem that a method answers: `otherwise`, or the learned start for those that see little else."""
     return "start" if name in ("first_order", "reptile") else otherwise

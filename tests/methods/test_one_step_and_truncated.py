@@ -112,7 +112,8 @@ def test_truncated_tends_to_unrolled_at_the_rate_at_which_the_run_forgets() -> N
     state, meta, window = checkpoint(problem, windows_before=4)  # near the minimum: all steps contribute alike
     whole = call("unrolled", problem, state, meta, window).meta
     errors = [
-        relative_error(call("truncated", problem, state, meta, window, steps=kept).meta, whole) for kept in (4, 8, 12, 24)
+        relative_error(call("truncated", problem, state, meta, window, steps=kept).meta, whole)
+        for kept in (4, 8, 12, 24)
     ]
     contraction = 1 - 0.2 * (1 + float(meta["l"]))
     assert errors[1] / errors[0] == pytest.approx(contraction**4, rel=0.02)
