@@ -105,7 +105,8 @@ def run_command(
     spec: Annotated[Path, typer.Option(help="The cell: a JSON file, as `metabench plan --json` has them.")],
     out: Annotated[Path, typer.Option(help="Where its rows go: a Parquet file.")],
     predictions: Annotated[
-        Path | None, typer.Option(help="What `metabench predict --out` wrote: a cell that does not fit its device is not started.")
+        Path | None,
+        typer.Option(help="What `metabench predict --out` wrote: a cell that does not fit its device is not started."),
     ] = None,
 ) -> None:
     """Run one cell, all its seeds. A failure of the cell is a row with a status, and no failure of this command."""
@@ -165,8 +166,9 @@ def plan_command(
         bool, typer.Option("--predict", help="Predict the memory and the FLOPs of each cell, and whether it fits.")
     ] = False,
     budget: Annotated[
-        str, typer.Option(metavar="BYTES", help="Show the largest size and T that fit into so much memory, as 24GiB.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="BYTES", help="Show the largest size and T that fit into so much memory, as 24GiB."),
+    ] = None,
     device: Annotated[Device | None, typer.Option(help="Predict for this device; the suite's if left out.")] = None,
     size: Annotated[
         list[str], typer.Option(help="With --budget: a size to look at; all that the problem has if left out.")
@@ -177,7 +179,7 @@ def plan_command(
 
     planned = plan(load_suite(config, overrides))
     place = device.value if device else None
-    if budget:
+    if budget is not None:
         from metabench.cli.budgeting import print_budget
         from metabench.suite.budget import answers
         from metabench.suite.load import memory_bytes
@@ -188,7 +190,9 @@ def plan_command(
         print_budget(room, found, as_json)
         return
     if size:
-        raise MetabenchError("--size chooses among the sizes that --budget looks at: give both, or change the suite with --set")
+        raise MetabenchError(
+            "--size chooses among the sizes that --budget looks at: give both, or change the suite with --set"
+        )
     from metabench.cli.planning import print_plan
 
     predicted = None
@@ -206,10 +210,12 @@ def predict_command(
     config: Annotated[Path, typer.Argument(help="The suite.")] = DEFAULT_SUITE,
     overrides: Overrides = [],  # noqa: B006
     spec: Annotated[
-        list[Path], typer.Option(help="Cells instead of a suite: JSON files as `metabench run` takes; may be given several times.")
+        list[Path],
+        typer.Option(help="Cells instead of a suite: JSON files as `metabench run` takes; may be given several times."),
     ] = [],  # noqa: B006
     out: Annotated[
-        Path | None, typer.Option(help="Where the predictions go: a JSON file; predictions.json in the suite's folder if left out.")
+        Path | None,
+        typer.Option(help="Where the predictions go: a JSON file; predictions.json in the suite's folder if left out."),
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Predict for this device; the cells' own if left out.")] = None,
 ) -> None:
@@ -238,7 +244,10 @@ def predict_command(
 @app.command("certify")
 def certify_command(
     method: Annotated[
-        list[str], typer.Option("--method", help="A method; may be given several times. If left out those of the plugins, else all.")
+        list[str],
+        typer.Option(
+            "--method", help="A method; may be given several times. If left out those of the plugins, else all."
+        ),
     ] = [],  # noqa: B006
     plugin: Annotated[
         list[Path], typer.Option(help="A Python file with further methods; may be given several times.")
