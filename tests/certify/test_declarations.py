@@ -26,6 +26,7 @@ class Scaled:
 
 def scaled_conjugate_gradients(on_residual: bool) -> Method:
     """Return implicit differentiation by CG on (scale H) q = scale v; without `on_residual` the scale misses the right-hand side."""
+
     def function(problem: Any, state: Any, meta: Any, window: Any, options: Any, generator: Any) -> Hypergradient:
         def solve(hessian: Operator, target: Tree, start: Any) -> Solution:
             right = tree.scale(options.scale, target) if on_residual else target
@@ -75,7 +76,14 @@ def test_a_method_that_declines_what_it_could_answer_is_not_certified() -> None:
             raise Unsupported("not today")
         return right(problem, state, meta, window, options, generator)
 
-    who = {"method": "shy", "method_hash": "0", "title": "", "target": "unrolled", "torch_version": "", "metabench_version": ""}
+    who = {
+        "method": "shy",
+        "method_hash": "0",
+        "title": "",
+        "target": "unrolled",
+        "torch_version": "",
+        "metabench_version": "",
+    }
     rows = [certificate_row(**(who | row)) for row in certificate_rows(dataclasses.replace(right, function=shy))]
     found = certificates(rows)["shy"]
     assert found.claims["certified"] < found.claims["unsupported"]

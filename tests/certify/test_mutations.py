@@ -127,6 +127,16 @@ def detaching(recorded_step: Callable[..., InnerState]) -> Callable[..., InnerSt
     return wrong
 
 
+def of_segments_without_direct_term(by_segments: Callable[..., Any]) -> Callable[..., Any]:
+    def wrong(*arguments: Any) -> Any:
+        derivatives = by_segments(*arguments)
+        if derivatives is not None:
+            derivatives.outer = without_direct_term(derivatives.outer)
+        return derivatives
+
+    return wrong
+
+
 def without_direct_term(outer_gradient: Callable[..., Any]) -> Callable[..., Any]:
     def wrong(*arguments: Any) -> Any:
         due = outer_gradient(*arguments)
@@ -277,7 +287,9 @@ BUGS = {
         "unrolled", function=last_batch_everywhere, words="uses its last batch at every step"
     ),
     "the direct term dF/dl is missing from the implicit hypergradient": Bug(
-        "ift_cg", patched("metabench.autodiff.derivatives", "outer_gradient", without_direct_term), words="the direct term dF/dl is missing"
+        "ift_cg",
+        patched(IMPLICIT, "by_segments", of_segments_without_direct_term),
+        words="the direct term dF/dl is missing",
     ),
     "the direct term dF/dl is missing from the sweep": Bug(
         "unrolled_remat",

@@ -51,7 +51,9 @@ def test_a_method_that_crashes_or_hangs_has_a_row_and_the_others_their_certifica
     assert len({one.method_hash for one in found.values()}) == 4
 
 
-def test_a_method_that_is_right_a_wrong_one_and_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_method_that_is_right_a_wrong_one_and_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     right = plugin(tmp_path, "nothing", "pass")
     wrong = plugin(tmp_path, "flat", "pass", target="UNROLLED")
     out = tmp_path / "certificates.parquet"
