@@ -19,6 +19,9 @@ def storages(tree: Any, device: torch.device | None = None) -> list[torch.Untype
     """
     found: dict[int, torch.UntypedStorage] = {}
     for tensor in _tensors(tree):
+        # The zeros of forward mode have a size and no memory.
+        if tensor._is_zerotensor():
+            continue
         storage = tensor.untyped_storage()
         if storage.device.type == "meta" or not _lies_on(storage.device, device):
             continue

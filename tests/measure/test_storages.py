@@ -78,3 +78,8 @@ def test_looking_at_storages_runs_no_operation() -> None:
     weights = torch.ones(3)
     with Refuse():
         assert len(storages([weights, weights])) == 1
+
+
+def test_the_zeros_of_forward_mode_have_no_memory() -> None:
+    assert storage_bytes(torch._efficientzerotensor(100)) == 0
+    assert storage_bytes([torch._efficientzerotensor(100), torch.zeros(3)]) == 12
