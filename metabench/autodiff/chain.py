@@ -109,10 +109,20 @@ class Chain:
         """Yield (segment, its results) from the last segment back to the first that something is asked of."""
         segments = self.segments(params, meta, batch)
         first = _first_asked(segments, of_params, of_meta)
-        boundaries: list[tuple[Tree, Tree]] = [({}, {})]
+        boundaries: list[tuple[Tree, Tree] | None] = [({}, {})]
         saved: list[Tree | None] = []
+
+        def handed_on(i: int) -> tuple[Tree, Tree]:
+            """Return what segment i is given. What the first one gives is taken again where it was not kept."""
+            boundary = boundaries[i]
+            if boundary is not None:
+                return boundary
+            groups = _inputs(segments[0], params, meta, batch, direction, {}, {})
+            found = self._execution(self._graphs(segments[0], groups, direction is not None, last=False).ahead, groups)
+            return _contiguous(found[names.OUT]), _contiguous(found.get(names.D_OUT, {}))
+
         for i, segment in enumerate(segments[:-1]):
-            groups = _inputs(segment, params, meta, batch, direction, *boundaries[-1])
+            groups = _inputs(segment, params, meta, batch, direction, *handed_on(i))
             graphs = self._graphs(segment, groups, direction is not None, last=False)
             keeps = not self._block_remat and i >= first
             piece = graphs.halves(of_params, of_meta)[0] if keeps else graphs.ahead
@@ -120,11 +130,16 @@ class Chain:
             saved.append(found.get(SAVED, {}) if keeps else None)
             boundaries.append((_contiguous(found[names.OUT]), _contiguous(found.get(names.D_OUT, {}))))
             del found
+            if i == 0:
+                looked_up = self._block_remat and not graphs.multiplies
+            elif i == 1 and looked_up:
+                boundaries[1] = None
 
         cotangents: Groups = {}
         for i in range(len(segments) - 1, first - 1, -1):
             segment, last = segments[i], i == len(segments) - 1
-            groups = _inputs(segment, params, meta, batch, direction, *boundaries.pop()) | cotangents
+            groups = _inputs(segment, params, meta, batch, direction, *handed_on(i)) | cotangents
+            boundaries.pop()
             cotangents = {}
             graphs = self._graphs(segment, groups, direction is not None, last)
             kept = None if last else saved.pop()

@@ -57,6 +57,15 @@ class FlatGraph:
         with torch.no_grad():
             return self.named(self._run(given))
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether a call of the graph is one of those whose floating-point operations torch counts."""
+        from torch.utils.flop_counter import flop_registry
+
+        return any(
+            is_aten(node) and node.target.overloadpacket in flop_registry for node in self.functional.graph.nodes
+        )
+
     def output_bytes(self, group: str) -> int:
         """Return the bytes of the distinct memory that the outputs of a group stand on, as far as this graph made it."""
         nodes = list(self.functional.graph.nodes)

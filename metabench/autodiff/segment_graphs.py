@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import re
 import types
 import warnings
@@ -95,6 +96,11 @@ class SegmentGraphs:
                 self._pieces[key] = self._trace.split(outputs, early, (COTANGENT, D_COTANGENT))
         found: tuple[Piece, Piece] = self._pieces[key]
         return found
+
+    @functools.cached_property
+    def multiplies(self) -> bool:
+        """Whether the segment's value takes arithmetic worth sparing, a product of matrices or a convolution; a table looked up does not."""
+        return self._trace is None or self._trace.part((OUT,)).multiplies
 
     @property
     def kept_bytes(self) -> int:
