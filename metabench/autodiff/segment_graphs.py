@@ -99,7 +99,7 @@ class SegmentGraphs:
 
     @functools.cached_property
     def multiplies(self) -> bool:
-        """Whether the segment's value takes arithmetic worth sparing, a product of matrices or a convolution; a table looked up does not."""
+        """Whether the segment's value takes arithmetic worth sparing, a matrix product or a convolution; a table looked up does not."""
         return self._trace is None or self._trace.part((OUT,)).multiplies
 
     @property
