@@ -83,16 +83,23 @@ def _captured(run: Run, given: list[Any]) -> Run:
 
 
 def _check(found: Sequence[Any], expected: Sequence[Any], how: str) -> None:
-    """Raise MetabenchError if two lists of outputs differ by more than rounding in another order of operations."""
+    """Raise MetabenchError if two lists of outputs differ by more than rounding in another order of operations.
+
+    Where the plain graph gives no finite number the other must give none either: a run may have diverged.
+    """
     for one, other in zip(found, expected, strict=True):
         if not other.is_floating_point():
             one, other = one.double(), other.double()
+        finite = torch.isfinite(other)
+        if not torch.equal(torch.isfinite(one), finite):
+            raise MetabenchError(f"a {how} graph is not finite where the plain one is, or the other way; {_WITHOUT}")
+        one, other = one[finite], other[finite]
         scale = float(other.abs().max()) if other.numel() else 0.0
         gap = float((one - other).abs().max()) if other.numel() else 0.0
-        rounding = torch.finfo(other.dtype).eps
-        # NaN differs from all, itself too: a run that has diverged says nothing about the graph.
-        if gap > 1e3 * rounding * scale:
+        if gap > 1e3 * torch.finfo(other.dtype).eps * scale:
             raise MetabenchError(
-                f"a {how} graph does not give what the plain one does: a difference of {gap:.1e} where values reach {scale:.1e}; "
-                "run without the option"
+                f"a {how} graph does not give what the plain one does: a difference of {gap:.1e} where values reach {scale:.1e}; {_WITHOUT}"
             )
+
+
+_WITHOUT = "run without the option"

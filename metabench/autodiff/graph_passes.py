@@ -47,8 +47,6 @@ def drop_copies(graph: Graph) -> None:
         drop |= name in ("aten::expand", "aten::view", "aten::reshape", "aten::_unsafe_view") and same
         # A copy into another order of dimensions is asked for by a kernel that needs it.
         drop |= name in ("aten::_to_copy", "aten::clone") and same and _strides(node) == _strides(source)
-        if name == "aten::_to_copy" and same and not drop:
-            drop = node.kwargs.get("memory_format") is None
         if drop:
             node.replace_all_uses_with(source)
             graph.erase_node(node)

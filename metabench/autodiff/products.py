@@ -3,57 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from metabench.autodiff.dual import dual, tangent
 from metabench.autodiff.gradients import gradients, inner_meta_gradient
 from metabench.core import tree
 from metabench.core.lazy import torch
 from metabench.core.problem import Problem
 from metabench.core.types import Batch, Tree
-
-
-class SecondOrder(NamedTuple):
-    """(d2f/dw2) v, of the shape of the parameters, and (d2f/dl dw) v, of the shape of the meta-parameters."""
-
-    hessian: Tree
-    mixed: Tree
-
-
-def reverse_over_reverse(problem: Problem, params: Tree, meta: Tree, batch: Batch, direction: Tree) -> SecondOrder:
-    """Return both products along `direction` by differentiating the inner product <df/dw, v>."""
-    params, meta = tree.leaves_for_grad(params), tree.leaves_for_grad(meta)
-    with torch.enable_grad():
-        (inner,) = gradients(problem.inner_loss(params, meta, batch), [params], create_graph=True)
-        return SecondOrder(*gradients(list(inner.values()), [params, meta], list(direction.values())))
-
-
-def forward_over_reverse(problem: Problem, params: Tree, meta: Tree, batch: Batch, direction: Tree) -> SecondOrder:
-    """Return both products along `direction` by one JVP of the pair (df/dw, df/dl) along (v, 0).
-
-    The Hessian is symmetric, so that its product from the left is its product from the right; the JVP carries dual numbers
-    through the forward and the backward pass, and no backward pass is recorded. Kemaev et al. 2025, section 3.
-    """
-    forward_ad = torch.autograd.forward_ad
-    params, meta = tree.leaves_for_grad(params), tree.leaves_for_grad(meta)
-    with torch.enable_grad(), forward_ad.dual_level():
-        # Explicit zeros as the tangents of meta and of the seed: torch's symbolic ones run through Python, op by op, and took 1.4 times
-        # the time of the whole product on small models.
-        loss = problem.inner_loss(dual(params, direction), dual(meta, tree.zeros_like(meta)), batch)
-        seed = forward_ad.make_dual(torch.ones_like(loss), torch.zeros_like(loss))
-        pair = gradients(loss, [params, meta], [seed])
-        return SecondOrder(*(tree.tree_map(tangent, gradient) for gradient in pair))
-
-
-def mixed_forward_over_reverse(problem: Problem, params: Tree, meta: Tree, batch: Batch, direction: Tree) -> Tree:
-    """Return (d2f/dl dw) v alone, by one JVP of df/dl along (v, 0): the backward pass goes to l and not to the parameters."""
-    forward_ad = torch.autograd.forward_ad
-    params, meta = tree.detach(params), tree.leaves_for_grad(meta)
-    with torch.enable_grad(), forward_ad.dual_level():
-        loss = problem.inner_loss(dual(params, direction), dual(meta, tree.zeros_like(meta)), batch)
-        seed = forward_ad.make_dual(torch.ones_like(loss), torch.zeros_like(loss))
-        (gradient,) = gradients(loss, [meta], [seed])
-        return tree.tree_map(tangent, gradient)
 
 
 def mixed_product(problem: Problem, params: Tree, meta: Tree, batch: Batch, direction: Tree) -> Tree:

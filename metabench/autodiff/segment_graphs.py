@@ -59,9 +59,8 @@ class SegmentGraphs:
                 _value(segment, primals)
             self.like = {} if last else on_fakes(lambda fakes: _like(_value(segment, fakes)), primals)
             self._trace = Trace(self._function, _with_tangents(primals, self.like, dual))
-        except (
-            Exception
-        ) as error:  # whatever torch says: without a trace the function itself is asked, and may say it better
+        # Whatever torch says: without a trace the function itself is asked, and may say it better.
+        except Exception as error:
             if found := missing_derivative(error, lambda: _value(segment, primals), segment.name):
                 raise Unsupported(found) from error
             self.reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:200]

@@ -17,9 +17,9 @@ from random_functions import STEPS, random_function
 
 from metabench.autodiff import segment_graphs
 from metabench.autodiff.chain import Chain
+from metabench.autodiff.derivatives import Recorded
 from metabench.autodiff.flat_graph import Trace
 from metabench.autodiff.gradients import gradients
-from metabench.autodiff.products import reverse_over_reverse
 from metabench.core import Batch, Problem, Tree, tree
 from metabench.core.randomness import generator
 from metabench.core.segments import LOSS, Segment, chain_loss
@@ -84,16 +84,18 @@ def assert_agrees(
     close(alone.meta, d_meta, tolerance)
 
     direction, into = drawn(params), drawn(params, seed=8)
-    expected = reverse_over_reverse(of, params, meta, batch, direction)
+    hessian_of, mixed_of = Recorded(of).products(
+        params, meta, batch, direction, into=tree.zeros_like(params), mixed=True
+    )
     sum_, mixed = chain.products(params, meta, batch, direction, into=dict(into), mixed=True)
-    close(sum_, tree.add(into, expected.hessian), tolerance)
-    close(mixed, expected.mixed, tolerance)
+    close(sum_, tree.add(into, hessian_of), tolerance)
+    close(mixed, mixed_of, tolerance)
     none, mixed = chain.products(params, meta, batch, direction, into=None, mixed=True)
     assert not none
-    close(mixed, expected.mixed, tolerance)
+    close(mixed, mixed_of, tolerance)
     sum_, none = chain.products(params, meta, batch, direction, into=dict(into), mixed=False)
     assert not none
-    close(sum_, tree.add(into, expected.hessian), tolerance)
+    close(sum_, tree.add(into, hessian_of), tolerance)
     return chain
 
 
@@ -254,12 +256,13 @@ def test_number_types_stay_what_they_are(shape: int, dtype: torch.dtype, toleran
     wide = [tree.cast(leaves, torch.float64) for leaves in (params, meta)]
     wide_batch = batch | {"inputs": batch["inputs"].double()}
     expected = whole(exact, *wide, wide_batch)
-    products = reverse_over_reverse(exact, *wide, wide_batch, tree.cast(direction, torch.float64))
+    along, zero = tree.cast(direction, torch.float64), tree.zeros_like(wide[0])
+    products = Recorded(exact).products(*wide, wide_batch, along, into=zero, mixed=True)
     for one, other in (
         (found.params, expected[1]),
         (found.meta, expected[2]),
-        (hessian, products.hessian),
-        (mixed, products.mixed),
+        (hessian, products[0]),
+        (mixed, products[1]),
     ):
         assert relative_error(tree.cast(one, torch.float64), other) <= tolerance
 

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
 from bilevel import checkpoint, directions, make_problem, relative_error
 from small_problems import LearningRates, Ridge, Tanh, WeightedExamples
 
-from metabench.autodiff.products import (
-    SecondOrder,
-    forward_over_reverse,
-    hessian_operator,
-    mixed_by_differences,
-    mixed_forward_over_reverse,
-    mixed_product,
-    reverse_over_reverse,
-)
+from metabench.autodiff.derivatives import OnFlatGraphs, Recorded
+from metabench.autodiff.products import hessian_operator, mixed_by_differences, mixed_product
 from metabench.core import Batch, Problem, Tree, tree
 
-MODES = pytest.mark.parametrize("mode", [reverse_over_reverse, forward_over_reverse])
+
+class SecondOrder(NamedTuple):
+    """(d2f/dw2) v and (d2f/dl dw) v."""
+
+    hessian: Tree
+    mixed: Tree
+
+
+def recorded(problem: Problem, params: Tree, meta: Tree, batch: Batch, direction: Tree) -> SecondOrder:
+    zero = tree.zeros_like(params)
+    return SecondOrder(*Recorded(problem).products(params, meta, batch, direction, into=zero, mixed=True))
+
+
+def on_flat_graphs(problem: Problem, params: Tree, meta: Tree, batch: Batch, direction: Tree) -> SecondOrder:
+    zero = tree.zeros_like(params)
+    return SecondOrder(*OnFlatGraphs(problem).products(params, meta, batch, direction, into=zero, mixed=True))
+
+
+MODES = pytest.mark.parametrize("mode", [recorded, on_flat_graphs])
 
 
 def dense(problem: Problem, params: Tree, meta: Tree, batch: Batch, direction: Tree) -> SecondOrder:
@@ -110,13 +122,18 @@ def test_parameters_that_a_loss_leaves_out_have_zero_products(mode: Callable[...
     assert not any(tree.flatten(part).any() for part in silent)
 
 
-def test_the_mixed_product_alone_is_that_of_the_pair() -> None:
+@pytest.mark.parametrize("kind", [Recorded, OnFlatGraphs])
+def test_one_product_alone_is_that_of_the_pair(kind: type[Recorded | OnFlatGraphs]) -> None:
     problem = WeightedExamples()
     state, meta, window = checkpoint(problem)
     (direction,) = directions(state.params, 1)
-    both = forward_over_reverse(problem, state.params, meta, window.inner[0], direction).mixed
-    alone = mixed_forward_over_reverse(problem, state.params, meta, window.inner[0], direction)
-    assert relative_error(alone, both) <= 1e-13
+    at = (state.params, meta, window.inner[0], direction)
+    both = kind(problem).products(*at, into=tree.zeros_like(state.params), mixed=True)
+    nothing, mixed = kind(problem).products(*at, into=None, mixed=True)
+    hessian, none = kind(problem).products(*at, into=tree.zeros_like(state.params), mixed=False)
+    assert nothing == {} and none == {}
+    assert relative_error(hessian, both[0]) <= 1e-13
+    assert relative_error(mixed, both[1]) <= 1e-13
 
 
 def test_central_differences_tend_to_the_mixed_product_with_the_square_of_their_width() -> None:

@@ -160,32 +160,22 @@ def of_the_last_state(pullback: Callable[..., Any]) -> Callable[..., Any]:
     return wrong
 
 
-def without_share(split_step: Callable[..., Any]) -> Callable[..., Any]:
-    """The term of eta is dropped at every step but the last that is pulled back."""
+def of_pullback(change: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the wrapper of `split_step` whose pullback's (a_k, share) are changed, given whether a_k is wanted."""
 
-    def made(derivatives: Any) -> Any:
-        pullback = split_step(derivatives)
+    def wrap(split_step: Callable[..., Any]) -> Callable[..., Any]:
+        def made(derivatives: Any) -> Any:
+            pullback = split_step(derivatives)
+            return lambda *arguments: change(*pullback(*arguments), arguments[5])
 
-        def wrong(*arguments: Any) -> Any:
-            pulled, share = pullback(*arguments)
-            return pulled, tree.zeros_like(share) if arguments[5] else share
+        return made
 
-        return wrong
-
-    return made
+    return wrap
 
 
-def without_slots(split_step: Callable[..., Any]) -> Callable[..., Any]:
-    def made(derivatives: Any) -> Any:
-        pullback = split_step(derivatives)
-
-        def wrong(*arguments: Any) -> Any:
-            pulled, share = pullback(*arguments)
-            return InnerState(pulled.params, {}), share
-
-        return wrong
-
-    return made
+# The term of eta is dropped at every step but the last that is pulled back.
+without_share = of_pullback(lambda pulled, share, through: (pulled, tree.zeros_like(share) if through else share))
+without_slots = of_pullback(lambda pulled, share, through: (InnerState(pulled.params, {}), share))
 
 
 def scaled(factor: Callable[[Any], float]) -> Function:
