@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from metabench.core import tree
 from metabench.core.lazy import torch
 from metabench.core.types import Tree
+
+T = TypeVar("T")
+
+
+def stopping(function: Callable[..., T]) -> Callable[..., T]:
+    """Return `function` with `torch.no_grad()` stopping tangents in it, too.
+
+    Backward, what is computed under `torch.no_grad()` is a constant, as after `detach()`; torch's forward mode looks through it. A loss
+    must have one derivative, whichever way it is taken.
+    """
+
+    def stopped(*arguments: Any) -> T:
+        with _stop()():
+            return function(*arguments)
+
+    return stopped
+
+
+@functools.cache
+def _stop() -> type[Any]:
+    """Return the mode in which the switch that turns recording on and off turns tangents on and off with it."""
+    from torch.overrides import TorchFunctionMode
+
+    switch = torch._C._set_grad_enabled
+
+    class Stop(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is switch:
+                torch._C._set_fwd_grad_enabled(*args)
+            return func(*args, **(kwargs or {}))
+
+    return Stop
 
 
 def dual(primal: Tree, tangents: Tree) -> Tree:

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from metabench.autodiff.graph_passes import is_aten, is_view, simplify, writes
+from metabench.autodiff.graph_passes import draws, is_aten, is_view, simplify, writes
 from metabench.autodiff.liveness import order_for_memory, owners, size
 from metabench.autodiff.memory_reuse import reuse_memory
 from metabench.core.lazy import torch
@@ -92,7 +92,8 @@ class Trace:
         """Trace `function` for inputs such as `like`: nothing but shapes, strides, number types and devices is read.
 
         Raises:
-            ValueError: the function writes to its inputs, or keeps a tensor that it makes: a cache that it fills at its first call.
+            ValueError: the function writes to its inputs, draws random numbers, or keeps a tensor that it makes: a cache that it fills
+                at its first call.
             Exception: whatever torch raises where the function cannot be traced, as where its control flow depends on values.
         """
         self.inputs: list[Name] = [(group, name) for group, tree in like.items() for name in tree]
@@ -108,6 +109,9 @@ class Trace:
         self._graph = module.graph
         if writes(self._graph):
             raise ValueError("it writes to a tensor that it is given")
+        if drawn := draws(self._graph):
+            # A loss may seed a generator of its own and still be a function. The trace would keep the generator, which runs on.
+            raise ValueError(f"it draws random numbers ({', '.join(drawn)}), and a trace would not seed them anew")
         simplify(self._graph)
         self._constants = {
             node.target: getattr(module, node.target) for node in self._graph.nodes if node.op == "get_attr"

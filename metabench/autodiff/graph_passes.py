@@ -30,6 +30,23 @@ def writes(graph: Graph) -> bool:
     return any(is_aten(node) and node.target._schema.is_mutable for node in graph.nodes)
 
 
+def draws(graph: Graph) -> list[str]:
+    """Return the names of the operations that draw random numbers, each once.
+
+    Attention may drop out, and does not where its probability is zero.
+    """
+    names = (node.target._schema.name for node in graph.nodes if is_aten(node) and _draws(node))
+    return list(dict.fromkeys(name.removeprefix("aten::") for name in names))
+
+
+def _draws(node: Node) -> bool:
+    if torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    given = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False)) | node.kwargs
+    defaults = {a.name: a.default_value for a in node.target._schema.arguments if a.name == "dropout_p"}
+    return {**defaults, **given}.get("dropout_p") != 0.0
+
+
 def drop_copies(graph: Graph) -> None:
     """Replace aliases, copies and expansions that change nothing by what they are of."""
     for node in list(graph.nodes):

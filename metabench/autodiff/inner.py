@@ -81,10 +81,19 @@ def run(problem: Problem, state: InnerState, meta: Tree, batches: Iterable[Batch
 
 def recorded_step(problem: Problem, state: InnerState, meta: Tree, batch: Batch) -> InnerState:
     """Return the next inner state with the graph that leads to it from whatever in `state` and `meta` requires a gradient."""
-    # Leaf by leaf: a start may lead from the meta-parameters to some of the parameters alone.
-    params = tree.tree_map(lambda leaf: leaf if leaf.requires_grad else leaf.detach().requires_grad_(), state.params)
+    params = variables_of(state.params)
     (gradient,) = gradients(problem.inner_loss(params, meta, batch), [params], create_graph=True)
     return InnerState(*problem.optimiser.update(gradient, params, state.optimiser, meta))
+
+
+def variables_of(params: Tree) -> Tree:
+    """Return the same values as variables of a derivative, each a tensor of its own; the graph behind a leaf goes on through it.
+
+    A start may hand on a meta-parameter itself, or one tensor under two names. A derivative in that tensor would add up all its roles.
+    """
+    return tree.tree_map(
+        lambda leaf: leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_(), params
+    )
 
 
 def begin(problem: Problem, state: InnerState, meta: Tree) -> InnerState:

@@ -37,6 +37,11 @@ def refusal(error: BaseException) -> tuple[str, str]:
     return "", ""
 
 
+def refused_by_vmap(error: BaseException) -> bool:
+    """Tell whether torch.func.vmap refuses a function: its control flow reads values, it writes in place, or an operation has no rule."""
+    return bool(re.search(r"vmap|functorch|torch\.func|[Bb]atching rule", str(error)))
+
+
 def missing_derivative(error: BaseException, run: Any, where: str) -> str:
     """Return one line about an operation that lacks a derivative, with the layer that calls it; empty if the error is another one.
 

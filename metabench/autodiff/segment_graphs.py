@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from metabench.autodiff.dual import stopping
 from metabench.autodiff.flat_graph import SAVED, Function, Groups, Trace, on_fakes, specification
 from metabench.autodiff.missing import missing_derivative
 from metabench.core import tree
@@ -168,11 +169,13 @@ def _joint(segment: Segment, last: bool) -> Function:
 def _joint_dual(segment: Segment, last: bool) -> Function:
     """Return the function from a segment's inputs, its cotangent and their tangents to its value, its backward pass and their tangents."""
 
+    function = stopping(segment.function)
+
     def joint(groups: Groups) -> Groups:
         meta, batch = groups.get(META, {}), groups.get(BATCH, {})
 
         def both(params: Tree, hidden: Tree, cotangent: Tree) -> tuple[Tree, Tree, Tree, Tree]:
-            out, pull = torch.func.vjp(lambda p, m, h: segment.function(p, m, batch, h), params, meta, hidden)
+            out, pull = torch.func.vjp(lambda p, m, h: function(p, m, batch, h), params, meta, hidden)
             return (out, *pull(_of_loss(out) if last else cotangent))
 
         primals = tuple(groups.get(group, {}) for group in (PARAMS, HIDDEN, COTANGENT))
@@ -197,6 +200,8 @@ def _value_alone(segment: Segment) -> Function:
 def _value_dual(segment: Segment) -> Function:
     """Return the function from a segment's inputs and their tangents to its value and its tangent."""
 
+    function = stopping(segment.function)
+
     def dual(groups: Groups) -> Groups:
         meta, batch = groups.get(META, {}), groups.get(BATCH, {})
         primals = tuple(groups.get(group, {}) for group in (PARAMS, HIDDEN))
@@ -204,7 +209,7 @@ def _value_dual(segment: Segment) -> Function:
         if not any(primals):
             out = _value(segment, groups)
             return {OUT: out, D_OUT: tree.zeros_like(out)}
-        out, d_out = torch.func.jvp(lambda p, h: segment.function(p, meta, batch, h), primals, tangents)
+        out, d_out = torch.func.jvp(lambda p, h: function(p, meta, batch, h), primals, tangents)
         return {OUT: out, D_OUT: _typed(d_out, out)}
 
     return dual

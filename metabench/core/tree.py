@@ -25,8 +25,8 @@ def add(left: Tree, right: Tree) -> Tree:
 
 
 def add_scaled(left: Tree, scale: float | torch.Tensor, right: Tree) -> Tree:
-    """Return left + scale * right."""
-    return tree_map(lambda a, b: a + scale * b, left, right)
+    """Return left + scale * right, in the dtypes of `left`."""
+    return tree_map(lambda a, b: (a + scale * b).to(a.dtype), left, right)
 
 
 def subtract(left: Tree, right: Tree) -> Tree:
@@ -35,8 +35,8 @@ def subtract(left: Tree, right: Tree) -> Tree:
 
 
 def scale(factor: float | torch.Tensor, tree: Tree) -> Tree:
-    """Return factor * tree."""
-    return tree_map(lambda leaf: factor * leaf, tree)
+    """Return factor * tree, in the dtypes of `tree`: a factor without dimensions would widen leaves without dimensions."""
+    return tree_map(lambda leaf: (factor * leaf).to(leaf.dtype), tree)
 
 
 def dot(left: Tree, right: Tree) -> torch.Tensor:
@@ -70,9 +70,11 @@ def flatten(tree: Tree) -> torch.Tensor:
 
 
 def unflatten(vector: torch.Tensor, like: Tree) -> Tree:
-    """Return `vector` cut into the shapes of `like`; the inverse of `flatten`."""
+    """Return `vector` cut into the shapes and dtypes of `like`; the inverse of `flatten`."""
     pieces = vector.split([leaf.numel() for leaf in like.values()])
-    return {name: piece.view(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
+    return {
+        name: piece.view(leaf.shape).to(leaf.dtype) for (name, leaf), piece in zip(like.items(), pieces, strict=True)
+    }
 
 
 def mean(trees: Iterable[Tree]) -> Tree:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metabench.autodiff.gradients import outer_gradient
-from metabench.autodiff.inner import begin, detached
+from metabench.autodiff.inner import begin, detached, leaves_of, with_leaves
 from metabench.autodiff.tangents import pulled_by_tangents, start_tangents, step_with_tangents
 from metabench.core import (
     Cost,
@@ -40,7 +40,7 @@ class Options:
     together: int = option(
         32,
         minimum=1,
-        help="JVPs carried by one vectorised pass (torch.func); 1 for losses that torch.func.vmap does not take",
+        help="JVPs carried by one vectorised pass (torch.func); losses that torch.func.vmap refuses take one at a time",
     )
 
 
@@ -58,10 +58,11 @@ def forward(
 ) -> Hypergradient:
     """Return dF(w_K(l), l)/dl by the tangents of the inner state. Franceschi et al. 2017, section 3.2 and algorithm 2.
 
-    The state counts the optimiser's slots. Nothing of a step outlives it: memory does not grow with K.
+    The state counts the optimiser's slots. Nothing of a step outlives it: memory does not grow with K. The diagnostic `together` says how
+    many JVPs a pass carried in the end.
 
     Raises:
-        Unsupported: there are more than `most` meta-parameters.
+        Unsupported: there are more than `most` meta-parameters, or an operation of the inner step has no forward-mode derivative.
     """
     del generator
     if (size := tree.count(meta)) > options.most:
@@ -69,16 +70,18 @@ def forward(
             f"there are {size:,} meta-parameters, and forward mode takes {options.most:,} at the most (option 'most'): "
             "each has a tangent as large as the inner state"
         )
-    meta = tree.detach(meta)
+    meta = tree.tree_map(torch.Tensor.contiguous, tree.detach(meta))
     with torch.no_grad():
         current = detached(begin(problem, state, meta))
+    # Tangents are dense, and torch asks a value to be laid out as its tangent is: expanded parameters are not.
+    current = with_leaves(current, [tree.tree_map(torch.Tensor.contiguous, leaves) for leaves in leaves_of(current)])
     tangents = start_tangents(problem, state, current, meta)
-    total, value = tree.zeros_like(meta), 0.0
+    total, value, together = tree.zeros_like(meta), 0.0, options.together
     for inner, outer in zip(window.inner, window.outer, strict=True):
-        current = step_with_tangents(problem, current, tangents, meta, inner, options.together)
+        current, together = step_with_tangents(problem, current, tangents, meta, inner, together)
         if outer is not None:
             due = outer_gradient(problem, current.params, meta, outer)
             value += due.loss
             total = tree.add(total, tree.add(due.meta, pulled_by_tangents(tangents, due.params, meta)))
             del due
-    return Hypergradient(total, current, value)
+    return Hypergradient(total, current, value, {"together": float(together)})

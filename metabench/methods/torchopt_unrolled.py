@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metabench.autodiff.gradients import gradients
-from metabench.autodiff.inner import begin
+from metabench.autodiff.inner import begin, variables_of
 from metabench.autodiff.peers import Recipe, library, recipe
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Unsupported, Window, method, tree
 from metabench.core.lazy import torch
@@ -65,8 +65,7 @@ def _run(
     torchopt: Any, problem: Problem, state: InnerState, meta: Tree, window: Window
 ) -> tuple[torch.Tensor, InnerState, Recipe]:
     """Return the window's objective with its graph, the last inner state, and the optimiser in torch.optim's words."""
-    # Leaf by leaf: a start may lead from the meta-parameters to some of the parameters alone.
-    params = tree.tree_map(lambda leaf: leaf if leaf.requires_grad else leaf.detach().requires_grad_(), state.params)
+    params = variables_of(state.params)
     words = recipe(problem.optimiser, meta, "TorchOpt")
     # One optimiser for all tensors, or one for each where each has a learning rate.
     parts = words.parts(params)
