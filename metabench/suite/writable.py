@@ -1,0 +1,26 @@
+"""Whether the folders that a run writes to beside its results can be written to."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+
+def check_user_cache() -> None:
+    """End the process with one sentence where the user's cache folder, which Snakemake needs, cannot be made or written to.
+
+    profiles/default calls it: nothing that comes later is early enough.
+    """
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = Path(given) if given else Path.home() / ".cache"
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:
+        where = f"XDG_CACHE_HOME is '{given}'" if given else "it follows HOME, as XDG_CACHE_HOME is not set"
+        sys.exit(
+            f"the cache folder cannot be written to ({where}): {error}; set XDG_CACHE_HOME to a folder that can be, "
+            'as in XDG_CACHE_HOME="$PWD/.cache" snakemake --cores all'
+        )
