@@ -52,7 +52,7 @@ class DampedHessian:
             return tree.flatten(self(tree.unflatten(directions[0], self._params)))[None]
         pieces = directions.split([leaf.numel() for leaf in self._params.values()], dim=1)
         stacked = {
-            name: piece.view(-1, *leaf.shape) for (name, leaf), piece in zip(self._params.items(), pieces, strict=True)
+            name: piece.reshape(len(directions), *leaf.shape) for (name, leaf), piece in zip(self._params.items(), pieces, strict=True)
         }
         # A slope that is constant in the parameters has no graph to go back through.
         reached = [name for name, leaf in self._slope.items() if leaf.requires_grad]
@@ -70,7 +70,7 @@ class DampedHessian:
             name: torch.zeros_like(stacked[name]) if leaf is None else leaf
             for name, leaf in zip(stacked, found, strict=True)
         }
-        return torch.cat([leaf.reshape(len(directions), -1) for leaf in self._shifted(images, stacked).values()], dim=1)
+        return torch.cat([leaf.reshape(len(directions), leaf[0].numel()) for leaf in self._shifted(images, stacked).values()], dim=1)
 
     def _shifted(self, image: Tree, direction: Tree) -> Tree:
         return tree.add_scaled(image, self._shift, direction) if self._shift else image

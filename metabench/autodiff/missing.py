@@ -72,7 +72,7 @@ def _described(frames: list[tuple[FrameType, int]]) -> str:
     frames = frames[ours[-1] + 1 if ours else 0 :]
     layers = [frame.f_locals["self"] for frame, _ in frames if isinstance(frame.f_locals.get("self"), torch.nn.Module)]
     layers = [layer for layer in layers if not isinstance(layer, torch.fx.GraphModule)]
-    own = [(frame, line) for frame, line in frames if _is_users(frame)]
+    own = [(frame, line) for frame, line in frames if is_users(frame)]
     parts = []
     if layers:
         root, innermost = layers[0], layers[-1]
@@ -115,6 +115,7 @@ def _stem(operation: str) -> str:
     return re.sub(r"_backward(_data)?$", "", operation.split("::")[-1].split(".")[0]).strip("_")
 
 
-def _is_users(frame: FrameType) -> bool:
+def is_users(frame: FrameType) -> bool:
+    """Tell whether a frame runs a Python file outside of torch."""
     path = Path(frame.f_code.co_filename)
     return "torch" not in path.parts and path.suffix == ".py" and path.is_file()

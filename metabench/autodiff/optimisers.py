@@ -2,6 +2,7 @@
 
 A setting is a number, or a function of the meta-parameters that returns a scalar tensor or a tree: then it is learned.
 `leafwise` says that the update of some parameter tensors is the same whatever the others are, so that it can be taken for a few at a time.
+`translates` says that the update adds to the parameters what depends on the gradients and slots alone: none of them decays.
 `minimised_decay` of an optimiser is the c for which training minimises f + c/2 |w|^2, or None where it minimises no such loss.
 Square roots are of v + eps^2 where v can be zero: sqrt has an infinite slope at 0, and 0 * inf is NaN in second order.
 """
@@ -22,6 +23,11 @@ Setting: TypeAlias = "float | Callable[[Tree], torch.Tensor | Tree]"
 
 STEP_COUNT = "step"
 """The slot that counts steps: a part of the state that never settles."""
+
+
+def translates(optimiser: InnerOptimiser) -> bool:
+    """Return whether an update adds to the parameters what does not depend on them; an optimiser that does not say may do anything."""
+    return bool(getattr(optimiser, "translates", False))
 
 
 def decay_of(optimiser: InnerOptimiser) -> float:
@@ -61,6 +67,11 @@ class SGD:
     leafwise: ClassVar[bool] = True
 
     @property
+    def translates(self) -> bool:
+        """Whether the parameters' own values are left out of the update."""
+        return not self.weight_decay
+
+    @property
     def minimised_decay(self) -> float:
         """Return c where training minimises f + c/2 |w|^2."""
         return self.weight_decay
@@ -86,6 +97,11 @@ class Momentum:
     weight_decay: float = 0.0
 
     leafwise: ClassVar[bool] = True
+
+    @property
+    def translates(self) -> bool:
+        """Whether the parameters' own values are left out of the update."""
+        return not self.weight_decay
 
     @property
     def minimised_decay(self) -> float:
@@ -120,6 +136,11 @@ class Adam:
     decoupled: bool = False
 
     leafwise: ClassVar[bool] = True
+
+    @property
+    def translates(self) -> bool:
+        """Whether the parameters' own values are left out of the update."""
+        return not self.weight_decay
 
     @property
     def minimised_decay(self) -> float | None:
@@ -158,6 +179,11 @@ class RMSprop:
     weight_decay: float = 0.0
 
     leafwise: ClassVar[bool] = True
+
+    @property
+    def translates(self) -> bool:
+        """Whether the parameters' own values are left out of the update."""
+        return not self.weight_decay
 
     @property
     def minimised_decay(self) -> float:

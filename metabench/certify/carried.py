@@ -6,19 +6,22 @@ that only what is carried can bring the method there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from metabench.certify.cases import Case, settled
+from metabench.certify.claims import Finding
 from metabench.certify.problems import Logistic, Ridge
 from metabench.core import Curvature, Method, tree
 from metabench.core.checks import check_hypergradient
 from metabench.core.options import build
 from metabench.core.randomness import generator
+from metabench.results.certificate import AS_DECLARED, FAILED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Carried:
     """So many windows at a minimum under options that do little in each, and how near the target the last has to be."""
 
@@ -26,6 +29,33 @@ class Carried:
     options: dict[str, Any]
     windows: int
     tolerance: float
+    kind: str = "carried"
+
+    @property
+    def text(self) -> str:
+        """The claim in words."""
+        return f"carried: {self.case.text}, {self.windows} windows"
+
+    def check(self, method: Method) -> Finding:
+        """Return what comes of the run."""
+        begun = time.perf_counter()
+        try:
+            first, last = errors(method, self)
+        except Exception as error:  # a method may raise what it likes: it is a finding
+            words = f"raised {type(error).__name__}: {error}"
+            return Finding(self.kind, self.case, self.options, FAILED, words, self.tolerance)
+        holds = last <= self.tolerance < first
+        words = f"what it keeps does not bring it to the target: relative error {first:.2g} after one window, {last:.2g} after {self.windows}"
+        return Finding(
+            self.kind,
+            self.case,
+            self.options,
+            AS_DECLARED if holds else FAILED,
+            "" if holds else words,
+            self.tolerance,
+            error=last,
+            seconds=time.perf_counter() - begun,
+        )
 
 
 def carried(name: str) -> Iterator[Carried]:

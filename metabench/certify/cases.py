@@ -1,32 +1,36 @@
 """The cases: a certification problem, an inner optimiser, and the point where a hypergradient is taken.
 
-Two points: in the middle of training, where nothing is at rest and the optimiser's state is not zero, for what is differentiated through
-steps; and at a minimum, for implicit hypergradients, which are the derivative of F(w*(l), l) there.
+Two points: in the middle of training, where nothing is at rest, batches differ and the optimiser's state is not zero; and at a minimum,
+for implicit hypergradients, which are the derivative of F(w*(l), l) there.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from metabench.autodiff.inner import begin, detached, run
-from metabench.certify.problem import CertificationProblem
+from metabench.certify.problem import SCHEDULED, CertificationProblem
 from metabench.certify.problems import (
     ExampleWeights,
     Initialisation,
+    Layouts,
     LearningRates,
-    LearningRatesAtTheEnd,
     Logistic,
+    ManyWeights,
     PenaltiesAndRate,
     Quadratic,
     Ridge,
     ScaledStart,
+    SharedRoles,
     TanhNetwork,
+    TiedStart,
 )
-from metabench.certify.references import Minimum, minimise, objective, through_last_steps
-from metabench.core import InnerState, MetaRole, Target, Tree, Window, tree
+from metabench.certify.references import Expansion, Minimum, expand, minimise, through_last_steps
+from metabench.certify.training import Trained, train
+from metabench.core import Batch, InnerState, Target, Tree, Window, tree
 from metabench.core.lazy import torch
 
 MAIN_OPTIMISERS = ("sgd", "momentum", "adam")
@@ -54,21 +58,40 @@ class Case:
         return len(self.window.inner)
 
     @functools.cached_property
+    def trained(self) -> Trained:
+        """Plain training over the window."""
+        return train(self.problem, self.state, self.meta, self.window)
+
+    @property
     def end(self) -> InnerState:
-        """Where plain training over the window ends."""
-        return run(self.problem, detached(begin(self.problem, self.state, self.meta)), self.meta, self.window.inner)
+        """Where plain training over the window ends: (w_K, s_K)."""
+        return self.trained.end
+
+    @property
+    def before(self) -> InnerState:
+        """The state before the last step: (w_{K-1}, s_{K-1})."""
+        return self.trained.states[-2]
+
+    @property
+    def outer_batch(self) -> Batch:
+        """The batch of the outer loss that is due at the window's end."""
+        batch = self.window.outer[-1]
+        assert batch is not None
+        return batch
 
     @functools.cached_property
-    def objective(self) -> float:
-        """The window's outer objective in plain training."""
-        return objective(self.problem, self.state, self.window)(self.meta)
+    def expansion(self) -> Expansion:
+        """Both losses to second order at w_K, the inner one on the window's last batch and with the optimiser's weight decay, dense."""
+        decay = self.problem.weight_decay
+        return expand(self.problem, self.end.params, self.meta, self.window.inner[-1], self.outer_batch, decay)
 
     @functools.cached_property
     def implicit(self) -> Tree:
-        """The derivative of F at the minimum."""
-        outer = self.window.outer[-1]
-        assert self.minimum is not None and outer is not None
-        return self.minimum.implicit(self.meta, outer)
+        """The implicit hypergradient: the derivative of F at the minimum; elsewhere, as if w_K were one, by a dense solve."""
+        if self.minimum is not None:
+            return self.minimum.implicit(self.meta, self.outer_batch)
+        at = self.expansion
+        return tree.unflatten(at.implicit(torch.linalg.solve(at.hessian, at.outer_w)), self.meta)
 
     def through_last_steps(self, steps: int) -> Tree:
         """Return the derivative through the last `steps` steps of the window, those before held fixed."""
@@ -95,6 +118,7 @@ class Case:
                     "one dimension" if problem.features == 1 else "",
                     f"scale {problem.scale:g}" if problem.scale != 1 else "",
                     f"weight decay {problem.weight_decay:g}" if problem.weight_decay else "",
+                    f"outer losses: {problem.due}" if problem.due != "end" else "",
                 ),
             )
         )
@@ -108,53 +132,16 @@ class Case:
             "inner steps": self.inner_steps,
             "weight decay": self.problem.weight_decay,
             "optimiser": self.problem.optimiser_name,
+            "outer losses": self.problem.due,
             "problem": self.problem.name,
         }
-
-
-def cases(target: Target) -> tuple[Case, ...]:
-    """Return the cases on which a method of this target is judged; what was worked out for them is kept."""
-    return _cases(target is Target.IMPLICIT)
-
-
-@functools.cache
-def _cases(at_minimum: bool) -> tuple[Case, ...]:
-    return tuple(_grid(at_minimum))
-
-
-def _grid(at_minimum: bool) -> Iterator[Case]:
-    for kind, optimisers, settings in _GRID:
-        has_minimum = not kind.roles & {MetaRole.UPDATE, MetaRole.START}
-        for optimiser in optimisers:
-            for setting in settings:
-                # AdamW's decay is apart from the gradient: there is no loss that training minimises, and no minimum.
-                decoupled = optimiser == "adamw" and "weight_decay" in setting
-                if at_minimum and has_minimum and not decoupled:
-                    yield settled(kind(optimiser, **setting))
-                else:
-                    yield moving(kind(optimiser, **setting))
-
-
-_GRID: tuple[tuple[type[CertificationProblem], tuple[str, ...], tuple[dict[str, Any], ...]], ...] = (
-    (Quadratic, MAIN_OPTIMISERS, ({},)),
-    (Ridge, MAIN_OPTIMISERS, ({}, {"features": 1}, {"scale": 0.1}, {"inner_steps": 1})),
-    (Ridge, ALL_OPTIMISERS, ({"weight_decay": 0.2},)),
-    (Logistic, MAIN_OPTIMISERS, ({},)),
-    (TanhNetwork, ALL_OPTIMISERS, ({},)),
-    (ExampleWeights, MAIN_OPTIMISERS, ({},)),
-    (LearningRates, ALL_OPTIMISERS, ({},)),
-    (LearningRatesAtTheEnd, MAIN_OPTIMISERS, ({},)),
-    (PenaltiesAndRate, MAIN_OPTIMISERS, ({},)),
-    (Initialisation, MAIN_OPTIMISERS, ({}, {"inner_steps": 1})),
-    (ScaledStart, MAIN_OPTIMISERS, ({},)),
-)
 
 
 def moving(problem: CertificationProblem, windows: int = 1) -> Case:
     """Return the case of a run in its middle: after one window of plain training."""
     state, meta = problem.initial_state()
     stream = problem.windows()
-    state = run(problem, detached(begin(problem, state, meta)), meta, next(stream)[0].inner)
+    state = train(problem, state, meta, next(stream)[0]).end
     return Case(problem, state, meta, tuple(next(stream)[0] for _ in range(windows)))
 
 
@@ -180,3 +167,86 @@ def _at_rest(problem: CertificationProblem, params: Tree) -> dict[str, Tree]:
     if "step" in state:
         state["step"] = {"count": torch.tensor(50.0, dtype=torch.float64)}
     return state
+
+
+@functools.cache
+def cases(target: Target) -> tuple[Case, ...]:
+    """Return the cases on which a method of this target is judged; what was worked out for them is kept."""
+    return tuple(_implicit_cases() if target is Target.IMPLICIT else map(moving, _moving_problems()))
+
+
+def _moving_problems() -> Iterator[CertificationProblem]:
+    """Yield the problems of hypergradients that are differentiated through steps: first what tells most.
+
+    Between them they vary what a method may depend on: every optimiser, with and without decay; K from 1 to 12, below, at and above the
+    defaults of the package's methods; each role, each pair of roles in one tensor, and all four; outer losses at the end, after every
+    step, after some, and after the first alone; starts that hand a meta-parameter on, or one tensor twice; frozen and moving slots.
+    """
+    yield TanhNetwork("momentum")
+    yield SharedRoles("adam", ("inner_loss", "outer_loss", "update", "start"), inner_steps=3, due="every")
+    yield LearningRates("adam", due="every")
+    yield TanhNetwork(SCHEDULED, inner_steps=7)
+    yield SharedRoles("sgd", ("inner_loss", "start"), inner_steps=1)
+    yield from (Ridge(o, **s) for s in ({}, {"features": 1}, {"scale": 0.1}, {"inner_steps": 1}) for o in MAIN_OPTIMISERS)
+    yield from (Ridge(o, weight_decay=0.2) for o in ALL_OPTIMISERS)
+    yield Ridge("momentum", inner_steps=12)
+    yield from (Quadratic(o, inner_steps=k) for o, k in (("sgd", 4), ("nesterov", 6)))
+    yield from (Logistic(o, inner_steps=k) for o, k in (("adam", 5), ("rmsprop", 2)))
+    yield from (TanhNetwork(o) for o in ("sgd", "nesterov", "adam", "adamw", "rmsprop"))
+    yield from (TanhNetwork(o, inner_steps=6, due=due) for o, due in (("momentum", "gaps"), ("adam", "early"), ("sgd", "every")))
+    yield from (ExampleWeights(o, inner_steps=k) for o, k in (("momentum", 4), ("adam", 2)))
+    yield from (LearningRates(o, due="every") for o in ("sgd", "momentum", "nesterov", "adamw", "rmsprop"))
+    yield from (LearningRates(o) for o in ("momentum", "adam"))
+    yield LearningRates(SCHEDULED, inner_steps=5, due="gaps")
+    yield LearningRates("sgd", inner_steps=3, due="early")
+    yield from (PenaltiesAndRate(o) for o in MAIN_OPTIMISERS)
+    yield from (Initialisation(o, inner_steps=k) for o, k in (("sgd", 4), ("momentum", 1), ("adam", 4)))
+    yield Initialisation("momentum", inner_steps=5, due="early")
+    yield from (ScaledStart(o, inner_steps=k) for o, k in (("sgd", 9), ("momentum", 4), ("adam", 2)))
+    yield from (
+        SharedRoles(o, roles, inner_steps=k, weight_decay=decay, due=due)
+        for (o, k, decay, due), roles in zip(
+            (
+                ("momentum", 4, 0.2, "end"),
+                ("nesterov", 3, 0.0, "end"),
+                ("adam", 2, 0.0, "end"),
+                ("rmsprop", 4, 0.0, "gaps"),
+                ("adamw", 3, 0.2, "end"),
+                ("momentum", 5, 0.0, "every"),
+            ),
+            itertools.combinations(("inner_loss", "outer_loss", "update", "start"), 2),
+            strict=True,
+        )
+    )
+    yield SharedRoles(SCHEDULED, ("inner_loss", "outer_loss", "update", "start"), inner_steps=5, due="gaps")
+    yield from (TiedStart(o, inner_steps=k) for o, k in (("sgd", 1), ("adam", 3)))
+    yield from (Layouts(o, inner_steps=k, scale=0.2) for o, k in (("momentum", 3), ("adam", 2)))
+    yield ManyWeights("sgd", inner_steps=2)
+
+
+def _implicit_cases() -> Iterator[Case]:
+    """Yield the cases of implicit hypergradients: at minima; in mid-training of convex losses, each step on its own batch; refusals."""
+    yield from (settled(Ridge(o)) for o in MAIN_OPTIMISERS)
+    yield from (moving(Ridge(o, inner_steps=k, weight_decay=0.1)) for o, k in (("sgd", 4), ("momentum", 1), ("adam", 12)))
+    yield from (moving(Logistic(o, inner_steps=k)) for o, k in (("sgd", 1), ("nesterov", 3), ("rmsprop", 5)))
+    yield from (moving(ExampleWeights(o, inner_steps=k)) for o, k in (("momentum", 3), ("adam", 2)))
+    yield moving(SharedRoles("sgd", ("inner_loss", "outer_loss"), inner_steps=2, scale=0.5))
+    yield moving(Layouts("momentum", inner_steps=2))
+    yield from (settled(Ridge(o, **s)) for s in ({"features": 1}, {"scale": 0.1}, {"inner_steps": 1}) for o in MAIN_OPTIMISERS)
+    yield from (settled(Ridge(o, weight_decay=0.2)) for o in ALL_OPTIMISERS if o != "adamw")
+    # Its decay is apart from the gradient: there is no loss that training minimises, and no minimum.
+    yield moving(Ridge("adamw", weight_decay=0.2))
+    yield from (settled(Quadratic(o)) for o in MAIN_OPTIMISERS)
+    yield from (settled(Logistic(o)) for o in MAIN_OPTIMISERS)
+    yield from (settled(TanhNetwork(o)) for o in (*ALL_OPTIMISERS, SCHEDULED))
+    yield from (settled(ExampleWeights(o)) for o in MAIN_OPTIMISERS)
+    for problem in (
+        LearningRates("adam", due="every"),
+        LearningRates("sgd"),
+        PenaltiesAndRate("momentum"),
+        Initialisation("sgd"),
+        ScaledStart("adam"),
+        SharedRoles("sgd", ("inner_loss", "start")),
+        TanhNetwork("sgd", due="gaps"),
+    ):
+        yield moving(problem)

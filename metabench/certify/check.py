@@ -1,116 +1,197 @@
-"""Checking one claim: the method runs, and what it returns is compared. Whatever a method does wrong is a finding, never an exception."""
+"""One call of a method, watched: what it returns, and what it does beside that. Whatever it does wrong is told, never raised."""
 
 from __future__ import annotations
 
 import copy
-import time
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from metabench.certify.cases import Case
-from metabench.certify.claims import STREAM, Claim
 from metabench.core import Batch, Hypergradient, InnerState, MetabenchError, Method, Tree, Unsupported, Window, tree
 from metabench.core.checks import check_hypergradient, non_finite
 from metabench.core.lazy import torch
-from metabench.core.options import build
 from metabench.core.randomness import generator
-from metabench.results.certificate import AS_DECLARED, CERTIFIED, FAILED, UNSUPPORTED
+from metabench.results.certificate import FAILED, UNSUPPORTED
 
 STATE_TOLERANCE = 1e-7
 """Of the inner state and the outer loss: libraries round their optimisers otherwise by up to 1e-9."""
 
+SMALLEST_SLOT = 1e-3
+"""Norm below which a slot is compared absolutely: at a minimum, momentum is rounding."""
+
+STREAM = "certificate"
+"""Purpose of the random stream from which a method and its formula draw."""
+
 
 @dataclass(frozen=True)
-class Finding:
-    """What came of a claim. `found` is None where the method gave no hypergradient; `message` says why, or what is wrong with it."""
+class Answer:
+    """What came of a call. `result` is None where there is no hypergradient to judge; `verdict` is then FAILED or UNSUPPORTED.
 
-    claim: Claim
+    `wrong` says what the method did wrong beside the hypergradient's value, or why it declines.
+    """
+
+    result: Hypergradient | None
     verdict: str
-    found: Tree | None
-    error: float | None
-    cosine: float | None
-    norm_ratio: float | None
-    message: str
-    seconds: float
-
-    @property
-    def differs(self) -> bool:
-        """Whether there is a hypergradient and a value that it should have had: then their difference can be read."""
-        return self.verdict == FAILED and self.found is not None and self.claim.expected is not None
+    wrong: str
 
 
-def check(method: Method, claim: Claim) -> Finding:
-    """Return what comes of `claim`."""
-    begun = time.perf_counter()
-    found, verdict, message = _answer(method, claim)
-    error = cosine = ratio = None
-    if found is not None and claim.expected is not None:
-        error = _relative(tree.subtract(found, claim.expected), claim.expected)
-        within = error <= claim.tolerance
-        held = CERTIFIED if claim.kind in ("exact", "none") else AS_DECLARED
-        verdict = FAILED if message or not within else held
-        if claim.exact is not None:
-            size, exact_size = float(tree.norm(found)), float(tree.norm(claim.exact))
-            cosine = float(tree.dot(found, claim.exact)) / (size * exact_size) if size else 0.0
-            ratio = size / exact_size
-        if within:
-            found = None  # right by itself: nothing is to be read from it
-    elif message and not verdict:
-        verdict = FAILED
-    return Finding(claim, verdict, found, error, cosine, ratio, message, time.perf_counter() - begun)
+def ask(method: Method, case: Case, options: Any, seed: int = 0, dtype: torch.dtype | None = None) -> Answer:
+    """Return what comes of one call on the case's window, the inner state and meta-parameters in `dtype` if one is given.
 
-
-def _answer(method: Method, claim: Claim) -> tuple[Tree | None, str, str]:
-    """Return the hypergradient, or None with a verdict; and what is wrong beside the hypergradient, or instead of it."""
-    case = claim.case
-    options = build(method.options, claim.options, f"method '{method.name}'")
+    Everything that a method could change is compared with what it was: its arguments bit by bit, the generator, and torch itself.
+    """
+    state, meta, window = case.state, case.meta, case.window
+    if dtype is not None:
+        state, meta, window = in_dtype(state, meta, window, dtype)
     # Copies: a method that writes into its arguments must not spoil the case for those that come after it.
-    state, meta, window = copy.deepcopy((case.state, case.meta, case.window))
+    given = copy.deepcopy((state, meta, window))
+    stream = generator(seed, STREAM)
+    surroundings = Surroundings()
     try:
-        result = method(case.problem, state, meta, window, options, generator(0, STREAM))
-        check_hypergradient(result, case.state, case.meta)
+        result = method(case.problem, *given, options, stream)
+        check_hypergradient(result, state, meta)
     except Unsupported as reason:
-        return None, UNSUPPORTED, str(reason)
+        return Answer(None, UNSUPPORTED, str(reason))
     except MetabenchError as mistake:  # in words already
-        return None, FAILED, str(mistake)
+        return Answer(None, FAILED, str(mistake))
     except Exception as error:
-        return None, FAILED, f"raised {type(error).__name__}: {error}"
-    if claim.expected is None and claim.kind != "undeclared":
-        size = float(tree.norm(result.meta))
-        return (
-            result.meta,
-            FAILED,
-            f"answered with a hypergradient of norm {size:.2g} where there is none: it has to raise Unsupported and say why",
-        )
-    wrong = non_finite(result) or _changed(case, state, meta, window)
-    return (None, FAILED, wrong) if wrong else (result.meta, "", _astray(method, case, result))
+        return Answer(None, FAILED, f"raised {type(error).__name__}: {error}")
+    finally:
+        changed = surroundings.restore()
+    if wrong := non_finite(result) or _written((state, meta, window), given):
+        return Answer(None, FAILED, wrong)
+    drew = not method.stochastic and not torch.equal(stream.get_state(), generator(seed, STREAM).get_state())
+    wrong = (
+        changed
+        or ("it draws from the generator and is not declared stochastic: say stochastic=True" if drew else "")
+        or _shared(result, given)
+    )
+    return Answer(result, "", wrong)
 
 
-def _changed(case: Case, state: InnerState, meta: Tree, window: Window) -> str:
+def in_dtype(state: InnerState, meta: Tree, window: Window, dtype: torch.dtype) -> tuple[InnerState, Tree, Window]:
+    """Return the arguments of a method with their floating-point leaves in `dtype`."""
+    slots = {slot: tree.cast(leaves, dtype) for slot, leaves in state.optimiser.items()}
+    cast = Window(
+        tuple(tree.cast(dict(batch), dtype) for batch in window.inner),
+        tuple(None if batch is None else tree.cast(dict(batch), dtype) for batch in window.outer),
+    )
+    return InnerState(tree.cast(state.params, dtype), slots), tree.cast(meta, dtype), cast
+
+
+class Surroundings:
+    """What a method finds around it and has to leave as it is: random streams, and how torch is set."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    @staticmethod
+    def _now() -> dict[str, Any]:
+        import numpy
+
+        return {
+            "torch's global random numbers": torch.get_rng_state(),
+            "Python's random numbers": random.getstate(),
+            "NumPy's random numbers": numpy.random.get_state(),
+            "whether torch records gradients": torch.is_grad_enabled(),
+            "torch's default dtype": torch.get_default_dtype(),
+            "the number of torch's threads": torch.get_num_threads(),
+            "whether torch's algorithms are deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+
+    def restore(self) -> str:
+        """Put everything back as it was; return what had changed, in words, and an empty text if nothing had."""
+        import numpy
+
+        before, now = self._before, self._now()
+        changed = [what for what, value in before.items() if not _same(value, now[what])]
+        torch.set_rng_state(before["torch's global random numbers"])
+        random.setstate(before["Python's random numbers"])
+        numpy.random.set_state(before["NumPy's random numbers"])
+        torch.set_grad_enabled(before["whether torch records gradients"])
+        torch.set_default_dtype(before["torch's default dtype"])
+        if torch.get_num_threads() != before["the number of torch's threads"]:
+            torch.set_num_threads(before["the number of torch's threads"])
+        torch.use_deterministic_algorithms(before["whether torch's algorithms are deterministic"])
+        if not changed:
+            return ""
+        random_numbers = [what for what in changed if what.endswith("random numbers")]
+        hint = ": draw from the generator that is given, and seed nothing" if random_numbers else ""
+        return f"it changes {' and '.join(changed)}{hint}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    return repr(one) == repr(other)
+
+
+def _written(before: tuple[InnerState, Tree, Window], after: tuple[InnerState, Tree, Window]) -> str:
     """Return which argument a method wrote into; empty if none."""
-    pairs: list[tuple[str, Batch, Batch]] = [
-        ("the meta-parameters", meta, case.meta),
-        ("the parameters", state.params, case.state.params),
-        *(("the optimiser's state", state.optimiser[slot], leaves) for slot, leaves in case.state.optimiser.items()),
-    ]
-    batches = zip((*window.inner, *window.outer), (*case.window.inner, *case.window.outer), strict=True)
-    pairs += [("the batches", after, before) for after, before in batches if after is not None and before is not None]
-    for what, after, before in pairs:
-        if any(not torch.equal(after[name], leaf) for name, leaf in before.items()):
+    for (what, one), (_, other) in zip(_arguments(*before), _arguments(*after), strict=True):
+        if list(one) != list(other) or any(not torch.equal(other[name], leaf) for name, leaf in one.items()):
             return f"it writes into its arguments: {what} are others after the call"
     return ""
 
 
-def _astray(method: Method, case: Case, result: Hypergradient) -> str:
-    """Return what is wrong with the inner state or the outer loss that came with the hypergradient; empty if nothing is."""
-    away = _relative(tree.subtract(result.state.params, case.end.params), case.end.params)
-    if away > STATE_TOLERANCE:
-        return f"the inner state returned is not where plain training ends: relative distance {away:.2g}"
-    # A method that draws may report the loss where its draws led.
-    if not method.stochastic and abs(result.outer_loss - case.objective) > STATE_TOLERANCE * max(1.0, abs(case.objective)):
-        return f"the outer loss returned is {result.outer_loss:g}, and plain training has {case.objective:g}"
+def _shared(result: Hypergradient, given: tuple[InnerState, Tree, Window]) -> str:
+    """Return which returned tensor is a view of an argument; empty if none is. Slots may be: an optimiser may hand one on as it is."""
+    arguments = {
+        leaf.untyped_storage().data_ptr(): what
+        for what, leaves in _arguments(*given)
+        for leaf in leaves.values()
+        if leaf.numel()
+    }
+    for returned, leaves in (("hypergradient", result.meta), ("inner state", result.state.params)):
+        for name, leaf in leaves.items():
+            if leaf.numel() and (what := arguments.get(leaf.untyped_storage().data_ptr())):
+                return f"the {returned} returned shares the memory of '{name}' with {what}: return a tensor of its own"
     return ""
 
 
-def _relative(difference: Tree, expected: Tree) -> float:
-    size = float(tree.norm(expected))
-    return float(tree.norm(difference)) / size if size else float(tree.norm(difference))
+def _arguments(state: InnerState, meta: Tree, window: Window) -> Iterator[tuple[str, Batch]]:
+    yield "the meta-parameters", meta
+    yield "the parameters", state.params
+    for leaves in state.optimiser.values():
+        yield "the optimiser's slots", leaves
+    for leaves in state.memory.values():
+        yield "the trees in memory", leaves
+    for batch in (*window.inner, *window.outer):
+        if batch is not None:
+            yield "the batches", batch
+
+
+def astray(method: Method, case: Case, result: Hypergradient, tolerance: float = STATE_TOLERANCE) -> str:
+    """Return what is wrong with the inner state or the outer loss that came with the hypergradient; empty if nothing is."""
+    expected = case.end
+    away = relative(result.state.params, expected.params)
+    if away > tolerance:
+        return f"the inner state returned is not where plain training ends: relative distance {away:.2g}"
+    for slot, leaves in expected.optimiser.items():
+        if (away := relative(result.state.optimiser[slot], leaves, least=SMALLEST_SLOT)) > tolerance:
+            return f"the optimiser's slot '{slot}' returned is not that of plain training: relative distance {away:.2g}"
+    # A method that draws may report the loss where its draws led.
+    objective = case.trained.objective
+    if not method.stochastic and abs(result.outer_loss - objective) > tolerance * max(1.0, abs(objective)):
+        return f"the outer loss returned is {result.outer_loss:g}, and plain training has {objective:g}"
+    for name, leaves in result.state.memory.items():
+        if not tree.all_finite(leaves):
+            return f"what it keeps in memory as '{name}' is not finite"
+    return ""
+
+
+def relative(found: Tree, expected: Tree, least: float = 0.0) -> float:
+    """Return |found - expected| / max(|expected|, least), or the numerator where that is zero; found in any dtype."""
+    exact = tree.flatten(expected)
+    difference, size = float((tree.flatten(found).to(exact.dtype) - exact).norm()), max(float(exact.norm()), least)
+    return difference / size if size else difference
+
+
+def compared(found: Tree, exact: Tree) -> tuple[float, float | None]:
+    """Return the cosine with the exact value, and the norm over its norm; None where that is zero."""
+    one, other = tree.flatten(found).double(), tree.flatten(exact)
+    size, exact_size = float(one.norm()), float(other.norm())
+    cosine = float(one @ other) / (size * exact_size) if size and exact_size else 0.0
+    return cosine, size / exact_size if exact_size else None

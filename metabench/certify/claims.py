@@ -1,74 +1,163 @@
-"""What a method is held to on a case: to be exact, to reach its target in a limit, to equal its formula, to have a mean.
+"""What a method is held to on a case: to be exact, to reach its target in a limit, to equal its formula, to answer the same when asked again.
 
-A claim is an option set, the value it should give, and how far from it the method may be.
+A claim knows what the method should return, works it out when it is asked for, and judges one method.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from metabench.certify.cases import Case, cases, moving
-from metabench.certify.formulas import FORMULAS
-from metabench.certify.problems import Logistic, Ridge
-from metabench.core import Curvature, MetaRole, Method, Target, Tree, tree
+from metabench.certify.cases import Case, cases, moving, settled
+from metabench.certify.check import STREAM, ask, astray, compared, relative
+from metabench.certify.formulas import FORMULAS, Formula
+from metabench.certify.problem import SCHEDULED
+from metabench.certify.problems import ExampleWeights, Ridge, SharedRoles, TanhNetwork
+from metabench.core import Curvature, Hypergradient, MetaRole, Method, Target, Tree, tree
+from metabench.core.lazy import torch
 from metabench.core.options import build, describe
 from metabench.core.randomness import generator
+from metabench.results.certificate import AS_DECLARED, CERTIFIED, FAILED
 
-EXACT_TOLERANCE = 1e-8
+EXACT_TOLERANCE = 3e-9
 """Finite differences are good to about 1e-10 here, and what is exact up to rounding to 1e-12."""
 FORMULA_TOLERANCE = 1e-8
+SINGLE_TOLERANCE = {"exact": 2e-3, "formula": 2e-2, "limit": 2e-2}
+"""In float32, by what the claim is in float64: rounding of 6e-8, and what differences of width 0.01 or a linear solve make of it."""
 SAMPLED = frozenset({Target.SMOOTHED, Target.PERSISTENT})
 """Targets that have a mean to be held to, and no value here."""
-STREAM = "certificate"
-"""Purpose of the random stream from which a method and its formula draw."""
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One thing to check. `expected` is None where no such hypergradient exists: then the method has to say that it is unsupported.
+class Finding:
+    """What came of a claim. `found` is None where the method gave no hypergradient; `message` says why, or what is wrong with it.
 
-    `options` are complete.
+    `columns` are further columns of the certificate's row.
+    """
+
+    kind: str
+    case: Case | None
+    options: dict[str, Any]
+    verdict: str
+    message: str
+    tolerance: float | None = None
+    expected: Tree | None = None
+    found: Tree | None = None
+    single: bool = False
+    """Whether the call was in float32."""
+    error: float | None = None
+    cosine: float | None = None
+    norm_ratio: float | None = None
+    seconds: float = 0.0
+    columns: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is a hypergradient and a value that it should have had: then their difference can be read."""
+        return self.verdict == FAILED and self.found is not None and self.expected is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """One thing to check: under `options`, which are complete, the method has to return `value` on the case.
+
+    `value` is None where no such hypergradient exists: then the method has to say that it is unsupported. `exact` is the exact value of
+    the method's target, to show how far an approximation is from it.
     """
 
     kind: str
     case: Case
     options: dict[str, Any]
-    expected: Tree | None
-    exact: Tree | None
-    """The exact value of the method's target, to show how far an approximation is from it."""
+    value: Callable[[], Tree | None]
+    exact: Callable[[], Tree | None]
     tolerance: float
+    dtype: Any = None
+    """Number type of the call; float64 unless given."""
+
+    @property
+    def text(self) -> str:
+        """The claim in words, the same at every run."""
+        given = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.kind}: {self.case.text}" + (f", {given}" if given else "") + (", float32" if self.dtype else "")
+
+    def check(self, method: Method) -> Finding:
+        """Return what comes of the claim."""
+        begun = time.perf_counter()
+        try:
+            expected = self.value()
+            exact = expected if self.exact is self.value else self.exact()
+        except Exception as error:  # a formula may be somebody else's code
+            words = f"what it should be cannot be worked out: {type(error).__name__}: {error}"
+            return Finding(self.kind, self.case, self.options, FAILED, words)
+        finding = self._judged(method, expected, exact)
+        return dataclasses.replace(finding, seconds=time.perf_counter() - begun)
+
+    def _judged(self, method: Method, expected: Tree | None, exact: Tree | None) -> Finding:
+        options = build(method.options, self.options, f"method '{method.name}'")
+        answer = ask(method, self.case, options, dtype=self.dtype)
+        tolerance = None if expected is None else self.tolerance
+        seen = functools.partial(
+            Finding, self.kind, self.case, self.options, tolerance=tolerance, expected=expected
+        )
+        if answer.result is None:
+            return seen(answer.verdict, answer.wrong, single=self.dtype is not None)
+        found = answer.result.meta
+        if expected is None:
+            size = float(tree.norm(found))
+            words = f"answered with a hypergradient of norm {size:.2g} where there is none: it has to raise Unsupported and say why"
+            return seen(FAILED, words, found=found)
+        state_tolerance = {"tolerance": 1e-3} if self.dtype else {}
+        wrong = astray(method, self.case, answer.result, **state_tolerance) or answer.wrong
+        error = relative(found, expected)
+        cosine = ratio = None
+        if exact is not None:
+            cosine, ratio = compared(found, exact)
+        right = error <= self.tolerance
+        held = CERTIFIED if self.kind in ("exact", "none") else AS_DECLARED
+        return seen(
+            held if right and not wrong else FAILED,
+            wrong,
+            # What is right by itself needs no diagnosis.
+            found=None if right else tree.cast(found, torch.float64),
+            single=self.dtype is not None,
+            error=error,
+            cosine=cosine,
+            norm_ratio=ratio,
+        )
 
 
-def claims(method: Method) -> Iterator[Claim]:
-    """Yield what `method` is held to, but for the means of methods that draw and the limit of its budget's curve."""
-    formula = FORMULAS.get(method.name)
+def claims(method: Method) -> Iterator[Claim | Again]:
+    """Yield what `method` is held to, but for the means of methods that draw and what they keep from window to window."""
+    formula, _ = formula_of(method)
+    exact = method.exact and method.target not in SAMPLED
     if method.target is Target.NONE:
         for case in cases(Target.UNROLLED):
-            yield Claim("none", case, complete(method, {}), tree.zeros_like(case.meta), None, 0.0)
-    elif method.exact and method.target not in SAMPLED:
-        for case in cases(method.target):
-            for options in option_variants(method):
-                exact = exact_value(method.target, case, options)
-                yield Claim("exact", case, options, exact, exact, EXACT_TOLERANCE)
+            zeros = _constant(tree.zeros_like(case.meta))
+            yield Claim("none", case, complete(method, {}), zeros, zeros, 0.0)
+    elif exact:
+        yield from _exact(method)
     elif method.limit is not None and method.target not in SAMPLED:
         for case in cases(method.target):
             yield from _limit(method, case)
     if formula is not None:
-        for case in _formula_cases(method.target):
-            yield from _formula(method, case)
+        yield from _formulas(method)
+    if exact or formula is not None or method.limit is not None or method.target is Target.NONE:
+        yield from again(method)
 
 
 def exists(target: Target, case: Case) -> bool:
-    """Tell whether there is such a hypergradient: a minimum sees no learning rate, one step no start and no earlier outer loss."""
+    """Tell whether there is such a hypergradient: a minimum sees no learning rate, one step no start, neither an earlier outer loss."""
     roles, earlier = case.problem.roles, any(batch is not None for batch in case.window.outer[:-1])
+    ends = case.window.outer[-1] is not None
     if target is Target.IMPLICIT:
-        return not roles & {MetaRole.UPDATE, MetaRole.START}
+        return not roles & {MetaRole.UPDATE, MetaRole.START} and not earlier and ends
     if target is Target.ONE_STEP:
-        return MetaRole.START not in roles and not earlier
+        return MetaRole.START not in roles and not earlier and ends
     return True
 
 
@@ -79,15 +168,22 @@ def complete(method: Method, given: dict[str, Any]) -> dict[str, Any]:
 
 def exact_value(target: Target, case: Case, options: dict[str, Any]) -> Tree | None:
     """Return the exact value of a target on a case; None where it does not exist, is zero by its nature, or has no reference here."""
-    if not exists(target, case):
+    if not exists(target, case) or target in SAMPLED or target is Target.NONE:
         return None
     if target is Target.IMPLICIT:
-        return case.implicit if case.minimum else None
-    if target in SAMPLED or target is Target.NONE:
-        return None
+        return case.implicit if has_minimum(case) else None
     steps = {Target.ONE_STEP: 1, Target.TRUNCATED: options.get("steps", 0)}.get(target, case.inner_steps)
-    found = case.through_last_steps(min(steps, case.inner_steps))
+    steps = min(steps, case.inner_steps)
+    if steps < case.inner_steps and MetaRole.START in case.problem.roles:
+        # The last steps reach a part of l at the most, and none of them where it starts the run.
+        return None
+    found = case.through_last_steps(steps)
     return found if float(tree.norm(found)) else None
+
+
+def has_minimum(case: Case) -> bool:
+    """Tell whether training minimises a loss at all: with AdamW's decay, which is apart from the gradient, it does not."""
+    return not (case.problem.optimiser_name == "adamw" and case.problem.weight_decay)
 
 
 def option_variants(method: Method) -> list[dict[str, Any]]:
@@ -98,41 +194,219 @@ def option_variants(method: Method) -> list[dict[str, Any]]:
         if ("choices" in option or option["type"] == "bool") and not option.get("execution")
     }
     crossed = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    found = [complete(method, given) for given in (*crossed, *method.variants)]
+    found = [complete(method, given) for given in ({}, *crossed, *method.variants)]
     return [options for place, options in enumerate(found) if options not in found[:place]]
 
 
-def _limit(method: Method, case: Case) -> Iterator[Claim]:
-    assert method.limit is not None
-    curvature = case.minimum.curvature if case.minimum else _ANYWHERE
-    for given in method.limit.option_sets(curvature):
-        options = complete(method, given)
-        exact = exact_value(method.target, case, options)
-        if exact is None and exists(method.target, case):
-            continue  # AdamW with decay: no loss that training minimises, and no limit to reach
-        yield Claim("limit", case, options, exact, exact, method.limit.tolerance)
+EVERYWHERE = 4
+"""Cases, the first ones, on which every option set is checked; on the others the defaults and one more, each in its turn."""
 
 
-_ANYWHERE = Curvature(dimension=12, smallest=0.2, largest=5.0)
-"""What limits on cases without a minimum are given: typical of the problems. A method that is not about a minimum has no use for it."""
+def _exact(method: Method) -> Iterator[Claim]:
+    sets = option_variants(method)
+    extra = [case for case in _around_defaults(method)]
+    for place, case in enumerate((*cases(method.target), *extra)):
+        chosen = sets if place < EVERYWHERE or len(sets) < 5 else [sets[0], sets[1 + place % (len(sets) - 1)]]
+        for options in chosen:
+            value = _lazy(method.target, case, options)
+            yield Claim("exact", case, options, value, value, EXACT_TOLERANCE)
+    for case in _in_single(method.target):
+        value = _lazy(method.target, case, sets[0])
+        yield Claim("exact", case, sets[0], value, value, SINGLE_TOLERANCE["exact"], torch.float32)
 
 
-def _formula_cases(target: Target) -> Iterator[Case]:
-    yield from cases(target)
+@functools.cache
+def _case(optimiser: str, inner_steps: int) -> Case:
+    return moving(TanhNetwork(optimiser, inner_steps=inner_steps))
+
+
+def _around_defaults(method: Method) -> Iterator[Case]:
+    """Yield cases whose K is one of the method's defaults, or just above it: a number of steps, say, that is read one too far."""
+    for option in describe(method.options):
+        default = option["default"]
+        if isinstance(default, int) and not isinstance(default, bool) and 3 < default <= 12:
+            yield _case("adam", default)
+            yield _case("momentum", default + 1)
+
+
+@functools.cache
+def _in_single(target: Target) -> tuple[Case, ...]:
+    """Return the cases that are run in float32, too; for implicit hypergradients, those whose Hessians are well conditioned."""
     if target is Target.IMPLICIT:
-        # In the middle of training too: at a minimum, w_K and the parameters before it are the same. The losses are convex there.
-        for optimiser in ("sgd", "momentum", "adam"):
-            yield moving(Ridge(optimiser, weight_decay=0.1))
-            yield moving(Logistic(optimiser))
+        return (
+            moving(Ridge("sgd", weight_decay=0.2)),
+            moving(ExampleWeights("adam", inner_steps=2)),
+            settled(TanhNetwork("momentum")),
+        )
+    return (
+        moving(TanhNetwork("adam")),
+        moving(SharedRoles("momentum", ("inner_loss", "outer_loss", "update", "start"), inner_steps=3, due="every")),
+        moving(Ridge("sgd", weight_decay=0.2)),
+        moving(TanhNetwork("sgd", inner_steps=1)),
+    )
+
+
+def _lazy(target: Target, case: Case, options: dict[str, Any]) -> Callable[[], Tree | None]:
+    return lambda: exact_value(target, case, options)
+
+
+def _constant(value: Tree) -> Callable[[], Tree | None]:
+    return lambda: value
+
+
+def _limit(method: Method, case: Case) -> Iterator[Claim]:
+    limit = method.limit
+    assert limit is not None
+    answerable = exists(method.target, case)
+    if method.target is Target.IMPLICIT and answerable:
+        if limit.at_minimum and case.minimum is None:
+            return  # nothing to reach there
+        curvature = case.minimum.curvature if case.minimum else case.expansion.curvature
+    else:
+        # A method that is not about a minimum has no use for it: numbers typical of the problems.
+        curvature = Curvature(dimension=12, smallest=0.2, largest=5.0)
+    for given in limit.option_sets(curvature):
+        options = complete(method, given)
+        value = _lazy(method.target, case, options)
+        yield Claim("limit", case, options, value, value, limit.tolerance)
+
+
+def formula_of(method: Method) -> tuple[Formula | None, tuple[dict[str, Any], ...]]:
+    """Return the formula that a method has to equal, the package's or the one that it declares, and the option sets to check it at."""
+    if method.limit is not None and method.limit.formula is not None:
+        whole = {option["name"]: option for option in describe(method.options)}
+        limit = method.limit
+        kind = int if limit.budget and whole[limit.budget]["type"] == "int" else float
+        points = [{limit.budget: kind(value)} for value in limit.values[:3]] if limit.budget else []
+        return limit.formula, ({}, *points)
+    return FORMULAS.get(method.name, (None, ()))
+
+
+def _formulas(method: Method) -> Iterator[Claim]:
+    # A method that draws is also held to its mean, and its formula costs many runs: every third case.
+    for case in cases(method.target)[:: 3 if method.target in SAMPLED else 1]:
+        yield from _formula(method, case)
+    if not method.stochastic:
+        for case in _in_single(method.target):
+            for claim in itertools.islice(_formula(method, case), 1):
+                yield dataclasses.replace(claim, dtype=torch.float32, tolerance=SINGLE_TOLERANCE["formula"])
 
 
 def _formula(method: Method, case: Case) -> Iterator[Claim]:
-    formula, option_sets = FORMULAS[method.name]
+    formula, option_sets = formula_of(method)
+    assert formula is not None
     for given in option_sets:
         options = build(method.options, given, f"method '{method.name}'")
-        value = None
-        if exists(method.target, case):
+
+        def value(options: Any = options) -> Tree | None:
+            if not exists(method.target, case):
+                return None
             vector = formula(case, options, generator(0, STREAM))
-            value = None if vector is None else tree.unflatten(vector, case.meta)
+            return None if vector is None else tree.unflatten(vector.detach(), case.meta)
+
         settings = dataclasses.asdict(options)
-        yield Claim("formula", case, settings, value, exact_value(method.target, case, settings), FORMULA_TOLERANCE)
+        yield Claim("formula", case, settings, value, _lazy(method.target, case, settings), FORMULA_TOLERANCE)
+
+
+@dataclass(frozen=True, eq=False)
+class Again:
+    """The method is called several times: over the windows of one run, the meta-parameters moved between them, then once more as at first.
+
+    Each answer has to be what a fresh call would give, and the last one the first one, bit by bit.
+    """
+
+    case: Case
+    options: dict[str, Any]
+    expect: Callable[[Case, dict[str, Any]], Tree | None]
+    """(one window of the run, options) -> the hypergradient, None where it is not known."""
+    tolerance: float
+    kind: str = "again"
+
+    @property
+    def text(self) -> str:
+        """The claim in words."""
+        return f"again: {self.case.text}, {len(self.case.windows)} windows"
+
+    def check(self, method: Method) -> Finding:
+        """Return what comes of the claim."""
+        begun = time.perf_counter()
+        verdict, message, error = self._run(method)
+        seconds = time.perf_counter() - begun
+        return Finding(
+            self.kind, self.case, self.options, verdict, message, self.tolerance, error=error, seconds=seconds
+        )
+
+    def _run(self, method: Method) -> tuple[str, str, float | None]:
+        options = build(method.options, self.options, f"method '{method.name}'")
+        first: Hypergradient | None = None
+        now, worst = dataclasses.replace(self.case, windows=self.case.windows[:1]), 0.0
+        for place, window in enumerate(self.case.windows):
+            now = dataclasses.replace(now, windows=(window,))
+            answer = ask(method, now, options)
+            if answer.result is None or answer.wrong:
+                return answer.verdict or FAILED, _nth(place, answer.wrong, self.case), None
+            if wrong := astray(method, now, answer.result):
+                return FAILED, _nth(place, wrong, self.case), None
+            first = first or answer.result
+            expected = self.expect(now, self.options)
+            if expected is not None:
+                worst = max(worst, error := relative(answer.result.meta, expected))
+                if error > self.tolerance:
+                    return FAILED, _nth(place, f"relative error {error:.2g}", self.case), error
+            moved = tree.add_scaled(now.meta, 0.1 / (1 + float(tree.norm(answer.result.meta))), answer.result.meta)
+            state = dataclasses.replace(answer.result.state)
+            now = Case(now.problem, state, moved, now.windows)
+        last = ask(method, self.case, options)
+        assert first is not None
+        if last.result is None or not _identical(first, last.result):
+            return FAILED, "a second call with the arguments of the first gives another answer: it keeps something between calls", None
+        return CERTIFIED if method.exact else AS_DECLARED, "", worst
+
+
+def _nth(place: int, words: str, case: Case) -> str:
+    return f"in window {place + 1} of {len(case.windows)}: {words}" if place else words
+
+
+def _identical(one: Hypergradient, other: Hypergradient) -> bool:
+    pairs = [(one.meta, other.meta), (one.state.params, other.state.params)]
+    pairs += [(leaves, other.state.optimiser[slot]) for slot, leaves in one.state.optimiser.items()]
+    same = all(torch.equal(leaf, right[name]) for left, right in pairs for name, leaf in left.items())
+    return same and one.outer_loss == other.outer_loss
+
+
+def again(method: Method) -> Iterator[Again]:
+    """Yield the runs over several windows that a method is held to."""
+    options = complete(method, {})
+    formula, _ = formula_of(method)
+
+    def expect(case: Case, options: dict[str, Any]) -> Tree | None:
+        if method.target is Target.NONE:
+            return tree.zeros_like(case.meta)
+        if method.exact and method.target not in SAMPLED:
+            return exact_value(method.target, case, options)
+        if formula is None or case.state.memory:
+            return None
+        built = build(method.options, options, f"method '{method.name}'")
+        vector = formula(case, built, generator(0, STREAM))
+        return None if vector is None else tree.unflatten(vector.detach(), case.meta)
+
+    for case in _runs(method.target):
+        if exists(method.target, case):
+            yield Again(case, options, expect, EXACT_TOLERANCE)
+
+
+@functools.cache
+def _runs(target: Target) -> tuple[Case, ...]:
+    """Return runs of several windows: every optimiser's slots go on, and no two windows are alike."""
+    common = (
+        moving(ExampleWeights("momentum", inner_steps=2), windows=3),
+        moving(SharedRoles("adam", ("inner_loss", "outer_loss"), inner_steps=3), windows=3),
+    )
+    if target is Target.IMPLICIT:
+        return (*common, moving(Ridge(SCHEDULED, inner_steps=2), windows=2))
+    return (
+        *common,
+        moving(TanhNetwork(SCHEDULED, inner_steps=2), windows=2),
+        moving(SharedRoles("adam", ("outer_loss", "update"), inner_steps=2), windows=2),
+        moving(SharedRoles("momentum", ("outer_loss", "start"), inner_steps=2), windows=2),
+    )

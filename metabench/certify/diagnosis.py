@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from metabench.autodiff.inner import begin, detached, run
 from metabench.certify.cases import Case
-from metabench.certify.check import Finding
+from metabench.certify.claims import Finding
 from metabench.certify.references import expand, finite_differences, objective
 from metabench.core import InnerState, MetaRole, Target, Tree, tree
 from metabench.core.lazy import torch
@@ -16,7 +16,7 @@ from metabench.results.certificate import FAILED, UNSUPPORTED
 ALIKE = 1e-6
 """Relative difference up to which a wrong hypergradient is taken for what a mistake would give."""
 
-_TELLING = 6
+_TELLING = 8
 """Values of a trait up to which it tells failures from successes."""
 
 _BY_CHANCE = 0.15
@@ -49,14 +49,14 @@ def explain(findings: Sequence[Finding], target: Target) -> dict[int, str]:
 
 def _likeness(finding: Finding, target: Target) -> str:
     """Return which known mistake would give what was found; empty if none."""
-    found, expected = finding.found, finding.claim.expected
-    assert found is not None and expected is not None
+    found, expected, case = finding.found, finding.expected, finding.case
+    assert found is not None and expected is not None and case is not None
     if not float(tree.norm(found)):
         return "it is zero"
-    for words, wrong in _mistakes(finding.claim.case, expected, target, finding.claim.options):
+    for words, wrong in _mistakes(finding.case, expected, target, finding.options):
         if _near(found, wrong, ALIKE):
             return words
-    direct = _direct(finding.claim.case)
+    direct = _direct(finding.case)
     for part, of_found, of_expected in (
         ("it", found, expected),
         ("the direct term dF/dl is right; the other", tree.subtract(found, direct), tree.subtract(expected, direct)),
@@ -130,13 +130,14 @@ def _direct(case: Case) -> Tree:
     problem, meta = case.problem, case.meta
     if MetaRole.OUTER_LOSS not in problem.roles:
         return tree.zeros_like(meta)
-    state, total = detached(begin(problem, case.state, meta)), tree.zeros_like(meta)
-    for inner, outer in zip(case.window.inner, case.window.outer, strict=True):
-        state = run(problem, state, meta, [inner])
+    total = tree.zeros_like(meta)
+    for state, outer in zip(case.trained.states[1:], case.window.outer, strict=True):
         if outer is not None:
             leaves = tree.leaves_for_grad(meta)
             loss = problem.outer_loss(state.params, leaves, outer)
-            total = tree.add(total, dict(zip(meta, torch.autograd.grad(loss, list(leaves.values())), strict=True)))
+            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            slopes = zip(leaves.items(), found, strict=True)
+            total = tree.add(total, {name: torch.zeros_like(leaf) if g is None else g for (name, leaf), g in slopes})
     return total
 
 
@@ -153,12 +154,12 @@ def _factor(found: Tree, expected: Tree) -> float | None:
 
 def _named(factor: float, finding: Finding) -> str:
     """Return what a factor is, where it is a number that stands in the case or the options."""
-    case = finding.claim.case
+    case = finding.case
     known: dict[str, float] = {"the scale of the inner loss": case.problem.scale, "K": float(case.inner_steps)}
     rate = case.problem.learning_rate()
     if isinstance(rate, float):
         known["the learning rate"] = rate
-    known |= {f"option {name}": value for name, value in finding.claim.options.items() if isinstance(value, float)}
+    known |= {f"option {name}": value for name, value in finding.options.items() if isinstance(value, float)}
     for name, value in known.items():
         for words, number in ((name, value), (f"1 / {name}", 1 / value if value else 0.0), (f"({name})^2", value**2)):
             if number and number != 1 and abs(factor - number) <= ALIKE * abs(number):
@@ -175,12 +176,13 @@ def _pattern(findings: Sequence[Finding]) -> str:
     """Return what the failures have and successes have not: 'right with dimension one, wrong with several: ...'; empty if nothing does.
 
     A success counts where it is comparable: where all its other traits are seen among the failures, too. A few that are right by chance
-    (a linear problem, a multiplier of zero) do not count.
+    (a linear problem, a multiplier of zero), or wrong for another reason, do not count.
     """
-    failed = [finding for finding in findings if finding.verdict == FAILED and finding.claim.expected is not None]
+    findings = [finding for finding in findings if finding.expected is not None]
+    failed = [finding for finding in findings if finding.verdict == FAILED]
     passed = [finding for finding in findings if finding.verdict not in (FAILED, UNSUPPORTED)]
     traits = dict(_traits(findings))
-    seen = {name: {of(finding) for finding in failed} for name, of in traits.items()}
+    seen = {name: _failing(map(of, failed), map(of, passed)) for name, of in traits.items()}
     words = []
     for name, of in traits.items():
         others = [(seen[other], of_other) for other, of_other in traits.items() if other != name]
@@ -188,21 +190,38 @@ def _pattern(findings: Sequence[Finding]) -> str:
         good = set(comparable) - seen[name]
         by_chance = sum(value in seen[name] for value in comparable)
         # An option that a theory computes from the case differs everywhere, and tells nothing.
-        if good and by_chance <= _BY_CHANCE * len(failed) and len(good | seen[name]) <= _TELLING:
+        tells = len(good | seen[name]) <= _TELLING or _ordered(good, seen[name])
+        if good and by_chance <= _BY_CHANCE * len(failed) and tells:
             hint = f": {_HINTS[name]}" if name in _HINTS else ""
             words.append(f"right with {name} {_list(good)}, wrong with {name} {_list(seen[name])}{hint}")
     return "; ".join(words[:2])
 
 
+def _failing(failed: Iterable[Any], passed: Iterable[Any]) -> set[Any]:
+    """Return the values of a trait that failures have, but for those with which far more succeed."""
+    failures, successes = Counter(failed), Counter(passed)
+    return {value for value, count in failures.items() if count > _BY_CHANCE * successes[value]}
+
+
 def _traits(findings: Sequence[Finding]) -> Iterator[tuple[str, Callable[[Finding], Any]]]:
-    for name in ("dimension", "scale", "inner steps", "weight decay", "optimiser"):
-        yield name, lambda finding, name=name: finding.claim.case.traits[name]
-    names = dict.fromkeys(name for finding in findings for name in finding.claim.options)
+    for name in ("dimension", "scale", "inner steps", "weight decay", "optimiser", "outer losses"):
+        yield name, lambda finding, name=name: finding.case.traits[name]
+    yield "dtype", lambda finding: "float32" if finding.single else "float64"
+    names = dict.fromkeys(name for finding in findings for name in finding.options)
     for name in names:
-        yield name, lambda finding, name=name: finding.claim.options.get(name)
-    yield "problem", lambda finding: finding.claim.case.traits["problem"]
+        yield name, lambda finding, name=name: finding.options.get(name)
+    yield "problem", lambda finding: finding.case.traits["problem"]
+
+
+def _ordered(some: set[Any], others: set[Any]) -> bool:
+    """Tell whether all values are numbers, and those of one set below those of the other."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in some | others):
+        return False
+    return max(some) < min(others) or max(others) < min(some)
 
 
 def _list(values: set[Any]) -> str:
+    if len(values) > 2 and _ordered(values, {float("inf")}):
+        return f"{min(values):g} to {max(values):g}"
     shown = sorted(values, key=str)
     return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in shown)

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from metabench.autodiff.inner import begin, detached, run
 from metabench.certify.cases import Case
-from metabench.certify.references import Expansion, expand, with_constant_gradients
-from metabench.core import Batch, InnerState, MetaRole, OptimiserState, Tree, tree
+from metabench.certify.references import Expansion, expand, objective, with_constant_gradients
+from metabench.core import InnerState, MetaRole, OptimiserState, Tree, tree
 from metabench.core.lazy import torch
 from metabench.core.randomness import perturbation
 
 Formula: TypeAlias = "Callable[[Case, Any, torch.Generator], torch.Tensor | None]"
+"""What a method declares as `Limit.formula`, too: see there."""
 
 
 def truncated_neumann(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
     """Return dF/dl - J a sum_{j <= steps} (I - a H)^j v. Lorraine et al. 2020, equation 8."""
-    at = _at_the_end(case)
+    at = case.expansion
     contraction = torch.eye(len(at.hessian), dtype=torch.float64) - options.scale * _damped(at, options)
     powers = sum(torch.linalg.matrix_power(contraction, j) for j in range(options.steps + 1))
     return at.implicit(options.scale * (powers @ at.outer_w))
@@ -30,7 +30,7 @@ def truncated_neumann(case: Case, options: Any, stream: torch.Generator) -> torc
 
 def best_of_krylov_space(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
     """Return dF/dl - J q with q the best in energy of the span of v, Hv, ..., H^(steps - 1) v. Hestenes & Stiefel 1952, theorem 6.1."""
-    at = _at_the_end(case)
+    at = case.expansion
     hessian = _damped(at, options)
     columns = [torch.linalg.matrix_power(hessian, j) @ at.outer_w for j in range(min(options.steps, len(hessian)))]
     basis = torch.linalg.qr(torch.stack(columns, dim=1)).Q
@@ -42,7 +42,7 @@ def nystrom(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
 
     Hataya & Yamada 2023, equation 5.
     """
-    at = _at_the_end(case)
+    at = case.expansion
     chosen = torch.randperm(len(at.hessian), generator=stream)[: options.rank]
     hessian = _damped(at, options)
     columns = hessian[:, chosen]
@@ -58,7 +58,7 @@ def iterated_adjoint(case: Case, options: Any, stream: torch.Generator) -> torch
 
     The step count of Adam is no part of s: it never comes to rest.
     """
-    end, at = case.end, _at_the_end(case)
+    end, at = case.end, case.expansion
     slots = [name for name in end.optimiser if name != "step"]
     pieces = [end.params, *(end.optimiser[name] for name in slots)]
     like = {f"{place}/{name}": leaf for place, piece in enumerate(pieces) for name, leaf in piece.items()}
@@ -91,10 +91,10 @@ def differences_before_the_last_step(case: Case, options: Any, stream: torch.Gen
 
     c = (du/dg)' v, u(g) being the last update; for SGD it is the step size times v.
     """
-    before, batch = _before_last(case), case.window.inner[-1]
+    before, batch = case.before, case.window.inner[-1]
     update, direct = _last_update(case, before)
     after = case.end
-    outer = _outer_batch(case)
+    outer = case.outer_batch
     at = expand(case.problem, after.params, case.meta, batch, outer, 0.0)
     cotangent = update.T @ at.outer_w
     return at.outer_l - direct.T @ at.outer_w - _difference(case, before.params, cotangent, options.epsilon)
@@ -105,9 +105,9 @@ def differences_after_the_last_step(case: Case, options: Any, stream: torch.Gene
 
     Choe et al. 2023, equation 5.
     """
-    before, after = _before_last(case), case.end
+    before, after = case.before, case.end
     update, _ = _last_update(case, before)
-    at = expand(case.problem, after.params, case.meta, case.window.inner[-1], _outer_batch(case), 0.0)
+    at = expand(case.problem, after.params, case.meta, case.window.inner[-1], case.outer_batch, 0.0)
     return at.outer_l - _difference(case, after.params, update.T @ at.outer_w, options.epsilon)
 
 
@@ -135,7 +135,7 @@ def weighted_copies(case: Case, options: Any, stream: torch.Generator) -> torch.
     """Return dF(w*)/dl, w* = sum_k softmax(-f(w_k, l) / tau)_k w_k, w_k = w + sigma e_k. Bohdal et al. 2021, equations 4 to 7."""
     if case.problem.roles & {MetaRole.UPDATE, MetaRole.START}:
         return None
-    before, batch = _before_last(case), case.window.inner[-1]
+    before, batch = case.before, case.window.inner[-1]
     copies = [
         tree.add_scaled(before.params, options.sigma, perturbation(before.params, options.noise, stream))
         for _ in range(options.copies)
@@ -144,11 +144,25 @@ def weighted_copies(case: Case, options: Any, stream: torch.Generator) -> torch.
     losses = torch.stack([case.problem.inner_loss(copy, meta, batch) for copy in copies])
     weights = (-losses / options.tau).softmax(0)
     mixture = {name: sum(w * copy[name] for w, copy in zip(weights, copies, strict=True)) for name in before.params}
-    objective = case.problem.outer_loss(mixture, meta, _outer_batch(case))
+    objective = case.problem.outer_loss(mixture, meta, case.outer_batch)
     if not objective.requires_grad:
         return None
     found = torch.autograd.grad(objective, list(meta.values()))
     return tree.flatten(dict(zip(meta, found, strict=True)))
+
+
+def mean_of_pairs(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return 1/(2 sigma N) sum_i (F(l + sigma e_i) - F(l - sigma e_i)) e_i in the first window of a run. Salimans et al. 2017, section 2.
+
+    With particles that have seen no window before, Vicol et al. 2021, algorithm 2, is the same.
+    """
+    at, total = tree.flatten(case.meta), torch.zeros(tree.count(case.meta), dtype=torch.float64)
+    value = objective(case.problem, case.state, case.window)
+    for _ in range(options.pairs):
+        noise = tree.flatten(perturbation(case.meta, "gaussian", stream))
+        above, below = (value(tree.unflatten(at + sign * options.sigma * noise, case.meta)) for sign in (1, -1))
+        total = total + (above - below) / (2 * options.sigma * options.pairs) * noise
+    return total
 
 
 def fully_first_order(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
@@ -180,23 +194,6 @@ def falling_gap(case: Case, options: Any, stream: torch.Generator) -> torch.Tens
         y = y - options.learning_rate * (f_w + c * q_w)
     _, f_l, _, q_l, c = slopes(y)
     return f_l + c * q_l
-
-
-def _before_last(case: Case) -> InnerState:
-    """Return the state before the window's last step."""
-    return run(case.problem, detached(begin(case.problem, case.state, case.meta)), case.meta, case.window.inner[:-1])
-
-
-def _outer_batch(case: Case) -> Batch:
-    batch = case.window.outer[-1]
-    assert batch is not None
-    return batch
-
-
-def _at_the_end(case: Case) -> Expansion:
-    return expand(
-        case.problem, case.end.params, case.meta, case.window.inner[-1], _outer_batch(case), case.problem.weight_decay
-    )
 
 
 def _damped(at: Expansion, options: Any) -> torch.Tensor:
@@ -241,7 +238,7 @@ def _outer_slopes(case: Case, point: torch.Tensor) -> tuple[torch.Tensor, torch.
     """Return dF/dw and dF/dl."""
     n, like = len(point), case.state.params
     both = torch.autograd.functional.jacobian(
-        lambda z: case.problem.outer_loss(tree.unflatten(z[:n], like), tree.unflatten(z[n:], case.meta), _outer_batch(case)),
+        lambda z: case.problem.outer_loss(tree.unflatten(z[:n], like), tree.unflatten(z[n:], case.meta), case.outer_batch),
         torch.cat([point, tree.flatten(case.meta)]),
     )
     return both[:n], both[n:]
@@ -255,15 +252,18 @@ def _difference(case: Case, params: Tree, direction: torch.Tensor, epsilon: floa
 
 
 FORMULAS: dict[str, tuple[Formula, tuple[dict[str, Any], ...]]] = {
+    "es": (mean_of_pairs, ({}, {"pairs": 2, "sigma": 0.5})),
+    "pes": (mean_of_pairs, ({}, {"pairs": 3, "sigma": 0.5})),
     "darts": (differences_before_the_last_step, ({}, {"epsilon": 0.1})),
     "sama": (differences_after_the_last_step, ({}, {"epsilon": 0.1})),
     "first_order": (constant_gradients, ({},)),
     "reptile": (way_travelled, ({},)),
-    "ift_cg": (best_of_krylov_space, ({"steps": 1}, {"steps": 3}, {"steps": 2, "damping": 0.3})),
+    "ift_cg": (best_of_krylov_space, ({}, {"steps": 1}, {"steps": 3}, {"steps": 2, "damping": 0.3})),
     "ift_neumann": (truncated_neumann, ({}, {"steps": 0}, {"steps": 3, "scale": 0.7}, {"steps": 5, "damping": 0.3})),
     "ift_nystrom": (
         nystrom,
         (
+            {},
             {"rank": 2},
             {"rank": 3, "block": 2},
             {"rank": 3, "rho": 0.5, "storage": "blocked"},
@@ -272,7 +272,7 @@ FORMULAS: dict[str, tuple[Formula, tuple[dict[str, Any], ...]]] = {
     ),
     "ift_fixed_point": (
         iterated_adjoint,
-        ({"steps": 1, "tolerance": 0.0}, {"steps": 7, "tolerance": 0.0}, {"steps": 3, "tolerance": 0.0, "damping": 0.3}),
+        ({"tolerance": 0.0}, {"steps": 1, "tolerance": 0.0}, {"steps": 7, "tolerance": 0.0}, {"steps": 3, "tolerance": 0.0, "damping": 0.3}),
     ),
     "f2sa": (fully_first_order, ({}, {"penalty": 5.0, "steps": 3})),
     "bome": (falling_gap, ({}, {"steps": 3}, {"joint": False, "steps": 3}, {"eta": 2.0})),

@@ -7,19 +7,22 @@ streams, so that the outcome is the same at every run.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metabench.autodiff.inner import run
 from metabench.certify.cases import Case, moving
+from metabench.certify.claims import Finding
 from metabench.certify.problems import Quadratic, Ridge
 from metabench.certify.references import expand, objective, smoothed
+from metabench.certify.training import train
 from metabench.core import InnerState, MetabenchError, Method, Tree, tree
 from metabench.core.checks import check_hypergradient
 from metabench.core.lazy import torch
 from metabench.core.options import build
 from metabench.core.randomness import generator
+from metabench.results.certificate import AS_DECLARED, FAILED
 
 LEVEL = 1e-4
 """Probability of failing a right method by chance, for one claim."""
@@ -38,7 +41,36 @@ class Mean:
     options: dict[str, Any]
     expected: Callable[[], Tree]
     draws: int
-    source: str
+    kind: str = "mean"
+
+    @property
+    def text(self) -> str:
+        """The claim in words."""
+        return f"mean: {self.case.text}, {', '.join(f'{name}={value}' for name, value in self.options.items())}"
+
+    def check(self, method: Method) -> Finding:
+        """Return what comes of the comparison."""
+        begun = time.perf_counter()
+        columns = {"level": LEVEL, "draws": self.draws}
+        try:
+            outcome = judge_mean(method, self)
+        except MetabenchError as mistake:  # in words already
+            return Finding(self.kind, self.case, self.options, FAILED, str(mistake), columns=columns)
+        except Exception as error:  # a method may raise what it likes: it is a finding
+            words = f"raised {type(error).__name__}: {error}"
+            return Finding(self.kind, self.case, self.options, FAILED, words, columns=columns)
+        return Finding(
+            self.kind,
+            self.case,
+            self.options,
+            AS_DECLARED if outcome.holds else FAILED,
+            outcome.words,
+            error=outcome.error,
+            cosine=outcome.cosine,
+            norm_ratio=outcome.norm_ratio,
+            seconds=time.perf_counter() - begun,
+            columns=columns | {"standard_error": outcome.standard_error, "p_value": outcome.p_value},
+        )
 
 
 @dataclass(frozen=True)
@@ -74,9 +106,19 @@ class MeanTest:
         return ""
 
 
-def means(name: str) -> Iterator[Mean]:
-    """Yield the means that the method of a name is held to; none for methods that do not draw."""
-    return MEANS.get(name, lambda: iter(()))()
+def means(method: Method) -> Iterator[Mean]:
+    """Yield the means that a method is held to, the package's and the one that it declares; none for methods that do not draw."""
+    yield from MEANS.get(method.name, lambda: iter(()))()
+    if (declared := method.mean) is not None:
+        for given in declared.options:
+            for problem in (Quadratic(inner_steps=1), Ridge(inner_steps=2, features=2)):
+                case = moving(problem)
+
+                def expected(case: Case = case, given: Any = given) -> Tree:
+                    options = build(method.options, dict(given), f"method '{method.name}'")
+                    return tree.unflatten(declared.value(case, options).detach(), case.meta)
+
+                yield Mean(case, dict(given), expected, declared.draws)
 
 
 def judge_mean(method: Method, of: Mean) -> MeanTest:
@@ -130,11 +172,11 @@ def _evograd() -> Iterator[Mean]:
         def expected(case: Case = case, options: dict[str, Any] = options) -> Tree:
             inner, outer = case.window.inner[-1], case.window.outer[-1]
             assert outer is not None
-            at = expand(case.problem, case.state.params, case.meta, inner, outer, 0.0)
+            at = expand(case.problem, case.before.params, case.meta, inner, outer, 0.0)
             step = options["sigma"] ** 2 / options.get("tau", 0.05) * (1 - 1 / options["copies"])
             return tree.unflatten(at.implicit(step * at.outer_w), case.meta)
 
-        yield Mean(case, options, expected, 1500, "sigma^2/tau (1 - 1/N) times the mixed product, to first order in sigma")
+        yield Mean(case, options, expected, 1500)
 
 
 def _es() -> Iterator[Mean]:
@@ -150,7 +192,7 @@ def _es() -> Iterator[Mean]:
             value = objective(case.problem, case.state, case.window)
             return smoothed(lambda metas: value(metas[0]), case.meta, 1, sigma)
 
-        yield Mean(case, options, expected, 600, "the smoothed objective by Gauss-Hermite quadrature")
+        yield Mean(case, options, expected, 600)
 
 
 def _pes() -> Iterator[Mean]:
@@ -169,7 +211,7 @@ def _pes() -> Iterator[Mean]:
             nodes = 4 if tree.count(case.meta) > 1 else 7
             return smoothed(lambda metas: _run(case, metas), case.meta, len(case.windows), options["sigma"], nodes)
 
-        yield Mean(case, options, expected, 200, "the smoothed sum over the windows by Gauss-Hermite quadrature")
+        yield Mean(case, options, expected, 200)
 
 
 def _window_by_window(case: Case, sigma: float) -> Tree:
@@ -178,7 +220,7 @@ def _window_by_window(case: Case, sigma: float) -> Tree:
     for window in case.windows:
         value = objective(case.problem, state, window)
         total = tree.add(total, smoothed(lambda metas, value=value: value(metas[0]), case.meta, 1, sigma))
-        state = run(case.problem, state, case.meta, window.inner)
+        state = train(case.problem, state, case.meta, window).end
     return total
 
 
@@ -186,8 +228,8 @@ def _run(case: Case, metas: Sequence[Tree]) -> float:
     """Return the sum of the windows' objectives of one run, the meta-parameters of each window given."""
     state, total = case.state, 0.0
     for window, meta in zip(case.windows, metas, strict=True):
-        total += objective(case.problem, state, window)(meta)
-        state = run(case.problem, state, meta, window.inner)
+        trained = train(case.problem, state, meta, window)
+        state, total = trained.end, total + trained.objective
     return total
 
 

@@ -6,24 +6,36 @@ All of them are small, in float64, on the CPU, and the same at every run.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from metabench.autodiff.optimisers import inner_optimiser
-from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window
+from metabench.autodiff.optimisers import STEP_COUNT, inner_optimiser
+from metabench.core import Batch, MetaRole, Metric, OptimiserState, Problem, ProblemCard, Tree, Window
 from metabench.core.lazy import torch
 from metabench.core.method import NoOptions
-from metabench.core.problem import OuterOptimiser, Setting
+from metabench.core.problem import InnerOptimiser, OuterOptimiser, Setting
 from metabench.core.randomness import generator
 
 ADAPTIVE = ("adam", "adamw", "rmsprop")
+
+SCHEDULED = "scheduled"
+"""An optimiser that no library has: see `Scheduled`."""
+
+DUE: Mapping[str, Any] = {
+    "end": lambda k, steps: k == steps - 1,
+    "every": lambda k, steps: True,
+    "gaps": lambda k, steps: k % 2 == 1,
+    "early": lambda k, steps: k == 0,
+}
+"""After which of a window's steps an outer loss is due. With `gaps` and `early` none needs to be due at the end."""
 
 
 class CertificationProblem(Problem):
     """An inner loss `scale` * f(w, l), an outer loss F(w, l), and the data of each inner step.
 
-    A subclass states f, F and what a batch holds. Step sizes are not 1, inner batches differ from step to step, and the parameters are
-    two tensors or more where the mathematics allows it: what a wrong hypergradient hides behind.
+    A subclass states f, F and what a batch holds. Step sizes are not 1, batches differ from step to step and from one outer loss to the
+    next, and the parameters are two tensors or more where the mathematics allows it: what a wrong hypergradient hides behind.
     """
 
     card = ProblemCard("", ("analytic",), {"small": ""}, (Metric("outer loss", "min"),), "", NoOptions, 4, 1)
@@ -31,13 +43,15 @@ class CertificationProblem(Problem):
     carry = True
     batch = 0
 
-    roles: ClassVar[frozenset[MetaRole]]  # type: ignore[misc]
-    name: ClassVar[str]
+    roles: frozenset[MetaRole]
+    name: str
     """The word in tables."""
     statement: ClassVar[str]
     """The mathematics in one line."""
     seed: ClassVar[int] = 0
     """Of data and start."""
+    examples: ClassVar[int] = 12
+    """In a batch."""
 
     def __init__(
         self,
@@ -46,16 +60,28 @@ class CertificationProblem(Problem):
         scale: float = 1.0,
         weight_decay: float = 0.0,
         features: int = 4,
+        due: str = "end",
     ) -> None:
         super().__init__(
             Setting("small", NoOptions(), inner_steps, 0, torch.device("cpu"), torch.float64, None)
         )
         self.scale, self.features, self.weight_decay, self.optimiser_name = scale, features, weight_decay, optimiser
-        self.optimiser = inner_optimiser(optimiser, self.learning_rate(), weight_decay)
+        self.due = due
+        self.optimiser: InnerOptimiser
+        if optimiser == SCHEDULED:
+            self.optimiser = Scheduled(self.learning_rate())
+        else:
+            self.optimiser = inner_optimiser(optimiser, self.learning_rate(), weight_decay)
 
     def learning_rate(self) -> Any:
-        """Return what the inner optimiser is built with."""
+        """Return what the inner optimiser is built with: a number, or a function of l that returns one, or one per parameter tensor."""
         return 0.05 if self.optimiser_name in ADAPTIVE else 0.3 / self.scale
+
+    def rates(self, meta: Tree, params: Tree) -> dict[str, Any]:
+        """Return the learning rate of each parameter tensor at `meta`."""
+        setting = self.learning_rate()
+        value = setting(meta) if callable(setting) else setting
+        return value if isinstance(value, dict) else dict.fromkeys(params, value)
 
     @abstractmethod
     def draw(self, stream: torch.Generator) -> Batch:
@@ -70,15 +96,12 @@ class CertificationProblem(Problem):
         return self.scale * self.f(params, meta, batch)
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield windows of batches drawn anew, the outer loss at their end."""
+        """Yield windows of batches drawn anew."""
         stream = generator(self.seed, f"{self.name} data")
-        outer = self.draw(stream)
+        steps = self.setting.inner_steps
         while True:
-            yield [self.window(tuple(self.draw(stream) for _ in range(self.setting.inner_steps)), outer)]
-
-    def window(self, inner: tuple[Batch, ...], outer: Batch) -> Window:
-        """Return the window of these inner batches and this outer batch."""
-        return Window.ending_in(inner, outer)
+            outer = tuple(self.draw(stream) if DUE[self.due](k, steps) else None for k in range(steps))
+            yield [Window(tuple(self.draw(stream) for _ in range(steps)), outer)]
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return nothing: nobody trains on these."""
@@ -87,3 +110,33 @@ class CertificationProblem(Problem):
     def normal(self, purpose: str, *shape: int) -> torch.Tensor:
         """Return standard normal numbers, the same for the same purpose."""
         return torch.randn(shape, generator=generator(self.seed, f"{self.name} {purpose}"), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """b <- 0.8 b + g; w <- w - lr / sqrt(t) p b, t counting steps from 1: a schedule, and a slot p that never moves."""
+
+    learning_rate: Any
+
+    def init(self, params: Tree) -> OptimiserState:
+        """Return zero momentum, p and a step count of zero."""
+        return {
+            "momentum": {name: torch.zeros_like(leaf) for name, leaf in params.items()},
+            "preconditioner": {
+                name: torch.full_like(leaf, 0.6 + 0.3 * place) for place, (name, leaf) in enumerate(params.items())
+            },
+            STEP_COUNT: {"count": next(iter(params.values())).new_zeros(())},
+        }
+
+    def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
+        """Return the next parameters and slots."""
+        count = state[STEP_COUNT]["count"] + 1
+        rate = self.learning_rate(meta) if callable(self.learning_rate) else self.learning_rate
+        rates = rate if isinstance(rate, dict) else dict.fromkeys(params, rate)
+        momentum = {name: 0.8 * state["momentum"][name] + g for name, g in gradient.items()}
+        moved = {
+            name: w - rates[name] * count**-0.5 * state["preconditioner"][name] * momentum[name]
+            for name, w in params.items()
+        }
+        slots = {"momentum": momentum, "preconditioner": state["preconditioner"], STEP_COUNT: {"count": count}}
+        return moved, slots

@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from metabench.certify.problem import ADAPTIVE, CertificationProblem
-from metabench.core import Batch, MetaRole, Tree, Window, tree
+from metabench.core import Batch, MetaRole, Tree, tree
 from metabench.core.lazy import torch
 from metabench.core.segments import LOSS, Segment
 
-EXAMPLES = 12
 HIDDEN = 2
 
 
 def linear_data(problem: CertificationProblem, stream: torch.Generator) -> Batch:
     """Return inputs [n, d] and noisy linear targets [n]."""
-    inputs = torch.randn(EXAMPLES, problem.features, generator=stream, dtype=torch.float64)
-    noise = torch.randn(EXAMPLES, generator=stream, dtype=torch.float64)
+    inputs = torch.randn(problem.examples, problem.features, generator=stream, dtype=torch.float64)
+    noise = torch.randn(problem.examples, generator=stream, dtype=torch.float64)
     return {"inputs": inputs, "targets": inputs.sum(1) + 0.5 * noise}
 
 
@@ -211,12 +210,11 @@ class _Fit:
 
 
 class LearningRates(TanhNetwork):
-    """The meta-parameters are log learning rates, one a tensor, and an outer loss is due at every step: a minimum does not see them."""
+    """The meta-parameters are log learning rates, one per tensor: a minimum does not see them."""
 
     name = "learning_rate"
-    statement = "w_i <- w_i - exp(l_i) u_i,  f = F = mean (v' tanh(Ux + b) - y)^2, F summed over the steps"
+    statement = "w_i <- w_i - exp(l_i) u_i,  f = F = mean (v' tanh(Ux + b) - y)^2, F summed over the steps where it is due"
     roles = frozenset({MetaRole.UPDATE})
-    every_step = True
 
     def learning_rate(self) -> Any:
         """Return the map from l to the learning rates."""
@@ -243,18 +241,6 @@ class LearningRates(TanhNetwork):
         """Return F likewise: it has no direct term."""
         return _fit_in_segments(1.0)
 
-    def window(self, inner: tuple[Batch, ...], outer: Batch) -> Window:
-        """Return a window with an outer loss after every inner step, or at its end."""
-        return Window(inner, (outer,) * len(inner)) if self.every_step else Window.ending_in(inner, outer)
-
-
-class LearningRatesAtTheEnd(LearningRates):
-    """The same with one outer loss, after the last step."""
-
-    name = "learning_rate_end"
-    statement = "w_i <- w_i - exp(l_i) u_i,  f = F = mean (v' tanh(Ux + b) - y)^2"
-    every_step = False
-
 
 class Initialisation(LearningRates):
     """The meta-parameters are the initial hidden layer, as in MAML; the output layer starts fixed."""
@@ -262,7 +248,6 @@ class Initialisation(LearningRates):
     name = "initialisation"
     statement = "w_0 = (l, v_0),  f = F = mean (v' tanh(Ux + b) - y)^2"
     roles = frozenset({MetaRole.START})
-    every_step = False
     carry = False
 
     def learning_rate(self) -> Any:
@@ -324,7 +309,7 @@ class ExampleWeights(CertificationProblem):
         """Return w in two pieces, and l."""
         half = self.features // 2
         params = {"left": self.normal("left", half), "right": self.normal("right", self.features - half)}
-        return params, {"l": self.normal("l", EXAMPLES)}
+        return params, {"l": self.normal("l", self.examples)}
 
     def draw(self, stream: torch.Generator) -> Batch:
         """Return (X, y)."""
@@ -343,3 +328,146 @@ class ExampleWeights(CertificationProblem):
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return F."""
         return self.errors(params, batch).mean()
+
+
+class SharedRoles(CertificationProblem):
+    """One tensor l in several roles at once, any of the four: in f, in F, as the learning rates, and as the initial w itself.
+
+    A role that is counted for another, or twice, shows where they meet.
+    """
+
+    statement = (
+        "f = |Xw + b - y|^2 / 2n + sum_j (1 - cos w_j) / 5 [+ sum_j exp(l_j) w_j^2 / 2],  "
+        "F = |Zw + b - t|^2 / 2m [+ sum_j cos(l_j) (1 + w_j) / 10],  [rates sigmoid(l_1), sigmoid(l_2),]  [w_0 = l]"
+    )
+
+    def __init__(self, optimiser: str = "sgd", roles: tuple[str, ...] = ("inner_loss", "start"), **settings: Any) -> None:
+        self.roles = frozenset(MetaRole(role) for role in roles)
+        self.name = "_and_".join(roles)
+        self.carry = MetaRole.START not in self.roles
+        super().__init__(optimiser, **{"features": 3, **settings})
+
+    def learning_rate(self) -> Any:
+        """Return the map from l to the learning rates, or a number."""
+        if MetaRole.UPDATE not in self.roles:
+            return super().learning_rate()
+        scale = 0.1 if self.optimiser_name in ADAPTIVE else 0.5
+        return lambda meta: {"w": scale * meta["l"][0].sigmoid(), "b": scale * meta["l"][1].sigmoid()}
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return (w, b) and l."""
+        params = {"w": self.normal("w", self.features), "b": torch.tensor(0.3, dtype=torch.float64)}
+        return params, {"l": 0.5 * self.normal("l", self.features) - 0.4}
+
+    def start(self, params: Tree, meta: Tree) -> Tree:
+        """Return w_0: the meta-parameters themselves, where they are the start."""
+        return {**params, "w": meta["l"]} if MetaRole.START in self.roles else params
+
+    def draw(self, stream: torch.Generator) -> Batch:
+        """Return (X, y)."""
+        return linear_data(self, stream)
+
+    def fit(self, params: Tree, batch: Batch) -> torch.Tensor:
+        """Return half the mean squared error."""
+        return (batch["inputs"] @ params["w"] + params["b"] - batch["targets"]).square().mean() / 2
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        loss = self.fit(params, batch) + (1 - params["w"].cos()).sum() / 5
+        if MetaRole.INNER_LOSS in self.roles:
+            loss = loss + (meta["l"].exp() * params["w"].square()).sum() / 2
+        return loss
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F."""
+        direct = (meta["l"].cos() * (1 + params["w"])).sum() / 10 if MetaRole.OUTER_LOSS in self.roles else 0
+        return self.fit(params, batch) + direct
+
+
+class TiedStart(CertificationProblem):
+    """Two parameters start as one and the same tensor; two more are one tensor under two names, and stay fixed at the start."""
+
+    name = "tied_start"
+    statement = (
+        "w_0 = (l, l, c, c),  f = |a|^2 / 2 + 3 |b|^2 / 2 + sum a c sin(d) + |x' (a + b) - y|^2 / 4n,  "
+        "F = (|a + b|^2 + |c - d|^2) / 2"
+    )
+    roles = frozenset({MetaRole.START})
+    carry = False
+
+    def learning_rate(self) -> Any:
+        """Return a shorter step: the curvature is large."""
+        return super().learning_rate() / 3
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return (a, b, c, d), c and d the same tensor, and l."""
+        shared = self.normal("c", self.features)
+        params = {"a": torch.zeros_like(shared), "b": torch.zeros_like(shared), "c": shared, "d": shared}
+        return params, {"l": self.normal("l", self.features)}
+
+    def start(self, params: Tree, meta: Tree) -> Tree:
+        """Return w_0."""
+        return {**params, "a": meta["l"], "b": meta["l"]}
+
+    def draw(self, stream: torch.Generator) -> Batch:
+        """Return (X, y)."""
+        return linear_data(self, stream)
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        a, b, c, d = (params[name] for name in "abcd")
+        fit = (batch["inputs"] @ (a + b) - batch["targets"]).square().mean() / 4
+        return a.square().sum() / 2 + 3 * b.square().sum() / 2 + (a * c * d.sin()).sum() + fit
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F."""
+        return ((params["a"] + params["b"]).square().sum() + (params["c"] - params["d"]).square().sum()) / 2
+
+
+class Layouts(CertificationProblem):
+    """Parameters and meta-parameters as tensors may be: transposed, strided, expanded, without dimensions and without elements."""
+
+    name = "layouts"
+    statement = "f = |X (V 1 + s + e) - y|^2 / 2n + sum_i exp(l_i) |w_i|^2 / 2 + sum p V^2 / 9,  F = |Z (V 1 + s + e) - t|^2 / 2m"
+    roles = frozenset({MetaRole.INNER_LOSS})
+
+    def initial(self) -> tuple[Tree, Tree]:
+        """Return V transposed, s without dimensions, e expanded and n empty; l strided, p transposed, x expanded and m empty."""
+        params = {
+            "V": self.normal("V", 2, self.features).T,
+            "s": self.normal("s"),
+            "e": self.normal("e", 1).expand(self.features),
+            "n": self.normal("n", 0),
+        }
+        meta = {
+            "l": self.normal("l", 4, 2)[:, 0] / 3 - 1,
+            "p": self.normal("p", 2, self.features).T.exp(),
+            "x": self.normal("x", 1).expand(2),
+            "m": self.normal("m", 0),
+        }
+        return params, meta
+
+    def draw(self, stream: torch.Generator) -> Batch:
+        """Return (X, y), X transposed."""
+        batch = linear_data(self, stream)
+        return {"inputs": batch["inputs"].T.contiguous().T, "targets": batch["targets"]}
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        pairs = zip(meta["l"], params.values(), strict=True)
+        penalties = [l_i.exp() * leaf.square().sum() for l_i, leaf in pairs]
+        penalty = torch.stack(penalties).sum() / 2 + (meta["p"] * params["V"].square()).sum() / 9
+        spread = (meta["x"] * params["V"].sin().sum(0)).sum() / 20 + meta["m"].sum() * params["n"].sum()
+        return self.outer_loss(params, meta, batch) + penalty + spread
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F."""
+        weights = params["V"].sum(1) + params["s"] + params["e"]
+        return (batch["inputs"] @ weights - batch["targets"]).square().mean() / 2 + params["n"].sum()
+
+
+class ManyWeights(ExampleWeights):
+    """More meta-parameters than forward mode carries in one pass by default, the last pass with two."""
+
+    name = "many_weights"
+    examples = 34

@@ -1,6 +1,6 @@
 """What methods are held to: exact values of their targets, by plain training, finite differences and dense algebra.
 
-None of the derivatives of `metabench.autodiff` that methods are made of is used here, but the first-order inner gradient.
+Nothing of `metabench.autodiff`, which methods are made of, is used here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from metabench.autodiff.gradients import inner_gradient, outer_value
-from metabench.autodiff.inner import begin, detached, run, step
+from metabench.certify.problem import CertificationProblem
+from metabench.certify.training import begun, objective_of_last, slope, train, update, value
 from metabench.core import Batch, Curvature, InnerState, Problem, Tree, Window, tree
 from metabench.core.lazy import torch
 
@@ -32,54 +32,40 @@ def finite_differences(function: Callable[[Tree], float], at: Tree, width: float
     return tree.unflatten(slopes, at)
 
 
-def objective(problem: Problem, state: InnerState, window: Window) -> Callable[[Tree], float]:
+def objective(problem: CertificationProblem, state: InnerState, window: Window) -> Callable[[Tree], float]:
     """Return l -> the window's outer objective, by plain training from `state`."""
-
-    def value(meta: Tree) -> float:
-        current, total = detached(begin(problem, state, meta)), 0.0
-        for inner, outer in zip(window.inner, window.outer, strict=True):
-            current = step(problem, current, meta, inner)
-            if outer is not None:
-                total += outer_value(problem, current.params, meta, outer)
-        return total
-
-    return value
+    return lambda meta: train(problem, state, meta, window).objective
 
 
-def through_last_steps(problem: Problem, state: InnerState, meta: Tree, window: Window, steps: int) -> Tree:
-    """Return the derivative through the last `steps` of the window's steps, the state before them held fixed."""
-    steps = min(steps, len(window.inner))
-    if earlier := window.inner[: len(window.inner) - steps]:
-        reached = run(problem, detached(begin(problem, state, meta)), meta, earlier)
-        tail = window.last(steps)
-
-        def value(at: Tree) -> float:
-            current, total = reached, 0.0
-            for inner, outer in zip(tail.inner, tail.outer, strict=True):
-                current = step(problem, current, at, inner)
-                total += 0.0 if outer is None else outer_value(problem, current.params, at, outer)
-            return total
-
-        return finite_differences(value, meta)
-    return finite_differences(objective(problem, state, window), meta)
+def through_last_steps(
+    problem: CertificationProblem, state: InnerState, meta: Tree, window: Window, last: int
+) -> Tree:
+    """Return the derivative through the last `last` of the window's steps, the state before them held fixed."""
+    if last >= len(window.inner):
+        return finite_differences(objective(problem, state, window), meta)
+    reached = train(problem, state, meta, window).states[len(window.inner) - last]
+    return finite_differences(lambda at: objective_of_last(problem, reached, at, window, last), meta)
 
 
-def with_constant_gradients(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Tree:
+def with_constant_gradients(problem: CertificationProblem, state: InnerState, meta: Tree, window: Window) -> Tree:
     """Return the derivative of the objective of a run that takes the inner gradients of the plain run whatever l is."""
-    current, recorded = detached(begin(problem, state, meta)), []
-    for inner in window.inner:
-        recorded.append(inner_gradient(problem, current.params, meta, inner))
-        current = step(problem, current, meta, inner)
+    passed = train(problem, state, meta, window).states[:-1]
+    slopes = [slope(problem.inner_loss, one.params, meta, batch) for one, batch in zip(passed, window.inner, strict=True)]
 
-    def value(at: Tree) -> float:
-        now, total = detached(begin(problem, state, at)), 0.0
-        with torch.no_grad():
-            for gradient, outer in zip(recorded, window.outer, strict=True):
-                now = InnerState(*problem.optimiser.update(gradient, now.params, now.optimiser, at))
-                total += 0.0 if outer is None else outer_value(problem, now.params, at, outer)
+    def along(at: Tree) -> float:
+        now, total = begun(problem, state, at), 0.0
+        for gradient, outer in zip(slopes, window.outer, strict=True):
+            now = update(problem, gradient, now, at)
+            total += 0.0 if outer is None else value(problem.outer_loss, now.params, at, outer)
         return total
 
-    return finite_differences(value, meta)
+    return finite_differences(along, meta)
+
+
+def curvature(hessian: torch.Tensor) -> Curvature:
+    """Return a Hessian in three numbers."""
+    eigenvalues = torch.linalg.eigvalsh(hessian)
+    return Curvature(len(eigenvalues), float(eigenvalues[0]), float(eigenvalues[-1]))
 
 
 @dataclass(frozen=True)
@@ -95,8 +81,7 @@ class Minimum:
     @property
     def curvature(self) -> Curvature:
         """The Hessian in three numbers."""
-        eigenvalues = torch.linalg.eigvalsh(self.hessian)
-        return Curvature(len(eigenvalues), float(eigenvalues[0]), float(eigenvalues[-1]))
+        return curvature(self.hessian)
 
     def near(self, meta: Tree) -> Tree:
         """Return w*(l) for an l near by, by Newton's method with the Hessian kept: the error falls by |l - l_0| at every step."""
@@ -110,7 +95,7 @@ class Minimum:
 
     def implicit(self, meta: Tree, outer: Batch) -> Tree:
         """Return dF(w*(l), l)/dl by finite differences over minima."""
-        return finite_differences(lambda at: outer_value(self.problem, self.near(at), at, outer), meta)
+        return finite_differences(lambda at: value(self.problem.outer_loss, self.near(at), at, outer), meta)
 
 
 def minimise(problem: Problem, params: Tree, meta: Tree, batch: Batch, decay: float) -> Minimum:
@@ -123,12 +108,12 @@ def minimise(problem: Problem, params: Tree, meta: Tree, batch: Batch, decay: fl
         )
         return dense + decay * torch.eye(len(point), dtype=point.dtype)
 
-    def value(point: torch.Tensor) -> float:
-        loss = problem.inner_loss(tree.unflatten(point, params), meta, batch)
-        return float(loss) + decay / 2 * float(point.square().sum())
+    def height(point: torch.Tensor) -> float:
+        loss = value(problem.inner_loss, tree.unflatten(point, params), meta, batch)
+        return loss + decay / 2 * float(point.square().sum())
 
     found = minimize(
-        lambda z: value(torch.as_tensor(z)),
+        lambda z: height(torch.as_tensor(z)),
         tree.flatten(params).numpy(),
         jac=lambda z: _slope(problem, batch, decay, meta, torch.as_tensor(z), params).numpy(),
         hess=lambda z: hessian(torch.as_tensor(z)).numpy(),
@@ -147,7 +132,7 @@ def minimise(problem: Problem, params: Tree, meta: Tree, batch: Batch, decay: fl
 def _slope(
     problem: Problem, batch: Batch, decay: float, meta: Tree, point: torch.Tensor, like: Tree
 ) -> torch.Tensor:
-    return tree.flatten(inner_gradient(problem, tree.unflatten(point, like), meta, batch)) + decay * point
+    return tree.flatten(slope(problem.inner_loss, tree.unflatten(point, like), meta, batch)) + decay * point
 
 
 def smoothed(function: Callable[[Sequence[Tree]], float], meta: Tree, windows: int, sigma: float, nodes: int = 9) -> Tree:
@@ -185,6 +170,11 @@ class Expansion:
     outer_l: torch.Tensor
     hessian: torch.Tensor
     mixed: torch.Tensor
+
+    @property
+    def curvature(self) -> Curvature:
+        """The Hessian in three numbers."""
+        return curvature(self.hessian)
 
     def implicit(self, solution: torch.Tensor) -> torch.Tensor:
         """Return dF/dl - (d2f/dl dw) q for a solution q of H q = dF/dw, or what stands for it."""

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from metabench.certify.carried import Carried, carried, errors
+from metabench.certify.carried import carried
 from metabench.certify.cases import Case, moving, settled
-from metabench.certify.check import Finding, check
-from metabench.certify.claims import STREAM, Claim, claims, complete, exact_value
+from metabench.certify.check import STREAM, ask, astray, compared, relative
+from metabench.certify.claims import Finding, claims, complete, exact_value
 from metabench.certify.diagnosis import explain
-from metabench.certify.means import LEVEL, Mean, judge_mean, means
-from metabench.certify.problems import Ridge, TanhNetwork
+from metabench.certify.means import means
+from metabench.certify.problems import Ridge, SharedRoles, TanhNetwork
 from metabench.certify.rows import case_columns, certificate_row, identity
 from metabench.core import Curvature, MetabenchError, Method, Target, tree
+from metabench.core.lazy import torch
 from metabench.core.options import build
 from metabench.core.randomness import generator
 from metabench.methods import method as method_named
 from metabench.results.certificate import AS_DECLARED, FAILED, UNDECLARED
 
 Row = dict[str, Any]
+
+
+class Check(Protocol):
+    """Something that a method is held to."""
+
+    @property
+    def text(self) -> str:
+        """What, in words that are the same at every run."""
+
+    def check(self, method: Method) -> Finding:
+        """Return what comes of it for a method."""
+
+
 Progress = Callable[[str, int, int], None]
 """(what runs, how much is done, of how much)."""
 
@@ -44,78 +57,64 @@ def certificate_rows(method: Method, progress: Progress | None = None) -> list[R
     """Return the rows of a method's certificate, without what says which source it has."""
     tell = progress or (lambda stage, done, total: None)
     try:
-        wanted = list(claims(method))
+        wanted = checks(method)
     except Exception as error:  # the declaration is the author's code, too: a limit may raise, or name options that are not there
         return [_declaration_row(method, error)]
     findings = []
-    for done, claim in enumerate(wanted):
-        tell(f"{method.name}: {claim.case.text}", done, len(wanted))
-        findings.append(check(method, claim))
+    for done, one in enumerate(wanted):
+        tell(f"{method.name}: {one.text}", done, len(wanted))
+        findings.append(one.check(method))
     sentences = explain(findings, method.target)
-    rows = [_claim_row(method, finding, sentences.get(place)) for place, finding in enumerate(findings)]
-    for mean in means(method.name):
-        tell(f"{method.name}: mean of {mean.draws} draws", len(wanted), len(wanted))
-        rows.append(_mean_row(method, mean))
-    for one in carried(method.name):
-        rows.append(_carried_row(method, one))
+    rows = [_finding_row(method, finding, sentences.get(place)) for place, finding in enumerate(findings)]
     if not rows:
         rows.append(_undeclared_row(method))
+    elif never_draws := _never_draws(method):
+        rows.append(never_draws)
     rows += _curve(method)
     return rows
 
 
-def _claim_row(method: Method, finding: Finding, sentence: str | None) -> Row:
-    claim = finding.claim
-    return case_columns(method, claim.case, claim.options) | {
-        "kind": "claim",
-        "claim": claim.kind,
-        "verdict": finding.verdict,
-        "relative_error": finding.error,
-        "cosine": finding.cosine,
-        "norm_ratio": finding.norm_ratio,
-        "tolerance": claim.tolerance if claim.expected is not None else None,
-        "message": sentence or finding.message,
-        "seconds": finding.seconds,
-    }
+def checks(method: Method) -> list[Check]:
+    """Return all that a method is held to, in the order in which it is checked; each can be checked alone.
+
+    Raises:
+        Exception: whatever the method's declaration raises when it is read.
+    """
+    return [*claims(method), *means(method), *carried(method.name)]
 
 
-def _mean_row(method: Method, mean: Mean) -> Row:
-    begun = time.perf_counter()
-    row = case_columns(method, mean.case, mean.options) | {"kind": "claim", "claim": "mean", "level": LEVEL, "draws": mean.draws}
-    try:
-        outcome = judge_mean(method, mean)
-    except MetabenchError as mistake:  # in words already
-        return row | {"verdict": FAILED, "message": str(mistake)}
-    except Exception as error:  # a method may raise what it likes: it is a finding
-        return row | {"verdict": FAILED, "message": f"raised {type(error).__name__}: {error}"}
-    return row | {
-        "verdict": AS_DECLARED if outcome.holds else FAILED,
-        "relative_error": outcome.error,
-        "cosine": outcome.cosine,
-        "norm_ratio": outcome.norm_ratio,
-        "standard_error": outcome.standard_error,
-        "p_value": outcome.p_value,
-        "message": outcome.words,
-        "seconds": time.perf_counter() - begun,
-    }
+def _finding_row(method: Method, finding: Finding, sentence: str | None) -> Row:
+    assert finding.case is not None
+    return (
+        case_columns(method, finding.case, finding.options)
+        | {
+            "kind": "claim",
+            "claim": finding.kind,
+            "verdict": finding.verdict,
+            "relative_error": finding.error,
+            "cosine": finding.cosine,
+            "norm_ratio": finding.norm_ratio,
+            "tolerance": finding.tolerance,
+            "message": sentence or finding.message,
+            "seconds": finding.seconds,
+        }
+        | finding.columns
+    )
 
 
-def _carried_row(method: Method, of: Carried) -> Row:
-    begun = time.perf_counter()
-    row = case_columns(method, of.case, of.options) | {"kind": "claim", "claim": "carried", "tolerance": of.tolerance}
-    try:
-        first, last = errors(method, of)
-    except Exception as error:  # a method may raise what it likes: it is a finding
-        return row | {"verdict": FAILED, "message": f"raised {type(error).__name__}: {error}"}
-    holds = last <= of.tolerance < first
-    return row | {
-        "verdict": AS_DECLARED if holds else FAILED,
-        "relative_error": last,
-        "message": ""
-        if holds
-        else f"what it keeps does not bring it to the target: relative error {first:.2g} after one window, {last:.2g} after {of.windows}",
-        "seconds": time.perf_counter() - begun,
-    }
+def _never_draws(method: Method) -> Row | None:
+    """Return the row of a method that says that it draws, and answers the same whatever the generator is seeded with; None if it does."""
+    if not method.stochastic:
+        return None
+    case = settled(Ridge()) if method.target is Target.IMPLICIT else moving(SharedRoles("sgd", ("inner_loss", "outer_loss")))
+    options = complete(method, {})
+    built = build(method.options, options, f"method '{method.name}'")
+    answers = [ask(method, case, built, seed=seed).result for seed in range(3)]
+    found = [tree.flatten(one.meta) for one in answers if one is not None]
+    if len(found) < 2 or any(not torch.equal(found[0], other) for other in found[1:]):
+        return None
+    words = "it is declared stochastic, and three seeds of its generator give one and the same answer"
+    return _finding_row(method, Finding("drawn", case, options, FAILED, words), None)
 
 
 def _declaration_row(method: Method, error: Exception) -> Row:
@@ -132,21 +131,29 @@ def _undeclared_row(method: Method) -> Row:
     """Return the row of a method that claims nothing: how far it is from its target on one case, and what it might declare."""
     case = settled(Ridge()) if method.target is Target.IMPLICIT else moving(Ridge())
     options = complete(method, {})
+    answer = ask(method, case, build(method.options, options, f"method '{method.name}'"))
+    wrong = answer.wrong or (answer.result is not None and astray(method, case, answer.result)) or ""
     exact = exact_value(method.target, case, options)
-    finding = check(method, Claim("undeclared", case, options, exact, exact, float("inf")))
-    failed = finding.verdict == FAILED
-    return _claim_row(method, finding, None) | {
-        "verdict": FAILED if failed else UNDECLARED,
-        "tolerance": None,
-        "message": finding.message
-        or "it is not declared exact and declares no limit: say with limit=Limit(...) under which options it reaches its target",
-    }
+    verdict = answer.verdict or (FAILED if wrong else UNDECLARED)
+    error = cosine = ratio = None
+    if answer.result is not None and exact is not None:
+        error, (cosine, ratio) = relative(answer.result.meta, exact), compared(answer.result.meta, exact)
+    finding = Finding(
+        "undeclared", case, options, verdict, wrong or _WHAT_TO_DECLARE, error=error, cosine=cosine, norm_ratio=ratio
+    )
+    return _finding_row(method, finding, None)
+
+
+_WHAT_TO_DECLARE = (
+    "it is not declared exact, and declares neither a limit nor a formula nor a mean: say with limit=Limit(...) under which options it "
+    "reaches its target and what it equals, or with mean=Mean(...) what its draws have for their mean"
+)
 
 
 def _curve(method: Method) -> Iterator[Row]:
     """Yield the points of the error against the budget, against the exact target."""
     limit = method.limit
-    if limit is None or not limit.budget or method.target in (Target.SMOOTHED, Target.PERSISTENT):
+    if limit is None or limit.options is None or not limit.budget or method.target in (Target.SMOOTHED, Target.PERSISTENT):
         return
     case = settled(Ridge(features=8)) if method.target is Target.IMPLICIT else moving(TanhNetwork())
     curvature = case.minimum.curvature if case.minimum else Curvature(12, 0.2, 5.0)

@@ -1,7 +1,7 @@
 """The contract: what a problem is, what a method is, and what passes between them. Imports nothing else of the house."""
 
 from metabench.core.errors import Diverged, MetabenchError, OutOfMemory, TimeLimit, Unsupported
-from metabench.core.method import Cost, Curvature, Hypergradient, Limit, Method, Target, method
+from metabench.core.method import Cost, Curvature, Hypergradient, Limit, Mean, Method, Target, method
 from metabench.core.options import option
 from metabench.core.problem import MetaRole, Metric, Problem, ProblemCard
 from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window
@@ -14,6 +14,7 @@ __all__ = [
     "Hypergradient",
     "InnerState",
     "Limit",
+    "Mean",
     "MetaRole",
     "MetabenchError",
     "Method",

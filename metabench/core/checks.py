@@ -9,7 +9,7 @@ from typing import Any
 
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.core.method import Cost, Hypergradient, Limit, Method, Target
+from metabench.core.method import Cost, Hypergradient, Limit, Mean, Method, Target
 from metabench.core.options import build, describe
 from metabench.core.types import InnerState, Tree
 
@@ -22,6 +22,7 @@ _DECLARED: Mapping[str, tuple[type, ...]] = {
     "options": (type,),
     "stochastic": (bool,),
     "limit": (Limit, type(None)),
+    "mean": (Mean, type(None)),
 }
 
 

@@ -57,27 +57,49 @@ class Curvature:
 
 @dataclass(frozen=True)
 class Limit:
-    """Where a method that is not exact reaches its target. `metabench certify` holds it to this.
+    """Where a method that is not exact reaches its target, and what it equals elsewhere. `metabench certify` holds it to both.
 
     Attributes:
-        options: from the curvature at a minimum to the options under which theory leaves a relative error of `tolerance` at the most;
-            a list of option sets where several must hold (with a solver's scale at 1 and at 0.1, say).
+        options: from the curvature of the inner loss to the options under which theory leaves a relative error of `tolerance` at the most;
+            a list of option sets where several must hold (with a solver's scale at 1 and at 0.1, say). None where there is no such limit.
         tolerance: see there. It holds for well-conditioned problems in float64.
         budget: the option that the error falls with: number of solver steps, rank, width of a difference. Empty if there is none.
         values: of that option, at which the error is drawn against it; the other options are the first set of `options`,
         curve: but for these: a limit's other options may hide what the budget does.
+        at_minimum: whether an implicit method reaches its target at a minimum of the inner loss alone. One that solves with the Hessian
+            reaches it wherever w_K is.
+        formula: (case, options, generator) -> the hypergradient as a vector in the order of the meta-parameters, written once more in
+            dense algebra: what the method equals at any options, the defaults first. In the limit every mistake may vanish. `case` is a
+            `metabench.certify.Case`: `case.expansion` holds both losses to second order at w_K.
     """
 
-    options: Callable[[Curvature], dict[str, Any] | list[dict[str, Any]]]
+    options: Callable[[Curvature], dict[str, Any] | list[dict[str, Any]]] | None = None
     tolerance: float = 1e-8
     budget: str = ""
     values: tuple[float, ...] = ()
     curve: Mapping[str, Any] = field(default_factory=dict)
+    at_minimum: bool = False
+    formula: Callable[[Any, Any, torch.Generator], torch.Tensor] | None = None
 
     def option_sets(self, curvature: Curvature) -> list[dict[str, Any]]:
         """Return the option sets that must hold."""
-        found = self.options(curvature)
+        found = [] if self.options is None else self.options(curvature)
         return found if isinstance(found, list) else [found]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What a method that draws has for its mean. `metabench certify` holds the mean of many draws to it, by Student's t.
+
+    Attributes:
+        value: (case, options) -> the expected hypergradient as a vector, in the order of the meta-parameters; `case` as in `Limit.formula`.
+        options: the option sets under which it holds; {} is the defaults.
+        draws: of the method, of which the mean is taken.
+    """
+
+    value: Callable[[Any, Any], torch.Tensor]
+    options: tuple[Mapping[str, Any], ...] = ({},)
+    draws: int = 1000
 
 
 @dataclass(frozen=True)
@@ -124,7 +146,8 @@ class Method:
         citation: BibTeX of the paper.
         options: frozen dataclass of its options.
         stochastic: whether it draws from the generator.
-        limit: where it reaches its target, if it is not exact and there is such a place.
+        limit: where it reaches its target and what it equals, if it is not exact and there is such a place or formula.
+        mean: of its draws, if it draws and theory tells.
         variants: option sets, beside the defaults and every choice, under which a certificate runs an exact method.
         module: the Python module that holds it.
     """
@@ -139,6 +162,7 @@ class Method:
     options: type = NoOptions
     stochastic: bool = False
     limit: Limit | None = None
+    mean: Mean | None = None
     variants: tuple[dict[str, Any], ...] = ()
     module: str = ""
 
@@ -159,6 +183,7 @@ def method(
     options: type = NoOptions,
     stochastic: bool = False,
     limit: Limit | None = None,
+    mean: Mean | None = None,
     variants: tuple[dict[str, Any], ...] = (),
 ) -> Callable[[HypergradientFunction], Method]:
     """Declare a function to be a method; its name is the function's."""
@@ -177,6 +202,7 @@ def method(
             options=options,
             stochastic=stochastic,
             limit=limit,
+            mean=mean,
             variants=variants,
             module=module.__name__ if module else "",
         )

@@ -123,6 +123,10 @@ class Problem(ABC):
     """Whether the inner run goes on from window to window (online), or starts anew at every window."""
     batch: int
     """Examples in an inner batch; 0 where there are no batches."""
+    stops_gradients: bool = False
+    """Whether the losses stop derivatives on purpose (`detach()`, straight-through estimators). Then what is stopped counts as a constant,
+    at every order, and the hypergradient is that of the recorded derivatives; methods by differences see through the stop. Without this
+    a loss whose recorded derivative is not that of its values is refused."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -64,7 +64,7 @@ def _limit(curvature: Curvature) -> dict[str, Any]:
     cost=Cost(gradients="K + 2 steps + 2", forwards="1", memory="O(|w| + |activations|)"),
     citation=CITATION,
     options=Options,
-    limit=Limit(_limit, tolerance=1e-3, budget="learning_rate", values=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5)),
+    limit=Limit(_limit, tolerance=1e-3, budget="learning_rate", values=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5), at_minimum=True),
 )
 def bome(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator

@@ -63,7 +63,7 @@ def _limit(curvature: Curvature) -> dict[str, Any]:
     cost=Cost(gradients="K + 2 steps + 2", forwards="1", memory="O(|w| + |activations|)"),
     citation=CITATION,
     options=Options,
-    limit=Limit(_limit, tolerance=1e-3, budget="penalty", values=(10, 100, 1000, 10000, 100000)),
+    limit=Limit(_limit, tolerance=1e-3, budget="penalty", values=(10, 100, 1000, 10000, 100000), at_minimum=True),
 )
 def f2sa(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator

@@ -6,6 +6,7 @@ from typing import Any
 
 from metabench.autodiff.gradients import inner_gradient, outer_gradient
 from metabench.autodiff.inner import begin, detached, step
+from metabench.autodiff.optimisers import translates
 from metabench.autodiff.sweep import pull_start, pull_update, sweep_back
 from metabench.core import (
     Batch,
@@ -45,8 +46,8 @@ CITATION = """
     target=Target.UNROLLED,
     exact=False,
     cost=Cost(
-        gradients="K, or 2 K where the update is learned",
-        memory="O(|w| + |activations|), or O(K |w| + |activations|) where the update is learned",
+        gradients="K, or 2 K where the update is learned or decays",
+        memory="O(|w| + |activations|), or O(K |w| + |activations|) where the update is learned or decays",
     ),
     citation=CITATION,
 )
@@ -55,11 +56,11 @@ def first_order(
 ) -> Hypergradient:
     """Return dF/dl with every second-order term dropped: df/dw counts as a constant in every step.
 
-    For initial parameters that is dF/dw_K, pulled back through the start: first-order MAML, Finn et al. 2017, section 5.2. Weight decay
-    is a gradient there, and constant too. For learned updates the sweep back goes through the updates and their slots and not through
-    the gradients that they read: Andrychowicz et al. 2016, section 2.1. Where the outer loss sees the meta-parameters, its direct
-    derivative is a part. What they do in the inner loss is none: the first-order variant of DARTS, in which the same parameters enter
-    both losses, is this direct part.
+    For initial parameters that is dF/dw_K, pulled back through the start: first-order MAML, Finn et al. 2017, section 5.2. For learned
+    updates the sweep back goes through the updates and their slots and not through the gradients that they read: Andrychowicz et al.
+    2016, section 2.1; so does that to initial parameters which the optimiser decays. Where the outer loss sees the meta-parameters, its
+    direct derivative is a part. What they do in the inner loss is none: the first-order variant of DARTS, in which the same parameters
+    enter both losses, is this direct part.
 
     Raises:
         Unsupported: the meta-parameters enter the inner loss alone.
@@ -67,7 +68,8 @@ def first_order(
     del options, generator
     if not problem.roles & {MetaRole.OUTER_LOSS, MetaRole.UPDATE, MetaRole.START}:
         raise Unsupported("the meta-parameters enter the inner loss alone: its first-order part is zero")
-    if MetaRole.UPDATE in problem.roles:
+    decays = MetaRole.START in problem.roles and not translates(problem.optimiser)
+    if MetaRole.UPDATE in problem.roles or decays:
         return sweep_back(problem, state, meta, window, _update_alone)
     meta = tree.detach(meta)
     with torch.no_grad():

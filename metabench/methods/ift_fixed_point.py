@@ -39,7 +39,11 @@ class Options:
     options=Options,
     # The rate is that of the inner optimiser's own convergence, which the curvature alone does not tell: the tolerance decides.
     limit=Limit(
-        lambda at: {"steps": 20000, "tolerance": 1e-10}, 1e-6, budget="steps", values=(1, 2, 5, 10, 20, 50, 100, 200)
+        lambda at: {"steps": 20000, "tolerance": 1e-10},
+        1e-6,
+        budget="steps",
+        values=(1, 2, 5, 10, 20, 50, 100, 200),
+        at_minimum=True,
     ),
 )
 def ift_fixed_point(

@@ -74,6 +74,7 @@ class LabelNoise(Problem):
         super().__init__(setting)
         options, data = setting.options, setting.data
         self.batch = min(options.batch, options.train)
+        self.stops_gradients = options.detach
         self.optimiser = inner_optimiser(options.optimiser, options.learning_rate)
         self.outer_optimiser = OuterOptimiser("Adam", options.outer_learning_rate)
         self._network = classifier(setting.size, data.train_inputs.shape[1:], len(data.classes))

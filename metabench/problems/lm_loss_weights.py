@@ -90,6 +90,7 @@ class LanguageModelLossWeights(Problem):
         super().__init__(setting)
         options = setting.options
         self.batch = options.batch
+        self.stops_gradients = options.detach
         self.optimiser = inner_optimiser(options.optimiser, options.learning_rate)
         self.outer_optimiser = OuterOptimiser("Adam", options.outer_learning_rate)
         self._corpus = corpus(setting.data, options.tokeniser, options.vocabulary, options.sequence + 1)

@@ -50,7 +50,13 @@ CERTIFICATE_COLUMNS: tuple[Column, ...] = (
     Column("scale", _FLOAT, "factor on the inner loss", required=True),
     Column("weight_decay", _FLOAT, "of the inner optimiser", required=True),
     Column("options", _STRING, "the method's options that differ from its defaults, as 'key=value, ...'", required=True),
-    Column("claim", _STRING, "what it is held to: 'exact', 'limit', 'formula', 'mean', 'carried', 'none' or 'undeclared'", required=True),
+    Column(
+        "claim",
+        _STRING,
+        "what it is held to: 'exact', 'limit', 'formula', 'mean', 'carried' (what it keeps brings it to its target), 'again' (it answers the "
+        "same when it is called again), 'drawn' (it draws), 'none' or 'undeclared'",
+        required=True,
+    ),
     Column("target", _STRING, "what the method estimates", required=True),
     Column("verdict", _STRING, "one of " + ", ".join(VERDICTS), required=True),
     Column("relative_error", _FLOAT, "norm of the difference from what it is held to, over the norm of that"),

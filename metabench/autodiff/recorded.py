@@ -1,0 +1,161 @@
+"""Whether what autograd records of a loss is its derivative.
+
+A loss is a function, and its derivative is that of its values. `detach()`, `torch.no_grad()`, numbers taken out of tensors and
+straight-through estimators make autograd record another: what is stopped counts as a constant, at every order, forward and backward. All
+methods that differentiate by autograd then agree on a hypergradient that is not that of training, and methods by differences on another.
+A problem that means it says `stops_gradients = True`.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from metabench.autodiff.gradients import gradients
+from metabench.autodiff.missing import is_users, refusal
+from metabench.core import tree
+from metabench.core.errors import MetabenchError
+from metabench.core.lazy import torch
+from metabench.core.randomness import generator, perturbation
+from metabench.core.types import Batch, Tree
+
+VALUE_WIDTH, GRADIENT_WIDTH = 1e-5, 1e-7
+"""Of the differences of values and of gradients, over the norm of the point. A kink between two points leaves a slope of values nearly as it
+is, and makes one of gradients meaningless: hence the narrower width."""
+
+TOLERANCE = 1e-4
+"""Relative disagreement of a slope with differences: rounding and curvature leave 1e-6 in float64."""
+
+Loss = Callable[[Tree, Tree, Batch], torch.Tensor]
+
+
+def check_recorded(what: str, loss: Loss, params: Tree, meta: Tree, batch: Batch) -> None:
+    """Raise MetabenchError if the recorded derivative of a loss, or of its gradient, is not that of its values; name what stops it.
+
+    Along one direction of (params, meta), which leans to the gradient: two values beside a slope, then two gradients beside a product with
+    the Hessian. In float64 alone: elsewhere rounding would say as much as a stop, and nothing is checked. The product is left out where an
+    operation has no second derivative; the methods that need it say so.
+    """
+    if any(leaf.dtype is not torch.float64 for leaf in (*params.values(), *meta.values()) if leaf.is_floating_point()):
+        return
+    names = (list(params), list(meta))
+    point = {f"w {name}": leaf for name, leaf in params.items()} | {f"l {name}": leaf for name, leaf in meta.items()}
+
+    def value(at: Tree) -> torch.Tensor:
+        return loss({name: at[f"w {name}"] for name in names[0]}, {name: at[f"l {name}"] for name in names[1]}, batch)
+
+    def slope(at: Tree) -> Tree:
+        leaves = tree.leaves_for_grad(at)
+        with torch.enable_grad():
+            return gradients(value(leaves), [leaves])[0]
+
+    def shifted(by: float) -> Tree:
+        return tree.add_scaled(point, by, direction)
+
+    recorded = slope(point)
+    noise = perturbation(point, "gaussian", generator(0, "recorded derivative"))
+    direction = _sum_of_units(recorded, noise)
+    found, size = float(tree.dot(recorded, direction)), max(1.0, float(tree.norm(point)))
+    with torch.no_grad():
+        expected = _difference(lambda by: float(value(shifted(by))), size * VALUE_WIDTH)
+    if expected is not None and _apart(found, expected):
+        raise MetabenchError(_words(f"{what} changes by {expected:.6g} and its recorded derivative is {found:.6g}", value, point))
+
+    leaves = tree.leaves_for_grad(point)
+    try:
+        with torch.enable_grad():
+            (graph,) = gradients(value(leaves), [leaves], create_graph=True)
+            (product,) = gradients(list(graph.values()), [leaves], list(direction.values()))
+    except RuntimeError as error:
+        if refusal(error)[0]:
+            return
+        raise
+    leaning = _sum_of_units(product, noise)
+    found = float(tree.dot(product, leaning))
+    expected = _difference(lambda by: float(tree.dot(slope(shifted(by)), leaning)), size * GRADIENT_WIDTH)
+    if expected is not None and _apart(found, expected):
+        said = f"the gradient of {what} changes by {expected:.6g} and its recorded derivative is {found:.6g}"
+        raise MetabenchError(_words(said, value, point))
+
+
+def _difference(function: Callable[[float], float], width: float) -> float | None:
+    """Return the derivative of `function` at 0 by central differences; None where two widths disagree, as across a kink, or at rounding."""
+    values = [(function(by), function(-by)) for by in (width, width / 4)]
+    wide, narrow = ((high - low) / (2 * by) for (high, low), by in zip(values, (width, width / 4), strict=True))
+    return narrow if abs(wide - narrow) <= TOLERANCE / 4 * abs(narrow) else None
+
+
+def _sum_of_units(one: Tree, other: Tree) -> Tree:
+    """Return the sum of two trees, each scaled to norm 1; a zero stays zero."""
+    scaled = [tree.scale(1 / size if (size := float(tree.norm(leaves))) else 0.0, leaves) for leaves in (one, other)]
+    return tree.add(*scaled)
+
+
+def _apart(found: float, expected: float) -> bool:
+    """Tell whether a slope and a difference that is good to a quarter of the tolerance are not the same."""
+    return abs(found - expected) > TOLERANCE * max(abs(found), abs(expected))
+
+
+def _words(said: str, value: Callable[[Tree], torch.Tensor], point: Tree) -> str:
+    stop = stopped_at(lambda: value(tree.leaves_for_grad(point)))
+    named = f": {stop} stops it" if stop else ": an operation of its own has a backward pass that is not its derivative"
+    return (
+        f"along one direction {said}{named}. Methods would not estimate the hypergradient of training. Let the derivative through, or, if "
+        "the problem means what is stopped to count as a constant, declare stops_gradients = True"
+    )
+
+
+_STOPS = {
+    "detach": "detach()",
+    "detach_": "detach_()",
+    "item": "item()",
+    "tolist": "tolist()",
+    "numpy": "numpy()",
+    "__float__": "float()",
+    "__array__": "numpy()",
+    "round": "round()",
+    "sign": "sign()",
+    "floor": "floor()",
+    "ceil": "ceil()",
+    "argmax": "argmax()",
+}
+"""Calls after which a derivative is lost, or zero, and how they are written."""
+
+
+def stopped_at(run: Callable[[], Any]) -> str:
+    """Return what in `run` keeps a derivative from being recorded, with its place, as 'detach() (my_problem.py:12: ...)'; empty if unseen."""
+    from torch.overrides import TorchFunctionMode
+
+    found: list[tuple[int, str]] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(func, "__name__", "")
+            if func is torch._C._set_grad_enabled and not args[0]:
+                found.append((0, f"torch.no_grad(){_place()}"))
+            elif args and isinstance(args[0], torch.Tensor) and args[0].requires_grad:
+                if name in ("detach", "detach_") or func == torch.Tensor.data.__get__:
+                    found.append((0, f"{_STOPS.get(name, '.data')}{_place()}"))
+                elif name in _STOPS:
+                    found.append((1, f"{_STOPS[name]}{_place()}"))
+            return func(*args, **(kwargs or {}))
+
+    with torch.enable_grad(), Watch():
+        run()
+    return min(found, key=lambda one: one[0])[1] if found else ""
+
+
+def _place() -> str:
+    """Return the user's line that is being run, in parentheses."""
+    frame: FrameType | None = sys._getframe(2)
+    own = Path(__file__).resolve()
+    while frame is not None:
+        if is_users(frame) and Path(frame.f_code.co_filename).resolve() != own:
+            line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+            return f" ({Path(frame.f_code.co_filename).name}:{frame.f_lineno}: {line})"
+        frame = frame.f_back
+    return ""
