@@ -112,16 +112,22 @@ def disagreement(
     unit = size or abs(middle) or 1.0
     rounding = torch.finfo(point.dtype).eps * (abs(middle) + float(point.norm()) * size)
     search = _Search(middle, unit, rounding, until=begun + seconds - 2 * each)
-    own, others = [], []
+    own: list[_Slope] = []
+    others: list[_Slope] = []
     for place, direction in enumerate(directions):
         of_gradient = place == 0 and size > 0
         share = 1.0 if of_gradient else _share(len(point), size, len(directions) - (size > 0))
         slope = search.slope(_along(objective, meta, point, direction), float(exact @ direction), share)
         if slope is not None:
             (own if of_gradient else others).append(slope)
-    if not own and not others:
-        raise Unsettled("differences of plain training are not precise enough: it has kinks or jumps everywhere near")
-    return _summary(own, others, unit, _share(len(point), size, len(others)))
+    if own or others:
+        found = _summary(own, others, unit, _share(len(point), size, len(others)))
+        # Along the hypergradient alone an error at right angles to it does not show.
+        if found.wrong or others or len(point) == 1:
+            return found
+    raise Unsettled(
+        "no difference of plain training is precise enough: it has kinks or jumps near by, or there was no time for more"
+    )
 
 
 def plain_objective(
@@ -208,10 +214,12 @@ class _Search:
 
         It settles at the first width where it agrees with `reverse`, or where two widths are precise and agree with each other.
         """
-        first = max(self.rounding * share / (_ROUNDING * self.unit), _NARROWEST)
+        first = min(max(self.rounding * share / (_ROUNDING * self.unit), _NARROWEST), _WIDEST)
         seen: _Slope | None = None
         for factor in _WIDTHS:
-            width = min(first * factor, _WIDEST)
+            width = first * factor
+            if width > _WIDEST:
+                continue
             if time.perf_counter() > self.until:
                 break
             right, left = function(width), function(-width)
@@ -242,5 +250,5 @@ def _summary(own: list[_Slope], others: list[_Slope], unit: float, share: float)
         precision=math.hypot(*(weight * slope.spread for slope, weight in weighed)) / size,
         reverse=worst.reverse,
         plain=worst.plain,
-        direction="along the hypergradient" if worst in own else "along a random direction",
+        direction="along the hypergradient" if any(worst is one for one in own) else "along a random direction",
     )

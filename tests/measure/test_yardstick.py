@@ -146,6 +146,24 @@ class Kinked(Toy1D):
         return (params["x"] - 1) ** 2 + (meta["l"].relu() + 0.3 * meta["l"].exp()) * params["x"] ** 2
 
 
+class HalfKinked(Toy1D):
+    """The hypergradient is along 'l', which is smooth; across it, along 'm', there is a kink."""
+
+    def initial(self) -> tuple[Tree, Tree]:
+        params, meta = super().initial()
+        return params, meta | {"m": torch.zeros((), dtype=torch.float64)}
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        return super().outer_loss(params, meta, batch) + meta["m"].relu()
+
+
+class Faint(Toy1D):
+    """An outer loss of size 1 that the meta-parameter moves in the twelfth digit."""
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        return 1 + 1e-12 * super().outer_loss(params, meta, batch)
+
+
 class Jumping(Toy1D):
     """An outer loss with a step of 10^-3 a little beside the place: wide differences are wrong by far more than the hypergradient."""
 
@@ -164,8 +182,26 @@ class Exploding(Toy1D):
 def test_where_there_is_no_derivative_nothing_is_held_against_reverse_mode() -> None:
     problem = toy(Kinked)
     place = checkpoint(problem)
-    with pytest.raises(Unsettled, match="not precise enough"):
+    with pytest.raises(Unsettled, match="precise enough"):
         compare(problem, place, exact(problem, place))
+
+
+def test_along_the_hypergradient_alone_nothing_is_confirmed_and_a_wrong_one_is_seen() -> None:
+    problem = toy(HalfKinked)
+    place = checkpoint(problem)
+    right = exact(problem, place)
+    assert right["m"] == 0
+    with pytest.raises(Unsettled, match="precise enough"):
+        compare(problem, place, right)
+    assert compare(problem, place, tree.scale(1.01, right)).wrong
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01, -1.0])
+def test_a_hypergradient_below_the_rounding_of_the_objective_is_not_judged(factor: float) -> None:
+    problem = toy(Faint)
+    place = checkpoint(problem)
+    with pytest.raises(Unsettled, match="precise enough"):
+        compare(problem, place, tree.scale(factor, exact(problem, place)))
 
 
 def test_narrow_differences_step_over_a_jump_near_by() -> None:
