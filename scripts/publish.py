@@ -14,7 +14,7 @@ from pathlib import Path
 from metabench.report.entries import load_suite
 from metabench.report.figures import build_figures
 from metabench.report.page import build_page
-from metabench.report.table import DAGGER, Cell, Table
+from metabench.report.table import Cell, Table
 from metabench.report.tables import build_tables, setting_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,7 +106,7 @@ def markdown(table: Table) -> str:
 
 def _text(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.tone == "best" else cell.text
-    return text + DAGGER * bool(cell.doubt)
+    return text + cell.marks
 
 
 def with_section(text: str, section: str) -> str:

@@ -12,7 +12,7 @@ from metabench.report.cells import (
     failures_cell,
     setting_cells,
 )
-from metabench.report.certificate_words import label_cell, marked, state_certificates
+from metabench.report.certificate_words import label_cell, marked, state_marks
 from metabench.report.certified import doubt, short
 from metabench.report.entries import Entry, Suite
 from metabench.report.interval_words import INTERVAL_WORDS, NOMINAL
@@ -77,7 +77,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
                 f"{answer.setting.task.problem} on {answer.setting.task.dataset}, {suite.titles[answer.setting]}: training without any "
                 "hypergradient ties with the best, so this setting does not tell the methods apart."
             )
-    state_certificates(table, _shown(found, "quality"))
+    state_marks(table, _shown(found, "quality"))
     return table
 
 
@@ -116,26 +116,25 @@ def cost_answer_table(suite: Suite, found: list[Answer]) -> Table:
         row["failures"] = failures_cell(answer.failures)
         table.rows.append(row)
         table.records.append(_answer_record(answer))
-    state_certificates(table, _shown(found, "cost"))
+    state_marks(table, _shown(found, "cost"))
     return table
 
 
 def _shown(found: list[Answer], purpose: str) -> list[Entry]:
     """Return the entries that the table of answers of one purpose names."""
-    named = [
-        entry
-        for answer in found
-        if answer.setting.purpose == purpose
-        for entry in (
-            answer.best,
-            *answer.tied,
-            answer.exact_memory,
-            answer.exact_time,
-            answer.least_memory,
-            answer.fastest,
-        )
-    ]
-    return [entry for entry in named if entry is not None]
+    return [entry for answer in found if answer.setting.purpose == purpose for entry in _named(answer)]
+
+
+def _named(answer: Answer) -> list[Entry]:
+    chosen = (
+        answer.best,
+        *answer.tied,
+        answer.exact_memory,
+        answer.exact_time,
+        answer.least_memory,
+        answer.fastest,
+    )
+    return [entry for entry in chosen if entry is not None]
 
 
 def _some(labels: list[str], at_most: int = 3) -> str:
@@ -184,6 +183,7 @@ def _answer_record(answer: Answer) -> dict[str, Any]:
         "exact_least_memory_certificate": certificate(answer.exact_memory),
         "exact_fastest": name(answer.exact_time),
         "exact_fastest_certificate": certificate(answer.exact_time),
+        "exceed_rounding": "; ".join(dict.fromkeys(entry.label for entry in _named(answer) if entry.inexact)),
         "runs": answer.runs,
         "failures": "; ".join(f"{status}={number}" for status, number in answer.failures.items()),
     }
@@ -241,7 +241,11 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
         table.rows.append(
             {
                 "label": Cell(
-                    glance.label, glance.label, label=glance.label, doubt=doubt(suite.verdicts[glance.label])
+                    glance.label,
+                    glance.label,
+                    label=glance.label,
+                    doubt=doubt(suite.verdicts[glance.label]),
+                    inexact=suite.inexact[glance.label],
                 ),
                 "target": Cell(entry.target, entry.target),
                 "exact": Cell(
@@ -273,6 +277,7 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                 "target": entry.target,
                 "exact": entry.exact,
                 "certificate": short(suite.verdicts[glance.label]),
+                "exceeds_rounding": bool(suite.inexact[glance.label]),
                 "best_or_tied": glance.best_or_tied,
                 "quality_settings": glance.quality_settings,
                 **estimate_record("improvement", glance.improvement),
@@ -294,7 +299,7 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
             f" Mean draw: the cosine of the mean over draws, of {' or '.join(map(str, drawn))} samples a seed, since one draw is "
             "noise; the own error of such a method is that of single draws, noise and scale included."
         )
-    state_certificates(table, suite.entries)
+    state_marks(table, suite.entries)
     table.drop_absent(("ties", "improvement", "ratio_settings", "memory_ratio", "time_ratio", "cosine", "own_error"))
     return table
 

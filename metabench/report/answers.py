@@ -7,9 +7,8 @@ import statistics
 from dataclasses import dataclass
 
 from metabench.report.entries import Entry, Setting, Suite, comparable
+from metabench.report.exactness import NO_HYPERGRADIENT
 from metabench.results.statistics import MINIMUM_SEEDS, Estimate, probability_of_improvement
-
-NO_HYPERGRADIENT = "none"
 
 
 @dataclass(frozen=True)

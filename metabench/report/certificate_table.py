@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metabench.report import numbers
+from metabench.report.certificate_words import state_exactness
 from metabench.report.certified import GRAVITY, NOT_CERTIFIED, OTHER_SOURCE, verdict
 from metabench.report.entries import Suite
 from metabench.report.table import Cell, Column, Table
@@ -47,15 +48,27 @@ def certificate_table(suite: Suite) -> Table:
         found = verdict(certificate, hashes)
         # The figures of a certificate of other source say nothing about these rows.
         shown = None if found == OTHER_SOURCE else certificate
-        table.rows.append(_row(suite, method, found, shown, _hash_text(found, certificate, hashes)))
+        table.rows.append(
+            _row(
+                suite,
+                method,
+                found,
+                shown,
+                _hash_text(found, certificate, hashes),
+                suite.inexact_methods.get(method, ""),
+            )
+        )
         table.records.append(_record(suite, method, found, shown, certificate, hashes))
+    state_exactness(table, suite.entries)
     return table
 
 
-def _row(suite: Suite, method: str, found: str, shown: Certificate | None, source: str) -> dict[str, Cell]:
+def _row(
+    suite: Suite, method: str, found: str, shown: Certificate | None, source: str, inexact: str
+) -> dict[str, Cell]:
     absent = Cell(numbers.ABSENT)
     row = {
-        "label": Cell(method, method, label=method, title=_title(suite, method)),
+        "label": Cell(method, method, label=method, title=_title(suite, method), inexact=inexact),
         "target": Cell(target) if (target := _target(suite, method)) else absent,
         "verdict": Cell("", float(GRAVITY.index(found)), verdict=found),
         "claims": absent,

@@ -1,4 +1,4 @@
-"""How every table says which of its methods are certified: the mark on a label, a sentence of the caption, the line below."""
+"""How every table marks its methods: whether they are certified, and whether those declared exact are, on labels, in caption and below."""
 
 from __future__ import annotations
 
@@ -7,23 +7,37 @@ from collections.abc import Iterable
 from metabench.report import numbers
 from metabench.report.certified import GRAVITY, VALID, doubt, worst
 from metabench.report.entries import Entry
-from metabench.report.table import DAGGER, Cell, Table
+from metabench.report.table import DAGGER, DOUBLE_DAGGER, Cell, Table, signs
 
 _NAMED_AT_MOST = 12
 COMMAND = "metabench certify"
 
 
 def label_cell(entry: Entry, text: str = "", title: str = "") -> Cell:
-    """Return the cell of an entry's label, marked where its method is not certified; `text` stands below the label."""
-    return Cell(text or entry.label, entry.label, title, label=entry.label, doubt=doubt(entry.verdict))
+    """Return the cell of an entry's label, marked where its method is not certified or not exact; `text` stands below the label."""
+    return Cell(
+        text or entry.label,
+        entry.label,
+        title,
+        label=entry.label,
+        doubt=doubt(entry.verdict),
+        inexact=entry.inexact,
+    )
 
 
 def marked(entry: Entry) -> str:
-    """Return an entry's label as text, marked where its method is not certified."""
-    return entry.label + DAGGER * bool(doubt(entry.verdict))
+    """Return an entry's label as text, marked as its cell is."""
+    return entry.label + signs(doubt(entry.verdict), entry.inexact)
 
 
-def state_certificates(table: Table, entries: Iterable[Entry]) -> None:
+def state_marks(table: Table, entries: Iterable[Entry]) -> None:
+    """Say in the caption of `table` how many of the methods of `entries` are certified, and below it what its marks mean."""
+    listed = list(entries)
+    _state_certificates(table, listed)
+    state_exactness(table, listed)
+
+
+def _state_certificates(table: Table, entries: list[Entry]) -> None:
     """Say in the caption of `table` how many of the methods of `entries` are certified, and below it which are not."""
     found: dict[str, list[str]] = {}
     for entry in entries:
@@ -42,6 +56,14 @@ def state_certificates(table: Table, entries: Iterable[Entry]) -> None:
     else:
         table.certificates = f"{held} of {methods} methods here are what they declare to be; {DAGGER} marks the others."
     table.notes.append(f"{DAGGER} {doubtful_words(doubtful)}.")
+
+
+def state_exactness(table: Table, entries: Iterable[Entry]) -> None:
+    """Name below `table` the labels of `entries` that are declared exact and are not."""
+    found = {entry.label: entry.inexact for entry in entries if entry.inexact}
+    if found:
+        listed = "; ".join(f"{label}: {why}" for label, why in found.items())
+        table.notes.append(f"{DOUBLE_DAGGER} {listed}.")
 
 
 def doubtful_words(verdicts: dict[str, str]) -> str:

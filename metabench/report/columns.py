@@ -28,6 +28,11 @@ def largest(rows: Iterable[Mapping[str, Any]], column: str) -> int | None:
     return max(found) if found else None
 
 
+def greatest(rows: Iterable[Mapping[str, Any]], column: str) -> float | None:
+    """Return the greatest value of a column of real numbers; None where it has none."""
+    return max(present(rows, column), default=None)
+
+
 def median(rows: Iterable[Mapping[str, Any]], column: str) -> float | None:
     """Return the median of a column; None where it has no value."""
     found = present(rows, column)

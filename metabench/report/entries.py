@@ -16,7 +16,8 @@ import yaml
 
 from metabench.core.errors import MetabenchError
 from metabench.report.certified import NEVER, read_certificates, verdict, worst
-from metabench.report.columns import finite, largest, mean, median, present
+from metabench.report.columns import finite, greatest, largest, mean, median, present
+from metabench.report.exactness import exceeds, excess
 from metabench.report.style import LabelStyle, assign_styles, method_order, natural_key
 from metabench.results.certificate import Certificate
 from metabench.results.metadata import Metadata, decode_metadata
@@ -73,8 +74,11 @@ class Entry:
     """One method in one setting: its seeds brought together. Bytes and seconds are those of one hypergradient.
 
     Memory is the largest over seeds, time the median of the seeds' medians (quartiles likewise), the hypergradient's figures their mean.
-    samples: of each seed, windows times draws that the hypergradient's figures are means of. batch: 0 where no seed came to draw one.
-    verdict: what the certificate of the method, at the source of these rows, says.
+    own_error: largest of a seed, against the method's own target. yardstick_error: largest disagreement of the exact hypergradient with
+    plain training. samples: of each seed, windows times draws that the hypergradient's figures are means of. batch: 0 where no seed came
+    to draw one.
+    verdict: what the certificate of the method, at the source of these rows, says. inexact: why its label, in whatever setting, is not
+    exact as declared; empty where it is, or does not claim to be.
     """
 
     setting: Setting
@@ -105,12 +109,15 @@ class Entry:
     first_call: float | None = None
     train: float | None = None
     gradient: dict[str, float | None] = field(default_factory=dict)
+    own_error: float | None = None
+    yardstick_error: float | None = None
     samples: int | None = None
     n_params: int | None = None
     n_meta: int | None = None
     memory_ratio: float | None = None
     time_ratio: float | None = None
     verdict: str = NEVER
+    inexact: str = ""
 
     @property
     def ok(self) -> int:
@@ -224,6 +231,16 @@ class Suite:
         return {label: worst(entry.verdict for entry in self.entries if entry.label == label) for label in self.styles}
 
     @cached_property
+    def inexact(self) -> dict[str, str]:
+        """Why each label is not exact as declared; empty where it is."""
+        return {entry.label: entry.inexact for entry in self.entries}
+
+    @cached_property
+    def inexact_methods(self) -> dict[str, str]:
+        """The same of each method: that of the first of its labels that is not."""
+        return {entry.method: entry.inexact for entry in reversed(self.entries) if entry.inexact}
+
+    @cached_property
     def method_hashes(self) -> dict[str, list[str]]:
         """The hashes of source with which the rows of each method were measured; empty for one without rows."""
         found: dict[str, set[str]] = {method: set() for method in self.method_styles}
@@ -303,6 +320,7 @@ def load_suite(results: Path) -> Suite:
     entries = [_entry(key[0], group) for key, group in grouped.items()]
     for entry, group in zip(entries, grouped.values(), strict=True):
         entry.verdict = verdict(certificates.get(entry.method), (row["method_hash"] for row in group))
+    _add_exactness(entries)
     _add_quality(entries)
     _add_comparisons(entries, baseline)
     own = assign_styles(methods, {method: method for method in methods})
@@ -347,10 +365,26 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
         first_call=median(rows, "first_call_s"),
         train=median(rows, "train_s"),
         gradient={name: mean(rows, name) for name in GRADIENT_COLUMNS},
+        own_error=greatest(rows, "target_error"),
+        yardstick_error=greatest(rows, "yardstick_error"),
         samples=largest(rows, "hypergradient_samples"),
         n_params=largest(rows, "n_params"),
         n_meta=largest(rows, "n_meta"),
     )
+
+
+def _add_exactness(entries: list[Entry]) -> None:
+    """Say of every entry of a label that one of them exceeds rounding: what is not exact somewhere is to be trusted nowhere."""
+    worst: dict[str, Entry] = {}
+    for entry in entries:
+        if exceeds(entry.exact, entry.target, entry.own_error):
+            known = worst.setdefault(entry.label, entry)
+            worst[entry.label] = max(known, entry, key=lambda one: one.own_error or 0.0)
+    for entry in entries:
+        if found := worst.get(entry.label):
+            task = found.setting.task
+            where = f"{task.problem} on {task.dataset}, {found.setting.size}, K = {found.inner_steps}"
+            entry.inexact = excess(found.own_error or 0.0, where)
 
 
 def _add_quality(entries: list[Entry]) -> None:

@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 from metabench.report.certified import VERDICT_WORDS
 from metabench.report.style import MARKERS, STATUS_WORDS, LabelStyle, marker_outline
-from metabench.report.table import DAGGER, Cell, Column, Table
+from metabench.report.table import DAGGER, DOUBLE_DAGGER, Cell, Column, Table
 from metabench.results.certificate import AS_DECLARED, CERTIFIED, FAILED
 
 CERTIFICATES = "certificates"  # the section of the page
+EXACT = "exact"  # the entry of its glossary
 # Classes of the style sheet; all other verdicts look alike.
 VERDICT_CLASSES = {CERTIFIED: "certified", AS_DECLARED: "declared", FAILED: "failed"}
 
@@ -35,15 +36,23 @@ def mark(style: LabelStyle) -> Markup:
     )
 
 
-def label(name: str, styles: Mapping[str, LabelStyle], doubt: str = "") -> Markup:
-    """Return a label with its marker; long options may wrap. doubt: why its method is not certified, for a dagger that says so."""
+def label(name: str, styles: Mapping[str, LabelStyle], doubt: str = "", inexact: str = "") -> Markup:
+    """Return a label with its marker; long options may wrap.
+
+    doubt: why its method is not certified, for a dagger that says so. inexact: why it is not exact as declared, for a double one.
+    """
     picture = mark(styles[name]) if name in styles else Markup("")
-    return Markup(f'<span class="label">{picture}<span><code>{_breakable(name)}</code>{_dagger(doubt)}</span></span>')
+    return Markup(
+        f'<span class="label">{picture}<span><code>{_breakable(name)}</code>{_signs(doubt, inexact)}</span></span>'
+    )
 
 
-def _dagger(doubt: str) -> str:
-    title = f' title="{escape(doubt)}"'
-    return f'<a class="dagger" href="#{CERTIFICATES}"{title} aria-label="{escape(doubt)}">{DAGGER}</a>' if doubt else ""
+def _signs(doubt: str, inexact: str) -> str:
+    return "".join(
+        f'<a class="dagger" href="#{section}" title="{escape(why)}" aria-label="{escape(why)}">{sign}</a>'
+        for sign, section, why in ((DAGGER, CERTIFICATES, doubt), (DOUBLE_DAGGER, EXACT, inexact))
+        if why
+    )
 
 
 def badge(status: str, number: int) -> Markup:
@@ -106,8 +115,12 @@ def _header_text(column: Column) -> str:
     if not column.key.startswith("label:"):
         return escape(column.header)
     # No link: the header is a button already.
-    dagger = f'<span class="dagger" title="{escape(column.doubt)}">{DAGGER}</span>' if column.doubt else ""
-    return _breakable(column.header) + dagger
+    signs = "".join(
+        f'<span class="dagger" title="{escape(why)}">{sign}</span>'
+        for sign, why in ((DAGGER, column.doubt), (DOUBLE_DAGGER, column.inexact))
+        if why
+    )
+    return _breakable(column.header) + signs
 
 
 def _cell(cell: Cell, classes: str, first: bool, styles: Mapping[str, LabelStyle]) -> str:
@@ -124,7 +137,7 @@ def _cell(cell: Cell, classes: str, first: bool, styles: Mapping[str, LabelStyle
     if cell.verdict:
         inside += str(verdict_badge(cell.verdict))
     if cell.label:
-        inside += str(label(cell.label, styles, cell.doubt))
+        inside += str(label(cell.label, styles, cell.doubt, cell.inexact))
         rest = cell.text if cell.text != cell.label else ""
         inside += f'<span class="value">{escape(rest)}</span>' if rest else ""
     elif cell.anchor:

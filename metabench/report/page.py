@@ -60,7 +60,8 @@ def render_page(suite: Suite) -> str:
     styles = study_styles(suite)
 
     def label(name: str) -> Markup:
-        return markup.label(name, styles, doubt(suite.verdicts[name]) if name in suite.verdicts else "")
+        why = doubt(suite.verdicts[name]) if name in suite.verdicts else ""
+        return markup.label(name, styles, why, suite.inexact.get(name, ""))
 
     def table(made: Any) -> Markup:
         return markup.table_html(made, styles)

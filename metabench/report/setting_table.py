@@ -14,7 +14,7 @@ from metabench.report.cells import (
     status_cell,
     time_cell,
 )
-from metabench.report.certificate_words import label_cell, state_certificates
+from metabench.report.certificate_words import label_cell, state_marks
 from metabench.report.certified import short
 from metabench.report.entries import Entry, Setting, Suite
 from metabench.report.interval_words import INTERVAL_WORDS
@@ -99,7 +99,7 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
         setting_name(suite, setting),
         f"{setting.task.problem} on {setting.task.dataset}: {suite.titles[setting]}",
         f"{quality}Memory and time are of one hypergradient; ratios are to {suite.baseline}, same inner steps. "
-        f"{setting.dtype} on {hardware}; memory from: {sources}.{drawing_words(entries)}",
+        f"{setting.dtype} on {hardware}; memory from: {sources}.{drawing_words(entries)}{_yardstick_words(entries)}",
         columns,
     )
     best = answer_best(setting, entries)
@@ -128,7 +128,7 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
             table.notes.append("Measured only: this setting trains nothing to the end, so it has no quality.")
     if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
         table.notes.append(_why_no_ratio(suite.baseline, entries))
-    state_certificates(table, entries)
+    state_marks(table, entries)
     return table
 
 
@@ -192,6 +192,14 @@ def drawing_words(entries: list[Entry]) -> str:
     )
 
 
+def _yardstick_words(entries: list[Entry]) -> str:
+    """Say how far the exact hypergradient is from plain training; empty where that was not measured."""
+    measured = [entry.yardstick_error for entry in entries if entry.yardstick_error is not None]
+    if not measured:
+        return ""
+    return f" The exact hypergradient differs from finite differences of plain training by at most {numbers.significant(max(measured), 2)}."
+
+
 def _record(entry: Entry) -> dict[str, Any]:
     setting = entry.setting
     return {
@@ -209,6 +217,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         "target": entry.target,
         "exact": entry.exact,
         "certificate": short(entry.verdict),
+        "exceeds_rounding": bool(entry.inexact),
         "inner_steps": entry.inner_steps,
         "outer_steps": entry.outer_steps,
         "batch": entry.batch,
@@ -232,6 +241,8 @@ def _record(entry: Entry) -> dict[str, Any]:
         "first_call_s": entry.first_call,
         "train_s": entry.train,
         **entry.gradient,
+        "largest_target_error": entry.own_error,
+        "largest_yardstick_error": entry.yardstick_error,
         "hypergradient_samples": entry.samples,
         "n_params": entry.n_params,
         "n_meta": entry.n_meta,

@@ -7,7 +7,7 @@ from typing import Any
 
 from metabench.report import numbers
 from metabench.report.cells import bytes_cell
-from metabench.report.certificate_words import label_cell, state_certificates
+from metabench.report.certificate_words import label_cell, state_marks
 from metabench.report.entries import Suite
 from metabench.report.memory_study import Comparison, Run, Study, memory_study
 from metabench.report.study_sweeps import axis_name, configuration_words, growths, sweeps
@@ -99,7 +99,7 @@ def _numbers_table(suite: Suite, study: Study) -> Table:
             table.rows.append(_row(words, run, compared.get(label)))
             table.records.append(_record(words, run, compared.get(label)))
     table.drop_absent(("floor", "predicted", "predicted_gain", *(name for name, *_ in _RATIOS)))
-    state_certificates(table, study.entries)
+    state_marks(table, study.entries)
     return table
 
 
@@ -207,5 +207,5 @@ def _growth_table(study: Study) -> Table:
                     "over_parameters": ratio,
                 }
             )
-    state_certificates(table, shown)
+    state_marks(table, shown)
     return table

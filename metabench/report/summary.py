@@ -11,7 +11,7 @@ from metabench.report.certificate_words import doubtful_words
 from metabench.report.certified import VALID, doubt, verdict
 from metabench.report.entries import Entry, Suite, comparable
 from metabench.report.study_words import is_the_question, study_sentences
-from metabench.report.table import DAGGER
+from metabench.report.table import signs
 from metabench.results.certificate import AS_DECLARED, FAILED
 
 _NAMED_AT_MOST = 4
@@ -34,10 +34,15 @@ def sentences(suite: Suite, found: list[Answer], overview: list[Glance]) -> list
 
 
 def _mark(text: str, suite: Suite) -> str:
-    """Put a dagger behind the names of what is not certified."""
+    """Put a dagger behind the names of what is not certified, and a double one behind those of what is not exact as declared."""
     doubtful = {label for label, found in suite.verdicts.items() if doubt(found)}
     doubtful |= {entry.method for entry in suite.entries if doubt(entry.verdict)}
-    return re.sub(r"`([^`]*)`", lambda match: match.group() + DAGGER * (match[1] in doubtful), text)
+    inexact = suite.inexact_methods | suite.inexact
+
+    def signed(match: re.Match[str]) -> str:
+        return match.group() + signs(match[1] if match[1] in doubtful else "", inexact.get(match[1], ""))
+
+    return re.sub(r"`([^`]*)`", signed, text)
 
 
 def _quality(found: list[Answer], overview: list[Glance]) -> str:
@@ -141,6 +146,7 @@ def _certified(suite: Suite) -> str:
         parts.append(f"`{method}` FAILED" + (f": {failures[0].rstrip('.')}." if failures else "."))
     if other and (held or failed):
         parts.append(f"Others: {doubtful_words(other)}.")
+    parts += _exactness(suite)
     checked = [
         entry
         for entry in suite.entries
@@ -162,6 +168,18 @@ def _certified(suite: Suite) -> str:
             f"{numbers.cosine(far.direction_cosine)}{drawn}."
         )
     return " ".join(parts)
+
+
+def _exactness(suite: Suite) -> list[str]:
+    """Say which methods are declared exact and are not, and how far the exact hypergradient is from plain training."""
+    parts = [f"`{label}` is {why}." for label, why in suite.inexact.items() if why]
+    compared = [row["yardstick_error"] for row in suite.rows if row["yardstick_error"] is not None]
+    if compared:
+        parts.append(
+            f"In {numbers.plural(len(compared), 'run')} the exact hypergradient was compared with finite differences of plain training: "
+            f"they differ by at most {numbers.significant(max(compared), 2)}."
+        )
+    return parts
 
 
 def _failures(suite: Suite) -> str:

@@ -11,14 +11,15 @@ from typing import Any
 from metabench.report.numbers import ABSENT
 
 DAGGER = "†"
+DOUBLE_DAGGER = "‡"
 
 
 @dataclass(frozen=True)
 class Cell:
     """One cell. sort: what the page sorts by (None sorts last). title: shown on hover, exact values. label: a method, drawn with its
-    marker. doubt: why the label has a dagger (empty: it has none). badges: (status, count) pairs, drawn before the text. verdict: of a
-    certificate, drawn likewise. tone: 'best', 'muted', 'prose' or 'lines'. anchor: where a link leads on the page. folded: what the
-    page shows only when asked, as pairs of words to ask by and lines.
+    marker. doubt, inexact: why the label has a dagger, a double dagger (empty: it has none). badges: (status, count) pairs, drawn before
+    the text. verdict: of a certificate, drawn likewise. tone: 'best', 'muted', 'prose' or 'lines'. anchor: where a link leads on the
+    page. folded: what the page shows only when asked, as pairs of words to ask by and lines.
     """
 
     text: str
@@ -26,17 +27,23 @@ class Cell:
     title: str = ""
     label: str = ""
     doubt: str = ""
+    inexact: str = ""
     badges: tuple[tuple[str, int], ...] = ()
     tone: str = ""
     anchor: str = ""
     verdict: str = ""
     folded: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
+    @property
+    def marks(self) -> str:
+        """The signs behind the label."""
+        return signs(self.doubt, self.inexact)
+
 
 @dataclass(frozen=True)
 class Column:
-    """A column: header, the group that it stands in (empty: by itself), what it says, whether it holds numbers, and the doubt about a
-    header that is a label.
+    """A column: header, the group that it stands in (empty: by itself), what it says, whether it holds numbers, and why a header that is
+    a label has a dagger (doubt), a double dagger (inexact).
     """
 
     key: str
@@ -45,6 +52,12 @@ class Column:
     description: str = ""
     numeric: bool = True
     doubt: str = ""
+    inexact: str = ""
+
+    @property
+    def marks(self) -> str:
+        """The signs behind the header."""
+        return signs(self.doubt, self.inexact)
 
 
 @dataclass
@@ -99,7 +112,7 @@ class Table:
         ]
         if any(name for name, _ in self.groups):
             lines += self._latex_groups()
-        headers = (escape_latex(column.header + DAGGER * bool(column.doubt)) for column in self.columns)
+        headers = (escape_latex(column.header + column.marks) for column in self.columns)
         lines.append("    " + " & ".join(headers) + " \\\\")
         lines.append("    \\midrule")
         for row in self.rows:
@@ -132,12 +145,17 @@ class Table:
         return ["    " + " & ".join(headers) + " \\\\", "    " + "".join(rules)]
 
 
+def signs(doubt: str, inexact: str) -> str:
+    """Return the signs of a name: a dagger where it is in doubt, a double dagger where it is declared exact and is not."""
+    return DAGGER * bool(doubt) + DOUBLE_DAGGER * bool(inexact)
+
+
 def _latex_text(cell: Cell) -> str:
     badges = ", ".join(f"{status} {number}" for status, number in cell.badges)
     text = cell.text
     if cell.label:
         value = text if text != cell.label else ""
-        text = " ".join(part for part in (cell.label + DAGGER * bool(cell.doubt), value) if part)
+        text = " ".join(part for part in (cell.label + cell.marks, value) if part)
     return ": ".join(part for part in (cell.verdict, badges, text) if part)
 
 
@@ -182,6 +200,7 @@ _LATEX = {
     "↓": "$\\downarrow$",
     "Δ": "$\\Delta$",
     "†": "\\dag{}",
+    "‡": "\\ddag{}",
     "✓": "$\\checkmark$",
     "\u00a0": "~",
     "\n": " ",

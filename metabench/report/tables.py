@@ -10,7 +10,7 @@ from metabench.report.answer_tables import cost_answer_table, glance_table, qual
 from metabench.report.answers import answers, glances
 from metabench.report.cells import setting_cells
 from metabench.report.certificate_table import certificate_table
-from metabench.report.certificate_words import label_cell, state_certificates
+from metabench.report.certificate_words import label_cell, state_marks
 from metabench.report.certified import doubt, short
 from metabench.report.entries import Suite, load_suite
 from metabench.report.setting_table import setting_table
@@ -50,7 +50,16 @@ def coverage_table(suite: Suite) -> Table:
     """Return the status matrix: what became of the runs of each method in each setting."""
     labels = list(suite.styles)
     columns = [Column("task", "problem", numeric=False), Column("setting", "setting", numeric=False)]
-    columns += [Column(f"label:{label}", label, numeric=False, doubt=doubt(suite.verdicts[label])) for label in labels]
+    columns += [
+        Column(
+            f"label:{label}",
+            label,
+            numeric=False,
+            doubt=doubt(suite.verdicts[label]),
+            inexact=suite.inexact[label],
+        )
+        for label in labels
+    ]
     table = Table(
         "coverage",
         "What ran and what became of it",
@@ -64,6 +73,7 @@ def coverage_table(suite: Suite) -> Table:
             "dataset": setting.task.dataset,
             "setting": suite.titles[setting],
             "not_certified": "; ".join(dict.fromkeys(entry.label for entry in entries if doubt(entry.verdict))),
+            "exceed_rounding": "; ".join(dict.fromkeys(entry.label for entry in entries if entry.inexact)),
         }
         totals: dict[str, dict[str, int]] = {label: {} for label in labels}
         for entry in entries:
@@ -75,7 +85,7 @@ def coverage_table(suite: Suite) -> Table:
             record[label] = "; ".join(f"{status}={number}" for status, number in counted.items())
         table.rows.append(row)
         table.records.append(record)
-    state_certificates(table, suite.entries)
+    state_marks(table, suite.entries)
     return table
 
 
@@ -110,6 +120,7 @@ def failure_table(suite: Suite) -> Table:
                         "setting": suite.titles[setting],
                         "label": entry.label,
                         "certificate": short(entry.verdict),
+                        "exceeds_rounding": bool(entry.inexact),
                         "inner_steps": entry.inner_steps,
                         "status": status,
                         "runs": number,
@@ -117,5 +128,5 @@ def failure_table(suite: Suite) -> Table:
                         "cells": "; ".join(entry.cells),
                     }
                 )
-    state_certificates(table, (entry for entry in suite.entries if entry.failures))
+    state_marks(table, (entry for entry in suite.entries if entry.failures))
     return table

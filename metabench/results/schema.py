@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 STATUSES = ("ok", "oom", "diverged", "timeout", "unsupported", "error")
 
@@ -68,6 +68,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("hypergradient_mean_cosine", _FLOAT, "cosine of the mean of a window's draws, averaged over windows; methods that draw only"),
     Column("target_cosine_sd", _FLOAT, "the same standard deviation, against the method's own target"),
     Column("target_mean_cosine", _FLOAT, "the same cosine of the mean, against the method's own target"),
+    Column(
+        "yardstick_error",
+        _FLOAT,
+        "relative difference of the exact hypergradient from finite differences of plain training, at the first window; the larger of two "
+        "where the method's own target goes through fewer steps; empty where that is not affordable",
+    ),
+    Column("yardstick_precision", _FLOAT, "the part of yardstick_error that the finite differences may cause"),
     Column("diagnostics", _STRING, "what the method reports of itself at the checkpoint (residual of a solver, ...), a JSON object"),
     # Memory of one hypergradient, from the allocator, float32.
     Column("peak_bytes", _INT, "static_bytes + dynamic_bytes"),

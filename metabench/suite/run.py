@@ -34,6 +34,7 @@ from metabench.measure.classify import outcome
 from metabench.measure.clock import Stopwatch, deadline, pin_threads, time_call
 from metabench.measure.environment import environment
 from metabench.measure.memory import measure_memory
+from metabench.measure.yardstick import Disagreement, Unsettled, disagreement
 from metabench.problems import problem
 from metabench.suite.cell import Cell
 from metabench.suite.rows import MESSAGE_LENGTH, base_row, failed_row, method_of
@@ -49,6 +50,9 @@ lets a cell far past its limit end as a row, and take no other process with it."
 
 _LOOKED_THROUGH = 4
 """Outer steps in whose windows a meta-parameter must reach the outer loss."""
+
+_CHECK_SHARE = 0.05
+"""Share of a cell's time limit that checks of the exact hypergradient against plain training may take, all seeds together."""
 
 
 def run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:
@@ -256,17 +260,24 @@ class _SeedRun:
         draws = settings["error_draws"] if self.method.stochastic else 1
         against: dict[str, list[list[Comparison]]] = {"hypergradient": [], "target": []}
         means: dict[str, list[Comparison]] = {"hypergradient": [], "target": []}
+        missing: list[str] = []
         for done in range(settings["error_windows"]):
             self.progress(f"seed {self.seed}: error", done, settings["error_windows"])
             window = next(windows)[0]
             try:
                 exact = exact_target(Target.UNROLLED, instance, state, meta, window, self.options)
-                own = exact_target(self.method.target, instance, state, meta, window, self.options)
+                own = (
+                    exact
+                    if self.method.target is Target.UNROLLED
+                    else exact_target(self.method.target, instance, state, meta, window, self.options)
+                )
             except TimeLimit:
                 raise
             except Exception as error:  # the yardstick failed, not the method: the row says so and keeps its figures
                 yield {"message": f"no exact hypergradient: {outcome(error)[1]}"[:MESSAGE_LENGTH]}
                 return
+            if done == 0 and exact is not None:
+                yield from self._yardstick(instance, state, meta, window, exact, own, missing)
             found = [self._hypergradient(instance, state, meta, window, stream).meta for _ in range(draws)]
             for prefix, reference in (("hypergradient", exact), ("target", own)):
                 if reference is not None and float(tree.norm(reference)) > 0:
@@ -284,7 +295,72 @@ class _SeedRun:
                 }
         yield {"hypergradient_samples": sum(len(window_draws) for window_draws in against["hypergradient"])}
         if not against["target"]:
-            yield {"message": f"the exact value of its own target, {self.method.target.value}, is out of reach here"}
+            missing.append(f"the exact value of its own target, {self.method.target.value}, is out of reach here")
+        if missing:
+            yield {"message": "; ".join(missing)[:MESSAGE_LENGTH]}
+
+    def _yardstick(
+        self,
+        instance: Problem,
+        state: InnerState,
+        meta: Tree,
+        window: Window,
+        exact: Tree,
+        own: Tree | None,
+        missing: list[str],
+    ) -> Iterator[Row]:
+        """Compare the exact hypergradients of a window with plain training; what cannot be compared is added to `missing`.
+
+        The own target of an implicit or smoothed method is no derivative of plain training: of such a method `exact` alone is compared.
+
+        Raises:
+            MetabenchError: one of them is wrong, so that no error measured against it means anything.
+        """
+        whole = len(window.inner)
+        references = [(exact, whole)]
+        last = _steps_through(self.method.target, self.options, window)
+        if own is not None and last is not None and (last < whole or _differ(own, exact)):
+            references.append((own, last))
+        seconds = _CHECK_SHARE * self.cell.limit_seconds / len(self.cell.seeds) / len(references)
+        found: list[tuple[Disagreement, int]] = []
+        for done, (reference, steps) in enumerate(references):
+            self.progress(f"seed {self.seed}: finite differences", done, len(references))
+            stream = self._stream("yardstick")
+            try:
+                compared = disagreement(instance, state, meta, window, reference, stream, steps=steps, seconds=seconds)
+            except TimeLimit:
+                raise
+            except Exception as error:  # of plain training at other meta-parameters, of which the method knows nothing
+                why = str(error) if isinstance(error, Unsettled) else outcome(error)[1]
+                missing.append(f"the exact hypergradient is not checked: {why}")
+            else:
+                found.append((compared, steps))
+        if not found:
+            return
+        worst, steps = max(found, key=lambda pair: pair[0].error)
+        yield {"yardstick_error": worst.error, "yardstick_precision": worst.precision}
+        if not worst.wrong:
+            return
+        through = "the whole window" if steps == whole else f"the last {steps} steps" if steps > 1 else "the last step"
+        words = (
+            f"differentiated through {through}, it differs from finite differences of plain training by {worst.error:.2g} of its norm; "
+            f"{worst.direction} its slope is {worst.reverse:.6g} by reverse mode and {worst.plain:.6g} by plain training"
+        )
+        if not getattr(instance, "stops_gradients", False):
+            raise MetabenchError(f"the exact hypergradient that errors are measured against is wrong: {words}")
+        missing.append(f"the problem stops gradients on purpose, so plain training has another derivative: {words}")
+
+
+def _steps_through(target: Target, options: Any, window: Window) -> int | None:
+    """Return how many last inner steps a target goes through; None for one that is no derivative of plain training."""
+    whole = len(window.inner)
+    if target is Target.TRUNCATED:
+        return min(options.steps, whole)
+    return {Target.UNROLLED: whole, Target.ONE_STEP: 1}.get(target)
+
+
+def _differ(left: Tree, right: Tree) -> bool:
+    return any(not torch.equal(leaf, right[name]) for name, leaf in left.items())
 
 
 def _plain(instance: Problem, state: InnerState, meta: Tree, window: Window) -> InnerState:

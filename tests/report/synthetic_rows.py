@@ -128,6 +128,8 @@ def row(
         "hypergradient_mean_cosine": 0.55 if drawn else None,
         "target_cosine_sd": 0.9 if drawn else None,
         "target_mean_cosine": 0.6 if drawn else None,
+        "yardstick_error": None if method == "none" else 2e-9,
+        "yardstick_precision": None if method == "none" else 1e-8,
         "peak_bytes": static + dynamic,
         "static_bytes": static,
         "dynamic_bytes": dynamic,
@@ -184,6 +186,7 @@ def row(
             "hypergradient_mean_cosine",
             "target_cosine_sd",
             "target_mean_cosine",
+            "yardstick_precision",
         ):
             data[name] = None
         if status != "diverged":

@@ -84,7 +84,7 @@ def test_another_schema_version_is_refused_with_both_versions(tmp_path: Path) ->
     path = tmp_path / "old.parquet"
     table = pa.Table.from_pylist([make_row()], schema=SCHEMA).replace_schema_metadata({"metabench_schema": "0"})
     pq.write_table(table, path)
-    with pytest.raises(OtherSchema, match=r"schema version 0.*reads version 3.*run its cells again"):
+    with pytest.raises(OtherSchema, match=rf"schema version 0.*reads version {SCHEMA_VERSION}.*run its cells again"):
         read_rows(path)
 
 
@@ -109,8 +109,17 @@ def test_rows_of_an_older_version_are_read_with_what_it_lacked_left_empty(tmp_pa
 
 
 def test_version_3_added_predictions_and_the_floor() -> None:
-    assert missing_columns("2") == ("predicted_bytes", "floor_bytes", "flops")
-    assert missing_columns("3") == ()
+    assert missing_columns("2")[:3] == ("predicted_bytes", "floor_bytes", "flops")
+    assert not set(missing_columns("3")) & {"predicted_bytes", "floor_bytes", "flops"}
+
+
+def test_version_4_added_what_plain_training_says_of_the_exact_hypergradient() -> None:
+    assert missing_columns("3")[:2] == ("yardstick_error", "yardstick_precision")
+    assert not set(missing_columns("4")) & {"yardstick_error", "yardstick_precision"}
+
+
+def test_this_version_lacks_nothing() -> None:
+    assert missing_columns(str(SCHEMA_VERSION)) == ()
 
 
 def test_no_upgrade_adds_a_column_that_must_be_filled() -> None:
@@ -130,7 +139,7 @@ def test_rows_of_two_versions_are_collected_into_one_table(tmp_path: Path) -> No
     ("lacking", "message"),
     [
         (("quality", *missing_columns("2")), "says schema 2 but lacks column 'quality'"),
-        ((), "says schema 2 but has an unknown column 'predicted_bytes'"),
+        (missing_columns("2")[1:], "says schema 2 but has an unknown column 'predicted_bytes'"),
     ],
 )
 def test_a_file_that_is_not_what_its_older_version_was_is_corrupt(
