@@ -24,8 +24,8 @@ from metabench.core.randomness import generator, perturbation
 from metabench.core.types import Batch, Tree
 
 VALUE_WIDTH, GRADIENT_WIDTH = 1e-5, 1e-7
-"""Of the differences of values and of gradients, over the norm of the point. A kink between two points leaves a slope of values nearly as it
-is, and makes one of gradients meaningless: hence the narrower width."""
+"""Of the differences of values and of gradients, over the norm of the point. A kink between two points leaves a slope of values nearly
+as it is, and makes one of gradients meaningless: hence the narrower width."""
 
 TOLERANCE = 1e-4
 """Relative disagreement of a slope with differences: rounding and curvature leave 1e-6 in float64."""
@@ -83,8 +83,14 @@ def check_recorded(what: str, loss: Loss, params: Tree, meta: Tree, batch: Batch
 
 
 def _difference(function: Callable[[float], float], width: float) -> float | None:
-    """Return the derivative of `function` at 0 by central differences; None where two widths disagree, as across a kink, or at rounding."""
-    values = [(function(by), function(-by)) for by in (width, width / 4)]
+    """Return the derivative of `function` at 0 by central differences; None where it tells nothing.
+
+    So it is where two widths disagree, as across a kink or at rounding, and where the loss refuses points beside its own.
+    """
+    try:
+        values = [(function(by), function(-by)) for by in (width, width / 4)]
+    except Exception:  # somebody else's loss, and nothing asks it to be defined there
+        return None
     wide, narrow = ((high - low) / (2 * by) for (high, low), by in zip(values, (width, width / 4), strict=True))
     return narrow if abs(wide - narrow) <= TOLERANCE / 4 * abs(narrow) else None
 
@@ -127,7 +133,7 @@ _STOPS = {
 
 
 def stopped_at(run: Callable[[], Any]) -> str:
-    """Return what in `run` keeps a derivative from being recorded, with its place, as 'detach() (my_problem.py:12: ...)'; empty if unseen."""
+    """Return what in `run` keeps a derivative from being recorded, with its place: 'detach() (mine.py:12: ...)'; empty if unseen."""
     from torch.overrides import TorchFunctionMode
 
     found: list[tuple[int, str]] = []

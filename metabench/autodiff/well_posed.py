@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from metabench.autodiff.inner import begin, check_finite, detached, leaves_of, recorded_step, step
+from metabench.autodiff.recorded import check_recorded
 from metabench.core import tree
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.lazy import torch
@@ -63,6 +64,21 @@ def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window
         segments = problem.inner_segments() if loss == problem.inner_loss else problem.outer_segments()
         _check_segments(what, segments, loss, start.params, meta, batch)
     _check_roles(problem, state, start, meta, window)
+
+
+def check_derivatives(problem: Problem, state: InnerState, meta: Tree, window: Window) -> None:
+    """Raise MetabenchError if a loss's recorded derivative is not that of its values, unless the problem says that it stops gradients.
+
+    In float64; nothing is checked elsewhere. See `metabench.autodiff.recorded`.
+    """
+    if problem.stops_gradients:
+        return
+    meta = tree.detach(meta)
+    with torch.no_grad():
+        start = detached(begin(problem, state, meta))
+    outer = next(batch for batch in window.outer if batch is not None)
+    check_recorded(_WORDS[MetaRole.INNER_LOSS], problem.inner_loss, start.params, meta, window.inner[0])
+    check_recorded(_WORDS[MetaRole.OUTER_LOSS], problem.outer_loss, start.params, meta, outer)
 
 
 def check_reach(problem: Problem, state: InnerState, meta: Tree, windows: Iterable[Window]) -> None:

@@ -45,7 +45,8 @@ class Carried:
             words = f"raised {type(error).__name__}: {error}"
             return Finding(self.kind, self.case, self.options, FAILED, words, self.tolerance)
         holds = last <= self.tolerance < first
-        words = f"what it keeps does not bring it to the target: relative error {first:.2g} after one window, {last:.2g} after {self.windows}"
+        reached = f"relative error {first:.2g} after one window, {last:.2g} after {self.windows}"
+        words = f"what it keeps does not bring it to the target: {reached}"
         return Finding(
             self.kind,
             self.case,

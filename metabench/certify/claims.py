@@ -1,4 +1,4 @@
-"""What a method is held to on a case: to be exact, to reach its target in a limit, to equal its formula, to answer the same when asked again.
+"""What a method is held to on a case: to be exact, to reach its target in a limit, to equal its formula, to answer the same again.
 
 A claim knows what the method should return, works it out when it is asked for, and judges one method.
 """
@@ -204,8 +204,7 @@ EVERYWHERE = 4
 
 def _exact(method: Method) -> Iterator[Claim]:
     sets = option_variants(method)
-    extra = [case for case in _around_defaults(method)]
-    for place, case in enumerate((*cases(method.target), *extra)):
+    for place, case in enumerate((*cases(method.target), *_around_defaults(method))):
         chosen = sets if place < EVERYWHERE or len(sets) < 5 else [sets[0], sets[1 + place % (len(sets) - 1)]]
         for options in chosen:
             value = _lazy(method.target, case, options)

@@ -272,7 +272,12 @@ FORMULAS: dict[str, tuple[Formula, tuple[dict[str, Any], ...]]] = {
     ),
     "ift_fixed_point": (
         iterated_adjoint,
-        ({"tolerance": 0.0}, {"steps": 1, "tolerance": 0.0}, {"steps": 7, "tolerance": 0.0}, {"steps": 3, "tolerance": 0.0, "damping": 0.3}),
+        (
+            {"tolerance": 0.0},
+            {"steps": 1, "tolerance": 0.0},
+            {"steps": 7, "tolerance": 0.0},
+            {"steps": 3, "tolerance": 0.0, "damping": 0.3},
+        ),
     ),
     "f2sa": (fully_first_order, ({}, {"penalty": 5.0, "steps": 3})),
     "bome": (falling_gap, ({}, {"steps": 3}, {"joint": False, "steps": 3}, {"eta": 2.0})),

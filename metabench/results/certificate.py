@@ -53,8 +53,8 @@ CERTIFICATE_COLUMNS: tuple[Column, ...] = (
     Column(
         "claim",
         _STRING,
-        "what it is held to: 'exact', 'limit', 'formula', 'mean', 'carried' (what it keeps brings it to its target), 'again' (it answers the "
-        "same when it is called again), 'drawn' (it draws), 'none' or 'undeclared'",
+        "what it is held to: 'exact', 'limit', 'formula', 'mean', 'carried' (what it keeps brings it to its target), 'again' (it answers "
+        "the same when it is called again), 'drawn' (it draws), 'none' or 'undeclared'",
         required=True,
     ),
     Column("target", _STRING, "what the method estimates", required=True),

@@ -19,7 +19,7 @@ from metabench import data
 from metabench.autodiff.exact import exact_target
 from metabench.autodiff.inner import begin, check_finite, detached, run
 from metabench.autodiff.optimisers import Adam, Momentum
-from metabench.autodiff.well_posed import check_losses, check_reach, check_trees
+from metabench.autodiff.well_posed import check_derivatives, check_losses, check_reach, check_trees
 from metabench.core import tree
 from metabench.core.checks import check_hypergradient, non_finite
 from metabench.core.errors import Diverged, MetabenchError, TimeLimit
@@ -137,6 +137,9 @@ class _SeedRun:
         try:
             check_losses(instance, state, meta, first)
             check_reach(instance, state, meta, itertools.chain([first], windows))
+            if self.first and tree.count(state.params) <= self.cell.measure["error_max_params"]:
+                precise = self._problem("float64")
+                check_derivatives(precise, *precise.initial_state(), next(precise.windows())[0])
         except Exception as error:
             # One inner step is recorded here. A method that needs less memory than that is not to fail for it.
             if outcome(error)[0] != "oom":

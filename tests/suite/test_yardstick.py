@@ -13,7 +13,9 @@ from metabench.autodiff import exact
 from metabench.autodiff.exact import exact_target
 from metabench.autodiff.sweep import through_graph
 from metabench.core import Batch, Hypergradient, InnerState, MetaRole, Problem, Target, Tree, Window, tree
+from metabench.core.problem import Setting
 from metabench.methods import method
+from metabench.problems.label_noise import LabelNoise
 from metabench.problems.toy_1d import Toy1D
 from metabench.suite import run
 from metabench.suite.plan import load_suite, plan
@@ -136,13 +138,23 @@ def test_the_exact_value_of_a_methods_own_target_is_checked_through_its_own_step
 
 def test_a_problem_that_stops_gradients_on_purpose_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     stopping = NOISE | {"options": NOISE["options"] | {"detach": True}}
-    kind = run.problem("label_noise")
-    monkeypatch.setattr(kind, "stops_gradients", False, raising=False)
-    assert {row["status"] for row in rows_of("unrolled", **stopping)} == {"error"}
-    monkeypatch.setattr(kind, "stops_gradients", True, raising=False)
     (row,) = rows_of("unrolled", **stopping)
     assert row["status"] == "ok" and row["yardstick_error"] > 1e-3 and row["target_error"] == 0
     assert "the problem stops gradients on purpose" in row["message"]
+
+    class Silent(LabelNoise):
+        """One that does not say so."""
+
+        def __init__(self, setting: Setting) -> None:
+            super().__init__(setting)
+            self.stops_gradients = False
+
+    monkeypatch.setattr(run, "problem", lambda name: Silent)
+    (row,) = rows_of("unrolled", **stopping)
+    assert row["status"] == "error" and "detach() (label_noise.py:" in row["message"]
+    monkeypatch.setattr(run, "check_derivatives", lambda *arguments: None)
+    (row,) = rows_of("unrolled", **stopping)
+    assert row["status"] == "error" and "plain training" in row["message"]
 
 
 def test_where_plain_training_takes_too_long_the_row_says_that_nothing_was_checked(

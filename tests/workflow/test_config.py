@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -95,3 +98,25 @@ def test_totals_that_would_let_cells_run_side_by_side_are_refused(fresh: Workflo
     said = fresh.snakemake(fresh.target("none"), "--resources", "gpu=1", expect=None)
     assert "exclusive=1" in said.text
     assert not list((fresh.folder / "results").rglob("*.parquet"))
+
+
+def test_a_cache_folder_that_cannot_be_made_ends_in_one_sentence(fresh: Workflow, tmp_path: Path) -> None:
+    """Under a file no folder can be made, by root neither."""
+    blocked = tmp_path / "file"
+    blocked.write_text("", encoding="utf-8")
+    for variables, words in (
+        ({"HOME": str(blocked), "XDG_CACHE_HOME": ""}, "follows HOME"),
+        ({"XDG_CACHE_HOME": str(blocked / "cache")}, f"XDG_CACHE_HOME is '{blocked / 'cache'}'"),
+    ):
+        done = subprocess.run(
+            fresh.command("-n"),
+            cwd=fresh.folder,
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "Traceback" not in done.stdout + done.stderr
+        assert words in done.stderr and "set XDG_CACHE_HOME to a folder that can be" in done.stderr
