@@ -329,7 +329,11 @@ class Again:
     def check(self, method: Method) -> Finding:
         """Return what comes of the claim."""
         begun = time.perf_counter()
-        verdict, message, error = self._run(method)
+        try:
+            verdict, message, error = self._run(method)
+        except Exception as error_of_formula:  # a formula may be somebody else's code
+            words = f"what it should be cannot be worked out: {type(error_of_formula).__name__}: {error_of_formula}"
+            verdict, message, error = FAILED, words, None
         seconds = time.perf_counter() - begun
         return Finding(
             self.kind, self.case, self.options, verdict, message, self.tolerance, error=error, seconds=seconds

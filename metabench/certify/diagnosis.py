@@ -182,18 +182,19 @@ def _pattern(findings: Sequence[Finding]) -> str:
     failed = [finding for finding in findings if finding.verdict == FAILED]
     passed = [finding for finding in findings if finding.verdict not in (FAILED, UNSUPPORTED)]
     traits = dict(_traits(findings))
-    seen = {name: _failing(map(of, failed), map(of, passed)) for name, of in traits.items()}
+    seen = {name: {of(finding) for finding in failed} for name, of in traits.items()}
     words = []
     for name, of in traits.items():
         others = [(seen[other], of_other) for other, of_other in traits.items() if other != name]
         comparable = [of(one) for one in passed if all(of_other(one) in values for values, of_other in others)]
-        good = set(comparable) - seen[name]
-        by_chance = sum(value in seen[name] for value in comparable)
+        bad = _failing(map(of, failed), map(of, passed))
+        good = set(comparable) - bad
+        by_chance = sum(value in bad for value in comparable)
         # An option that a theory computes from the case differs everywhere, and tells nothing.
-        tells = len(good | seen[name]) <= _TELLING or _ordered(good, seen[name])
-        if good and by_chance <= _BY_CHANCE * len(failed) and tells:
+        tells = len(good | bad) <= _TELLING or _ordered(good, bad)
+        if good and bad and by_chance <= _BY_CHANCE * len(failed) and tells:
             hint = f": {_HINTS[name]}" if name in _HINTS else ""
-            words.append(f"right with {name} {_list(good)}, wrong with {name} {_list(seen[name])}{hint}")
+            words.append(f"right with {name} {_list(good)}, wrong with {name} {_list(bad)}{hint}")
     return "; ".join(words[:2])
 
 
@@ -215,7 +216,7 @@ def _traits(findings: Sequence[Finding]) -> Iterator[tuple[str, Callable[[Findin
 
 def _ordered(some: set[Any], others: set[Any]) -> bool:
     """Tell whether all values are numbers, and those of one set below those of the other."""
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in some | others):
+    if not (some and others) or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in some | others):
         return False
     return max(some) < min(others) or max(others) < min(some)
 
@@ -223,5 +224,6 @@ def _ordered(some: set[Any], others: set[Any]) -> bool:
 def _list(values: set[Any]) -> str:
     if len(values) > 2 and _ordered(values, {float("inf")}):
         return f"{min(values):g} to {max(values):g}"
-    shown = sorted(values, key=str)
+    numbers = all(isinstance(value, int | float) for value in values)
+    shown = sorted(values, key=None if numbers else str)
     return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in shown)

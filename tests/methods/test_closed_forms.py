@@ -312,7 +312,7 @@ class Grouped(Formed):
 
 
 def test_an_operation_without_forward_mode_is_unsupported_and_named() -> None:
-    with pytest.raises(Unsupported, match="forward mode cannot take the inner step: .*group_norm"):
+    with pytest.raises(Unsupported, match=r"forward mode cannot take the inner step: .*group_norm"):
         asked(Grouped("no dimensions", inner_steps=2), "forward", together=1)
 
 
