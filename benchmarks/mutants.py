@@ -92,13 +92,22 @@ def baselines(names: Sequence[str], jobs: int, progress: Progress) -> dict[str, 
     kept = CACHE / f"baselines-{hashlib.sha256(text).hexdigest()[:16]}.json"
     known = json.loads(kept.read_text()) if kept.exists() else {}
     missing = [name for name in names if name not in known]
-    bar = progress.add_task("unchanged source", total=len(missing), visible=bool(missing))
-    tasks = [Task(name, functools.partial(measure, name, ROOT), BASELINE_SECONDS) for name in missing]
-    for name, found in run_all(tasks, jobs):
+    bar = progress.add_task("unchanged source", total=2 * len(missing), visible=bool(missing))
+    tasks = [
+        Task((name, lines), functools.partial(measure, name, ROOT, lines), BASELINE_SECONDS)
+        for name in missing
+        for lines in (False, True)
+    ]
+    half: dict[str, Baseline] = {}
+    for (name, lines), found in run_all(tasks, jobs):
         progress.advance(bar)
         if isinstance(found, Outcome):
             raise SystemExit(f"the certificate of {name} came to no end: {found.message}")
-        known[name] = dataclasses.asdict(found)
+        other = half.setdefault(name, found)
+        if other is found:
+            continue
+        timed, traced = (other, found) if lines else (found, other)
+        known[name] = dataclasses.asdict(dataclasses.replace(timed, lines=traced.lines))
         CACHE.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(known))
     found = {name: Baseline(**known[name]) for name in names}
@@ -135,6 +144,19 @@ def survivors_of(path: Path, mutants: Mapping[str, list[Mutant]]) -> tuple[list[
     keys = [tuple(row[name] for name in ("file", "function", "original", "mutated", "occurrence")) for row in rows]
     found = [(row["method"], known[key]) for row, key in zip(rows, keys, strict=True) if key in known]
     return found, len(rows) - len(found)
+
+
+def unreached(mutants: Mapping[str, list[Mutant]], of: Mapping[str, Baseline]) -> list[tuple[str, str, int]]:
+    """Return (file, function, mutants in it) for the functions of which no certificate runs a line."""
+    ran = {(file, line) for baseline in of.values() for file, lines in baseline.lines.items() for line in lines}
+    total: Counter[tuple[str, str]] = Counter()
+    reached = set()
+    for mutant in (one for found in mutants.values() for one in found):
+        place = mutant.file, mutant.function
+        total[place] += 1
+        if any((mutant.file, line) in ran for line in range(mutant.line, mutant.last_line + 1)):
+            reached.add(place)
+    return [(*place, count) for place, count in total.items() if place not in reached and place[1]]
 
 
 def row_of(unit: Unit, outcome: Outcome) -> dict[str, Any]:
@@ -217,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "seed": given.seed,
         "seconds": time.monotonic() - begun,
         "mutants": rows,
+        "unreached": unreached(mutants, of) if set(names) == set(modules) else [],
         "equivalents": [dataclasses.asdict(one) for one in _met(equivalents, of)],
     }
     written(report, given.out)

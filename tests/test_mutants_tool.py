@@ -194,6 +194,7 @@ def test_the_report_names_survivors_and_counts_the_others() -> None:
             "seed": 0,
             "seconds": 1.0,
             "mutants": [row, {**row, "method": "b", "outcome": "value"}],
+            "unreached": [("a.py", "g", 2)],
             "equivalents": [],
         }
     )

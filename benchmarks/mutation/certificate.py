@@ -67,16 +67,20 @@ def executed_lines(name: str, root: Path) -> dict[str, list[int]]:
 
     What the references alone run is not among them.
     """
-    lines: dict[str, set[int]] = {}
+    waiting: dict[Any, set[int]] = {}  # by code: its lines that have not run yet
     folders = (str(root / "metabench/methods"), str(root / "metabench/autodiff"))
 
     def local(frame: Any, event: str, argument: Any) -> Any:
         if event == "line":
-            lines.setdefault(frame.f_code.co_filename, set()).add(frame.f_lineno)
+            waiting[frame.f_code].discard(frame.f_lineno)
         return local
 
     def entering(frame: Any, event: str, argument: Any) -> Any:
-        return local if frame.f_code.co_filename.startswith(folders) else None
+        code = frame.f_code
+        if code not in waiting:
+            ours = code.co_filename.startswith(folders)
+            waiting[code] = _lines(code) if ours else set()
+        return local if waiting[code] else None
 
     def wrapped(method: Any) -> Any:
         import dataclasses
@@ -92,4 +96,12 @@ def executed_lines(name: str, root: Path) -> dict[str, list[int]]:
 
     for _ in verdicts(name, {}, wrapped):
         pass
-    return {str(Path(file).relative_to(root)): sorted(found) for file, found in lines.items()}
+    found: dict[str, set[int]] = {}
+    for code, left in waiting.items():
+        if code.co_filename.startswith(folders):
+            found.setdefault(str(Path(code.co_filename).relative_to(root)), set()).update(_lines(code) - left)
+    return {file: sorted(lines) for file, lines in found.items()}
+
+
+def _lines(code: Any) -> set[int]:
+    return {line for _, _, line in code.co_lines() if line is not None and line != code.co_firstlineno}

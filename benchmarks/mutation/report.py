@@ -76,6 +76,15 @@ def markdown(report: dict[str, Any]) -> str:
                 "  ```",
             ]
         lines.append("")
+    if report["unreached"]:
+        lines += [
+            "## What no certificate runs",
+            "",
+            "Functions with mutants that could not be drawn from any method's lines:",
+            "",
+        ]
+        lines += [f"- {file}, `{function}` ({count})" for file, function, count in report["unreached"]]
+        lines.append("")
     lines += ["## Equivalent mutants, left out of the score", ""]
     lines += [_equivalent(Equivalent(**one)) for one in report["equivalents"]] or ["None."]
     lines += ["", "## Source that is not mutated", ""]

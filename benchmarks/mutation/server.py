@@ -9,10 +9,12 @@ import ast
 import importlib
 import importlib.abc
 import importlib.util
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
 import resource
+import signal
 import sys
 import time
 from collections import Counter, deque
@@ -28,7 +30,9 @@ T = TypeVar("T")
 MEMORY = 6 * 2**30
 """Bytes of data that a child may hold."""
 LEAST_SECONDS, TIMES = 20.0, 5.0
-"""A child may take the most of these seconds and so many times the certificate of the method as it is."""
+"""A child may take the most of these seconds and so many times the certificate of the method as it is: the processor's, not the clock's."""
+IDLE = 10.0
+"""How many times as long it may take by the clock, where other programs have the processor or a child only waits."""
 
 
 @dataclass(frozen=True)
@@ -98,31 +102,33 @@ def judge(name: str, root: Path, file: str, source: str, kills: Counter[str]) ->
     """Return what the certificate of a method says with `source` in the place of `file`; to be called in a child."""
     module = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
     sys.meta_path.insert(0, _Planted(module, root / file, source))
-    begun = time.perf_counter()
+    begun = time.process_time()
     try:
         for found in verdicts(name, kills):
             if found.failed:
                 raised = "raised " in found.message
                 return Outcome(
-                    "exception" if raised else "value", found.where, found.message[:300], time.perf_counter() - begun
+                    "exception" if raised else "value", found.where, found.message[:300], time.process_time() - begun
                 )
     except Exception as error:
-        return Outcome("exception", "", f"{type(error).__name__}: {error}"[:300], time.perf_counter() - begun)
-    return Outcome("survived", seconds=time.perf_counter() - begun)
+        return Outcome("exception", "", f"{type(error).__name__}: {error}"[:300], time.process_time() - begun)
+    return Outcome("survived", seconds=time.process_time() - begun)
 
 
-def measure(name: str, root: Path) -> Baseline:
-    """Return the certificate of a method as it is; to be called in a child."""
-    before, begun = set(sys.modules), time.perf_counter()
+def measure(name: str, root: Path, lines: bool) -> Baseline:
+    """Return what a method's certificate takes, or which lines it runs; to be called in a child that has run none: traces are kept."""
+    if lines:
+        return Baseline(0.0, [], [], executed_lines(name, root))
+    before, begun = set(sys.modules), time.process_time()
     failures = [f"{found.where}: {found.message}" for found in verdicts(name, {}) if found.failed]
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     modules = [one for one in sys.modules if one not in before and one.partition(".")[0] != "metabench"]
-    return Baseline(seconds, failures, modules, executed_lines(name, root))
+    return Baseline(seconds, failures, modules, {})
 
 
 @dataclass
 class Task:
-    """Something for a child to do, within so many seconds."""
+    """Something for a child to do, within so many seconds of the processor's time."""
 
     what: Any
     work: Callable[[], Any]
@@ -138,7 +144,7 @@ def run_all(tasks: Iterable[Task], jobs: int) -> Iterator[tuple[Any, Any]]:
             while waiting and len(running) < jobs:
                 task = waiting.popleft()
                 reading, writing = context.Pipe(duplex=False)
-                child = context.Process(target=_child, args=(task.work, writing), daemon=True)
+                child = context.Process(target=_child, args=(task, writing), daemon=True)
                 child.start()
                 writing.close()
                 running.append((task, child, reading, time.monotonic()))
@@ -146,10 +152,10 @@ def run_all(tasks: Iterable[Task], jobs: int) -> Iterator[tuple[Any, Any]]:
             for one in list(running):
                 task, child, reading, since = one
                 if reading.poll():
-                    result = _received(reading, child)
-                elif time.monotonic() - since > task.seconds:
+                    result = _received(reading, child, task)
+                elif time.monotonic() - since > IDLE * task.seconds:
                     child.kill()
-                    result = Outcome("time-out", message=f"more than {task.seconds:.0f} s", seconds=task.seconds)
+                    result = _late(task)
                 else:
                     continue
                 child.join()
@@ -162,19 +168,27 @@ def run_all(tasks: Iterable[Task], jobs: int) -> Iterator[tuple[Any, Any]]:
             child.join()
 
 
-def _received(reading: Any, child: Any) -> Any:
+def _received(reading: Any, child: Any, task: Task) -> Any:
     try:
         return reading.recv()
     except EOFError:
         child.join()
+        if child.exitcode == -signal.SIGXCPU:
+            return _late(task)
         return Outcome("crash", message=f"its process ended with exit code {child.exitcode}")
 
 
-def _child(work: Callable[[], Any], writing: Any) -> None:
+def _late(task: Task) -> Outcome:
+    return Outcome("time-out", message=f"more than {task.seconds:.0f} s", seconds=task.seconds)
+
+
+def _child(task: Task, writing: Any) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    seconds = math.ceil(time.process_time() + task.seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
-    writing.send(work())
+    writing.send(task.work())
     writing.close()
     os._exit(0)  # nothing of the parent's is to be closed here
