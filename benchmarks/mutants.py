@@ -19,7 +19,6 @@ import functools
 import hashlib
 import json
 import os
-import random
 import shlex
 import subprocess
 import sys
@@ -29,10 +28,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mutation.kinds import returns_of
-from mutation.mutants import Mutant, mutants_of
 from mutation.report import by_method, markdown, score
-from mutation.scope import Equivalent, excluded, read_equivalents, stale
+from mutation.sample import Unit, all_mutants, sample, survivors_of, unreached
+from mutation.scope import Equivalent, read_equivalents, stale
 from mutation.server import LEAST_SECONDS, TIMES, Baseline, Outcome, Task, import_what_is_heavy, judge, measure, run_all
 from rich.console import Console
 from rich.progress import Progress
@@ -40,50 +38,7 @@ from rich.progress import Progress
 ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENTS = ROOT / "benchmarks/mutants_equivalent.yaml"
 CACHE = ROOT / "build/mutants"
-FOLDERS = ("metabench/methods", "metabench/autodiff")
 BASELINE_SECONDS = 1200.0
-Unit = tuple[str, Mutant]
-"""A method and a mistake."""
-
-
-def all_mutants() -> dict[str, list[Mutant]]:
-    """Return every mutant outside of what is excluded, by file."""
-    annotated = [path for folder in ("metabench/core", *FOLDERS) for path in sorted((ROOT / folder).glob("*.py"))]
-    returns = returns_of(annotated)
-    files = [path.relative_to(ROOT) for path in annotated if path.parent.name != "core"]
-    found = {str(file): mutants_of((ROOT / file).read_text(), str(file), returns) for file in files}
-    return {file: [mutant for mutant in of if not excluded(mutant)] for file, of in found.items()}
-
-
-def drawn(mutants: Sequence[Mutant], how_many: int, seed: str) -> list[Mutant]:
-    """Return so many mutants, or all, the operators in turn."""
-    stream = random.Random(seed)
-    groups: dict[str, list[Mutant]] = {}
-    for mutant in stream.sample(mutants, len(mutants)):
-        groups.setdefault(mutant.operator, []).append(mutant)
-    waiting, found = [groups[name] for name in sorted(groups)], list[Mutant]()
-    while waiting and len(found) < how_many:
-        for group in stream.sample(waiting, len(waiting)):
-            found.append(group.pop())
-        waiting = [group for group in waiting if group]
-    return found[:how_many]
-
-
-def sample(
-    name: str, own_file: str, baseline: Baseline, mutants: Mapping[str, list[Mutant]], per_method: int, seed: int
-) -> list[Unit]:
-    """Return the mutants of a method: of its own file, and of the lines elsewhere that it runs."""
-    elsewhere = []
-    for file, lines in sorted(baseline.lines.items()):
-        ran = set(lines)
-        if file != own_file:
-            elsewhere += [one for one in mutants.get(file, []) if ran & set(range(one.line, one.last_line + 1))]
-    own = mutants[own_file]
-    half = per_method // 2
-    most_own = max(per_method - half, per_method - len(elsewhere))
-    chosen = drawn(own, most_own, f"{seed} {name} own")
-    chosen += drawn(elsewhere, per_method - len(chosen), f"{seed} {name} elsewhere")
-    return [(name, mutant) for mutant in chosen]
 
 
 def baselines(names: Sequence[str], jobs: int, progress: Progress) -> dict[str, Baseline]:
@@ -137,28 +92,6 @@ def judged(
         yield (name, mutant), outcome
 
 
-def survivors_of(path: Path, mutants: Mapping[str, list[Mutant]]) -> tuple[list[Unit], int]:
-    """Return the survivors of an earlier report that are still mutants of the source, and how many are none any more."""
-    known = {mutant.key: mutant for of in mutants.values() for mutant in of}
-    rows = [row for row in json.loads(path.read_text())["mutants"] if row["outcome"] == "survived"]
-    keys = [tuple(row[name] for name in ("file", "function", "original", "mutated", "occurrence")) for row in rows]
-    found = [(row["method"], known[key]) for row, key in zip(rows, keys, strict=True) if key in known]
-    return found, len(rows) - len(found)
-
-
-def unreached(mutants: Mapping[str, list[Mutant]], of: Mapping[str, Baseline]) -> list[tuple[str, str, int]]:
-    """Return (file, function, mutants in it) for the functions of which no certificate runs a line."""
-    ran = {(file, line) for baseline in of.values() for file, lines in baseline.lines.items() for line in lines}
-    total: Counter[tuple[str, str]] = Counter()
-    reached = set()
-    for mutant in (one for found in mutants.values() for one in found):
-        place = mutant.file, mutant.function
-        total[place] += 1
-        if any((mutant.file, line) in ran for line in range(mutant.line, mutant.last_line + 1)):
-            reached.add(place)
-    return [(*place, count) for place, count in total.items() if place not in reached and place[1]]
-
-
 def row_of(unit: Unit, outcome: Outcome) -> dict[str, Any]:
     """Return what a report says of a mutant."""
     name, mutant = unit
@@ -192,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     console, begun = Console(stderr=True), time.monotonic()
 
-    mutants = all_mutants()
+    mutants = all_mutants(ROOT)
     equivalents = read_equivalents(EQUIVALENTS)
     every = [mutant for of in mutants.values() for mutant in of]
     for entry in stale(equivalents, every):
@@ -200,19 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{EQUIVALENTS.name}: no such mutant any more: {entry.file}, {entry.function}: {entry.mutated}",
             markup=False,
         )
-    dead = {mutant.key for mutant in every if any(one.is_of(mutant) for one in equivalents)}
-    mutants = {file: [mutant for mutant in of if mutant.key not in dead] for file, of in mutants.items()}
 
     modules = import_what_is_heavy()
     names = given.method or list(modules)
     if unknown := set(names) - set(modules):
         parser.error(f"no such method: {', '.join(sorted(unknown))}; there are {', '.join(modules)}")
-    earlier, gone = survivors_of(given.survivors_only, mutants) if given.survivors_only else ([], 0)
+    earlier = survivors_of(given.survivors_only, mutants, equivalents) if given.survivors_only else []
     if given.survivors_only:
         names = [name for name in names if any(name == other for other, _ in earlier)]
-        console.print(
-            f"{len(earlier)} survivors; {gone} others are equivalent or no mutants of today's source", markup=False
-        )
+        console.print(f"{len(earlier)} survivors that are neither equivalent nor gone from the source")
     rows = []
     with Progress(console=console) as progress:
         of = baselines(names, given.jobs, progress)
@@ -224,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             units = [
                 unit
                 for name in names
-                for unit in sample(name, own[name], of[name], mutants, given.per_method, given.seed)
+                for unit in sample(name, own[name], of[name], mutants, equivalents, given.per_method, given.seed)
             ]
         try:
             for unit, outcome in judged(units, of, given.jobs, progress):

@@ -16,7 +16,9 @@ sys.path.append(str(ROOT / "benchmarks"))
 from mutation.kinds import returns_of  # noqa: E402
 from mutation.mutants import Mutant, mutants_of  # noqa: E402
 from mutation.report import markdown  # noqa: E402
+from mutation.sample import drawn, sample  # noqa: E402
 from mutation.scope import Equivalent, excluded, read_equivalents, stale  # noqa: E402
+from mutation.server import Baseline  # noqa: E402
 
 METHODS = "metabench/methods"
 
@@ -129,7 +131,21 @@ def test_equivalents_are_mutants_of_the_source_as_it_is() -> None:
     entries = read_equivalents(ROOT / "benchmarks/mutants_equivalent.yaml")
     known = [mutant for file in sorted({entry.file for entry in entries}) for mutant in of_file(file)]
     assert [entry.mutated for entry in stale(entries, known)] == []
-    assert not any(excluded(mutant) for mutant in known if any(entry.is_of(mutant) for entry in entries))
+    keys = {entry.key for entry in entries}
+    assert len(keys) == len(entries)
+    assert not any(excluded(mutant) for mutant in known if mutant.key[:-1] in keys)
+
+
+def test_a_sample_stays_but_for_what_turns_out_equivalent() -> None:
+    found = mutants("return a + b * c - d")
+    first = drawn(found, 3, "seed")
+    assert len({mutant.operator for mutant in first}) == 3
+    assert drawn([mutant for mutant in found if mutant != first[1]], 3, "seed")[0] == first[0]
+    one = Equivalent(first[1].file, first[1].function, first[1].original, first[1].mutated, "it is", ("t1t2",))
+    baseline = Baseline(1.0, [], [], {"f.py": [2]})
+    everything = {("t1t2", mutant) for mutant in found if mutant != first[1]}
+    assert set(sample("t1t2", "f.py", baseline, {"f.py": found}, [one], 99, 0)) == everything
+    assert len(sample("darts", "f.py", baseline, {"f.py": found}, [one], 99, 0)) == len(found)
 
 
 def test_an_equivalent_that_is_gone_or_without_a_reason_is_named(tmp_path: Path) -> None:

@@ -130,4 +130,5 @@ def _one_line(text: str) -> str:
 
 
 def _equivalent(one: Equivalent) -> str:
-    return f"- {one.file}, `{one.function}`: `{one.original}` → `{one.mutated}`: {one.reason}"
+    of = f" (of {', '.join(one.methods)})" if one.methods else ""
+    return f"- {one.file}, `{one.function}`{of}: `{_one_line(one.original)}` → `{_one_line(one.mutated)}`: {one.reason}"

@@ -40,7 +40,8 @@ def excluded(mutant: Mutant) -> bool:
 class Equivalent:
     """A mutant whose hypergradients are those of the original, and why.
 
-    `original` and `mutated` are the innermost statement around the change (of a compound one its header), as a report prints them.
+    `original` and `mutated` are the innermost statement around the change (of a compound one its header), as a report prints them. Where
+    `methods` are named, it is equivalent for those alone: what they share may do more for others.
     """
 
     file: str
@@ -48,10 +49,16 @@ class Equivalent:
     original: str
     mutated: str
     reason: str
+    methods: tuple[str, ...] = ()
 
-    def is_of(self, mutant: Mutant) -> bool:
-        """Tell whether it is this mutant, wherever in its function it stands."""
-        return mutant.key[:-1] == (self.file, self.function, self.original, self.mutated)
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Which mutant it is, wherever in its function it stands."""
+        return self.file, self.function, self.original, self.mutated
+
+    def is_of(self, mutant: Mutant, method: str) -> bool:
+        """Tell whether it is this mutant of this method."""
+        return mutant.key[:-1] == self.key and (not self.methods or method in self.methods)
 
 
 def read_equivalents(path: Path) -> list[Equivalent]:
@@ -61,16 +68,16 @@ def read_equivalents(path: Path) -> list[Equivalent]:
         ValueError: an entry lacks a key, has another, or gives no reason.
     """
     entries: list[dict[str, Any]] = yaml.safe_load(path.read_text()) or []
-    wanted = set(Equivalent.__annotations__)
+    wanted = {"file", "function", "original", "mutated", "reason"}
     for place, entry in enumerate(entries):
-        if set(entry) != wanted or not entry["reason"]:
+        if set(entry) - {"methods"} != wanted or not entry["reason"]:
             raise ValueError(
-                f"{path.name}, entry {place}: has {sorted(entry)}, expected {sorted(wanted)}, and a reason"
+                f"{path.name}, entry {place}: has {sorted(entry)}, expected {sorted(wanted)}, a reason, and 'methods' or not"
             )
-    return [Equivalent(**entry) for entry in entries]
+    return [Equivalent(**{**entry, "methods": tuple(entry.get("methods", ()))}) for entry in entries]
 
 
 def stale(equivalents: Iterable[Equivalent], mutants: Sequence[Mutant]) -> list[Equivalent]:
     """Return the entries that are no mutant of today's source."""
     known = {mutant.key[:-1] for mutant in mutants}
-    return [one for one in equivalents if (one.file, one.function, one.original, one.mutated) not in known]
+    return [one for one in equivalents if one.key not in known]
