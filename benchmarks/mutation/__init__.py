@@ -1,0 +1,1 @@
+"""Mutation testing of the certificate: operators on syntax trees, a server that forks a process per mutant, and the report."""
