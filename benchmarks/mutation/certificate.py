@@ -26,40 +26,19 @@ def verdicts(name: str, kills: Mapping[str, int], wrapped: Callable[[Any], Any] 
         kills: how many mutants each place has caught; the cases come in that order.
         wrapped: changes the method before it is judged.
     """
-    from metabench.certify import carried, check, claims, means, run
+    from metabench.certify import run
     from metabench.methods import method as method_named
 
     method = method_named(name)
     method = wrapped(method) if wrapped else method
-    cases = claims.cases
-    claims.cases = lambda target: tuple(sorted(cases(target), key=lambda case: -kills.get(case.text, 0)))
-    any_found = False
-    try:
-        for claim in claims.claims(method):
-            found = check.check(method, claim)
-            any_found = True
-            yield Verdict(
-                found.verdict == run.FAILED, claim.case.text, f"{claim.kind}: {found.message or _far(found.error)}"
-            )
-        for mean in sorted(means.means(name), key=lambda mean: -kills.get(_mean(mean), 0)):
-            row = run._mean_row(method, mean)
-            yield Verdict(row["verdict"] == run.FAILED, _mean(mean), f"mean: {row['message']}")
-        for one in carried.carried(name):
-            row = run._carried_row(method, one)
-            yield Verdict(row["verdict"] == run.FAILED, f"{one.case.text}, carried", f"carried: {row['message']}")
-    finally:
-        claims.cases = cases
-    if not any_found and not method.stochastic:
-        row = run._undeclared_row(method)
+    checks = run.checks(method)
+    for one in sorted(checks, key=lambda one: -kills.get(one.text, 0)):
+        found = one.check(method)
+        words = found.message or ("" if found.error is None else f"relative error {found.error:.2g}")
+        yield Verdict(found.verdict == run.FAILED, one.text, f"{found.kind}: {words}")
+    if not checks:
+        row = run.undeclared_row(method)
         yield Verdict(row["verdict"] == run.FAILED, "undeclared", row["message"])
-
-
-def _mean(mean: Any) -> str:
-    return f"{mean.case.text}, mean, {mean.options}"
-
-
-def _far(error: float | None) -> str:
-    return "" if error is None else f"relative error {error:.2g}"
 
 
 def executed_lines(name: str, root: Path) -> dict[str, list[int]]:

@@ -17,11 +17,6 @@ EXCLUDED: dict[tuple[str, str], str] = {
     ("metabench/autodiff/liveness.py", ""): "order of operations, for memory alone; a wrong order does not run",
     ("metabench/autodiff/memory_reuse.py", ""): "memory reuse: a flat graph is held to the plain one by its own tests",
     ("metabench/autodiff/execution.py", ""): "torch.compile and CUDA graphs, which no certificate turns on",
-    (
-        "metabench/autodiff/optimisers.py",
-        "",
-    ): "the inner problem, not a method: a wrong optimiser has a right hypergradient of its own; "
-    "tests hold these to torch.optim",
     ("metabench/methods/__init__.py", ""): "finding methods",
     ("metabench/methods/bome.py", "_limit"): "a declaration: under which options the limit is reached",
     ("metabench/methods/f2sa.py", "_limit"): "a declaration: under which options the limit is reached",

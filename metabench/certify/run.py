@@ -67,7 +67,7 @@ def certificate_rows(method: Method, progress: Progress | None = None) -> list[R
     sentences = explain(findings, method.target)
     rows = [_finding_row(method, finding, sentences.get(place)) for place, finding in enumerate(findings)]
     if not rows:
-        rows.append(_undeclared_row(method))
+        rows.append(undeclared_row(method))
     elif never_draws := _never_draws(method):
         rows.append(never_draws)
     rows += _curve(method)
@@ -127,7 +127,7 @@ def _declaration_row(method: Method, error: Exception) -> Row:
     }
 
 
-def _undeclared_row(method: Method) -> Row:
+def undeclared_row(method: Method) -> Row:
     """Return the row of a method that claims nothing: how far it is from its target on one case, and what it might declare."""
     case = settled(Ridge()) if method.target is Target.IMPLICIT else moving(Ridge())
     options = complete(method, {})
