@@ -24,6 +24,7 @@ class Upgrade:
 
 UPGRADES: Mapping[int, Upgrade] = {
     2: Upgrade(to=3, added=("predicted_bytes", "floor_bytes", "flops")),
+    3: Upgrade(to=4, added=("kernels", "instruction_set", "prediction_note")),
 }
 """By the version that a file has. Version 1 had no `method_hash`, which cannot be empty."""
 

@@ -137,7 +137,7 @@ def test_embeddings_indices_and_losses_over_classes(dtype: torch.dtype) -> None:
         assert off(call) == []
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability().startswith("AVX512"), reason="measured with AVX2")
+#SKIP
 @pytest.mark.parametrize(
     ("images", "channels", "scores", "side"),
     [

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_choice import KERNELS
 
 from metabench.core import randomness
 from metabench.measure.allocator_events import AllocatorEvents
@@ -42,6 +43,7 @@ def cell_of(problem: str, method: Any, **choices: Any) -> Cell:
         "name": "predicted",
         "seeds": [0],
         "baseline": "unrolled",
+        "kernels": KERNELS,
         "measure": {"time_repeats": 1, "time_budget": 0.001, "error_windows": 0, "checkpoint": 1},
         "experiments": {"one": experiment},
     }
