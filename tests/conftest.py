@@ -1,4 +1,4 @@
-"""What all tests share: one thread a process, since they run side by side, the CPU kernels, and the problems and differences in `bilevel`."""
+"""What all tests share: one thread per process, since they run side by side, the CPU kernels, and problems and differences in `bilevel`."""
 
 from __future__ import annotations
 

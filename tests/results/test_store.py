@@ -84,7 +84,7 @@ def test_another_schema_version_is_refused_with_both_versions(tmp_path: Path) ->
     path = tmp_path / "old.parquet"
     table = pa.Table.from_pylist([make_row()], schema=SCHEMA).replace_schema_metadata({"metabench_schema": "0"})
     pq.write_table(table, path)
-    with pytest.raises(OtherSchema, match=r"schema version 0.*reads version 3.*run its cells again"):
+    with pytest.raises(OtherSchema, match=rf"schema version 0.*reads version {SCHEMA_VERSION}.*run its cells again"):
         read_rows(path)
 
 
@@ -108,9 +108,11 @@ def test_rows_of_an_older_version_are_read_with_what_it_lacked_left_empty(tmp_pa
     assert table.schema.metadata[b"metabench_schema"] == str(SCHEMA_VERSION).encode()
 
 
-def test_version_3_added_predictions_and_the_floor() -> None:
-    assert missing_columns("2") == ("predicted_bytes", "floor_bytes", "flops")
-    assert missing_columns("3") == ()
+def test_version_3_added_predictions_and_the_floor_and_version_4_the_kernels() -> None:
+    kernels = ("kernels", "instruction_set", "prediction_note")
+    assert missing_columns("2") == ("predicted_bytes", "floor_bytes", "flops", *kernels)
+    assert missing_columns("3") == kernels
+    assert missing_columns("4") == ()
 
 
 def test_no_upgrade_adds_a_column_that_must_be_filled() -> None:
