@@ -16,6 +16,7 @@ from metabench.measure.kernel_memory import RELEASE, VECTORS, Workspaces, kernel
 
 aten = torch.ops.aten
 BFLOAT16_PRODUCTS = pytest.param(torch.bfloat16, marks=not_avx512)
+pytestmark = pytest.mark.kernels
 rules_hold = pytest.mark.skipif(bool(Workspaces().note), reason=Workspaces().note)
 FEW = 128
 """Bytes of shapes, strides, flags and numbers that an operation takes here and there, which no rule counts."""
