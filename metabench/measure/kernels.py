@@ -61,10 +61,9 @@ def choose_kernels(kernels: str) -> None:
             "this process was set to portable kernels and is now asked for native ones: measure or predict these in a process of their own"
         )
     if not runs(kernels):
-        assignments = " ".join(f"{name}={value}" for name, value in wanted.items())
         raise MetabenchError(
             f"torch is loaded in this process with other kernels ({instruction_set(NATIVE)}) than the portable ones that are asked for: "
-            f"start it with {assignments} in its environment, or ask for 'kernels: native'"
+            f"start it with {_assignments(wanted)} in its environment, or ask for 'kernels: native'"
         )
     if "torch" not in sys.modules:
         changed = {name: value for name, value in wanted.items() if os.environ.get(name) != value}
@@ -80,6 +79,10 @@ def variables(kernels: str) -> dict[str, str]:
     if kernels not in KERNELS:
         raise unknown("kernels", kernels, KERNELS)
     return dict(_PORTABLE) if kernels == PORTABLE and processor().has_avx2 else {}
+
+
+def _assignments(wanted: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in wanted.items())
 
 
 def runs(kernels: str) -> bool:
@@ -99,7 +102,7 @@ def restart_with(kernels: str) -> None:
         choose_kernels(kernels)
         return
     sys.stdout.flush()
-    print(f"starting again with {kernels} kernels: {wanted}", file=sys.stderr, flush=True)
+    print(f"starting again with {kernels} kernels: {_assignments(wanted)}", file=sys.stderr, flush=True)
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **wanted})
 
 

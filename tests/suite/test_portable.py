@@ -119,6 +119,34 @@ def test_the_command_line_chooses_the_kernels_of_a_cell_whatever_a_plugin_import
     assert row["prediction_note"] == ""
 
 
+@needs_avx2
+@pytest.mark.parametrize("command", ["certify", "plan"])
+def test_every_command_that_measures_or_predicts_chooses_the_kernels_before_it_imports_a_plugin(
+    command: str, tmp_path: Path
+) -> None:
+    plugin = tmp_path / "early.py"
+    plugin.write_text(
+        "import torch\nfrom pathlib import Path\n"
+        f"Path({str(tmp_path)!r}, 'found').write_text(torch.backends.cpu.get_cpu_capability())\n"
+        "raise RuntimeError('seen')\n"
+    )
+    config = tmp_path / "suite.yaml"
+    toy = {"problem": "toy_1d", "methods": ["t1t2"]}
+    config.write_text(json.dumps(SUITE | {"plugins": [str(plugin)], "experiments": {"toy": toy}}))
+    arguments = {"certify": ["--plugin", str(plugin)], "plan": [str(config), "--predict"]}[command]
+    done = subprocess.run(
+        [sys.executable, "-m", "metabench", command, *arguments],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "seen" in done.stderr
+    assert (tmp_path / "found").read_text() == "AVX2"
+
+
 @needs_avx512
 def test_a_cell_is_not_measured_by_a_process_that_runs_other_kernels(tmp_path: Path) -> None:
     program = f"""

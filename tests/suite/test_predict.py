@@ -110,7 +110,9 @@ def test_of_another_release_of_torch_no_workspace_is_counted_and_the_prediction_
     monkeypatch.setattr(torch, "__version__", "2.11.0+cpu")
     older = predict(cell)
     assert older.note.startswith("workspaces of CPU kernels are not counted: they are known for torch 2.13")
-    assert 0 < older.peak_bytes < here.peak_bytes
+    # With other kernels the workspaces of convolutions, the largest here, are not counted in either.
+    assert 0 < older.peak_bytes <= here.peak_bytes
+    assert (older.peak_bytes < here.peak_bytes) == (VECTORS == AVX2)
     assert predict(cell, "cuda").note == ""
 
 
