@@ -11,5 +11,9 @@ KERNELS = PORTABLE if runs(PORTABLE) else NATIVE
 
 VECTORS = vectors()
 
-only_avx2 = pytest.mark.skipif(VECTORS != AVX2, reason=f"what oneDNN allocates is known for AVX2 kernels, these are {VECTORS}")
-not_avx512 = pytest.mark.skipif(VECTORS == "AVX-512", reason="oneDNN multiplies bfloat16 with AVX-512, and what it allocates is not known")
+only_avx2 = pytest.mark.skipif(
+    VECTORS != AVX2, reason=f"what oneDNN allocates is known for AVX2 kernels, these are {VECTORS}"
+)
+not_avx512 = pytest.mark.skipif(
+    VECTORS == "AVX-512", reason="oneDNN multiplies bfloat16 with AVX-512, and what it allocates is not known"
+)

@@ -46,7 +46,14 @@ class Processor:
         """The widest vector instructions that the processor has; empty where that is not known."""
         if self.has_avx512 or self.has_avx2:
             return "AVX-512" if self.has_avx512 else "AVX2"
-        known = (("avx", "AVX"), ("sse4_2", "SSE4.2"), ("sse4_1", "SSE4.1"), ("sve2", "SVE2"), ("sve", "SVE"), ("asimd", "NEON"))
+        known = (
+            ("avx", "AVX"),
+            ("sse4_2", "SSE4.2"),
+            ("sse4_1", "SSE4.1"),
+            ("sve2", "SVE2"),
+            ("sve", "SVE"),
+            ("asimd", "NEON"),
+        )
         return next((name for flag, name in known if flag in self.flags), "")
 
     @property

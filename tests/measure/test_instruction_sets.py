@@ -23,7 +23,11 @@ SETS = {
 AT_LEAST = 30
 """Tests that no instruction set skips."""
 
-FILES = ("tests/measure/test_kernel_memory.py", "tests/suite/test_predict.py", "tests/certify/test_small_certificate.py")
+FILES = (
+    "tests/measure/test_kernel_memory.py",
+    "tests/suite/test_predict.py",
+    "tests/certify/test_small_certificate.py",
+)
 
 
 @pytest.mark.slow  # three times torch and a small certificate

@@ -140,9 +140,7 @@ def test_a_script_starts_again_once_with_the_kernels_that_it_needs(tmp_path: Pat
 
 
 @pytest.mark.parametrize("architecture", ["aarch64", "arm64"])
-def test_there_is_nothing_to_choose_on_another_architecture(
-    architecture: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_is_nothing_to_choose_on_another_architecture(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "processor", lambda: Processor("", "", frozenset({"asimd"}), architecture))
     assert variables(PORTABLE) == variables(NATIVE) == {}
     assert runs(PORTABLE)

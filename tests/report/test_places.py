@@ -27,7 +27,8 @@ def measured(synthetic: Any, changes: dict[str, Any], factor: int = 1) -> list[d
     rows = [synthetic.row(method, seed) for method in ("unrolled", "t1t2") for seed in range(3)]
     cost = ("peak_bytes", "dynamic_bytes", "static_bytes", "time_median_s")
     return [
-        row | {name: factor * row[name] for name in cost} | changes | {"cell": _other_cell(row, changes)} for row in rows
+        row | {name: factor * row[name] for name in cost} | changes | {"cell": _other_cell(row, changes)}
+        for row in rows
     ]
 
 
@@ -45,7 +46,9 @@ def test_places_have_entries_tables_and_ratios_of_their_own(
     for setting, entries in suite.settings.items():
         assert [entry.seeds for entry in entries] == [3, 3]
         mine = here if setting.place == Place.of(here[0]) else there
-        largest = {method: max(r["peak_bytes"] for r in mine if r["method"] == method) for method in ("unrolled", "t1t2")}
+        largest = {
+            method: max(r["peak_bytes"] for r in mine if r["method"] == method) for method in ("unrolled", "t1t2")
+        }
         assert {entry.label: entry.peak_bytes for entry in entries} == largest
         ratio = next(entry.memory_ratio for entry in entries if entry.label == "t1t2")
         assert ratio == largest["t1t2"] / largest["unrolled"]
@@ -91,7 +94,9 @@ def test_captions_name_the_kernels_and_whose_bytes_native_ones_take(load_rows: A
 
 def test_rows_of_a_gpu_have_no_cpu_kernels(load_rows: Any, synthetic: Any) -> None:
     gpu = {"device": "cuda", "hardware": "a GPU, 80 GiB", "instruction_set": ""}
-    suite = load_rows(measured(synthetic, gpu) + measured(synthetic, gpu | {"kernels": "native", "experiment": "other"}))
+    suite = load_rows(
+        measured(synthetic, gpu) + measured(synthetic, gpu | {"kernels": "native", "experiment": "other"})
+    )
     assert {setting.place.kernels for setting in suite.settings} == {""}
     assert warnings(suite) == []
     assert dict(facts(suite))["CPU kernels"] == "not recorded"
@@ -110,7 +115,9 @@ def test_the_memory_study_compares_within_a_place(load_rows: Any) -> None:
     from tests.report import study_rows
 
     rows = [study_rows.row(method, steps) for method in ("unrolled", "mixflow") for steps in (2, 4, 8)]
-    native = [row | NATIVE | {"dynamic_bytes": 2 * row["dynamic_bytes"], "cell": _other_cell(row, NATIVE)} for row in rows]
+    native = [
+        row | NATIVE | {"dynamic_bytes": 2 * row["dynamic_bytes"], "cell": _other_cell(row, NATIVE)} for row in rows
+    ]
     study = memory_study(load_rows(rows + native))
     assert study is not None
     assert len(study.runs) == 6

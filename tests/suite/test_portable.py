@@ -27,7 +27,12 @@ SUITE: dict[str, Any] = {
     "seeds": [0],
     "measure": {"time_repeats": 1, "time_budget": 0.001, "error_windows": 0, "checkpoint": 1},
     "experiments": {
-        "convolutions": {"problem": "label_noise", "sizes": ["conv4"], "outer_steps": 5, "methods": ["unrolled", "evograd"]},
+        "convolutions": {
+            "problem": "label_noise",
+            "sizes": ["conv4"],
+            "outer_steps": 5,
+            "methods": ["unrolled", "evograd"],
+        },
         "noise": {"problem": "label_noise", "sizes": ["mlp64"], "outer_steps": 30, "methods": ["t1t2", "evograd"]},
         "regularisation": {"problem": "regularisation", "outer_steps": 3, "methods": ["unrolled", "ift_cg"]},
     },
