@@ -15,6 +15,7 @@ import pytest
 
 from metabench import __version__
 from metabench.results.store import read_metadata, read_rows
+from metabench.suite.predictions import write_predictions
 
 ROOT = Path(__file__).parents[1]
 
@@ -254,7 +255,7 @@ def test_a_cell_that_cannot_fit_its_device_is_not_started(tiny: Path, tmp_path: 
 def test_run_says_where_there_is_no_prediction_and_runs(tiny: Path, tmp_path: Path) -> None:
     spec, out, rows = tmp_path / "spec.json", tmp_path / "predictions.json", tmp_path / "rows.parquet"
     spec.write_text(json.dumps(cells(tiny)[1]["spec"]))
-    out.write_text('{"version": 1, "cells": []}')
+    write_predictions(out, [])
     done = metabench("run", "--spec", spec, "--out", rows, "--predictions", out)
     assert done.code == 0
     assert f"'{out}' has no prediction of this cell" in done.err
