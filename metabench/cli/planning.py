@@ -87,7 +87,7 @@ def _verdict(cell: Cell, found: Predicted) -> str:
     if fits is False:
         return f"NO: {unfit(cell, found)}; it will not be started"
     if within and found.note:
-        return "yes, if the note below leaves out little"
+        return "perhaps: predicted too low, see below"
     return "yes" if within else f"NO: the limit is {human_bytes(cell.limit_bytes)}; it will end as oom"
 
 

@@ -75,7 +75,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("dynamic_bytes", _INT, "peak of live allocator bytes during the hypergradient minus what was live before it"),
     Column("memory_source", _STRING, "where the bytes were read: the CPU allocator's events or the CUDA allocator"),
     Column("predicted_bytes", _INT, "peak_bytes as predicted before the cell was run; empty where nothing was predicted"),
-    Column("prediction_note", _STRING, "what predicted_bytes leaves out, as the workspaces of kernels; empty where it is nothing known"),
+    Column("prediction_note", _STRING, "what predicted_bytes leaves out, if anything: workspaces of CPU kernels that are not known"),
     Column("floor_bytes", _INT, "analytic floor of dynamic_bytes for mixed mode, block by block; problems with segments only"),
     Column("flops", _INT, "floating-point operations of one hypergradient, counted without running it; empty where nothing was predicted"),
     # Time, seconds. Memory and time are measured in separate passes.
