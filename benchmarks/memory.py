@@ -38,6 +38,7 @@ from torch.utils._pytree import tree_leaves
 
 from metabench.core import MetabenchError
 from metabench.core.registry import pick
+from metabench.measure.kernels import PORTABLE, restart_with
 from metabench.measure.memory import measure_memory
 from metabench.measure.storage_meter import StorageMeter
 
@@ -293,4 +294,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    restart_with(PORTABLE)
     sys.exit(main())

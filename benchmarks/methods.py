@@ -43,6 +43,7 @@ from metabench.core.method import Method, NoOptions
 from metabench.core.options import build
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
+from metabench.measure.kernels import PORTABLE, restart_with
 from metabench.measure.memory import measure_memory
 from metabench.methods import methods
 
@@ -360,4 +361,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with(PORTABLE)
     main()

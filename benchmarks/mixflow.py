@@ -34,6 +34,7 @@ from metabench.core.options import build
 from metabench.core.problem import Setting
 from metabench.core.randomness import generator
 from metabench.measure.flops import flop_counter
+from metabench.measure.kernels import PORTABLE, restart_with
 from metabench.measure.memory import measure_memory
 from metabench.methods import method
 from metabench.problems import problem
@@ -299,4 +300,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    restart_with(PORTABLE)
     sys.exit(main())

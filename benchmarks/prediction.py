@@ -33,7 +33,7 @@ CLOSE = 0.05
 
 @dataclass(frozen=True)
 class Compared:
-    """A cell, what was predicted and what was measured, in bytes; 0 where there is no number, and why."""
+    """A cell, what was predicted and what was measured, in bytes; 0 where there is no number. message: why, or what is not counted."""
 
     cell: Cell
     predicted: int
@@ -92,7 +92,7 @@ def _suite(path: Path, named: str, known: dict[str, int] | None, seconds: float)
             measured, message = _measured(cell) if prediction.message else (0, "cannot fit its limit")
         else:
             measured, message = _measured(cell)
-        yield Compared(cell, prediction.peak_bytes, measured, took, prediction.message or message)
+        yield Compared(cell, prediction.peak_bytes, measured, took, prediction.message or message or prediction.note)
 
 
 def _measured(cell: Cell) -> tuple[int, str]:

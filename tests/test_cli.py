@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from metabench import __version__
+from metabench.measure.kernels import PORTABLE, variables
+from metabench.measure.processor import processor
 from metabench.results.store import read_metadata, read_rows
+from metabench.suite.predictions import write_predictions
 
 ROOT = Path(__file__).parents[1]
 
@@ -254,7 +257,7 @@ def test_a_cell_that_cannot_fit_its_device_is_not_started(tiny: Path, tmp_path: 
 def test_run_says_where_there_is_no_prediction_and_runs(tiny: Path, tmp_path: Path) -> None:
     spec, out, rows = tmp_path / "spec.json", tmp_path / "predictions.json", tmp_path / "rows.parquet"
     spec.write_text(json.dumps(cells(tiny)[1]["spec"]))
-    out.write_text('{"version": 1, "cells": []}')
+    write_predictions(out, [])
     done = metabench("run", "--spec", spec, "--out", rows, "--predictions", out)
     assert done.code == 0
     assert f"'{out}' has no prediction of this cell" in done.err
@@ -270,6 +273,21 @@ def test_plan_shows_what_cells_are_predicted_to_need_and_whether_they_fit(tiny: 
     assert "2 of 2 cells predicted, 2 do not fit the device" in text
     text = metabench("plan", tiny, "--predict", "--set", "limits.memory=1B").out
     assert text.count("NO: the limit is 1 B; it will end as oom") == 2
+
+
+@pytest.mark.skipif(not processor().has_avx512, reason="the processor has no AVX-512")
+def test_plan_says_what_predictions_of_native_kernels_leave_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in variables(PORTABLE):
+        monkeypatch.delenv(name, raising=False)
+    experiment = {"problem": "label_noise", "sizes": ["conv4"], "purpose": "cost", "methods": ["t1t2"]}
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(json.dumps({"name": "native", "kernels": "native", "experiments": {"a": experiment}}))
+    left_out = "workspaces of convolutions are not counted: not known for AVX-512"
+    text = metabench("plan", suite, "--predict").out
+    assert "perhaps: predicted too low" in text
+    assert f"note: 1 predicted too low: {left_out}" in text
+    assert f"note: T may be too large: {left_out}" in metabench("plan", suite, "--budget", "24MiB", "--size", "conv4").out
+    assert left_out not in metabench("plan", suite, "--predict", "--set", "kernels=portable").out
 
 
 def test_plan_answers_what_fits_into_a_budget(tiny: Path) -> None:

@@ -45,6 +45,13 @@ class Device(str, Enum):
     cuda = "cuda"
 
 
+class KernelChoice(str, Enum):
+    """The CPU kernels that certificates are made with."""
+
+    portable = "portable"
+    native = "native"
+
+
 class Part(str, Enum):
     """A part of the report that can be made alone."""
 
@@ -110,10 +117,13 @@ def run_command(
     ] = None,
 ) -> None:
     """Run one cell, all its seeds. A failure of the cell is a row with a status, and no failure of this command."""
+    from metabench.measure.kernels import choose_kernels
     from metabench.suite.predictions import read_predictions
     from metabench.suite.supervise import supervise
 
     cell = _cell(spec)
+    # Before anything imports a plugin, which may import torch.
+    choose_kernels(cell.kernels)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -175,9 +185,14 @@ def plan_command(
     ] = [],  # noqa: B006
 ) -> None:
     """Show the cells of a suite: how many, and what each may use. Nothing is run."""
+    from metabench.measure.kernels import choose_kernels
     from metabench.suite.plan import load_suite, plan
 
-    planned = plan(load_suite(config, overrides))
+    suite = load_suite(config, overrides)
+    if predict or device or budget is not None:
+        # Before its cells are planned: that imports plugins, which may import torch.
+        choose_kernels(suite.kernels.value)
+    planned = plan(suite)
     place = device.value if device else None
     if budget is not None:
         from metabench.cli.budgeting import print_budget
@@ -220,16 +235,22 @@ def predict_command(
     device: Annotated[Device | None, typer.Option(help="Predict for this device; the cells' own if left out.")] = None,
 ) -> None:
     """Predict what each cell of a suite needs, without running it. What the file holds already and still counts is kept."""
+    from metabench.measure.kernels import choose_kernels
     from metabench.suite.predictions import kept_predictions, predict_cells, write_predictions
 
     if spec:
         if out is None:
             raise MetabenchError("--spec: say with --out where the predictions go")
         cells, place = [_cell(path) for path in spec], out
+        for cell in cells:
+            choose_kernels(cell.kernels)
     else:
         from metabench.suite.plan import load_suite, plan
 
-        planned = plan(load_suite(config, overrides))
+        suite = load_suite(config, overrides)
+        # Before its cells are planned: that imports plugins, which may import torch.
+        choose_kernels(suite.kernels.value)
+        planned = plan(suite)
         cells, place = list(planned.cells), out or planned.predictions
     earlier = kept_predictions(place)
     with progress_display("predict") as progress:
@@ -239,6 +260,8 @@ def predict_command(
     print(f"{known} of {len(found)} cells predicted: {place}", file=sys.stderr)
     for reason, number in Counter(entry.message for entry in found if entry.message).items():
         print(f"  not predicted, {number}: {reason}", file=sys.stderr)
+    for note, number in Counter(entry.note for entry in found if entry.note).items():
+        print(f"  too low, {number}: {note}", file=sys.stderr)
 
 
 @app.command("certify")
@@ -257,6 +280,7 @@ def certify_command(
     ),
     claims: Annotated[bool, typer.Option("--claims", help="Print every claim, not the certificates alone.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Methods at a time; one a core if left out.")] = None,
+    kernels: Annotated[KernelChoice, typer.Option(help="CPU kernels, as a suite's key `kernels`.")] = KernelChoice.portable,
     report_only: Annotated[bool, typer.Option("--report-only", help="Exit with 0 whatever the verdicts are.")] = False,
 ) -> None:
     """Prove in float64 what each method's hypergradient is: the methods named, else those of the plugins, else all.
@@ -264,9 +288,11 @@ def certify_command(
     Exits with 1 if any FAILED.
     """
     from metabench.cli.certifying import print_certificates, summary
+    from metabench.measure.kernels import choose_kernels
     from metabench.methods import methods
     from metabench.results.certificate import FAILED, certificates, write_certificates
 
+    choose_kernels(kernels.value)
     known = list(methods())
     names = method or [name for name in methods(plugin) if name not in known] or known
     with progress_display("certify") as progress:

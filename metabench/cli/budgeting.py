@@ -47,6 +47,8 @@ def _print_notes(answer: Answer) -> None:
         print(
             f"+: larger T were not looked at: memory is no straight line in T, and T above {PREDICTED_AT_MOST} is not predicted"
         )
+    for note in dict.fromkeys(found.note for found in shown if found.note):
+        print(f"note: T may be too large: {note}")
     for name, by_size in answer.methods.items():
         reasons = dict.fromkeys(found.message for found in by_size.values() if found.message)
         for reason in reasons:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ def print_plan(plan: Plan, as_json: bool, predicted: Sequence[Predicted] | None 
         lines = [_cell_row(cell, found) for cell, found in zip(plan.cells, predicted, strict=True)]
         print_table(f"suite '{plan.suite.name}'", _CELL_COLUMNS, lines, right=("inner steps", *_PREDICTED))
         print(_predicted_words(plan.cells, predicted))
+        for note, number in Counter(found.note for found in predicted if found.note).items():
+            print(f"note: {number} predicted too low: {note}")
     print(f"{len(plan.cells)} cells, {plan.rows} rows, into {plan.folder}")
 
 
@@ -83,6 +86,8 @@ def _verdict(cell: Cell, found: Predicted) -> str:
     within, fits = _fits(cell, found)
     if fits is False:
         return f"NO: {unfit(cell, found)}; it will not be started"
+    if within and found.note:
+        return "perhaps: predicted too low, see below"
     return "yes" if within else f"NO: the limit is {human_bytes(cell.limit_bytes)}; it will end as oom"
 
 

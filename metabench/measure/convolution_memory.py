@@ -3,17 +3,22 @@
 float32 goes to oneDNN, which works on channels in blocks of the vector width: images, weights and results are copied into that layout, and
 the result is copied back. Everything else writes the columns of all images out and multiplies. The rules were read off the allocator's
 record of `aten.convolution` and `aten.convolution_backward` with torch 2.13 on AVX2, for 1 to 32 channels, 1 to 100 images of 12 to 32
-pixels, kernels of 1 and 3, float32, float64 and bfloat16: exact there for strides of 1, within a tenth for larger ones. With AVX-512 the
-blocks are twice as wide.
+pixels, kernels of 3, float32, float64 and bfloat16: exact there for strides of 1, within a tenth for larger ones. oneDNN goes another way
+for kernels of 1, for AVX-512 (not by blocks of 16 alone: the rules miss there by up to half) and for SSE4.1; what it allocates there is
+not known (`unknown_convolution`).
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
 import torch
+
+from metabench.measure.kernels import AVX2
+
+_WIDTH = 8
+"""Channels of a block: the float32 numbers of a vector register of AVX2."""
 
 _SCRATCH = 128
 """Bytes that a bias of a part of a block takes beside its padding."""
@@ -55,6 +60,15 @@ def convolution_backward(arguments: tuple[Any, ...], result: Any) -> int:
     return max(peak - results, 0) + dense
 
 
+def unknown_convolution(images: torch.Tensor, weight: torch.Tensor, groups: int, instructions: str) -> str:
+    """Return what a convolution is called that the rules do not hold for with these instructions; empty where they do."""
+    if instructions != AVX2 and images.dtype is not torch.float64:
+        return "convolutions"
+    if _by_onednn(images, weight, groups) and math.prod(weight.shape[2:]) == 1:
+        return "convolutions with kernels of 1"
+    return ""
+
+
 def _dense_copies(*tensors: torch.Tensor) -> int:
     """Return the bytes of dense copies of those that are not, as of the expanded slope that a sum hands back."""
     return sum(tensor.nbytes for tensor in tensors if not tensor.is_contiguous())
@@ -77,19 +91,13 @@ def _columns(images: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor, t
     return images.shape[0] * channels * taps * math.prod(places.shape[2:]) * images.itemsize
 
 
-@functools.cache
-def _width() -> int:
-    """Return the channels of a block."""
-    return 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 8
-
-
 def _block(channels: int) -> int:
-    return -(-channels // _width()) * _width()
+    return -(-channels // _WIDTH) * _WIDTH
 
 
 def _is_flat(images: torch.Tensor) -> bool:
     """Return whether the forward pass reads images as they are: those of fewer channels than a block has."""
-    return images.shape[1] < _width()
+    return images.shape[1] < _WIDTH
 
 
 def _read(images: torch.Tensor) -> int:
@@ -110,4 +118,4 @@ def _weights(weight: torch.Tensor, transposed: bool, flat: bool) -> int:
 def _bias(scores: torch.Tensor, given: bool) -> int:
     """Return the bytes of a bias that is padded to whole blocks; one of whole blocks is read as it is."""
     channels = scores.shape[1]
-    return _block(channels) * scores.itemsize + _SCRATCH if given and channels % _width() else 0
+    return _block(channels) * scores.itemsize + _SCRATCH if given and channels % _WIDTH else 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import metabench
 from metabench.core.lazy import torch
+from metabench.measure.processor import processor
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -22,10 +23,11 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 def environment(device: str = "cpu") -> dict[str, str | int | float]:
     """Return what a row says of its surroundings. Imports torch for a CUDA device only.
 
-    hardware: processor or GPU, with its number of cores or its memory. cores: those this process may use. memory_bytes:
-    of the machine or its container. device_memory_bytes: of the GPU, else the same. threads: torch's, once it is
-    loaded, else what it would take. load_at_start: one-minute load average. git_commit: with '+' where tracked files
-    differ from it, and empty outside a checkout; git_dirty: 0 or 1. lock_hash: of requirements.lock, empty without one.
+    hardware: processor, with its generation, vector instructions and number of cores, or GPU, with its memory. cores:
+    those this process may use. memory_bytes: of the machine or its container. device_memory_bytes: of the GPU, else the
+    same. threads: torch's, once it is loaded, else what it would take. load_at_start: one-minute load average.
+    git_commit: with '+' where tracked files differ from it, and empty outside a checkout; git_dirty: 0 or 1. lock_hash:
+    of requirements.lock, empty without one.
     """
     cores, memory = _cores(), _memory_bytes()
     commit = git_commit(PROJECT)
@@ -33,7 +35,7 @@ def environment(device: str = "cpu") -> dict[str, str | int | float]:
         card = torch.cuda.get_device_properties(torch.device(device))
         hardware, device_memory = f"{card.name}, {card.total_memory / 2**30:.0f} GiB", card.total_memory
     else:
-        hardware, device_memory = f"{processor()}, {cores} core{'s' if cores > 1 else ''}", memory
+        hardware, device_memory = f"{processor().text}, {cores} core{'s' if cores > 1 else ''}", memory
     return {
         "hardware": hardware,
         "cores": cores,
@@ -49,20 +51,6 @@ def environment(device: str = "cpu") -> dict[str, str | int | float]:
         "git_dirty": int(commit.endswith("+")),
         "lock_hash": lock_hash(PROJECT),
     }
-
-
-@lru_cache(maxsize=1)
-def processor() -> str:
-    """Return the name of the processor, or of its architecture where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Hardware", "cpu model"):
-            return " ".join(value.split())
-    return platform.processor() or platform.machine()
 
 
 @lru_cache(maxsize=8)

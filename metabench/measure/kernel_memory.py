@@ -2,7 +2,9 @@
 
 Each rule was read off the allocator's record of the operation alone (`AllocatorEvents`, torch 2.13, one thread), in float32, float64 and
 bfloat16 at several shapes; the tests do it again. What has no rule was seen to allocate nothing but its results, or a few bytes a call.
-On CUDA no rule applies: there kernels work in place, and cuBLAS and cuDNN take what workspaces they are allowed to.
+The kernels of oneDNN allocate by the vector width, and their rules hold for AVX2 alone; the others were seen to hold with SSE4.1, AVX2 and
+AVX-512. Where no rule is known to hold, as with another release of torch, nothing is counted, and `Workspaces` says so. On CUDA no rule
+applies: there kernels work in place, and cuBLAS and cuDNN take what workspaces they are allowed to.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any, TypeAlias
 import torch
 from torch.utils._mode_utils import no_dispatch
 
-from metabench.measure.convolution_memory import convolution, convolution_backward
+from metabench.measure.convolution_memory import convolution, convolution_backward, unknown_convolution
+from metabench.measure.kernels import AVX2, BASELINE, vectors
 
 aten = torch.ops.aten
 
@@ -28,8 +31,57 @@ _TRANSPOSED_COPY = 60
 _REDUCED = (torch.bfloat16, torch.float16)
 
 
+RELEASE = "2.13"
+"""The release of torch that the rules were read off."""
+
+VECTORS = (f"{BASELINE} (oneDNN: SSE4.1)", AVX2, "AVX-512")
+"""The instruction sets, as `metabench.measure.kernels.vectors` names them, that the rules were seen to hold with."""
+
+
+class Workspaces:
+    """The rules as far as they hold for a release of torch and an instruction set: by default, for those of this process.
+
+    An instance is called as `kernel_bytes` is, and remembers what it could not count.
+    """
+
+    def __init__(self, release: str | None = None, instructions: str | None = None) -> None:
+        self._release = str(torch.__version__) if release is None else release
+        self._instructions = vectors() if instructions is None else instructions
+        self._applies = self._release.startswith(f"{RELEASE}.") and self._instructions in VECTORS
+        self._left_out: dict[str, None] = {}
+
+    def __call__(self, function: Any, arguments: tuple[Any, ...], result: Any) -> int:
+        """Return the bytes that an operation holds on a CPU beyond its results, at its peak; 0 where that is not known."""
+        if not self._applies:
+            return 0
+        if unknown := self._unknown(function._overloadpacket, arguments):
+            self._left_out[unknown] = None
+            return 0
+        return kernel_bytes(function, arguments, result)
+
+    @property
+    def note(self) -> str:
+        """What was not counted and why; empty if everything was."""
+        if not self._applies:
+            return (
+                f"workspaces of CPU kernels are not counted: they are known for torch {RELEASE} on x86, "
+                f"this is torch {self._release} with {self._instructions} kernels"
+            )
+        return "; ".join(f"workspaces of {name} are not counted: not known for {self._instructions}" for name in self._left_out)
+
+    def _unknown(self, packet: Any, arguments: tuple[Any, ...]) -> str:
+        """Return what an operation is called if oneDNN computes it in a way that no rule is known for."""
+        if packet in _CONVOLUTIONS:
+            images, weight, groups = (arguments[place] for place in _CONVOLUTIONS[packet])
+            return unknown_convolution(images, weight, groups, self._instructions)
+        first = (_PRODUCTS | _BATCHED_PRODUCTS).get(packet)
+        if first is not None and self._instructions == "AVX-512" and arguments[first].dtype in _REDUCED:
+            return "matrix products in bfloat16 or float16"
+        return ""
+
+
 def kernel_bytes(function: Any, arguments: tuple[Any, ...], result: Any) -> int:
-    """Return the bytes that an operation holds on a CPU beyond its results, at its peak."""
+    """Return the bytes that an operation holds on a CPU beyond its results, at its peak, with AVX2 kernels."""
     packet = function._overloadpacket
     rule = _RULES.get(packet)
     inside = 0 if rule is None else rule(arguments, result)
@@ -177,16 +229,24 @@ def _square(copies: int) -> Rule:
     return lambda arguments, _: copies * arguments[0].nbytes
 
 
+_PRODUCTS: dict[Any, int] = {
+    aten.mm: 0,
+    aten.addmm: 1,
+    aten.mv: 0,
+    aten.addmm_: 1,
+    aten.addmv: 1,
+    aten.addmv_: 1,
+}
+"""Products of two matrices, by the place of the first."""
+
+_BATCHED_PRODUCTS: dict[Any, int] = {aten.bmm: 0, aten.baddbmm: 1, aten.baddbmm_: 1}
+
+_CONVOLUTIONS: dict[Any, tuple[int, int, int]] = {aten.convolution: (0, 1, 8), aten.convolution_backward: (1, 2, 9)}
+"""The places of images, weights and the number of groups."""
+
 _RULES: dict[Any, Rule] = {
-    aten.mm: _product(0),
-    aten.addmm: _product(1),
-    aten.mv: _product(0),
-    aten.addmm_: _product(1),
-    aten.addmv: _product(1),
-    aten.addmv_: _product(1),
-    aten.bmm: _batched_product(0),
-    aten.baddbmm: _batched_product(1),
-    aten.baddbmm_: _batched_product(1),
+    **{product: _product(first) for product, first in _PRODUCTS.items()},
+    **{product: _batched_product(first) for product, first in _BATCHED_PRODUCTS.items()},
     aten.logsumexp: _logsumexp,
     aten.native_layer_norm_backward: _layer_norm_backward,
     aten.native_group_norm_backward: _group_norm_backward,

@@ -35,11 +35,15 @@ _MARK = 104_729
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a call would need: its memory, floating-point operations by torch's formulas, and how many operations torch would run."""
+    """What a call would need: its memory, floating-point operations by torch's formulas, and how many operations torch would run.
+
+    note: what the memory leaves out; empty where nothing is known to be.
+    """
 
     memory: Memory
     flops: int
     operations: int
+    note: str = ""
 
 
 @contextlib.contextmanager
@@ -71,36 +75,37 @@ def predict_memory(call: Callable[[], Any], arguments: Any, fakes: Any, device: 
     if kind not in DEVICES:
         raise unknown("device", device, DEVICES)
     static = _distinct_bytes(arguments)
-    ledger, left = _ran(call, fakes, kind)
+    ledger, left, note = _ran(call, fakes, kind)
     dynamic = ledger.peak_bytes
     # What stays behind was made once a process: a second call finds it there, as the measured one does.
     if left or (kind == "cpu" and dynamic <= _SMALL):
         entries: list[tuple[int, int]] = []
         if kind == "cpu" and dynamic <= _SMALL:
             with AllocatorEvents() as record:
-                ledger, _ = _ran(call, fakes, kind, _marking(entries))
+                ledger, _, note = _ran(call, fakes, kind, _marking(entries))
             dynamic = _peak_of_both(record, entries)
         else:
-            ledger, _ = _ran(call, fakes, kind)
+            ledger, _, note = _ran(call, fakes, kind)
             dynamic = ledger.peak_bytes
-    return Predicted(Memory(static + dynamic, static, dynamic, SOURCE), ledger.flops, ledger.operations)
+    return Predicted(Memory(static + dynamic, static, dynamic, SOURCE), ledger.flops, ledger.operations, note)
 
 
 def _ran(
     call: Callable[[], Any], fakes: Any, device: str, tell: Callable[[int, int], None] | None = None
-) -> tuple[Any, int]:
-    """Run the call and return its ledger, and the bytes that it left behind beside its result."""
+) -> tuple[Any, int, str]:
+    """Run the call and return its ledger, the bytes that it left behind beside its result, and what the ledger leaves out."""
     from metabench.measure.fake_ledger import Ledger
-    from metabench.measure.kernel_memory import kernel_bytes
+    from metabench.measure.kernel_memory import Workspaces
 
-    on_cpu = device == "cpu"
-    ledger = Ledger(fakes, kernel_bytes if on_cpu else None, 1 if on_cpu else CUDA_BLOCK, tell)
+    workspaces = Workspaces() if device == "cpu" else None
+    ledger = Ledger(fakes, workspaces, CUDA_BLOCK if workspaces is None else 1, tell)
     was_on = gc.isenabled()
     gc.disable()
     try:
         with ledger:
             result = call()
-        return ledger, ledger.live_bytes - ledger.bytes_of(list(_tensors(result)))
+        left = ledger.live_bytes - ledger.bytes_of(list(_tensors(result)))
+        return ledger, left, "" if workspaces is None else workspaces.note
     finally:
         if was_on:
             gc.enable()

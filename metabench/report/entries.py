@@ -57,6 +57,42 @@ class Task:
 
 
 @dataclass(frozen=True, order=True)
+class Place:
+    """Where and how a row was measured. Bytes and the last digits of qualities follow from the kernels, times from the hardware.
+
+    kernels, instruction_set: of the CPU; empty on a GPU, and in rows of versions that did not record them.
+    """
+
+    device: str
+    dtype: str
+    kernels: str
+    instruction_set: str
+    hardware: str
+
+    @classmethod
+    def of(cls, row: Row) -> Place:
+        """Return the place of a row."""
+        used = row["instruction_set"] or ""
+        return cls(row["device"], row["dtype"], (row["kernels"] or "") if used else "", used, row["hardware"])
+
+    @property
+    def kernel_words(self) -> str:
+        """The CPU kernels, as 'portable kernels (AVX2)'; empty where they are not known."""
+        return f"{self.kernels} kernels ({self.instruction_set})" if self.instruction_set else ""
+
+    @property
+    def caption_of_kernels(self) -> str:
+        """The same for a caption: of native kernels, that the bytes are theirs."""
+        own = f", whose bytes are those of {self.instruction_set}" * (self.kernels == "native")
+        return f"{self.kernel_words}{own}" if self.kernel_words else ""
+
+    @property
+    def caption(self) -> str:
+        """Hardware and kernels for a caption."""
+        return ", ".join(filter(None, (self.hardware, self.caption_of_kernels)))
+
+
+@dataclass(frozen=True, order=True)
 class Setting:
     """What two entries must share to be compared: task, size, the problem's options, experiment, purpose and where they ran."""
 
@@ -65,8 +101,7 @@ class Setting:
     problem_options: str
     experiment: str
     purpose: str
-    device: str
-    dtype: str
+    place: Place
 
 
 @dataclass
@@ -90,7 +125,6 @@ class Entry:
     outer_steps: int
     batch: int
     cells: tuple[str, ...]
-    hardware: str
     seeds: int
     statuses: dict[str, int]
     messages: dict[str, str]
@@ -118,6 +152,11 @@ class Entry:
     time_ratio: float | None = None
     verdict: str = NEVER
     inexact: str = ""
+
+    @property
+    def hardware(self) -> str:
+        """Name of the processor or GPU."""
+        return self.setting.place.hardware
 
     @property
     def ok(self) -> int:
@@ -213,8 +252,7 @@ class Suite:
                 weight[(setting.task.problem, setting.size)],
                 natural_key(setting.size),
                 setting.experiment,
-                setting.device,
-                setting.dtype,
+                setting.place,
             )
 
         return {
@@ -257,19 +295,33 @@ class Suite:
     def titles(self) -> dict[Setting, str]:
         """A short title for each setting within its task: size and options, and as much else as is needed to tell it apart."""
         short = {setting: (setting.task, setting.size, setting.problem_options) for setting in self.settings}
-        shared = Counter(short.values())
-        devices = len({setting.device for setting in self.settings}) > 1
-        dtypes = len({setting.dtype for setting in self.settings}) > 1
+        shared = Counter((setting.place, *key) for setting, key in short.items())
         titles = {}
         for setting in self.settings:
             parts = [setting.size]
             if setting.problem_options:
                 parts.append(setting.problem_options)
-            if shared[short[setting]] > 1:
+            if shared[(setting.place, *short[setting])] > 1:
                 parts.append(setting.experiment)
-            parts += [setting.device] * devices + [setting.dtype] * dtypes
+            parts += self.apart(setting.place)
             titles[setting] = " · ".join(parts)
         return titles
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Where and how rows were measured, in their order."""
+        return list(dict.fromkeys(entry.setting.place for entry in self.entries))
+
+    def apart(self, place: Place) -> list[str]:
+        """Return what tells a place from the suite's others: device, number type, and on its device kernels and hardware."""
+        words = [name for name in ("device", "dtype") if len({getattr(one, name) for one in self.places}) > 1]
+        found = [str(getattr(place, name)) for name in words]
+        beside = [one for one in self.places if one.device == place.device]
+        if len({one.kernel_words for one in beside}) > 1:
+            found.append(place.kernel_words or "kernels not recorded")
+        if len({one.hardware for one in beside}) > 1:
+            found.append(place.hardware)
+        return found
 
     def card(self, kind: str, name: str) -> dict[str, Any]:
         """Return what the metadata knows of a method, problem or data set; empty where it knows nothing."""
@@ -311,8 +363,7 @@ def load_suite(results: Path) -> Suite:
             row["problem_options"],
             row["experiment"],
             row["purpose"],
-            row["device"],
-            row["dtype"],
+            Place.of(row),
         )
         # Not by batch: a seed that failed before its first batch has none, and belongs to the same cell.
         grouped.setdefault((setting, row["label"], row["inner_steps"], row["outer_steps"]), []).append(row)
@@ -346,7 +397,6 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
         outer_steps=first["outer_steps"],
         batch=max(row["batch"] for row in rows),
         cells=tuple(dict.fromkeys(row["cell"] for row in rows)),
-        hardware=", ".join(sorted({row["hardware"] for row in rows})),
         seeds=len(rows),
         statuses={status: statuses[status] for status in STATUSES if statuses[status]},
         messages=messages,
@@ -411,7 +461,7 @@ def _add_comparisons(entries: list[Entry], baseline: str) -> None:
 
 def comparable(entry: Entry) -> tuple[Any, ...]:
     """Return what two entries must share for a ratio or a paired difference between them to mean something."""
-    return (entry.setting, entry.inner_steps, entry.outer_steps, entry.hardware)
+    return (entry.setting, entry.inner_steps, entry.outer_steps)
 
 
 def _quotient(ours: float | None, theirs: float | None) -> float | None:

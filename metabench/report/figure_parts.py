@@ -42,7 +42,7 @@ QUARTILES = "medians over seeds of each seed's quartiles over repeats"
 
 def conditions(entries: list[Entry]) -> str:
     """Say on what and how the entries were measured."""
-    hardware = ", ".join(sorted({entry.hardware for entry in entries}))
-    dtypes = ", ".join(sorted({entry.setting.dtype for entry in entries}))
+    hardware = " and ".join(sorted({entry.setting.place.caption for entry in entries}))
+    dtypes = ", ".join(sorted({entry.setting.place.dtype for entry in entries}))
     sources = ", ".join(sorted({entry.memory_source for entry in entries if entry.memory_source})) or "not measured"
     return f"{hardware}; {dtypes}; memory from: {sources}."

@@ -1,7 +1,7 @@
 """What exact hypergradients of the unrolled window cost against plain unrolling: configurations, and the ratios within each.
 
-A configuration is all that the cost experiments fix: problem, data set, size, options, inner steps, number type and machine. Experiments
-that sweep one thing at a time share their centre, so configurations are brought together over experiments.
+A configuration is all that the cost experiments fix: problem, data set, size, options, inner steps, number type, kernels and hardware.
+Experiments that sweep one thing at a time share their centre, so configurations are brought together over experiments.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metabench.report.columns import finite
-from metabench.report.entries import Entry, Row, Suite, Task
+from metabench.report.entries import Entry, Place, Row, Suite, Task
 
 SUBJECTS = ("mixflow", "unrolled_remat")
 """Methods that the study is about: the first of them that was measured."""
@@ -29,9 +29,7 @@ class Configuration:
     size: str
     options: tuple[tuple[str, str], ...]
     inner_steps: int
-    device: str
-    dtype: str
-    hardware: str
+    place: Place
 
     @property
     def values(self) -> dict[str, str]:
@@ -205,9 +203,9 @@ class _Details:
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[tuple[str, Place], list[Row]] = {}
         for row in suite.rows:
-            self._rows.setdefault(row["cell"], []).append(row)
+            self._rows.setdefault((row["cell"], Place.of(row)), []).append(row)
 
     def configuration(self, entry: Entry) -> Configuration:
         setting = entry.setting
@@ -219,13 +217,11 @@ class _Details:
             setting.size,
             tuple(sorted(options.items())),
             entry.inner_steps,
-            setting.device,
-            setting.dtype,
-            entry.hardware,
+            setting.place,
         )
 
     def run(self, entry: Entry) -> Run:
-        rows = [row for cell in entry.cells for row in self._rows[cell]]
+        rows = [row for cell in entry.cells for row in self._rows[cell, entry.setting.place]]
         return Run(
             entry,
             read_options(rows[0]["method_options"]),

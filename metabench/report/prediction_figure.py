@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from metabench.report import numbers
-from metabench.report.entries import Row, Suite
+from metabench.report.entries import Place, Row, Suite
 from metabench.report.figure_parts import MEMORY
 from metabench.report.panel import Axis, Figure, Panel, Point, Rule
 
@@ -18,13 +19,14 @@ _RATIO = Axis("predicted / measured", "ratio", log=False)
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell, measured and predicted. Memory is the largest over seeds."""
+    """One cell, measured and predicted. Memory is the largest over seeds. note: what the prediction leaves out."""
 
     label: str
     name: str
     device: str
     measured: int
     predicted: int
+    note: str = ""
 
     @property
     def ratio(self) -> float:
@@ -39,10 +41,10 @@ class Comparison:
 
 def comparisons(suite: Suite) -> list[Comparison]:
     """Return every cell whose memory was both predicted and measured, in the order of the rows."""
-    cells: dict[str, list[Row]] = {}
+    cells: dict[tuple[str, Place], list[Row]] = {}
     for row in suite.rows:
         if row["predicted_bytes"] and row["peak_bytes"]:
-            cells.setdefault(row["cell"], []).append(row)
+            cells.setdefault((row["cell"], Place.of(row)), []).append(row)
     return [
         Comparison(
             rows[0]["label"],
@@ -50,6 +52,7 @@ def comparisons(suite: Suite) -> list[Comparison]:
             rows[0]["device"],
             max(row["peak_bytes"] for row in rows),
             max(row["predicted_bytes"] for row in rows),
+            rows[0]["prediction_note"] or "",
         )
         for rows in cells.values()
     ]
@@ -65,8 +68,12 @@ def prediction_sentence(found: list[Comparison]) -> str:
         f"within {100 * WITHIN:.0f} %"
     )
     if worst.ratio == 1.0:
-        return f"{text}, each to the byte."
-    return f"{text}; the worst, {worst.label} on {worst.name}, by {_signed(100 * (worst.ratio - 1.0))} %."
+        text += ", each to the byte."
+    else:
+        text += f"; the worst, {worst.label} on {worst.name}, by {_signed(100 * (worst.ratio - 1.0))} %."
+    for note, number in Counter(one.note for one in found if one.note).items():
+        text += f" For {numbers.plural(number, 'cell')}, {note}."
+    return text
 
 
 def prediction_figure(suite: Suite) -> Figure | None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from metabench.report import numbers
-from metabench.report.entries import Suite
+from metabench.report.entries import Suite, Task
 from metabench.results.schema import SCHEMA_VERSION
 
 
@@ -32,6 +32,7 @@ def facts(suite: Suite) -> list[tuple[str, str]]:
         ("measured", f"{dates[0]} to {dates[-1]}" if dates else "nothing yet"),
         ("time inside measured work", numbers.seconds(measured) if measured else "none"),
         ("hardware", listed("hardware")),
+        ("CPU kernels", ", ".join(sorted({place.caption_of_kernels for place in suite.places} - {""})) or "not recorded"),
         ("device", listed("device")),
         ("threads of torch", listed("threads")),
         ("number type", listed("dtype")),
@@ -60,13 +61,16 @@ def warnings(suite: Suite) -> list[str]:
         found.append(
             f"Rows of one method and problem come from different versions of the code: {_some(mixed)}. Run the suite again to mend this."
         )
-    machines: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for row in suite.rows:
-        machines[row["problem"], row["dataset"], row["device"]].add(row["hardware"])
-    split = [f"{problem} on {dataset}" for (problem, dataset, _), names in machines.items() if len(names) > 1]
-    if split:
+    if split := _measured_apart(suite, "hardware"):
         found.append(
-            f"Rows of {_some(split)} were measured on different hardware: compare times only where the hardware is the same."
+            f"Rows of {_some(split)} were measured on different hardware: each has tables, figures and ratios of its own, "
+            "since times do not compare. What is said of a method over all settings is over those of all hardware."
+        )
+    if split := _measured_apart(suite, "kernel_words"):
+        kernels = sorted({place.kernel_words or "kernels not recorded" for place in suite.places if place.device == "cpu"})
+        found.append(
+            f"Rows of {_some(split)} were measured with different CPU kernels ({_some(kernels)}): each has tables, figures and ratios of "
+            "its own, since they take different bytes. What is said of a method over all settings is over those of all kernels."
         )
     for column, what in (
         ("torch_version", "versions of torch"),
@@ -79,6 +83,14 @@ def warnings(suite: Suite) -> list[str]:
     if any((row["git_commit"] or "").endswith("+") for row in suite.rows):
         found.append("Some rows were measured with source files that differed from their commit (marked '+').")
     return found
+
+
+def _measured_apart(suite: Suite, name: str) -> list[str]:
+    """Return the problems with their data sets of which rows on one device differ in this respect."""
+    values: dict[tuple[Task, str], set[str]] = defaultdict(set)
+    for setting in suite.settings:
+        values[setting.task, setting.place.device].add(getattr(setting.place, name))
+    return [f"{task.problem} on {task.dataset}" for (task, _), names in values.items() if len(names) > 1]
 
 
 def _some(names: Iterable[str], at_most: int = 5) -> str:

@@ -29,8 +29,7 @@ def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missin
                 (
                     family(setting.size),
                     setting.problem_options,
-                    setting.device,
-                    setting.dtype,
+                    setting.place,
                     entry.inner_steps,
                 ),
                 [],
@@ -52,7 +51,8 @@ def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missin
             < _SIZES_AT_LEAST
         ):
             continue
-        title = " · ".join(str(part) for part in (f"{key[0]} family", key[1], f"K = {key[4]}") if part)
+        apart = suite.apart(entries[0].setting.place)
+        title = " · ".join(str(part) for part in (f"{key[0]} family", key[1], f"K = {key[3]}", *apart) if part)
         pair = _cost_panels(
             entries, PARAMETERS, lambda entry: parameters.get(entry.setting.size), title, _exponent_note
         )
@@ -81,13 +81,14 @@ def steps_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
     groups: dict[tuple[object, ...], list[Entry]] = {}
     for setting, entries in settings.items():
         for entry in entries:
-            groups.setdefault((setting.size, setting.problem_options, setting.device, setting.dtype), []).append(entry)
+            groups.setdefault((setting.size, setting.problem_options, setting.place), []).append(entry)
     panels: list[Panel] = []
     shown: list[Entry] = []
     for key, entries in sorted(groups.items(), key=lambda group: -len(group[1])):
         if len({entry.inner_steps for entry in entries if not entry.failed}) < _SIZES_AT_LEAST:
             continue
-        title = " · ".join(str(part) for part in key[:2] if part)
+        apart = suite.apart(entries[0].setting.place)
+        title = " · ".join(str(part) for part in (*key[:2], *apart) if part)
         pair = _cost_panels(entries, INNER_STEPS, lambda entry: entry.inner_steps, title, _slope_note)
         panels += pair
         shown += entries if pair else []

@@ -87,7 +87,6 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
         Column("time_ratio", "ratio", "Time", f"median time over that of {suite.baseline}, same inner steps"),
         *_GRADIENT_COLUMNS,
     ]
-    hardware = ", ".join(sorted({entry.hardware for entry in entries}))
     sources = ", ".join(sorted({entry.memory_source for entry in entries if entry.memory_source})) or "not measured"
     trained = any(entry.quality for entry in entries)
     quality = (
@@ -99,7 +98,7 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
         setting_name(suite, setting),
         f"{setting.task.problem} on {setting.task.dataset}: {suite.titles[setting]}",
         f"{quality}Memory and time are of one hypergradient; ratios are to {suite.baseline}, same inner steps. "
-        f"{setting.dtype} on {hardware}; memory from: {sources}.{drawing_words(entries)}{_yardstick_words(entries)}",
+        f"{setting.place.dtype} on {setting.place.caption}; memory from: {sources}.{drawing_words(entries)}{_yardstick_words(entries)}",
         columns,
     )
     best = answer_best(setting, entries)
@@ -209,8 +208,10 @@ def _record(entry: Entry) -> dict[str, Any]:
         "problem_options": setting.problem_options,
         "experiment": setting.experiment,
         "purpose": setting.purpose,
-        "device": setting.device,
-        "dtype": setting.dtype,
+        "device": setting.place.device,
+        "dtype": setting.place.dtype,
+        "kernels": setting.place.kernels,
+        "instruction_set": setting.place.instruction_set,
         "hardware": entry.hardware,
         "label": entry.label,
         "method": entry.method,

@@ -103,7 +103,7 @@ def sweeps(study: Study) -> list[Sweep]:
             value = _value(study, configuration, swept)
             if value is not None:
                 fixed = tuple(pair for pair in configuration.values.items() if pair[0] != swept)
-                where = (configuration.task, configuration.device, configuration.dtype, configuration.hardware, fixed)
+                where = (configuration.task, configuration.place, fixed)
                 groups.setdefault((swept, where), {}).setdefault(value, configuration)
     several = len({configuration.task for configuration in study.runs}) > 1
     found = []
@@ -161,9 +161,9 @@ def configuration_words(study: Study, configuration: Configuration) -> str:
         name_value(name, value) for name, value in values.items() if name in varying or name in ("size", "inner_steps")
     ]
     apart = [
-        getattr(configuration, name)
-        for name in ("device", "dtype", "hardware")
-        if len({getattr(one, name) for one in study.runs}) > 1
+        getattr(configuration.place, name)
+        for name in ("device", "dtype", "kernel_words", "hardware")
+        if len({getattr(one.place, name) for one in study.runs}) > 1
     ]
     return ", ".join([*named, *apart])
 
@@ -248,7 +248,7 @@ def _parameter_bytes(points: list[tuple[float, float | None, Configuration]]) ->
     counts = [count for _, count, _ in points if count is not None]
     if len(counts) < len(points):
         return None
-    item = ITEM_BYTES[points[0][2].dtype]
+    item = ITEM_BYTES[points[0][2].place.dtype]
     if len(set(counts)) == 1:
         return item * counts[0]
     fit = line([value for value, _, _ in points], counts)

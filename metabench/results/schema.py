@@ -82,6 +82,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("dynamic_bytes", _INT, "peak of live allocator bytes during the hypergradient minus what was live before it"),
     Column("memory_source", _STRING, "where the bytes were read: the CPU allocator's events or the CUDA allocator"),
     Column("predicted_bytes", _INT, "peak_bytes as predicted before the cell was run; empty where nothing was predicted"),
+    Column("prediction_note", _STRING, "what predicted_bytes leaves out, if anything: workspaces of CPU kernels that are not known"),
     Column("floor_bytes", _INT, "analytic floor of dynamic_bytes for mixed mode, block by block; problems with segments only"),
     Column("flops", _INT, "floating-point operations of one hypergradient, counted without running it; empty where nothing was predicted"),
     # Time, seconds. Memory and time are measured in separate passes.
@@ -98,7 +99,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("n_meta", _INT, "number of meta-parameters"),
     # Environment.
     Column("device", _STRING, "'cpu' or 'cuda'", required=True),
-    Column("hardware", _STRING, "name of the processor or GPU, with the number of cores", required=True),
+    Column("hardware", _STRING, "processor, its generation, vector instructions and cores; or GPU and memory", required=True),
+    Column("kernels", _STRING, "CPU kernels that were asked for: 'portable' or 'native'; empty in older rows"),
+    Column("instruction_set", _STRING, "instruction set of the CPU kernels that ran; empty on a GPU and in older rows"),
     Column("threads", _INT, "threads of torch", required=True),
     Column("dtype", _STRING, "number type of training and measurement", required=True),
     Column("load_at_start", _FLOAT, "one-minute load average when the cell began"),

@@ -24,7 +24,10 @@ class Upgrade:
 
 UPGRADES: Mapping[int, Upgrade] = {
     2: Upgrade(to=3, added=("predicted_bytes", "floor_bytes", "flops")),
-    3: Upgrade(to=4, added=("yardstick_error", "yardstick_precision")),
+    3: Upgrade(
+        to=4,
+        added=("yardstick_error", "yardstick_precision", "kernels", "instruction_set", "prediction_note"),
+    ),
 }
 """By the version that a file has. Version 1 had no `method_hash`, which cannot be empty."""
 

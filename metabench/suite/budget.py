@@ -34,7 +34,8 @@ class Largest:
     """The largest T of a method at a size.
 
     steps: None where not even one step fits, or where there is no prediction (`message` says why). any: memory does not depend on T.
-    extrapolated: from the bytes that each further step adds. more: larger T were not looked at.
+    extrapolated: from the bytes that each further step adds. more: larger T were not looked at. note: what the predictions leave out: the
+    largest T may then be smaller.
     """
 
     steps: int | None = None
@@ -42,6 +43,7 @@ class Largest:
     extrapolated: bool = False
     more: bool = False
     message: str = ""
+    note: str = ""
 
     @property
     def text(self) -> str:
@@ -151,7 +153,8 @@ class _Search:
         for place, size in enumerate(sizes):
             if affine is None and not self.at(cell, size, 1).message:
                 affine = self._slope(cell, size, LOOKED_AT) is not None
-            answers[size] = found = self.largest(cell, size, bool(affine))
+            found = self.largest(cell, size, bool(affine))
+            answers[size] = found = dataclasses.replace(found, note=self.at(cell, size, 1).note)
             if found.steps is None and not found.message and not found.any:
                 # What is given to the method only grows from here on.
                 return answers | dict.fromkeys(sizes[place:], found)

@@ -11,6 +11,7 @@ from typing import Any
 
 from metabench.core.errors import MetabenchError
 from metabench.data.own_text import dataset_folder
+from metabench.measure.kernels import PORTABLE
 
 SPEC_VERSION = 1
 
@@ -20,7 +21,8 @@ class Cell:
     """Everything that decides a cell's rows, but for the code. `problem_options` and `method_options` are complete and validated.
 
     `limit_bytes` bounds the peak memory of one hypergradient, `limit_seconds` the whole cell. `device_bytes` is the memory that the device
-    is declared to have, 0 where nothing is declared: a cell that is predicted to need more is not started.
+    is declared to have, 0 where nothing is declared: a cell that is predicted to need more is not started. `kernels` are the CPU's, see
+    `metabench.measure.kernels`.
     """
 
     suite: str
@@ -43,6 +45,7 @@ class Cell:
     measure: dict[str, Any]
     plugins: list[str]
     device_bytes: int = 0
+    kernels: str = PORTABLE
     version: int = SPEC_VERSION
 
     @property

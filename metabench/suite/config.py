@@ -28,6 +28,13 @@ class Timing(Enum):
     shared = "shared"
 
 
+class Kernels(Enum):
+    """Which CPU kernels run."""
+
+    portable = "portable"
+    native = "native"
+
+
 class NumberType(Enum):
     """Number type of training and measurement."""
 
@@ -119,6 +126,11 @@ class Suite:
         "",
     )
     dtype: NumberType = key("'float32' or 'float64'", NumberType.float32)
+    kernels: Kernels = key(
+        "CPU kernels of torch and oneDNN. 'portable': those for AVX2 on every x86 processor that has it, so that bytes are the same on "
+        "machines with and without AVX-512; 'native': the widest that the processor has, whose bytes belong to its instruction set",
+        Kernels.portable,
+    )
     threads: int = key("threads of torch in a cell", 1, minimum=1)
     timing: Timing = key(
         "'exclusive': one cell at a time on a machine, so that times can be compared; 'shared': side by side",

@@ -138,6 +138,7 @@ def _cells(
             measure=dataclasses.asdict(suite.measure),
             plugins=list(suite.plugins),
             device_bytes=memory_bytes(suite.device_memory) if suite.device_memory else 0,
+            kernels=suite.kernels.value,
         )
 
 

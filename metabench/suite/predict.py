@@ -17,6 +17,7 @@ from metabench.core.options import build
 from metabench.core.problem import Problem, Setting
 from metabench.core.randomness import generator
 from metabench.measure.classify import outcome
+from metabench.measure.kernels import choose_kernels
 from metabench.measure.predicted import Predicted, fake_tensors, predict_memory
 from metabench.problems import problem
 from metabench.suite.cell import Cell
@@ -28,7 +29,8 @@ class Prediction:
     """Bytes, floating-point operations and torch operations of one hypergradient; where there is none they are 0, and `message` says why.
 
     The bytes are those of a row: `static_bytes` of the arguments, `dynamic_bytes` during the call, `peak_bytes` their sum. `flops` are
-    counted by torch's FLOP counter, `operations` are calls of torch's kernels: a lower bound on time where tensors are small.
+    counted by torch's FLOP counter, `operations` are calls of torch's kernels: a lower bound on time where tensors are small. `note` says
+    what the bytes leave out.
     """
 
     peak_bytes: int
@@ -37,6 +39,7 @@ class Prediction:
     flops: int
     operations: int
     message: str = ""
+    note: str = ""
 
 
 def predict(cell: Cell, device: str | None = None) -> Prediction:
@@ -55,7 +58,9 @@ def predict(cell: Cell, device: str | None = None) -> Prediction:
         status, message = outcome(error)
         return _none(message if status == "unsupported" else f"the cell cannot be simulated: {message}")
     memory = found.memory
-    return Prediction(memory.peak_bytes, memory.static_bytes, memory.dynamic_bytes, found.flops, found.operations)
+    return Prediction(
+        memory.peak_bytes, memory.static_bytes, memory.dynamic_bytes, found.flops, found.operations, note=found.note
+    )
 
 
 def _none(message: str) -> Prediction:
@@ -63,6 +68,7 @@ def _none(message: str) -> Prediction:
 
 
 def _predicted(cell: Cell, device: str) -> Predicted:
+    choose_kernels(cell.kernels)
     seed = cell.seeds[0]
     method = method_of(cell)
     options = build(method.options, cell.method_options, f"method '{cell.method}'")

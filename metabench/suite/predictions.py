@@ -16,12 +16,13 @@ from typing import Any
 
 from metabench.core.errors import MetabenchError, TimeLimit
 from metabench.measure.environment import torch_version
+from metabench.measure.kernels import choose_kernels, foreseen
 from metabench.results.atomic import write_text_atomically
 from metabench.suite.byte_words import human_bytes
 from metabench.suite.cell import Cell
 from metabench.suite.code_hash import code_hash, predictor_hash
 
-PREDICTIONS_VERSION = 1
+PREDICTIONS_VERSION = 2
 
 Progress = Callable[[str, int, int], None]
 """(what runs, how much is done, of how much)."""
@@ -34,9 +35,11 @@ Predictor = Callable[[Cell, str | None], Any]
 class Predicted:
     """What one cell is predicted to need, and what the prediction is of and was made with.
 
-    cell: the cell's hash. device: the one that it is predicted for. threads: of torch; some kernels take memory for each. code_hash: that
-    of the source of the cell's rows; predictor_hash: that of the source that predicts. Bytes, floating-point operations and operations
-    are those of one hypergradient. message: why there is no prediction; the figures are 0 then. seconds: how long it took.
+    cell: the cell's hash. device: the one that it is predicted for. threads: of torch; some kernels take memory for each. kernels: the
+    cell's; instruction_set: of the machine that predicts, since kernels allocate by it; empty for a GPU. code_hash: that of the source of
+    the cell's rows; predictor_hash: that of the source that predicts. Bytes, floating-point operations and operations are those of one
+    hypergradient. message: why there is no prediction; the figures are 0 then. note: what the bytes leave out, empty where nothing is
+    known to be. seconds: how long it took.
     """
 
     problem: str
@@ -47,6 +50,8 @@ class Predicted:
     cell: str
     device: str
     threads: int
+    kernels: str
+    instruction_set: str
     code_hash: str
     predictor_hash: str
     torch_version: str
@@ -56,17 +61,21 @@ class Predicted:
     flops: int
     operations: int
     message: str
+    note: str
     seconds: float
 
     @property
     def key(self) -> tuple[str, ...]:
         """What two predictions that say the same have in common."""
         versions = (self.code_hash, self.predictor_hash, self.torch_version)
-        return (self.problem, self.method, self.cell, self.device, str(self.threads), *versions)
+        place = (self.device, str(self.threads), self.kernels, self.instruction_set)
+        return (self.problem, self.method, self.cell, *place, *versions)
 
-    def columns(self) -> dict[str, int]:
+    def columns(self) -> dict[str, int | str]:
         """Return the columns of a row that a prediction fills; none where there is no prediction."""
-        return {} if self.message else {"predicted_bytes": self.peak_bytes, "flops": self.flops}
+        if self.message:
+            return {}
+        return {"predicted_bytes": self.peak_bytes, "prediction_note": self.note, "flops": self.flops}
 
 
 class OtherVersion(MetabenchError):
@@ -142,6 +151,9 @@ def predict_cells(
 
     predictor: `metabench.suite.predict.predict` unless given. Whatever goes wrong with one cell is its message: a cell that cannot be
     predicted can still be run. A prediction that takes longer than the cell may is given up.
+
+    Raises:
+        MetabenchError: this process has loaded torch with other kernels than a cell's.
     """
     found = [earlier.of(cell, device) for cell in cells]
     waiting = sum(entry is None for entry in found)
@@ -168,13 +180,14 @@ def unfit(cell: Cell, predicted: Predicted | None) -> str:
 def _predicted(cell: Cell, device: str | None, predict: Predictor) -> Predicted:
     from metabench.measure.clock import deadline
 
+    choose_kernels(cell.kernels)
     begun = time.perf_counter()
     figures = dict.fromkeys(("peak_bytes", "static_bytes", "dynamic_bytes", "flops", "operations"), 0)
-    message = ""
+    message = note = ""
     try:
         with deadline(cell.limit_seconds):
             found = predict(cell, device)
-        message = found.message
+        message, note = found.message, found.note
         figures = {name: getattr(found, name) for name in figures}
     except TimeLimit:
         message = f"not predicted within the cell's time limit of {cell.limit_seconds:g} s"
@@ -193,10 +206,13 @@ def _predicted(cell: Cell, device: str | None, predict: Predictor) -> Predicted:
         cell=cell.hash,
         device=device or cell.device,
         threads=cell.threads,
+        kernels=cell.kernels,
+        instruction_set=_instruction_set(cell, device),
         code_hash=code_hash(cell),
         predictor_hash=predictor_hash(),
         torch_version=torch_version(),
         message=message,
+        note=note,
         seconds=round(time.perf_counter() - begun, 3),
         **figures,
     )
@@ -205,7 +221,13 @@ def _predicted(cell: Cell, device: str | None, predict: Predictor) -> Predicted:
 def key_of(cell: Cell, device: str | None = None) -> tuple[str, ...]:
     """Return the key that the prediction of `cell` has, made by the source and the torch of now for a device (its own if None)."""
     versions = (code_hash(cell), predictor_hash(), torch_version())
-    return (cell.problem, cell.method, cell.hash, device or cell.device, str(cell.threads), *versions)
+    place = (device or cell.device, str(cell.threads), cell.kernels, _instruction_set(cell, device))
+    return (cell.problem, cell.method, cell.hash, *place, *versions)
+
+
+def _instruction_set(cell: Cell, device: str | None) -> str:
+    """Return the instruction set by which CPU kernels would allocate in a process of the cell; empty on a GPU."""
+    return foreseen(cell.kernels) if (device or cell.device) == "cpu" else ""
 
 
 def _predictor() -> Predictor:

@@ -44,17 +44,18 @@ def memory_mb(cell: Cell, predictions: Predictions) -> int:
 
     What bounds a cell is its hypergradient in double precision and, where its error is measured, the yardstick: a recorded run, which may
     take far more than the method. Its prediction is that of the suite's `unrolled` on the same problem; without one the limits decide.
-    A cell on a GPU is predicted in the memory of the GPU, and that of the host comes from the limits.
+    A cell on a GPU is predicted in the memory of the GPU, and that of the host comes from the limits; so does that of a cell whose
+    prediction leaves something out.
     """
     # Twice the limit: the limit bounds one hypergradient, and its error is measured in double precision.
     allowed = 2048 + DOUBLE * cell.limit_bytes // _MIB
     own = _known(cell, predictions)
-    if own is None or cell.device != "cpu":
+    if own is None or own.note or cell.device != "cpu":
         return allowed
     peak = own.peak_bytes
     if _measures_error(cell):
         yardstick = _known(_unrolled(cell), predictions)
-        if yardstick is None:
+        if yardstick is None or yardstick.note:
             return allowed
         peak = max(peak, yardstick.peak_bytes)
     return min(allowed, SPARE_MB + PROCESSES_MB + math.ceil(DOUBLE * peak / _MIB))

@@ -9,6 +9,7 @@ from typing import Any
 
 from metabench.core.method import Method
 from metabench.core.options import build, changed
+from metabench.measure.kernels import instruction_set
 from metabench.methods import method
 from metabench.problems import problem
 from metabench.suite.cell import Cell
@@ -64,6 +65,8 @@ def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str,
         "threads": cell.threads,
         "dtype": cell.dtype,
         "hardware": environment["hardware"],
+        "kernels": cell.kernels,
+        "instruction_set": instruction_set(cell.kernels) if cell.device == "cpu" else "",
         "load_at_start": environment["load_at_start"],
         "torch_version": environment["torch_version"],
         "python_version": environment["python_version"],

@@ -33,6 +33,7 @@ from metabench.measure.bound import memory_bound
 from metabench.measure.classify import outcome
 from metabench.measure.clock import Stopwatch, deadline, pin_threads, time_call
 from metabench.measure.environment import environment
+from metabench.measure.kernels import choose_kernels
 from metabench.measure.memory import measure_memory
 from metabench.measure.yardstick import Disagreement, Unsettled, disagreement
 from metabench.problems import problem
@@ -56,7 +57,11 @@ _CHECK_SHARE = 0.05
 
 
 def run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:
-    """Yield one finished row per seed. Whatever goes wrong with a seed is in its row."""
+    """Yield one finished row per seed. Whatever goes wrong with a seed is in its row.
+
+    Raises MetabenchError if this process has loaded torch with other kernels than the cell's.
+    """
+    choose_kernels(cell.kernels)
     place = environment(cell.device)
     pin_threads(cell.threads)
     loaded = data.load(cell.dataset)

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, BinaryIO, NoReturn
 
 from metabench.core.errors import MetabenchError
+from metabench.measure.kernels import choose_kernels
 from metabench.suite.cell import Cell
 from metabench.suite.predictions import Predicted, unfit
 from metabench.suite.rows import failed_row
@@ -261,7 +262,7 @@ def _child(cell: Cell, runner: Runner, writing: int, parent: int) -> NoReturn:
 
 
 def _settle(cell: Cell, parent: int) -> None:
-    """Leave the terminal and its signals to the parent, end when it ends, and fix the thread pools before their libraries are loaded."""
+    """Leave the terminal and its signals to the parent, end when it ends, and choose threads and kernels before libraries are loaded."""
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -272,6 +273,7 @@ def _settle(cell: Cell, parent: int) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     faulthandler.enable(file=sys.__stderr__ or 2)
     os.environ.update(dict.fromkeys(_THREAD_POOLS, str(cell.threads)))
+    choose_kernels(cell.kernels)
 
 
 def _die_with(parent: int) -> None:

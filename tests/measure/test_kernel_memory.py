@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_choice import not_avx512, only_avx2
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metabench.measure.allocator_events import AllocatorEvents
-from metabench.measure.kernel_memory import kernel_bytes
+from metabench.measure.kernel_memory import RELEASE, VECTORS, Workspaces, kernel_bytes
 
 aten = torch.ops.aten
+BFLOAT16_PRODUCTS = pytest.param(torch.bfloat16, marks=not_avx512)
+pytestmark = pytest.mark.kernels
+rules_hold = pytest.mark.skipif(bool(Workspaces().note), reason=Workspaces().note)
 FEW = 128
 """Bytes of shapes, strides, flags and numbers that an operation takes here and there, which no rule counts."""
 
@@ -48,7 +52,8 @@ def off(call: Callable[[], Any], share: float = 0.0) -> list[tuple[str, int, int
     return [one for one in record.found if abs(one[1] - one[2]) > FEW + share * one[1]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@rules_hold
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, BFLOAT16_PRODUCTS])
 class TestProducts:
     def test_matrices_that_blas_cannot_read_are_copied(self, dtype: torch.dtype) -> None:
         left, right, vector = (
@@ -80,6 +85,7 @@ class TestProducts:
             assert off(call) == []
 
 
+@rules_hold
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_elementwise_operations_cast_their_operands_to_a_common_type(dtype: torch.dtype) -> None:
     some = torch.ones(64, 96, dtype=dtype)
@@ -93,6 +99,7 @@ def test_elementwise_operations_cast_their_operands_to_a_common_type(dtype: torc
             assert off(lambda function=function, other=other: function(some, other)) == []
 
 
+@rules_hold
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_softmax_norms_and_reductions(dtype: torch.dtype) -> None:
     inputs, scale, images = torch.ones(96, 128).to(dtype), torch.ones(128).to(dtype), torch.ones(4, 16, 8, 8).to(dtype)
@@ -115,6 +122,7 @@ def test_softmax_norms_and_reductions(dtype: torch.dtype) -> None:
         assert off(call) == []
 
 
+@rules_hold
 def test_group_norm_keeps_two_sums_for_each_image_and_channel() -> None:
     images, scale = torch.ones(8, 64, 6, 6, requires_grad=True), torch.ones(64, requires_grad=True)
     assert (
@@ -122,6 +130,7 @@ def test_group_norm_keeps_two_sums_for_each_image_and_channel() -> None:
     )
 
 
+@rules_hold
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_embeddings_indices_and_losses_over_classes(dtype: torch.dtype) -> None:
     table, places, scores = torch.ones(500, 64).to(dtype), torch.arange(400) % 300, torch.ones(64, 96).to(dtype)
@@ -137,7 +146,7 @@ def test_embeddings_indices_and_losses_over_classes(dtype: torch.dtype) -> None:
         assert off(call) == []
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability().startswith("AVX512"), reason="measured with AVX2")
+@rules_hold
 @pytest.mark.parametrize(
     ("images", "channels", "scores", "side"),
     [
@@ -150,7 +159,7 @@ def test_embeddings_indices_and_losses_over_classes(dtype: torch.dtype) -> None:
         (10, 12, 16, 12),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=only_avx2), torch.float64])
 def test_convolutions_keep_blocked_copies_or_columns(
     images: int, channels: int, scores: int, side: int, dtype: torch.dtype
 ) -> None:
@@ -165,3 +174,55 @@ def test_convolutions_keep_blocked_copies_or_columns(
     assert off(lambda: call(True), 0.001) == []
     assert off(lambda: call(False), 0.001) == []
     assert off(lambda: torch.conv2d(inputs.detach(), weight.detach(), stride=2), 0.1) == []
+
+
+IMAGES, WEIGHT = torch.ones(2, 4, 8, 8), torch.ones(4, 4, 3, 3)
+CONVOLUTION = (IMAGES, WEIGHT, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+PRODUCT = (torch.ones(8, 8), torch.ones(4, 8))
+LOSS = (torch.ones(8, 8), [1])
+
+
+def counted(rules: Workspaces) -> dict[str, int]:
+    """Return the bytes of a convolution, a product in two number types and a reduction by some rules."""
+    strided = {dtype: (PRODUCT[0].to(dtype)[:, ::2], PRODUCT[1].to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
+    return {
+        "convolution": rules(aten.convolution.default, CONVOLUTION, torch.conv2d(IMAGES, WEIGHT, padding=1)),
+        **{f"{dtype} product": rules(aten.mm.default, pair, pair[0] @ pair[1]) for dtype, pair in strided.items()},
+        "reduction": rules(aten.logsumexp.default, LOSS, torch.logsumexp(*LOSS)),
+    }
+
+
+def test_what_is_known_of_a_release_and_an_instruction_set_is_counted_and_the_rest_is_named() -> None:
+    avx2, avx512, sse41 = (Workspaces(f"{RELEASE}.0+cpu", instructions) for instructions in ("AVX2", "AVX-512", VECTORS[0]))
+    whole = counted(avx2)
+    assert all(whole.values())
+    assert avx2.note == ""
+    assert counted(avx512) == whole | {"convolution": 0, "torch.bfloat16 product": 0}
+    assert avx512.note == (
+        "workspaces of convolutions are not counted: not known for AVX-512; "
+        "workspaces of matrix products in bfloat16 or float16 are not counted: not known for AVX-512"
+    )
+    assert counted(sse41) == whole | {"convolution": 0}
+    assert "convolutions" in sse41.note
+
+
+@pytest.mark.parametrize(("release", "instructions"), [("2.11.0+cpu", "AVX2"), ("2.13.0", "SVE256"), ("2.130.1", "AVX2")])
+def test_of_another_release_or_architecture_nothing_is_counted_and_that_is_said(release: str, instructions: str) -> None:
+    rules = Workspaces(release, instructions)
+    assert set(counted(rules).values()) == {0}
+    assert rules.note.startswith("workspaces of CPU kernels are not counted: they are known for torch 2.13 on x86")
+    assert f"torch {release} with {instructions} kernels" in rules.note
+
+
+def test_kernels_of_one_tap_that_onednn_computes_are_not_known() -> None:
+    one_tap = torch.ones(4, 4, 1, 1)
+    arguments = (IMAGES, one_tap, *CONVOLUTION[2:])
+    rules = Workspaces(f"{RELEASE}.0", "AVX2")
+    assert rules(aten.convolution.default, arguments, torch.conv2d(IMAGES, one_tap)) == 0
+    assert "convolutions with kernels of 1" in rules.note
+    in_double = (IMAGES.double(), one_tap.double(), *CONVOLUTION[2:])
+    rules = Workspaces(f"{RELEASE}.0", "AVX2")
+    assert rules(aten.convolution.default, in_double, IMAGES.double()) == kernel_bytes(
+        aten.convolution.default, in_double, IMAGES.double()
+    )
+    assert rules.note == ""

@@ -101,6 +101,8 @@ def row(
         "n_meta": 20,
         "device": "cpu",
         "hardware": HARDWARE,
+        "kernels": "portable",
+        "instruction_set": "AVX2",
         "threads": 1,
         "dtype": "float32",
         "load_at_start": 1.0,

@@ -135,6 +135,7 @@ def row(
         "dynamic_bytes": dynamic,
         "memory_source": "CPU allocator events",
         "predicted_bytes": None,
+        "prediction_note": None,
         "floor_bytes": None,
         "flops": None,
         "first_call_s": median * 5 + 0.4,
@@ -149,6 +150,8 @@ def row(
         "n_meta": 301,
         "device": "cpu",
         "hardware": HARDWARE,
+        "kernels": "portable",
+        "instruction_set": "AVX2",
         "threads": 1,
         "dtype": "float32",
         "load_at_start": 1.1,
@@ -225,7 +228,8 @@ _KNOWN_BEFORE = (
         "threads",
         "dtype",
     ),
-    *("hardware", "load_at_start", "torch_version", "python_version", "platform", "metabench_version", "git_commit"),
+    *("hardware", "kernels", "instruction_set"),
+    *("load_at_start", "torch_version", "python_version", "platform", "metabench_version", "git_commit"),
     *("lock_hash", "code_hash", "method_hash", "started_at", "status", "message"),
 )
 

@@ -113,9 +113,10 @@ def test_version_3_added_predictions_and_the_floor() -> None:
     assert not set(missing_columns("3")) & {"predicted_bytes", "floor_bytes", "flops"}
 
 
-def test_version_4_added_what_plain_training_says_of_the_exact_hypergradient() -> None:
-    assert missing_columns("3")[:2] == ("yardstick_error", "yardstick_precision")
-    assert not set(missing_columns("4")) & {"yardstick_error", "yardstick_precision"}
+def test_version_4_added_kernels_and_what_plain_training_says_of_the_exact_hypergradient() -> None:
+    added = {"yardstick_error", "yardstick_precision", "kernels", "instruction_set", "prediction_note"}
+    assert set(missing_columns("3")) == added
+    assert missing_columns("4") == ()
 
 
 def test_this_version_lacks_nothing() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kernel_choice import KERNELS
 
 from metabench.suite.cell import Cell
 from metabench.suite.plan import Plan, load_suite, plan
@@ -13,6 +14,7 @@ from metabench.suite.plan import Plan, load_suite, plan
 SUITE: dict[str, Any] = {
     "name": "trial",
     "seeds": [0, 1, 2],
+    "kernels": KERNELS,
     "experiments": {"toy": {"problem": "toy_1d", "inner_steps": [3], "outer_steps": 2, "methods": ["t1t2"]}},
 }
 

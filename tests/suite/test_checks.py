@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_choice import KERNELS
 
 from metabench.core import Batch, MetaRole, Problem, Tree
 from metabench.problems.toy_1d import Toy1D
@@ -152,7 +153,8 @@ def spoilt_cell(folder: Path, spoil: str) -> Any:
     path = folder / "spoilt.py"
     path.write_text(textwrap.dedent(METHOD).format(spoil=spoil))
     grid = {"toy": {"problem": "toy_1d", "inner_steps": [3], "outer_steps": 2, "methods": ["spoilt"]}}
-    suite = {"name": "trial", "seeds": [0, 1], "measure": SHORT, "plugins": [str(path)], "experiments": grid}
+    suite: dict[str, Any] = {"name": "trial", "seeds": [0, 1], "kernels": KERNELS, "measure": SHORT, "plugins": [str(path)]}
+    suite["experiments"] = grid
     return plan(load_suite(suite)).cells[0]
 
 

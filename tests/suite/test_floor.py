@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from kernel_choice import KERNELS
+
 from metabench.suite.plan import load_suite, plan
 from metabench.suite.run import run_cell
 
 MEASURE = {"time_repeats": 3, "time_budget": 0.01, "error_windows": 0, "checkpoint": 0}
+SUITE = {"name": "x", "kernels": KERNELS, "measure": MEASURE}
 LANGUAGE_MODEL = {
     "problem": "lm_learning_rates",
     "sizes": ["100k"],
@@ -18,7 +21,7 @@ LANGUAGE_MODEL = {
 
 def row(**experiment: Any) -> dict[str, Any]:
     values = {"purpose": "cost", "methods": ["unrolled"], "seeds": [0]} | experiment
-    (cell,) = plan(load_suite({"name": "x", "measure": MEASURE, "experiments": {"a": values}})).cells
+    (cell,) = plan(load_suite(SUITE | {"experiments": {"a": values}})).cells
     (found,) = run_cell(cell, lambda stage, done, total: None)
     assert found["status"] == "ok", found["message"]
     return found

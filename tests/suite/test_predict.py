@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_choice import KERNELS, VECTORS
 
 from metabench.core import randomness
 from metabench.measure.allocator_events import AllocatorEvents
+from metabench.measure.kernels import AVX2
 from metabench.methods import methods
 from metabench.suite.cell import Cell
 from metabench.suite.plan import load_suite, plan
@@ -42,6 +44,7 @@ def cell_of(problem: str, method: Any, **choices: Any) -> Cell:
         "name": "predicted",
         "seeds": [0],
         "baseline": "unrolled",
+        "kernels": KERNELS,
         "measure": {"time_repeats": 1, "time_budget": 0.001, "error_windows": 0, "checkpoint": 1},
         "experiments": {"one": experiment},
     }
@@ -59,7 +62,8 @@ def names() -> list[str]:
     return list(methods())
 
 
-CASES = [(problem, name) for problem in EVERY for name in names()] + [("label_noise", name) for name in NETWORK]
+CASES = [(problem, name) for problem in EVERY for name in names()]
+CASES += [pytest.param("label_noise", name, marks=pytest.mark.kernels) for name in NETWORK]
 
 
 @pytest.mark.parametrize(("problem", "name"), CASES)
@@ -85,10 +89,31 @@ def test_every_method_is_predicted_as_it_is_measured(problem: str, name: str) ->
         assert found.peak_bytes == pytest.approx(row["peak_bytes"], rel=0.05)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("method", ["unrolled", "evograd"])
-def test_convolutions_are_predicted(method: str) -> None:
+def test_convolutions_are_predicted_where_it_is_known_what_they_allocate(method: str) -> None:
     cell = cell_of("label_noise", method, sizes=["conv4"], options={"train": 300, "validation": 100})
-    assert predict(cell).peak_bytes == pytest.approx(measured(cell)["peak_bytes"], rel=0.05)
+    found, peak = predict(cell), measured(cell)["peak_bytes"]
+    if VECTORS == AVX2:
+        assert found.note == ""
+        assert found.peak_bytes == pytest.approx(peak, rel=0.05)
+    else:
+        assert found.note == f"workspaces of convolutions are not counted: not known for {VECTORS}"
+        assert 0.2 * peak < found.peak_bytes < peak
+
+
+def test_of_another_release_of_torch_no_workspace_is_counted_and_the_prediction_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cell = cell_of("label_noise", "unrolled", sizes=["conv4"], options={"train": 300, "validation": 100})
+    here = predict(cell)
+    monkeypatch.setattr(torch, "__version__", "2.11.0+cpu")
+    older = predict(cell)
+    assert older.note.startswith("workspaces of CPU kernels are not counted: they are known for torch 2.13")
+    # With other kernels the workspaces of convolutions, the largest here, are not counted in either.
+    assert 0 < older.peak_bytes <= here.peak_bytes
+    assert (older.peak_bytes < here.peak_bytes) == (VECTORS == AVX2)
+    assert predict(cell, "cuda").note == ""
 
 
 def test_a_momentum_and_another_number_type_are_predicted() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from metabench.core.errors import MetabenchError
+from metabench.measure.kernels import foreseen
 from metabench.suite import predictions
 from metabench.suite.cell import Cell
 from metabench.suite.code_hash import code_hash, predictor_hash
@@ -37,6 +38,7 @@ class Figures:
     flops: int = 40
     operations: int = 5
     message: str = ""
+    note: str = ""
 
 
 class Counting:
@@ -67,7 +69,9 @@ def test_every_cell_has_a_prediction_in_the_order_of_the_plan(planned: Callable[
         (cell.method, cell.hash, "cpu") for cell in cells
     ]
     assert {(entry.peak_bytes, entry.static_bytes, entry.dynamic_bytes) for entry in found} == {(3000, 1000, 2000)}
-    assert all(entry.columns() == {"predicted_bytes": 3000, "flops": 40} for entry in found)
+    assert all(
+        entry.columns() == {"predicted_bytes": 3000, "prediction_note": "", "flops": 40} for entry in found
+    )
 
 
 def test_predictions_come_back_from_their_file(cell: Cell, tmp_path: Path) -> None:
@@ -100,10 +104,20 @@ def test_what_still_counts_is_not_predicted_again(
         {"device": "cuda"},
         {"threads": 2},
         {"cell": "00000000"},
+        {"kernels": "other"},
+        {"instruction_set": "other"},
     ],
 )
-def test_a_prediction_of_another_source_torch_device_or_cell_does_not_count(cell: Cell, change: dict[str, str]) -> None:
+def test_a_prediction_of_another_source_torch_device_kernel_or_cell_does_not_count(cell: Cell, change: dict[str, str]) -> None:
     assert Predictions([dataclasses.replace(predicted(cell), **change)]).of(cell) is None
+
+
+def test_a_prediction_says_which_kernels_it_is_of_and_what_it_leaves_out(cell: Cell) -> None:
+    entry = predicted(cell, note="workspaces are not counted")
+    assert (entry.kernels, entry.instruction_set) == (cell.kernels, foreseen(cell.kernels))
+    assert entry.columns()["prediction_note"] == entry.note == "workspaces are not counted"
+    (on_cuda,) = predict_cells([cell], Predictions(), silent, "cuda", Counting())
+    assert on_cuda.instruction_set == ""
 
 
 def test_limits_seeds_and_measurement_leave_a_prediction_as_it_is(cell: Cell) -> None:
@@ -184,7 +198,8 @@ def test_a_file_that_is_none_is_refused_with_what_to_do(tmp_path: Path, cell: Ce
     path = tmp_path / "predictions.json"
     with pytest.raises(MetabenchError, match=r"cannot be read: No such file.*metabench predict --out"):
         read_predictions(path)
-    for text in ("{", '{"version": 1, "cells": [{"peak": 3}]}', '{"version": 1, "cells": [3]}'):
+    version = f'"version": {predictions.PREDICTIONS_VERSION}'
+    for text in ("{", f'{{{version}, "cells": [{{"peak": 3}}]}}', f'{{{version}, "cells": [3]}}'):
         path.write_text(text)
         with pytest.raises(MetabenchError, match=r"damaged.*remove the file"):
             kept_predictions(path)
@@ -196,8 +211,9 @@ def test_a_file_that_is_none_is_refused_with_what_to_do(tmp_path: Path, cell: Ce
 def test_a_file_of_another_version_is_made_anew(tmp_path: Path, cell: Cell) -> None:
     path = tmp_path / "predictions.json"
     write_predictions(path, [predicted(cell)])
-    path.write_text(path.read_text().replace('"version": 1', '"version": 0'))
-    with pytest.raises(MetabenchError, match="version 0, expected 1: run `metabench predict` again"):
+    current = predictions.PREDICTIONS_VERSION
+    path.write_text(path.read_text().replace(f'"version": {current}', '"version": 0'))
+    with pytest.raises(MetabenchError, match=f"version 0, expected {current}: run `metabench predict` again"):
         read_predictions(path)
     assert len(kept_predictions(path)) == 0
     assert len(kept_predictions(tmp_path / "absent.json")) == 0

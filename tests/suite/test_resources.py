@@ -39,6 +39,13 @@ def test_without_a_prediction_the_limits_decide(cells: dict[str, Cell]) -> None:
         assert runtime_minutes(cell, nothing) == 5 + 5
 
 
+def test_a_prediction_that_leaves_something_out_decides_no_memory(cells: dict[str, Cell]) -> None:
+    cell, yardstick = cells["t1t2"], cells["unrolled"]
+    low, whole = {"peak_bytes": MIB, "note": "workspaces are not counted"}, {"peak_bytes": MIB}
+    for own, exact in ((low, whole), (whole, low)):
+        assert memory_mb(cell, known((cell, own), (yardstick, exact))) == 2048 + 2 * 4096
+
+
 def test_memory_is_twice_the_peak_with_what_the_processes_take(cells: dict[str, Cell]) -> None:
     cell = without_error(cells["t1t2"])
     assert memory_mb(cell, known((cell, {"peak_bytes": 100 * MIB}))) == SPARE_MB + PROCESSES_MB + 200

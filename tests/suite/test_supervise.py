@@ -105,9 +105,9 @@ def test_what_is_predicted_stands_in_every_row(cell: Cell, tmp_path: Path) -> No
     runner = rows_then(lambda: os.kill(os.getpid(), signal.SIGKILL))
     foreseen = predicted(cell, peak_bytes=70, flops=9)
     supervise(cell, tmp_path / "rows.parquet", silent, runner, predicted=foreseen)
-    table = read_rows(tmp_path / "rows.parquet").select(["predicted_bytes", "flops", "status"])
+    table = read_rows(tmp_path / "rows.parquet").select(["predicted_bytes", "prediction_note", "flops", "status"])
     assert table.to_pylist() == [
-        {"predicted_bytes": 70, "flops": 9, "status": status} for status in ("ok", "oom", "oom")
+        {"predicted_bytes": 70, "prediction_note": "", "flops": 9, "status": status} for status in ("ok", "oom", "oom")
     ]
 
 
@@ -243,7 +243,7 @@ def test_signal_handlers_are_as_before(cell: Cell, tmp_path: Path) -> None:
 
 
 HANGING = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from metabench.suite.cell import Cell
 from metabench.suite.supervise import supervise
@@ -256,16 +256,30 @@ def run(cell, progress):
 def told(stage, done, total):
     print(stage, flush=True)
 
+# As a terminal leaves them: whoever runs the tests may ignore some, as nohup does.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+if len(sys.argv) > 3:
+    signal.signal(int(sys.argv[3]), signal.SIG_IGN)
 supervise(Cell.from_json(Path(sys.argv[1]).read_text(), "spec"), Path(sys.argv[2]), told, run)
 """
 
 
 @pytest.fixture
-def hanging(cell: Cell, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def ignored() -> tuple[signal.Signals, ...]:
+    """Signals that the supervising process ignores from its start."""
+    return ()
+
+
+@pytest.fixture
+def hanging(
+    cell: Cell, tmp_path: Path, ignored: tuple[signal.Signals, ...]
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A supervising process, and the id of its cell's process, which sleeps."""
     (tmp_path / "spec.json").write_text(cell.to_json())
     (tmp_path / "out").mkdir()
     command = [sys.executable, "-c", HANGING, str(tmp_path / "spec.json"), str(tmp_path / "out" / "rows.parquet")]
+    command += [str(int(number)) for number in ignored]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
@@ -283,6 +297,18 @@ def test_a_stopped_run_leaves_no_file_and_no_process(
     assert process.wait(timeout=60) == code
     assert not running(child)
     assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("ignored", [(signal.SIGHUP,)])
+def test_a_run_under_nohup_outlives_its_terminal(hanging: tuple[subprocess.Popen[str], int]) -> None:
+    process, child = hanging
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    assert running(child)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert not running(child)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")

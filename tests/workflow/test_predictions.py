@@ -33,6 +33,7 @@ class Prediction:
     flops: int
     operations: int
     message: str = ""
+    note: str = ""
 
 
 def predict(cell, device=None):

@@ -25,11 +25,12 @@ rule certify_method:
         method_hash=lambda wildcards: method_hash(wildcards.method, SUITE.plugins),
         certify_hash=certify_code() if SUITE.certify else "",
         version=CERTIFICATE_VERSION,
+        kernels=SUITE.kernels.value,
         plugins=lambda wildcards, output: [
             argument for plugin in SUITE.plugins for argument in ("--plugin", plugin)
         ],
     message:
         "certify {wildcards.method}"
     shell:
-        "metabench certify --method {wildcards.method:q} {params.plugins:q} --out {output.rows:q} --report-only"
+        "metabench certify --method {wildcards.method:q} {params.plugins:q} --kernels {params.kernels} --out {output.rows:q} --report-only"
         " > {log:q} 2>&1"

@@ -1,0 +1,168 @@
+"""Which CPU kernels a process runs, and so how many bytes they take.
+
+torch and oneDNN choose their kernels by the instructions that they find when they are first used. What a kernel allocates follows from
+that, and so do the last digits of what it computes: one hypergradient of `unrolled` on `conv4` takes 8.7 MB with SSE4.1, 11.2 MB with AVX2
+and 16.3 MB with AVX-512.
+
+`portable` has both use AVX2 on every x86 processor that has it, by two environment variables that must be set before torch is loaded.
+Machines with and without AVX-512 then agree in every byte, and AMD's also in every quality, to the last bit. It costs no time: on a
+processor with AVX-512 (AMD, family 25, model 17) one hypergradient took 0.9 times the processor time with portable kernels on `conv4`, and
+1.0 times on `mlp1024`. `native` leaves the choice to the libraries and to the variables that the user has set.
+
+MKL, which multiplies dense float32 matrices, goes by the vendor as well. It is left alone: MKL 2024.2 refuses MKL_CBWR=AVX2 on AMD (its
+log says CNR:AUTO), and with COMPATIBLE, the one branch that it offers to all vendors, a hypergradient of `mlp64` takes 1.8 times and one of
+`mlp1024` 2.0 times as long. Neither changes a byte. So between vendors the last digits of qualities may differ, and rows name the
+hardware; whoever sets MKL_CBWR finds it in the rows.
+
+On other architectures there is nothing to choose. A processor without AVX2 runs what it has: rows say which instruction set that was.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+from metabench.core.errors import MetabenchError, unknown
+from metabench.core.lazy import torch
+from metabench.measure.processor import processor
+
+PORTABLE, NATIVE = "portable", "native"
+KERNELS = (PORTABLE, NATIVE)
+
+AVX2 = "AVX2"
+BASELINE = "baseline"
+"""torch's name for its kernels without AVX is DEFAULT."""
+
+_PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+_TORCH = {"default": BASELINE, "avx2": AVX2, "avx512": "AVX-512"}
+"""What torch runs, by its name in lower case."""
+
+_ONEDNN_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_ONEDNN_SETS = ("SSE4.1", "AVX", AVX2, "AVX-512")
+
+_MKL_VARIABLES = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
+
+_set_here: dict[str, str] = {}
+"""The variables that `choose_kernels` has set in this process."""
+
+
+def choose_kernels(kernels: str) -> None:
+    """Have this process, and those that it starts, run these kernels: to be called before torch is loaded.
+
+    Raises:
+        MetabenchError: no such kernels; torch is loaded already and runs others; the process was set to portable ones and is asked
+            for native ones.
+    """
+    wanted = variables(kernels)
+    if kernels == NATIVE and _set_here:
+        raise MetabenchError(
+            "this process was set to portable kernels and is now asked for native ones: measure or predict these in a process of their own"
+        )
+    if not runs(kernels):
+        raise MetabenchError(
+            f"torch is loaded in this process with other kernels ({instruction_set(NATIVE)}) than the portable ones that are asked for: "
+            f"start it with {_assignments(wanted)} in its environment, or ask for 'kernels: native'"
+        )
+    if "torch" not in sys.modules:
+        changed = {name: value for name, value in wanted.items() if os.environ.get(name) != value}
+        os.environ.update(changed)
+        _set_here.update(changed)
+
+
+def variables(kernels: str) -> dict[str, str]:
+    """Return the environment variables that make a process run these kernels; none for native ones, and where there is no choice.
+
+    torch does what its variable says without looking at the processor, so none is set where AVX2 is missing.
+    """
+    if kernels not in KERNELS:
+        raise unknown("kernels", kernels, KERNELS)
+    return dict(_PORTABLE) if kernels == PORTABLE and processor().has_avx2 else {}
+
+
+def _assignments(wanted: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in wanted.items())
+
+
+def runs(kernels: str) -> bool:
+    """Tell whether this process runs these kernels, or will once it loads torch."""
+    if "torch" not in sys.modules or not variables(kernels):
+        return True
+    return vectors() == AVX2
+
+
+def restart_with(kernels: str) -> None:
+    """Replace this process, a script that has loaded torch, by one that runs the same command with these kernels.
+
+    Returns if the process runs them already. Raises MetabenchError if it still does not after it was replaced.
+    """
+    wanted = variables(kernels)
+    if runs(kernels) or all(os.environ.get(name) == value for name, value in wanted.items()):
+        choose_kernels(kernels)
+        return
+    sys.stdout.flush()
+    print(f"starting again with {kernels} kernels: {_assignments(wanted)}", file=sys.stderr, flush=True)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **wanted})
+
+
+def vectors() -> str:
+    """Return the instructions of this process's kernels, by which they allocate: 'AVX2', or 'AVX2 (oneDNN: AVX-512)' where they differ."""
+    return _named(_torch_set(), _onednn_notes(dict(os.environ), _torch_set()))
+
+
+def instruction_set(kernels: str) -> str:
+    """Return the instructions of these kernels on this machine: what torch runs, where it is loaded with them.
+
+    'AVX2', 'AVX-512' or 'baseline' on x86, and what else sets the kernels apart: 'baseline (oneDNN: SSE4.1)', 'AVX2
+    (MKL_CBWR=COMPATIBLE)'. torch is asked where it is loaded; on other architectures it is loaded to be asked.
+    """
+    if ("torch" in sys.modules and runs(kernels)) or not processor().is_x86:
+        return _named(_torch_set(), _notes(dict(os.environ), _torch_set()))
+    return foreseen(kernels)
+
+
+def foreseen(kernels: str) -> str:
+    """Return what `instruction_set` says in a process that is started here with these kernels, without loading torch.
+
+    On architectures other than x86, where there is nothing to choose, the architecture's name.
+    """
+    if not processor().is_x86:
+        return platform.machine()
+    environment = {**os.environ, **variables(kernels)}
+    found = "avx512" if processor().has_avx512 else "avx2" if processor().has_avx2 else "default"
+    asked = environment.get("ATEN_CPU_CAPABILITY", found)
+    torch_set = _TORCH.get(asked, _TORCH[found])
+    return _named(torch_set, _notes(environment, torch_set))
+
+
+def _named(torch_set: str, notes: list[str]) -> str:
+    return f"{torch_set} ({', '.join(notes)})" if notes else torch_set
+
+
+def _notes(environment: dict[str, str], torch_set: str) -> list[str]:
+    """Return what sets the other libraries' kernels apart from torch's."""
+    mkl = [f"{name}={environment[name]}" for name in _MKL_VARIABLES if environment.get(name)]
+    return _onednn_notes(environment, torch_set) + mkl
+
+
+def _onednn_notes(environment: dict[str, str], torch_set: str) -> list[str]:
+    onednn = _onednn_set(environment)
+    return [f"oneDNN: {onednn}"] if processor().is_x86 and onednn != torch_set else []
+
+
+def _torch_set() -> str:
+    found = torch.backends.cpu.get_cpu_capability()
+    return _TORCH.get(found.lower(), found)
+
+
+def _onednn_set(environment: dict[str, str]) -> str:
+    """Return the instructions that oneDNN uses: the processor's, up to those that its variable allows."""
+    vectors = processor().vectors
+    widest = _ONEDNN_SETS.index(vectors) if vectors in _ONEDNN_SETS else 0
+    given = next((environment[name].upper() for name in _ONEDNN_VARIABLES if environment.get(name)), "")
+    for place, prefix in reversed(list(enumerate(("SSE41", "AVX", "AVX2", "AVX512")))):
+        # The longest prefix counts: AVX2_VNNI is AVX2, AVX512_CORE_BF16 is AVX512.
+        if given.startswith(prefix):
+            return _ONEDNN_SETS[min(place, widest)]
+    return _ONEDNN_SETS[widest]

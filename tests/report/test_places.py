@@ -1,0 +1,125 @@
+"""Rows of different kernels or hardware are never brought together: their tables, figures and ratios stand apart, and the page says so."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from metabench.report.entries import Place
+from metabench.report.memory_study import memory_study
+from metabench.report.page import render_page
+from metabench.report.prediction_figure import comparisons, prediction_sentence
+from metabench.report.provenance import facts, warnings
+from metabench.report.setting_table import setting_table
+
+NATIVE = {"kernels": "native", "instruction_set": "AVX-512"}
+UNKNOWN = {"kernels": None, "instruction_set": None}
+ELSEWHERE = {"hardware": "Intel Xeon (family 6, model 143), AVX-512, 8 cores"}
+
+
+def measured(synthetic: Any, changes: dict[str, Any], factor: int = 1) -> list[dict[str, Any]]:
+    """Return three seeds of two methods at another place, their bytes and seconds some times as large.
+
+    Their cells are others: a table of results has no cell twice.
+    """
+    rows = [synthetic.row(method, seed) for method in ("unrolled", "t1t2") for seed in range(3)]
+    cost = ("peak_bytes", "dynamic_bytes", "static_bytes", "time_median_s")
+    return [
+        row | {name: factor * row[name] for name in cost} | changes | {"cell": _other_cell(row, changes)}
+        for row in rows
+    ]
+
+
+def _other_cell(row: dict[str, Any], changes: dict[str, Any]) -> str:
+    return hashlib.sha256(f"{row['cell']}{changes}".encode()).hexdigest()[:8] if changes else row["cell"]
+
+
+@pytest.mark.parametrize("changes", [NATIVE, UNKNOWN, ELSEWHERE, {"instruction_set": "baseline (oneDNN: AVX)"}])
+def test_places_have_entries_tables_and_ratios_of_their_own(
+    load_rows: Any, synthetic: Any, changes: dict[str, Any]
+) -> None:
+    here, there = measured(synthetic, {}), measured(synthetic, changes, 3)
+    suite = load_rows(here + there)
+    assert len(suite.settings) == len(set(suite.titles.values())) == 2
+    for setting, entries in suite.settings.items():
+        assert [entry.seeds for entry in entries] == [3, 3]
+        mine = here if setting.place == Place.of(here[0]) else there
+        largest = {
+            method: max(r["peak_bytes"] for r in mine if r["method"] == method) for method in ("unrolled", "t1t2")
+        }
+        assert {entry.label: entry.peak_bytes for entry in entries} == largest
+        ratio = next(entry.memory_ratio for entry in entries if entry.label == "t1t2")
+        assert ratio == largest["t1t2"] / largest["unrolled"]
+    assert len(warnings(suite)) == 1
+
+
+def test_a_method_without_its_baseline_at_its_own_place_has_no_ratio(load_rows: Any, synthetic: Any) -> None:
+    here = [row for row in measured(synthetic, {}) if row["method"] == "unrolled"]
+    there = [row for row in measured(synthetic, NATIVE) if row["method"] == "t1t2"]
+    (alone,) = [entry for entry in load_rows(here + there).entries if entry.label == "t1t2"]
+    assert alone.memory_ratio is alone.time_ratio is alone.difference is None
+
+
+def test_the_top_of_the_page_says_that_kernels_differ(load_rows: Any, synthetic: Any) -> None:
+    page = render_page(load_rows(measured(synthetic, {}) + measured(synthetic, NATIVE)))
+    notice = page[page.index("Before you compare") :]
+    notice = notice[: notice.index("</ul>")]
+    assert "different CPU kernels (native kernels (AVX-512), portable kernels (AVX2))" in notice
+    assert "hardware" not in notice
+
+
+def test_the_top_of_the_page_says_that_hardware_differs(load_rows: Any, synthetic: Any) -> None:
+    (words,) = warnings(load_rows(measured(synthetic, {}) + measured(synthetic, ELSEWHERE)))
+    assert "different hardware" in words
+
+
+def test_rows_of_one_place_are_warned_of_nothing(load_rows: Any, synthetic: Any) -> None:
+    assert warnings(load_rows(measured(synthetic, {}))) == []
+
+
+def test_captions_name_the_kernels_and_whose_bytes_native_ones_take(load_rows: Any, synthetic: Any) -> None:
+    suite = load_rows(measured(synthetic, {}) + measured(synthetic, NATIVE) + measured(synthetic, UNKNOWN))
+    captions = {
+        setting.place.kernels: setting_table(suite, setting, entries).full_caption
+        for setting, entries in suite.settings.items()
+    }
+    assert f"on {synthetic.HARDWARE}, portable kernels (AVX2); memory" in captions["portable"]
+    assert "native kernels (AVX-512), whose bytes are those of AVX-512; memory" in captions["native"]
+    assert f"on {synthetic.HARDWARE}; memory" in captions[""]
+    told = dict(facts(suite))["CPU kernels"]
+    assert told == "native kernels (AVX-512), whose bytes are those of AVX-512, portable kernels (AVX2)"
+
+
+def test_rows_of_a_gpu_have_no_cpu_kernels(load_rows: Any, synthetic: Any) -> None:
+    gpu = {"device": "cuda", "hardware": "a GPU, 80 GiB", "instruction_set": ""}
+    suite = load_rows(
+        measured(synthetic, gpu) + measured(synthetic, gpu | {"kernels": "native", "experiment": "other"})
+    )
+    assert {setting.place.kernels for setting in suite.settings} == {""}
+    assert warnings(suite) == []
+    assert dict(facts(suite))["CPU kernels"] == "not recorded"
+
+
+def test_predictions_are_compared_with_what_was_measured_at_their_own_place(load_rows: Any, synthetic: Any) -> None:
+    note = "workspaces of convolutions are not counted: not known for AVX-512"
+    here = [synthetic.row("unrolled", 0, peak_bytes=1_000, predicted_bytes=1_000, prediction_note="")]
+    there = [synthetic.row("unrolled", 1, peak_bytes=1_500, predicted_bytes=900, prediction_note=note, **NATIVE)]
+    found = comparisons(load_rows(here + there))
+    assert [(one.measured, one.predicted, one.note) for one in found] == [(1_000, 1_000, ""), (1_500, 900, note)]
+    assert prediction_sentence(found).endswith(f"by −40.0 %. For 1 cell, {note}.")
+
+
+def test_the_memory_study_compares_within_a_place(load_rows: Any) -> None:
+    from tests.report import study_rows
+
+    rows = [study_rows.row(method, steps) for method in ("unrolled", "mixflow") for steps in (2, 4, 8)]
+    native = [
+        row | NATIVE | {"dynamic_bytes": 2 * row["dynamic_bytes"], "cell": _other_cell(row, NATIVE)} for row in rows
+    ]
+    study = memory_study(load_rows(rows + native))
+    assert study is not None
+    assert len(study.runs) == 6
+    for comparison in study.comparisons:
+        assert comparison.run.entry.setting.place == comparison.reference.entry.setting.place
