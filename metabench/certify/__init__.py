@@ -1,5 +1,6 @@
 """Certification: what each method's hypergradient is, proved in float64 on small problems whose answers are known."""
 
+from metabench.certify.cases import Case
 from metabench.certify.run import certificate_rows, certify, failures
 
-__all__ = ["certificate_rows", "certify", "failures"]
+__all__ = ["Case", "certificate_rows", "certify", "failures"]
