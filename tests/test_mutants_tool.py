@@ -79,6 +79,10 @@ def test_of_a_loop_only_its_header_is_changed() -> None:
     }
 
 
+def test_a_check_of_lengths_is_left_alone() -> None:
+    assert mistakes("return list(zip(a, b, strict=True))") == set()
+
+
 def test_a_condition_is_negated_once() -> None:
     assert mistakes("if a:\n    pass\nelif b is None:\n    pass") == {"if not a:", "if b is not None:"}
 

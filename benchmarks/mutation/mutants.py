@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mutation.kinds import Returns, Scope, bare_name
-from mutation.operators import Change, of_condition, of_expression, of_statement
+from mutation.operators import SKIPPED_KEYWORDS, Change, of_condition, of_expression, of_statement
 
 ERRORS = ("Error", "Diverged", "Unsupported")
 SIMPLE = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr, ast.Return)
@@ -125,7 +125,7 @@ class _Walk:
                         yield from self._mutant(test, change, statement, header, function)
                 parts = [child.iter, *child.ifs]
             elif isinstance(child, ast.keyword):
-                parts = [child.value]
+                parts = [] if child.arg in SKIPPED_KEYWORDS else [child.value]
             else:
                 parts = (
                     [child]

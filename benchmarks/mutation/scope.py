@@ -19,6 +19,7 @@ EXCLUDED: dict[tuple[str, str], str] = {
     ("metabench/autodiff/execution.py", ""): "torch.compile and CUDA graphs, which no certificate turns on",
     ("metabench/methods/__init__.py", ""): "finding methods",
     ("metabench/methods/bome.py", "_limit"): "a declaration: under which options the limit is reached",
+    ("metabench/methods/ift_nystrom.py", "full_rank"): "a declaration: under which options the limit is reached",
     ("metabench/methods/f2sa.py", "_limit"): "a declaration: under which options the limit is reached",
     ("metabench/methods/ift_neumann.py", "converged"): "a declaration: under which options the limit is reached",
     ("metabench/methods/ift_neumann.py", "converged.enough"): "a declaration: under which options the limit is reached",
