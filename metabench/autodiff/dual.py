@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from metabench.core import tree
+from metabench.core.errors import Unsupported
 from metabench.core.lazy import torch
 from metabench.core.types import Tree
 
@@ -14,10 +15,10 @@ T = TypeVar("T")
 
 
 def stopping(function: Callable[..., T]) -> Callable[..., T]:
-    """Return `function` with `torch.no_grad()` stopping tangents in it, too.
+    """Return `function` with `torch.no_grad()` and `.data` stopping tangents in it, too.
 
     Backward, what is computed under `torch.no_grad()` is a constant, as after `detach()`; torch's forward mode looks through it. A loss
-    must have one derivative, whichever way it is taken.
+    must have one derivative, whichever way it is taken: the function raises Unsupported for what only a backward pass knows of.
     """
 
     def stopped(*arguments: Any) -> T:
@@ -32,12 +33,18 @@ def _stop() -> type[Any]:
     """Return the mode in which the switch that turns recording on and off turns tangents on and off with it."""
     from torch.overrides import TorchFunctionMode
 
-    switch = torch._C._set_grad_enabled
+    switch, of_data = torch._C._set_grad_enabled, torch.Tensor.data.__get__
+    # Hooks change a backward pass, and forward mode knows nothing of it; in place, torch.func looks through a stop.
+    untold = (torch.Tensor.register_hook, torch.Tensor.detach_)
 
     class Stop(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is switch:
                 torch._C._set_fwd_grad_enabled(*args)
+            elif func == of_data:
+                return args[0].detach()
+            elif func in untold:
+                raise Unsupported(f"forward mode cannot follow Tensor.{func.__name__} inside a loss: write it out, or detach()")
             return func(*args, **(kwargs or {}))
 
     return Stop

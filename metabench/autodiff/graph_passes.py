@@ -33,7 +33,7 @@ def writes(graph: Graph) -> bool:
 def draws(graph: Graph) -> list[str]:
     """Return the names of the operations that draw random numbers, each once.
 
-    Attention may drop out, and does not where its probability is zero.
+    What drops out draws nothing where its probability is zero, or where it is not training.
     """
     names = (node.target._schema.name for node in graph.nodes if is_aten(node) and _draws(node))
     return list(dict.fromkeys(name.removeprefix("aten::") for name in names))
@@ -42,9 +42,11 @@ def draws(graph: Graph) -> list[str]:
 def _draws(node: Node) -> bool:
     if torch.Tag.nondeterministic_seeded not in node.target.tags:
         return False
-    given = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False)) | node.kwargs
-    defaults = {a.name: a.default_value for a in node.target._schema.arguments if a.name == "dropout_p"}
-    return {**defaults, **given}.get("dropout_p") != 0.0
+    arguments = node.target._schema.arguments
+    given = {a.name: a.default_value for a in arguments} | dict(zip((a.name for a in arguments), node.args, strict=False)) | node.kwargs
+    rates = [given[name] for name in ("p", "dropout", "dropout_p") if name in given]
+    drops_nothing = bool(rates) and all(rate == 0.0 for rate in rates)
+    return not (drops_nothing or given.get("train") is False)
 
 
 def drop_copies(graph: Graph) -> None:

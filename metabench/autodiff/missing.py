@@ -19,6 +19,7 @@ MISSING = (
     (r"the jvp function for custom autograd\.Function", "a custom autograd.Function has no forward-mode derivative"),
     (r"a function that was marked with @once_differentiable", "a custom autograd.Function has one derivative only"),
     (r"must override the setup_context staticmethod", "a custom autograd.Function does not work under torch.func"),
+    (r"attempting to call Tensor\.requires_grad_\(\)", "torch.func does not take requires_grad_() inside a function"),
     (r"don't yet support saved tensor hooks", "torch.func does not work with saved-tensor hooks, as of checkpointing"),
 )
 """What torch says of operations that lack a derivative or a batching rule, and what that means for a method."""

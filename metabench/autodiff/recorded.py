@@ -36,9 +36,9 @@ Loss = Callable[[Tree, Tree, Batch], torch.Tensor]
 def check_recorded(what: str, loss: Loss, params: Tree, meta: Tree, batch: Batch) -> None:
     """Raise MetabenchError if the recorded derivative of a loss, or of its gradient, is not that of its values; name what stops it.
 
-    Along one direction of (params, meta), which leans to the gradient: two values beside a slope, then two gradients beside a product with
-    the Hessian. In float64 alone: elsewhere rounding would say as much as a stop, and nothing is checked. The product is left out where an
-    operation has no second derivative; the methods that need it say so.
+    Along a direction of (params, meta) which leans to the gradient, and of each alone: values beside a slope. Then gradients beside a
+    product with the Hessian. In float64 alone: elsewhere rounding would say as much as a stop, and nothing is checked. The product is left
+    out where an operation has no second derivative; the methods that need it say so.
     """
     if any(leaf.dtype is not torch.float64 for leaf in (*params.values(), *meta.values()) if leaf.is_floating_point()):
         return
@@ -53,18 +53,25 @@ def check_recorded(what: str, loss: Loss, params: Tree, meta: Tree, batch: Batch
         with torch.enable_grad():
             return gradients(value(leaves), [leaves])[0]
 
-    def shifted(by: float) -> Tree:
-        return tree.add_scaled(point, by, direction)
-
     recorded = slope(point)
     noise = perturbation(point, "gaussian", generator(0, "recorded derivative"))
-    direction = _sum_of_units(recorded, noise)
-    found, size = float(tree.dot(recorded, direction)), max(1.0, float(tree.norm(point)))
-    with torch.no_grad():
-        expected = _difference(lambda by: float(value(shifted(by))), size * VALUE_WIDTH)
-    if expected is not None and _apart(found, expected):
-        raise MetabenchError(_words(f"{what} changes by {expected:.6g} and its recorded derivative is {found:.6g}", value, point))
+    size = max(1.0, float(tree.norm(point)))
+    # Each block by itself, too: beside a million parameters a few meta-parameters weigh nothing.
+    for block in ("", "w ", "l "):
+        direction = _sum_of_units(_only(recorded, block), _only(noise, block))
+        found = float(tree.dot(recorded, direction))
 
+        def along(by: float, direction: Tree = direction) -> float:
+            with torch.no_grad():
+                return float(value(tree.add_scaled(point, by, direction)))
+
+        expected = _difference(along, size * VALUE_WIDTH, found)
+        if expected is not None and _apart(found, expected):
+            raise MetabenchError(
+                _words(f"{what} changes by {expected:.6g} and its recorded derivative is {found:.6g}", value, point)
+            )
+
+    direction = _sum_of_units(recorded, noise)
     leaves = tree.leaves_for_grad(point)
     try:
         with torch.enable_grad():
@@ -76,23 +83,43 @@ def check_recorded(what: str, loss: Loss, params: Tree, meta: Tree, batch: Batch
         raise
     leaning = _sum_of_units(product, noise)
     found = float(tree.dot(product, leaning))
-    expected = _difference(lambda by: float(tree.dot(slope(shifted(by)), leaning)), size * GRADIENT_WIDTH)
+
+    def slope_along(by: float) -> float:
+        return float(tree.dot(slope(tree.add_scaled(point, by, direction)), leaning))
+
+    expected = _difference(slope_along, size * GRADIENT_WIDTH, found)
     if expected is not None and _apart(found, expected):
         said = f"the gradient of {what} changes by {expected:.6g} and its recorded derivative is {found:.6g}"
         raise MetabenchError(_words(said, value, point))
 
 
-def _difference(function: Callable[[float], float], width: float) -> float | None:
-    """Return the derivative of `function` at 0 by central differences; None where it tells nothing.
+def _difference(function: Callable[[float], float], width: float, found: float) -> float | None:
+    """Return the derivative of `function` at 0 by central differences, to compare `found` with; None where they tell nothing.
 
-    So it is where two widths disagree, as across a kink or at rounding, and where the loss refuses points beside its own.
+    So it is where two widths disagree, as at rounding or across a kink; where the point itself is a kink, whose two sides differ by as much
+    at every width; and where the loss refuses points beside its own.
     """
+    widths = (width, width / 4)
     try:
-        values = [(function(by), function(-by)) for by in (width, width / 4)]
+        middle, values = function(0.0), [(function(by), function(-by)) for by in widths]
     except Exception:  # somebody else's loss, and nothing asks it to be defined there
         return None
-    wide, narrow = ((high - low) / (2 * by) for (high, low), by in zip(values, (width, width / 4), strict=True))
-    return narrow if abs(wide - narrow) <= TOLERANCE / 4 * abs(narrow) else None
+    wide, narrow = ((high - low) / (2 * by) for (high, low), by in zip(values, widths, strict=True))
+    scale = max(abs(found), abs(narrow))
+    largest = max(abs(middle), *(abs(side) for pair in values for side in pair))
+    rounding = torch.finfo(torch.float64).eps * largest / widths[1]
+    bend_wide, bend_narrow = (
+        abs(high - 2 * middle + low) / by for (high, low), by in zip(values, widths, strict=True)
+    )
+    is_kink = bend_narrow > TOLERANCE * scale and bend_wide < 2 * bend_narrow
+    if rounding > TOLERANCE / 4 * scale or is_kink or abs(wide - narrow) > TOLERANCE / 4 * abs(narrow):
+        return None
+    return narrow
+
+
+def _only(leaves: Tree, block: str) -> Tree:
+    """Return the leaves whose names begin with `block`, and zeros for the others."""
+    return {name: leaf if name.startswith(block) else torch.zeros_like(leaf) for name, leaf in leaves.items()}
 
 
 def _sum_of_units(one: Tree, other: Tree) -> Tree:

@@ -73,7 +73,7 @@ def sweep_back(
     meta = tree.detach(meta)
     start = state
     first_order = derivatives or Recorded(problem)
-    ahead = _Run(problem, meta, window, first_order, schedule, save_inner_grads, trajectory or Trajectory())
+    ahead = _Run(problem, meta, window, first_order, schedule, save_inner_grads, Trajectory() if trajectory is None else trajectory)
     with torch.no_grad():
         ahead.kept.keep(0, Visit(detached(begin(problem, state, meta)), None))
     # The way back begins at the step before the last outer loss due; no state after it is needed again.

@@ -119,6 +119,8 @@ class Case:
                     f"scale {problem.scale:g}" if problem.scale != 1 else "",
                     f"weight decay {problem.weight_decay:g}" if problem.weight_decay else "",
                     f"outer losses: {problem.due}" if problem.due != "end" else "",
+                    f"F times {problem.outer_scale:g}" if getattr(problem, "outer_scale", 1) != 1 else "",
+                    "idle parameters" if getattr(problem, "idle", False) else "",
                 ),
             )
         )
@@ -189,7 +191,9 @@ def _moving_problems() -> Iterator[CertificationProblem]:
     yield SharedRoles("sgd", ("inner_loss", "start"), inner_steps=1)
     yield from (Ridge(o, **s) for s in ({}, {"features": 1}, {"scale": 0.1}, {"inner_steps": 1}) for o in MAIN_OPTIMISERS)
     yield from (Ridge(o, weight_decay=0.2) for o in ALL_OPTIMISERS)
-    yield Ridge("momentum", inner_steps=12)
+    yield from (Ridge(o, inner_steps=k) for o, k in (("momentum", 12), ("nesterov", 17)))
+    yield Ridge("momentum", inner_steps=6, weight_decay=0.2, due="every")
+    yield from (Ridge(o, outer_scale=scale) for o, scale in (("sgd", 1e-6), ("adam", 1e6)))
     yield from (Quadratic(o, inner_steps=k) for o, k in (("sgd", 4), ("nesterov", 6)))
     yield from (Logistic(o, inner_steps=k) for o, k in (("adam", 5), ("rmsprop", 2)))
     yield from (TanhNetwork(o) for o in ("sgd", "nesterov", "adam", "adamw", "rmsprop"))
@@ -199,9 +203,19 @@ def _moving_problems() -> Iterator[CertificationProblem]:
     yield from (LearningRates(o) for o in ("momentum", "adam"))
     yield LearningRates(SCHEDULED, inner_steps=5, due="gaps")
     yield LearningRates("sgd", inner_steps=3, due="early")
+    yield from (LearningRates(o, weight_decay=0.2) for o in ("momentum", "adamw"))
     yield from (PenaltiesAndRate(o) for o in MAIN_OPTIMISERS)
     yield from (Initialisation(o, inner_steps=k) for o, k in (("sgd", 4), ("momentum", 1), ("adam", 4)))
     yield Initialisation("momentum", inner_steps=5, due="early")
+    yield from (Initialisation(o, weight_decay=0.2) for o in ("sgd", "adam"))
+    yield from (
+        SharedRoles(o, roles, inner_steps=3, weight_decay=decay, idle=True)
+        for o, roles, decay in (
+            ("momentum", ("inner_loss", "outer_loss"), 0.2),
+            ("adam", ("outer_loss", "update"), 0.0),
+            ("nesterov", ("inner_loss", "start"), 0.2),
+        )
+    )
     yield from (ScaledStart(o, inner_steps=k) for o, k in (("sgd", 9), ("momentum", 4), ("adam", 2)))
     yield from (
         SharedRoles(o, roles, inner_steps=k, weight_decay=decay, due=due)
@@ -232,6 +246,8 @@ def _implicit_cases() -> Iterator[Case]:
     yield from (moving(ExampleWeights(o, inner_steps=k)) for o, k in (("momentum", 3), ("adam", 2)))
     yield moving(SharedRoles("sgd", ("inner_loss", "outer_loss"), inner_steps=2, scale=0.5))
     yield moving(Layouts("momentum", inner_steps=2))
+    yield from (moving(Ridge("sgd", inner_steps=2, outer_scale=scale)) for scale in (1e-6, 1e6))
+    yield moving(Ridge("momentum", inner_steps=2, features=17, weight_decay=0.1))
     yield from (settled(Ridge(o, **s)) for s in ({"features": 1}, {"scale": 0.1}, {"inner_steps": 1}) for o in MAIN_OPTIMISERS)
     yield from (settled(Ridge(o, weight_decay=0.2)) for o in ALL_OPTIMISERS if o != "adamw")
     # Its decay is apart from the gradient: there is no loss that training minimises, and no minimum.

@@ -21,6 +21,9 @@ STATE_TOLERANCE = 1e-7
 SMALLEST_SLOT = 1e-3
 """Norm below which a slot is compared absolutely: at a minimum, momentum is rounding."""
 
+WHERE_DRAWS_LEAD = 2.0
+"""Relative distance from plain training's outer loss within which a method that draws may report one."""
+
 STREAM = "certificate"
 """Purpose of the random stream from which a method and its formula draw."""
 
@@ -37,8 +40,20 @@ class Answer:
     wrong: str
 
 
-def ask(method: Method, case: Case, options: Any, seed: int = 0, dtype: torch.dtype | None = None) -> Answer:
+def ask(
+    method: Method,
+    case: Case,
+    options: Any,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    recording: bool = True,
+    leaves: bool = False,
+) -> Answer:
     """Return what comes of one call on the case's window, the inner state and meta-parameters in `dtype` if one is given.
+
+    Without `recording` the call is made in `torch.no_grad()`. With `leaves` parameters, slots and meta-parameters require gradients, as
+    those of a user's module do.
 
     Everything that a method could change is compared with what it was: its arguments bit by bit, the generator, and torch itself.
     """
@@ -47,10 +62,15 @@ def ask(method: Method, case: Case, options: Any, seed: int = 0, dtype: torch.dt
         state, meta, window = in_dtype(state, meta, window, dtype)
     # Copies: a method that writes into its arguments must not spoil the case for those that come after it.
     given = copy.deepcopy((state, meta, window))
+    if leaves:
+        for tensors in (given[1], given[0].params, *given[0].optimiser.values()):
+            for leaf in tensors.values():
+                leaf.requires_grad_()
     stream = generator(seed, STREAM)
-    surroundings = Surroundings()
+    surroundings, belongings = Surroundings(), _Belongings(given, case.problem)
     try:
-        result = method(case.problem, *given, options, stream)
+        with torch.set_grad_enabled(recording):
+            result = method(case.problem, *given, options, stream)
         check_hypergradient(result, state, meta)
     except Unsupported as reason:
         return Answer(None, UNSUPPORTED, str(reason))
@@ -60,7 +80,7 @@ def ask(method: Method, case: Case, options: Any, seed: int = 0, dtype: torch.dt
         return Answer(None, FAILED, f"raised {type(error).__name__}: {error}")
     finally:
         changed = surroundings.restore()
-    if wrong := non_finite(result) or _written((state, meta, window), given):
+    if wrong := non_finite(result) or _written((state, meta, window), given) or belongings.changed():
         return Answer(None, FAILED, wrong)
     drew = not method.stochastic and not torch.equal(stream.get_state(), generator(seed, STREAM).get_state())
     wrong = (
@@ -69,6 +89,39 @@ def ask(method: Method, case: Case, options: Any, seed: int = 0, dtype: torch.dt
         or _shared(result, given)
     )
     return Answer(result, "", wrong)
+
+
+class _Belongings:
+    """What is the caller's beside the values: which tensors the arguments hold, how they are flagged, and the problem's attributes."""
+
+    def __init__(self, given: tuple[InnerState, Tree, Window], problem: Any) -> None:
+        self._given, self._problem = given, problem
+        self._held = self._now()
+        self._attributes = dict(vars(problem))
+
+    def _now(self) -> list[tuple[str, str, int, bool]]:
+        return [
+            (what, name, id(leaf), leaf.requires_grad)
+            for what, leaves in _arguments(*self._given)
+            for name, leaf in leaves.items()
+        ]
+
+    def changed(self) -> str:
+        """Return which of them is another now; empty if none is."""
+        now = self._now()
+        for before, after in zip(self._held, now, strict=False):
+            if before != after:
+                flag = f": whether '{before[1]}' requires a gradient" if before[:3] == after[:3] else ""
+                return f"it writes into its arguments: {before[0]} are others after the call{flag}"
+        if len(now) != len(self._held):
+            return "it writes into its arguments: they hold other tensors after the call"
+        if any(leaf.grad is not None for _, leaves in _arguments(*self._given) for leaf in leaves.values()):
+            return "it writes into its arguments: one has a .grad after the call"
+        attributes = {name: value for name, value in vars(self._problem).items() if not name.startswith("_")}
+        for name, value in attributes.items():
+            if self._attributes.get(name, attributes) is not value:
+                return f"it changes the problem's attribute '{name}'"
+        return ""
 
 
 def in_dtype(state: InnerState, meta: Tree, window: Window, dtype: torch.dtype) -> tuple[InnerState, Tree, Window]:
@@ -99,6 +152,10 @@ class Surroundings:
             "torch's default dtype": torch.get_default_dtype(),
             "the number of torch's threads": torch.get_num_threads(),
             "whether torch's algorithms are deterministic": torch.are_deterministic_algorithms_enabled(),
+            "the precision of torch's matrix products": torch.get_float32_matmul_precision(),
+            "whether torch records tangents": torch._C._is_fwd_grad_enabled(),
+            "whether torch looks for anomalies": torch.is_anomaly_enabled(),
+            "whether torch casts automatically": torch.is_autocast_enabled("cpu"),
         }
 
     def restore(self) -> str:
@@ -115,6 +172,10 @@ class Surroundings:
         if torch.get_num_threads() != before["the number of torch's threads"]:
             torch.set_num_threads(before["the number of torch's threads"])
         torch.use_deterministic_algorithms(before["whether torch's algorithms are deterministic"])
+        torch.set_float32_matmul_precision(before["the precision of torch's matrix products"])
+        torch._C._set_fwd_grad_enabled(before["whether torch records tangents"])
+        torch.autograd.set_detect_anomaly(before["whether torch looks for anomalies"])
+        torch.set_autocast_enabled("cpu", before["whether torch casts automatically"])
         if not changed:
             return ""
         random_numbers = [what for what in changed if what.endswith("random numbers")]
@@ -167,19 +228,26 @@ def astray(method: Method, case: Case, result: Hypergradient, tolerance: float =
     """Return what is wrong with the inner state or the outer loss that came with the hypergradient; empty if nothing is."""
     expected = case.end
     away = relative(result.state.params, expected.params)
-    if away > tolerance:
+    if not away <= tolerance:
         return f"the inner state returned is not where plain training ends: relative distance {away:.2g}"
     for slot, leaves in expected.optimiser.items():
-        if (away := relative(result.state.optimiser[slot], leaves, least=SMALLEST_SLOT)) > tolerance:
+        away = relative(result.state.optimiser[slot], leaves, least=SMALLEST_SLOT)
+        if not away <= tolerance:
             return f"the optimiser's slot '{slot}' returned is not that of plain training: relative distance {away:.2g}"
-    # A method that draws may report the loss where its draws led.
     objective = case.trained.objective
-    if not method.stochastic and abs(result.outer_loss - objective) > tolerance * max(1.0, abs(objective)):
+    # A method that draws may report the loss where its draws led, which is not far.
+    band = WHERE_DRAWS_LEAD if method.stochastic else tolerance
+    if not abs(result.outer_loss - objective) <= band * max(min(1.0, scale_of(case)), abs(objective)):
         return f"the outer loss returned is {result.outer_loss:g}, and plain training has {objective:g}"
     for name, leaves in result.state.memory.items():
         if not tree.all_finite(leaves):
             return f"what it keeps in memory as '{name}' is not finite"
     return ""
+
+
+def scale_of(case: Case) -> float:
+    """Return the factor on the outer loss."""
+    return float(getattr(case.problem, "outer_scale", 1.0))
 
 
 def relative(found: Tree, expected: Tree, least: float = 0.0) -> float:

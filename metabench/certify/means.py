@@ -14,7 +14,7 @@ from typing import Any
 
 from metabench.certify.cases import Case, moving
 from metabench.certify.claims import Finding
-from metabench.certify.problems import Quadratic, Ridge
+from metabench.certify.problems import Quadratic, Ridge, SharedRoles
 from metabench.certify.references import expand, objective, smoothed
 from metabench.certify.training import train
 from metabench.core import InnerState, MetabenchError, Method, Tree, tree
@@ -111,7 +111,11 @@ def means(method: Method) -> Iterator[Mean]:
     yield from MEANS.get(method.name, lambda: iter(()))()
     if (declared := method.mean) is not None:
         for given in declared.options:
-            for problem in (Quadratic(inner_steps=1), Ridge(inner_steps=2, features=2)):
+            for problem in (
+                Quadratic(inner_steps=1),
+                Ridge(inner_steps=2, features=2),
+                SharedRoles("momentum", ("inner_loss", "outer_loss"), inner_steps=2),
+            ):
                 case = moving(problem)
 
                 def expected(case: Case = case, given: Any = given) -> Tree:

@@ -6,7 +6,7 @@ All of them are small, in float64, on the CPU, and the same at every run.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,7 +69,7 @@ class CertificationProblem(Problem):
         self.due = due
         self.optimiser: InnerOptimiser
         if optimiser == SCHEDULED:
-            self.optimiser = Scheduled(self.learning_rate())
+            self.optimiser = Scheduled(self.learning_rate(), self.momentum)
         else:
             self.optimiser = inner_optimiser(optimiser, self.learning_rate(), weight_decay)
 
@@ -82,6 +82,10 @@ class CertificationProblem(Problem):
         setting = self.learning_rate()
         value = setting(meta) if callable(setting) else setting
         return value if isinstance(value, dict) else dict.fromkeys(params, value)
+
+    def momentum(self, meta: Tree) -> Any:
+        """Return the momentum of the scheduled optimiser at `meta`."""
+        return 0.8
 
     @abstractmethod
     def draw(self, stream: torch.Generator) -> Batch:
@@ -114,9 +118,10 @@ class CertificationProblem(Problem):
 
 @dataclass(frozen=True)
 class Scheduled:
-    """b <- 0.8 b + g; w <- w - lr / sqrt(t) p b, t counting steps from 1: a schedule, and a slot p that never moves."""
+    """b <- mu(l) b + g; w <- w - lr / sqrt(t) p b, t counting steps from 1: a schedule, a slot that l enters, and one that never moves."""
 
     learning_rate: Any
+    momentum: Callable[[Tree], Any]
 
     def init(self, params: Tree) -> OptimiserState:
         """Return zero momentum, p and a step count of zero."""
@@ -133,7 +138,7 @@ class Scheduled:
         count = state[STEP_COUNT]["count"] + 1
         rate = self.learning_rate(meta) if callable(self.learning_rate) else self.learning_rate
         rates = rate if isinstance(rate, dict) else dict.fromkeys(params, rate)
-        momentum = {name: 0.8 * state["momentum"][name] + g for name, g in gradient.items()}
+        momentum = {name: self.momentum(meta) * state["momentum"][name] + g for name, g in gradient.items()}
         moved = {
             name: w - rates[name] * count**-0.5 * state["preconditioner"][name] * momentum[name]
             for name, w in params.items()

@@ -39,13 +39,21 @@ class Ridge(CertificationProblem):
         """Return (X, y)."""
         return linear_data(self, stream)
 
+    def __init__(self, optimiser: str = "sgd", outer_scale: float = 1.0, **settings: Any) -> None:
+        super().__init__(optimiser, **settings)
+        self.outer_scale = outer_scale
+
+    def fit(self, params: Tree, batch: Batch) -> torch.Tensor:
+        """Return half the mean squared error."""
+        return (batch["inputs"] @ params["w"] - batch["targets"]).square().mean() / 2
+
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f."""
-        return self.outer_loss(params, meta, batch) + (meta["l"].exp() * params["w"].square()).sum() / 2
+        return self.fit(params, batch) + (meta["l"].exp() * params["w"].square()).sum() / 2
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return F."""
-        return (batch["inputs"] @ params["w"] - batch["targets"]).square().mean() / 2
+        """Return F, times `outer_scale`."""
+        return self.outer_scale * self.fit(params, batch)
 
 
 class Quadratic(CertificationProblem):
@@ -81,7 +89,7 @@ class Logistic(CertificationProblem):
 
     name = "logistic"
     statement = (
-        "f = mean log(1 + exp(-y (Xw + b))) + sum_j exp(l_j) w_j^2 / 2 + b^2 / 20,  F = mean log(1 + exp(-t (Zw + b)))"
+        "f = mean -log softmax(0, Xw + b)_y + sum_j exp(l_j) w_j^2 / 2 + b^2 / 20,  F = mean -log softmax(0, Zw + b)_t"
     )
     roles = frozenset({MetaRole.INNER_LOSS})
 
@@ -95,9 +103,11 @@ class Logistic(CertificationProblem):
         return params, {"l": 0.3 * self.normal("l", self.features) - 2}
 
     def draw(self, stream: torch.Generator) -> Batch:
-        """Return X and y in {-1, 1}, some of them on the wrong side."""
+        """Return X and the classes y in {0, 1}, indices, some of them on the wrong side; from 9 to all of the examples."""
         batch = linear_data(self, stream)
-        return {"inputs": batch["inputs"], "targets": (batch["targets"] - 0.3).sign()}
+        count = int(torch.randint(9, self.examples + 1, (), generator=stream))
+        classes = (batch["targets"] > 0.3).long()
+        return {"inputs": batch["inputs"][:count], "classes": classes[:count]}
 
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f."""
@@ -106,8 +116,8 @@ class Logistic(CertificationProblem):
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return F."""
-        margins = batch["targets"] * (batch["inputs"] @ params["w"] + params["b"])
-        return torch.nn.functional.softplus(-margins).mean()
+        scores = batch["inputs"] @ params["w"] + params["b"]
+        return torch.nn.functional.cross_entropy(torch.stack([torch.zeros_like(scores), scores], 1), batch["classes"])
 
 
 class TanhNetwork(CertificationProblem):
@@ -295,7 +305,7 @@ class ScaledStart(Ridge):
 
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f."""
-        return self.outer_loss(params, meta, batch) + params["w"].square().sum() / 10
+        return self.fit(params, batch) + params["w"].square().sum() / 10
 
 
 class ExampleWeights(CertificationProblem):
@@ -308,8 +318,8 @@ class ExampleWeights(CertificationProblem):
     def initial(self) -> tuple[Tree, Tree]:
         """Return w in two pieces, and l."""
         half = self.features // 2
-        params = {"left": self.normal("left", half), "right": self.normal("right", self.features - half)}
-        return params, {"l": self.normal("l", self.examples)}
+        params = {"0.left": self.normal("left", half), "0.right": self.normal("right", self.features - half)}
+        return params, {"net.l": self.normal("l", self.examples)}
 
     def draw(self, stream: torch.Generator) -> Batch:
         """Return (X, y)."""
@@ -317,13 +327,13 @@ class ExampleWeights(CertificationProblem):
 
     def errors(self, params: Tree, batch: Batch) -> torch.Tensor:
         """Return half the squared error of every example, shape [n]."""
-        fitted = batch["inputs"] @ torch.cat([params["left"], params["right"]])
+        fitted = batch["inputs"] @ torch.cat([params["0.left"], params["0.right"]])
         return (fitted - batch["targets"]).square() / 2
 
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f."""
-        penalty = (params["left"].square().sum() + params["right"].square().sum()) / 10
-        return (meta["l"].sigmoid() * self.errors(params, batch)).mean() + penalty
+        penalty = (params["0.left"].square().sum() + params["0.right"].square().sum()) / 10
+        return (meta["net.l"].sigmoid() * self.errors(params, batch)).mean() + penalty
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return F."""
@@ -341,7 +351,11 @@ class SharedRoles(CertificationProblem):
         "F = |Zw + b - t|^2 / 2m [+ sum_j cos(l_j) (1 + w_j) / 10],  [rates sigmoid(l_1), sigmoid(l_2),]  [w_0 = l]"
     )
 
-    def __init__(self, optimiser: str = "sgd", roles: tuple[str, ...] = ("inner_loss", "start"), **settings: Any) -> None:
+    def __init__(
+        self, optimiser: str = "sgd", roles: tuple[str, ...] = ("inner_loss", "start"), idle: bool = False, **settings: Any
+    ) -> None:
+        """With `idle`, one more parameter that F alone reads, and one that neither loss reads."""
+        self.idle = idle
         self.roles = frozenset(MetaRole(role) for role in roles)
         self.name = "_and_".join(roles)
         self.carry = MetaRole.START not in self.roles
@@ -352,11 +366,19 @@ class SharedRoles(CertificationProblem):
         if MetaRole.UPDATE not in self.roles:
             return super().learning_rate()
         scale = 0.1 if self.optimiser_name in ADAPTIVE else 0.5
-        return lambda meta: {"w": scale * meta["l"][0].sigmoid(), "b": scale * meta["l"][1].sigmoid()}
+        return lambda meta: {
+            name: scale * meta["l"][place % 2].sigmoid() for place, name in enumerate(self.initial()[0])
+        }
+
+    def momentum(self, meta: Tree) -> Any:
+        """Return the scheduled optimiser's momentum: learned, too, where the rates are."""
+        return meta["l"][2].sigmoid() if MetaRole.UPDATE in self.roles else super().momentum(meta)
 
     def initial(self) -> tuple[Tree, Tree]:
         """Return (w, b) and l."""
         params = {"w": self.normal("w", self.features), "b": torch.tensor(0.3, dtype=torch.float64)}
+        if self.idle:
+            params |= {"late": self.normal("late", 2), "unread": self.normal("unread", 2)}
         return params, {"l": 0.5 * self.normal("l", self.features) - 0.4}
 
     def start(self, params: Tree, meta: Tree) -> Tree:
@@ -381,7 +403,8 @@ class SharedRoles(CertificationProblem):
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return F."""
         direct = (meta["l"].cos() * (1 + params["w"])).sum() / 10 if MetaRole.OUTER_LOSS in self.roles else 0
-        return self.fit(params, batch) + direct
+        late = (params["late"] * params["w"][:2]).sum() if self.idle else 0
+        return self.fit(params, batch) + direct + late
 
 
 class TiedStart(CertificationProblem):

@@ -104,7 +104,7 @@ def _finding_row(method: Method, finding: Finding, sentence: str | None) -> Row:
 
 def _never_draws(method: Method) -> Row | None:
     """Return the row of a method that says that it draws, and answers the same whatever the generator is seeded with; None if it does."""
-    if not method.stochastic:
+    if not method.stochastic or method.exact:
         return None
     case = settled(Ridge()) if method.target is Target.IMPLICIT else moving(SharedRoles("sgd", ("inner_loss", "outer_loss")))
     options = complete(method, {})

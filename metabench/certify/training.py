@@ -46,7 +46,7 @@ def update(problem: CertificationProblem, slopes: Tree, state: InnerState, meta:
         before = {slot: leaves[name] for slot, leaves in state.optimiser.items() if slot != STEP}
         rate = rates[name]
         params[name], after = _leaf(
-            problem.optimiser_name, rate, problem.weight_decay, slopes[name], w, before, count + 1
+            problem.optimiser_name, rate, problem.weight_decay, slopes[name], w, before, count + 1, problem.momentum(meta)
         )
         for slot, leaf in after.items():
             slots[slot][name] = leaf
@@ -56,7 +56,7 @@ def update(problem: CertificationProblem, slopes: Tree, state: InnerState, meta:
 
 
 def _leaf(
-    name: str, rate: Any, decay: float, g: Any, w: Any, slots: dict[str, Any], t: float
+    name: str, rate: Any, decay: float, g: Any, w: Any, slots: dict[str, Any], t: float, momentum: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Return one tensor and its slots after step t: torch.optim's documentation, line by line, but for eps inside the root, too."""
     if name != "adamw":
@@ -75,7 +75,7 @@ def _leaf(
         direction = (m / (1 - 0.9**t)) / (torch.sqrt(v / (1 - 0.999**t) + EPS**2) + EPS)
         return w - rate * (direction + (decay * w if name == "adamw" else 0)), {"first": m, "second": v}
     if name == "scheduled":
-        b = 0.8 * slots["momentum"] + g
+        b = momentum * slots["momentum"] + g
         falling = 1 / t**0.5
         return w - rate * falling * slots["preconditioner"] * b, {
             "momentum": b,

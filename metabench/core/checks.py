@@ -77,7 +77,8 @@ def check_hypergradient(found: Any, state: InnerState, meta: Tree) -> None:
 
 def non_finite(found: Hypergradient) -> str:
     """Return which of the hypergradient, the inner state and the outer loss holds NaN or an infinity, in words; empty if none does."""
-    for what, leaves in (("the hypergradient", found.meta), ("the inner state returned", found.state.params)):
+    slots = [(f"the optimiser's slot '{slot}' returned", leaves) for slot, leaves in found.state.optimiser.items()]
+    for what, leaves in (("the hypergradient", found.meta), ("the inner state returned", found.state.params), *slots):
         for name, leaf in leaves.items():
             if not bool(torch.isfinite(leaf).all()):
                 return f"{what} is not finite (first in '{name}')"

@@ -84,7 +84,7 @@ def test_a_method_that_declines_what_it_could_answer_is_not_certified() -> None:
         "torch_version": "",
         "metabench_version": "",
     }
-    rows = [certificate_row(**(who | row)) for row in certificate_rows(dataclasses.replace(right, function=shy))]
+    rows = [certificate_row(**(who | row)) for row in certificate_rows(dataclasses.replace(right, function=shy, module="theirs"))]
     found = certificates(rows)["shy"]
     assert found.claims["certified"] < found.claims["unsupported"]
     assert not found.valid

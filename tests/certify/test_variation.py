@@ -166,7 +166,7 @@ WRONG: dict[str, tuple[str, Callable[[], Wrong], str]] = {
     "wrong where START and INNER_LOSS meet": ("unrolled", lambda: where_roles_meet, "0.97 times as long"),
     "stale slots": ("unrolled", lambda: with_stale_slots, "slot 'momentum' returned is not that of plain training"),
     "caches across calls": ("unrolled", Caching, "in window 2 of"),
-    "warms itself across calls": ("unrolled", Warming, "it keeps something between calls"),
+    "warms itself across calls": ("unrolled", Warming, "it keeps something between calls?) it gives another answer"),
     "reseeds torch": ("unrolled", lambda: seeding, "changes torch's global random numbers: draw from the generator"),
     "draws and does not say so": ("unrolled", lambda: drawing, "say stochastic=True"),
     "leaves recording off": ("unrolled", lambda: switching, "it changes whether torch records gradients"),

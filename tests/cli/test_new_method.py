@@ -93,7 +93,8 @@ NAMES = {
     "solve": "means something else in the file",
     "tree": "means something else in the file",
     "print": "means something else in the file",
-    "torch": "is a Python module, which a file of that name would hide",
+    "torch": "means something else in the file",
+    "numpy": "is a Python module, which a file of that name would hide",
     "json": "is a Python module, which a file of that name would hide",
 }
 
