@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metabench.certify.cases import Case, cases, moving, settled
-from metabench.certify.check import STREAM, ask, astray, compared, relative
+from metabench.certify.check import STREAM, Answer, ask, astray, compared, relative
 from metabench.certify.formulas import FORMULAS, Formula
 from metabench.certify.problem import SCHEDULED
 from metabench.certify.problems import ExampleWeights, Ridge, SharedRoles, TanhNetwork
@@ -109,7 +109,7 @@ class Claim:
         )
         if answer.result is None:
             if answer.verdict == UNSUPPORTED and expected is not None and must_answer(method, self.case):
-                return seen(FAILED, f"declines a hypergradient that exists: {answer.wrong}", single=self.dtype is not None)
+                answer = Answer(None, FAILED, f"declines a hypergradient that exists: {answer.wrong}")
             return seen(answer.verdict, answer.wrong, single=self.dtype is not None)
         found = answer.result.meta
         if expected is None:
@@ -251,7 +251,7 @@ def _in_single(target: Target) -> tuple[Case, ...]:
         return (
             moving(Ridge("sgd", weight_decay=0.2)),
             moving(ExampleWeights("adam", inner_steps=2)),
-            settled(TanhNetwork("momentum")),
+            settled(TanhNetwork("sgd")),
         )
     return (
         moving(TanhNetwork("adam")),
