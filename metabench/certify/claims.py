@@ -327,10 +327,10 @@ def _formula(method: Method, case: Case) -> Iterator[Claim]:
 class Again:
     """The method is called several times.
 
-    Over the windows of one run, the meta-parameters moved between them; then with the window, the state and the meta-parameters of the first
-    call, each exchanged for another by itself: each answer has to be what a fresh call would give. Then the first call is made again, as
-    users may make it: as it was, with arguments that require gradients, and without recording. The answers have to be the first one but for
-    the order of sums, and no answer may change later.
+    Over the windows of one run, the meta-parameters moved between them; then with the window, the state and the meta-parameters of the
+    first call, each exchanged for another by itself: each answer has to be what a fresh call would give. Then the first call is made
+    again, as users may make it: as it was, with arguments that require gradients, and without recording. The answers have to be the first
+    one but for the order of sums, and no answer may change later.
     """
 
     case: Case

@@ -11,7 +11,7 @@ import torch
 
 from metabench.autodiff.exact import exact_truncated
 from metabench.certify import certificate_rows, failures
-from metabench.core import Hypergradient, InnerState, Limit, Mean, MetaRole, Problem, Tree, Window, tree
+from metabench.core import Hypergradient, InnerState, Limit, Mean, MetaRole, Problem, Tree, Unsupported, Window, tree
 from metabench.core.method import Method
 from metabench.core.options import build
 from metabench.core.randomness import perturbation
@@ -158,6 +158,87 @@ def past_a_chunk(p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) 
     return dataclasses.replace(found, meta=tree.unflatten(flat, found.meta))
 
 
+def accumulating(p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+    """Leaves its gradient in the caller's meta-parameters, and adds it up there."""
+    found = right("unrolled", p, s, m, w, o, g)
+    for name, leaf in m.items():
+        leaf.grad = found.meta[name] if leaf.grad is None else leaf.grad + found.meta[name]
+    return found
+
+
+def flagging(p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+    found = right("unrolled", p, s, m, w, o, g)
+    for leaf in s.params.values():
+        leaf.requires_grad_()
+    return found
+
+
+class Buffered:
+    """Returns one tensor for each shape, and writes the next answer into it."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[Any, torch.Tensor] = {}
+
+    def __call__(self, p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+        found = right("unrolled", p, s, m, w, o, g)
+        kept = {name: self._buffers.setdefault((name, leaf.shape, leaf.dtype), leaf) for name, leaf in found.meta.items()}
+        return dataclasses.replace(found, meta={name: kept[name].copy_(leaf.clone()) for name, leaf in found.meta.items()})
+
+
+class CachingByMeta:
+    """Keeps an answer for each problem and meta-parameters: right for a run, wrong for the second task of a meta-update."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, Tree] = {}
+
+    def __call__(self, p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+        found = right("unrolled", p, s, m, w, o, g)
+        key = (id(p), tuple(tree.flatten(m).tolist()))
+        return dataclasses.replace(found, meta=self._kept.setdefault(key, found.meta))
+
+
+def recorded_only(p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+    if not torch.is_grad_enabled():
+        return dataclasses.replace(right("unrolled", p, s, m, w, o, g), meta=tree.zeros_like(m))
+    return right("unrolled", p, s, m, w, o, g)
+
+
+def with_a_lost_slot(p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+    """NaN, which compares with nothing."""
+    found = right("unrolled", p, s, m, w, o, g)
+    slots = {slot: tree.scale(float("nan"), leaves) for slot, leaves in found.state.optimiser.items()}
+    return dataclasses.replace(found, state=InnerState(found.state.params, slots))
+
+
+def tiny_is_zero(p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+    found = right("unrolled", p, s, m, w, o, g)
+    return dataclasses.replace(found, meta=tree.zeros_like(m)) if float(tree.norm(found.meta)) < 1e-5 else found
+
+
+def in_half(p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+    """float32 by way of float16."""
+    found = right("unrolled", p, s, m, w, o, g)
+    is_single = next(iter(m.values())).dtype is torch.float32
+    return dataclasses.replace(found, meta=tree.tree_map(lambda leaf: leaf.half().float(), found.meta)) if is_single else found
+
+
+def stacking(p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+    """Takes batches of one size for granted."""
+    for name in w.inner[0]:
+        torch.stack([batch[name] for batch in w.inner])
+    return right("unrolled", p, s, m, w, o, g)
+
+
+def as_floats(p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+    """Turns labels into numbers."""
+    inner = tuple({name: leaf.double() for name, leaf in batch.items()} for batch in w.inner)
+    return right("unrolled", p, s, m, Window(inner, w.outer), o, g)
+
+
+def shy(p: Problem, s: InnerState, m: Tree, w: Window, o: Any, g: Any) -> Hypergradient:
+    raise Unsupported("not today")
+
+
 WRONG: dict[str, tuple[str, Callable[[], Wrong], str]] = {
     "truncated one step early at its default": ("truncated", lambda: truncated_one_step_early, "through the last 4 of"),
     "never goes back more than four steps": ("unrolled", lambda: never_beyond_four_steps, "through the last 4 of"),
@@ -175,6 +256,17 @@ WRONG: dict[str, tuple[str, Callable[[], Wrong], str]] = {
     "wrong in float32": ("unrolled", lambda: wrong_in_single, "right with dtype float64, wrong with dtype float32"),
     "writes into what it is given": ("reptile", lambda: a_view, "writes into its arguments"),
     "raises beyond seven steps": ("unrolled", lambda: beyond_seven_steps, "wrong with inner steps 9, 12"),
+    "adds up in .grad": ("unrolled", lambda: accumulating, "one has a .grad after the call"),
+    "leaves flags in its arguments": ("unrolled", lambda: flagging, "requires a gradient"),
+    "goes on writing to what it returned": ("unrolled", Buffered, "it returns a tensor that it goes on writing to"),
+    "caches by meta-parameters": ("unrolled", CachingByMeta, "called with another"),
+    "zero without recording": ("unrolled", lambda: recorded_only, "called within torch.no_grad() it gives another"),
+    "loses its slots": ("unrolled", lambda: with_a_lost_slot, "slot 'momentum' returned is not finite"),
+    "takes little for nothing": ("unrolled", lambda: tiny_is_zero, "it is zero"),
+    "half precision": ("unrolled", lambda: in_half, "relative error"),
+    "stacks batches": ("unrolled", lambda: stacking, "stack expects each tensor to be equal size"),
+    "turns labels into numbers": ("unrolled", lambda: as_floats, "raised"),
+    "declines everything": ("unrolled", lambda: shy, "declines a hypergradient that exists: not today"),
     "leaves out meta-parameters past the first 32": ("unrolled", lambda: past_a_chunk, "relative error"),
 }
 

@@ -26,6 +26,7 @@ from small_problems import (
     WeightedExamples,
 )
 
+from metabench.autodiff.trajectory import HostTrajectory, Visit
 from metabench.autodiff.well_posed import check_losses
 from metabench.core import Batch, MetabenchError, Problem, Tree, Unsupported, tree
 from metabench.core.segments import LOSS, Segment, chain_loss
@@ -345,3 +346,18 @@ def test_compiled_graphs_agree() -> None:
     at = checkpoint(problem)
     found = call("mixflow", problem, *at, compile=True)
     assert relative_error(found.meta, call("unrolled", problem, *at).meta) <= 1e-10
+
+
+def test_states_kept_in_host_memory_go_through_its_trajectory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trajectory without visits yet is false, as all that is empty."""
+    kept: list[int] = []
+
+    class Watched(HostTrajectory):
+        def keep(self, k: int, visit: Visit) -> None:
+            kept.append(k)
+            super().keep(k, visit)
+
+    monkeypatch.setattr("metabench.methods.mixflow.HostTrajectory", Watched)
+    problem = Tanh("momentum", 4)
+    call("mixflow", problem, *checkpoint(problem), trajectory="host")
+    assert set(kept) == {0, 1, 2, 3}
