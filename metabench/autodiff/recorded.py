@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 from metabench.autodiff.gradients import gradients
 from metabench.autodiff.missing import is_users, refusal
@@ -30,7 +30,7 @@ as it is, and makes one of gradients meaningless: hence the narrower width."""
 TOLERANCE = 1e-4
 """Relative disagreement of a slope with differences: rounding and curvature leave 1e-6 in float64."""
 
-Loss = Callable[[Tree, Tree, Batch], torch.Tensor]
+Loss: TypeAlias = "Callable[[Tree, Tree, Batch], torch.Tensor]"
 
 
 def check_recorded(what: str, loss: Loss, params: Tree, meta: Tree, batch: Batch) -> None:

@@ -214,6 +214,7 @@ def _moving_problems() -> Iterator[CertificationProblem]:
             ("momentum", ("inner_loss", "outer_loss"), 0.2),
             ("adam", ("outer_loss", "update"), 0.0),
             ("nesterov", ("inner_loss", "start"), 0.2),
+            ("rmsprop", ("outer_loss", "update"), 0.0),
         )
     )
     yield from (ScaledStart(o, inner_steps=k) for o, k in (("sgd", 9), ("momentum", 4), ("adam", 2)))

@@ -15,7 +15,7 @@ from metabench.core.lazy import torch
 from metabench.core.randomness import generator
 from metabench.results.certificate import FAILED, UNSUPPORTED
 
-STATE_TOLERANCE = 1e-7
+STATE_TOLERANCE = 5e-9
 """Of the inner state and the outer loss: libraries round their optimisers otherwise by up to 1e-9."""
 
 SMALLEST_SLOT = 1e-3
@@ -67,10 +67,11 @@ def ask(
             for leaf in tensors.values():
                 leaf.requires_grad_()
     stream = generator(seed, STREAM)
+    recorded = torch.is_grad_enabled()
+    torch.set_grad_enabled(recording)
     surroundings, belongings = Surroundings(), _Belongings(given, case.problem)
     try:
-        with torch.set_grad_enabled(recording):
-            result = method(case.problem, *given, options, stream)
+        result = method(case.problem, *given, options, stream)
         check_hypergradient(result, state, meta)
     except Unsupported as reason:
         return Answer(None, UNSUPPORTED, str(reason))
@@ -80,6 +81,7 @@ def ask(
         return Answer(None, FAILED, f"raised {type(error).__name__}: {error}")
     finally:
         changed = surroundings.restore()
+        torch.set_grad_enabled(recorded)
     if wrong := non_finite(result) or _written((state, meta, window), given) or belongings.changed():
         return Answer(None, FAILED, wrong)
     drew = not method.stochastic and not torch.equal(stream.get_state(), generator(seed, STREAM).get_state())

@@ -30,7 +30,7 @@ FORMULA_TOLERANCE = 1e-8
 SINGLE_TOLERANCE = {"exact": 1e-5, "formula": 5e-4}
 """In float32: thirty times what rounding does to the package's exact methods, and six times what differences of width 0.01 make of it."""
 SINGLE_STATE_TOLERANCE = 1e-5
-MAY_DECLINE = {"higher_unrolled": {SCHEDULED, "adamw"}, "torchopt_unrolled": {SCHEDULED}}
+MAY_DECLINE = {"higher_unrolled": {SCHEDULED, "adamw"}, "torchopt_unrolled": {SCHEDULED, "rmsprop"}}
 """Inner optimisers that other libraries do not have. A method of the package declines nothing else that exists: it fails where it does."""
 SAMPLED = frozenset({Target.SMOOTHED, Target.PERSISTENT})
 """Targets that have a mean to be held to, and no value here."""
@@ -434,7 +434,7 @@ def _identical(one: Hypergradient, other: Hypergradient) -> bool:
 def again(method: Method) -> Iterator[Again]:
     """Yield the runs over several windows that a method is held to."""
     options = complete(method, {})
-    formula, _ = formula_of(method)
+    formula, given_sets = formula_of(method)
 
     def expect(case: Case, options: dict[str, Any]) -> Tree | None:
         if method.target is Target.NONE:
@@ -447,7 +447,7 @@ def again(method: Method) -> Iterator[Again]:
         vector = formula(case, built, generator(0, STREAM))
         return None if vector is None else tree.unflatten(vector.detach(), case.meta)
 
-    sets = option_variants(method) if method.exact else [options]
+    sets = option_variants(method) if method.exact else [options, *(complete(method, dict(given)) for given in given_sets)]
     for place, case in enumerate(_runs(method.target)):
         if exists(method.target, case):
             # Every option set on one run or another; the defaults on all.

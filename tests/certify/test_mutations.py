@@ -318,12 +318,12 @@ BUGS = {
     "recomputation at a stale state": Bug(
         "unrolled_remat",
         patched("metabench.methods.unrolled_remat", "recomputed_step", of_the_last_state),
-        words="right with inner steps 1, wrong with inner steps 2 to 12",
+        words="right with outer losses early, wrong with outer losses end",
     ),
     "mixed mode without the term of eta": Bug(
         "mixflow",
         patched("metabench.methods.mixflow", "split_step", without_share),
-        words="right with inner steps 1, wrong with inner steps 2 to 12",
+        words="right with outer losses early, wrong with outer losses end",
     ),
     "one step too late": Bug("t1t2", function=one_step_too_late),
     "EvoGrad normalised by N - 1": Bug(

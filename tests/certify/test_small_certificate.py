@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 
-from metabench.certify.check import check
 from metabench.certify.claims import claims
 from metabench.methods import method
 from metabench.results.certificate import CERTIFIED
@@ -17,6 +16,6 @@ FEW = 12
 @pytest.mark.kernels
 @pytest.mark.parametrize("name", ["unrolled", "t1t2"])
 def test_an_exact_method_is_certified(name: str) -> None:
-    findings = [check(method(name), claim) for claim in itertools.islice(claims(method(name)), FEW)]
+    findings = [claim.check(method(name)) for claim in itertools.islice(claims(method(name)), FEW)]
     assert len(findings) == FEW
     assert {finding.verdict for finding in findings} == {CERTIFIED}, [finding.message for finding in findings]

@@ -255,7 +255,7 @@ WRONG: dict[str, tuple[str, Callable[[], Wrong], str]] = {
     "passes through float32": ("unrolled", lambda: rounded, "relative error"),
     "wrong in float32": ("unrolled", lambda: wrong_in_single, "right with dtype float64, wrong with dtype float32"),
     "writes into what it is given": ("reptile", lambda: a_view, "writes into its arguments"),
-    "raises beyond seven steps": ("unrolled", lambda: beyond_seven_steps, "wrong with inner steps 9, 12"),
+    "raises beyond seven steps": ("unrolled", lambda: beyond_seven_steps, "wrong with inner steps 9 to 17"),
     "adds up in .grad": ("unrolled", lambda: accumulating, "one has a .grad after the call"),
     "leaves flags in its arguments": ("unrolled", lambda: flagging, "requires a gradient"),
     "goes on writing to what it returned": ("unrolled", Buffered, "it returns a tensor that it goes on writing to"),
@@ -293,7 +293,7 @@ def test_a_returned_view_of_an_argument_is_named() -> None:
 
 
 def test_a_method_that_says_that_it_draws_must_draw() -> None:
-    still = dataclasses.replace(method("t1t2"), name="still", stochastic=True)
+    still = dataclasses.replace(method("t1t2"), name="still", exact=False, stochastic=True)
     assert any("three seeds of its generator give one and the same answer" in row["message"] for row in failures(certificate_rows(still)))
 
 
@@ -346,7 +346,7 @@ def test_a_mean_that_is_declared_is_checked(factor: float) -> None:
 
     made = dataclasses.replace(method("t1t2"), name="theirs", function=along, exact=False, stochastic=True, mean=Mean(value))
     rows = certificate_rows(made)
-    assert {row["claim"] for row in rows if row["kind"] == "claim"} == {"mean"}
+    assert {row["claim"] for row in rows if row["kind"] == "claim"} == {"again", "mean"}
     assert bool(failures(rows)) == (factor != 1.0)
 
 
