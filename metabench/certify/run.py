@@ -68,7 +68,7 @@ def certificate_rows(method: Method, progress: Progress | None = None) -> list[R
     rows = [_finding_row(method, finding, sentences.get(place)) for place, finding in enumerate(findings)]
     if not rows:
         rows.append(undeclared_row(method))
-    elif never_draws := _never_draws(method):
+    if never_draws := _never_draws(method):
         rows.append(never_draws)
     rows += _curve(method)
     return rows

@@ -8,7 +8,7 @@ import pytest
 
 from metabench.certify.claims import claims
 from metabench.methods import method
-from metabench.results.certificate import CERTIFIED
+from metabench.results.certificate import CERTIFIED, UNSUPPORTED
 
 FEW = 12
 
@@ -16,6 +16,7 @@ FEW = 12
 @pytest.mark.kernels
 @pytest.mark.parametrize("name", ["unrolled", "t1t2"])
 def test_an_exact_method_is_certified(name: str) -> None:
-    findings = [claim.check(method(name)) for claim in itertools.islice(claims(method(name)), FEW)]
+    found = (claim.check(method(name)) for claim in claims(method(name)))
+    findings = list(itertools.islice((finding for finding in found if finding.verdict != UNSUPPORTED), FEW))
     assert len(findings) == FEW
     assert {finding.verdict for finding in findings} == {CERTIFIED}, [finding.message for finding in findings]
