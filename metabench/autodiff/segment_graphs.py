@@ -44,7 +44,7 @@ class SegmentGraphs:
     """The flat graphs of one segment function for inputs of one kind. With `dual`, tangents come along; `last` gives the loss."""
 
     def __init__(self, segment: Segment, inputs: Groups, dual: bool, last: bool) -> None:
-        self._dual = dual
+        self._segment, self._dual = segment, dual
         self._function = _joint_dual(segment, last) if dual else _joint(segment, last)
         self._trace: Trace | None = None
         self._pieces: dict[Hashable, Any] = {}
@@ -62,8 +62,7 @@ class SegmentGraphs:
             self._trace = Trace(self._function, _with_tangents(primals, self.like, dual))
         # Whatever torch says: without a trace the function itself is asked, and may say it better.
         except Exception as error:
-            if found := missing_derivative(error, lambda: _value(segment, primals), segment.name):
-                raise Unsupported(found) from error
+            self._refuse(error, primals)
             self.reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:200]
             warnings.warn(
                 f"{segment.name}: not traced, its derivatives are taken by autograd instead: about twice the memory of a flat graph, and "
@@ -111,6 +110,11 @@ class SegmentGraphs:
         ahead, _ = self._trace.split((*early, *self._wanted(True, True)), early, (COTANGENT,))
         return ahead.output_bytes(SAVED)
 
+    def _refuse(self, error: Exception, groups: Groups) -> None:
+        """Raise Unsupported where an operation of the segment lacks a derivative."""
+        if words := missing_derivative(error, lambda: _value(self._segment, groups), self._segment.name):
+            raise Unsupported(words) from error
+
     def _wanted(self, params: bool, meta: bool) -> tuple[str, ...]:
         if self._dual:
             return (*((H_PARAMS,) if params else ()), *((H_META,) if meta else ()), G_HIDDEN, H_HIDDEN)
@@ -123,8 +127,12 @@ class SegmentGraphs:
                 function = self._value if set(outputs) <= {OUT, D_OUT} else self._function
 
                 def untraced(groups: Groups) -> Groups:
-                    with torch.enable_grad():
-                        found = function(groups)
+                    try:
+                        with torch.enable_grad():
+                            found = function(groups)
+                    except RuntimeError as error:
+                        self._refuse(error, groups)
+                        raise
                     groups.clear()
                     return {group: tree.detach(leaves) for group, leaves in found.items() if group in outputs}
 

@@ -24,11 +24,10 @@ from metabench.certify.problems import (
     Quadratic,
     Ridge,
     ScaledStart,
-    SharedRoles,
     TanhNetwork,
-    TiedStart,
 )
 from metabench.certify.references import Expansion, Minimum, expand, minimise, through_last_steps
+from metabench.certify.shared_roles import SharedRoles, TiedStart
 from metabench.certify.training import Trained, train
 from metabench.core import Batch, InnerState, Target, Tree, Window, tree
 from metabench.core.lazy import torch
@@ -182,27 +181,41 @@ def _moving_problems() -> Iterator[CertificationProblem]:
 
     Between them they vary what a method may depend on: every optimiser, with and without decay; K from 1 to 12, below, at and above the
     defaults of the package's methods; each role, each pair of roles in one tensor, and all four; outer losses at the end, after every
-    step, after some, and after the first alone; starts that hand a meta-parameter on, or one tensor twice; frozen and moving slots.
+    step, after some, and after the first alone; starts that hand a meta-parameter on, or one tensor twice; frozen and moving slots. Any
+    two of these meet in some case.
     """
     yield TanhNetwork("momentum")
     yield SharedRoles("adam", ("inner_loss", "outer_loss", "update", "start"), inner_steps=3, due="every")
     yield LearningRates("adam", due="every")
     yield TanhNetwork(SCHEDULED, inner_steps=7)
     yield SharedRoles("sgd", ("inner_loss", "start"), inner_steps=1)
-    yield from (Ridge(o, **s) for s in ({}, {"features": 1}, {"scale": 0.1}, {"inner_steps": 1}) for o in MAIN_OPTIMISERS)
+    yield from (
+        Ridge(o, **s) for s in ({}, {"features": 1}, {"scale": 0.1}, {"inner_steps": 1}) for o in MAIN_OPTIMISERS
+    )
+    yield from (Ridge(o, inner_steps=1) for o in ("nesterov", "rmsprop", SCHEDULED))
+    yield Ridge("adamw", inner_steps=1, weight_decay=0.2)
     yield from (Ridge(o, weight_decay=0.2) for o in ALL_OPTIMISERS)
     yield from (Ridge(o, inner_steps=k) for o, k in (("momentum", 12), ("nesterov", 17)))
     yield Ridge("momentum", inner_steps=6, weight_decay=0.2, due="every")
+    yield Ridge("adam", inner_steps=10, weight_decay=0.2, due="gaps")
+    yield Ridge("adamw", inner_steps=9, weight_decay=0.2, due="early")
+    yield from (
+        Ridge(o, inner_steps=k, due=due)
+        for o, k, due in (("sgd", 4, "gaps"), ("adamw", 6, "gaps"), ("nesterov", 4, "early"), (SCHEDULED, 3, "early"))
+    )
     yield from (Ridge(o, outer_scale=scale) for o, scale in (("sgd", 1e-6), ("adam", 1e6)))
-    yield from (Quadratic(o, inner_steps=k) for o, k in (("sgd", 4), ("nesterov", 6)))
+    yield from (Quadratic(o, inner_steps=k, due=due) for o, k, due in (("sgd", 4, "end"), ("nesterov", 6, "gaps")))
     yield from (Logistic(o, inner_steps=k) for o, k in (("adam", 5), ("rmsprop", 2)))
     yield from (TanhNetwork(o) for o in ("sgd", "nesterov", "adam", "adamw", "rmsprop"))
-    yield from (TanhNetwork(o, inner_steps=6, due=due) for o, due in (("momentum", "gaps"), ("adam", "early"), ("sgd", "every")))
+    yield from (
+        TanhNetwork(o, inner_steps=6, due=due) for o, due in (("momentum", "gaps"), ("adam", "early"), ("sgd", "every"))
+    )
     yield from (ExampleWeights(o, inner_steps=k) for o, k in (("momentum", 4), ("adam", 2)))
     yield from (LearningRates(o, due="every") for o in ("sgd", "momentum", "nesterov", "adamw", "rmsprop"))
     yield from (LearningRates(o) for o in ("momentum", "adam"))
     yield LearningRates(SCHEDULED, inner_steps=5, due="gaps")
     yield LearningRates("sgd", inner_steps=3, due="early")
+    yield LearningRates("rmsprop", inner_steps=9, due="early")
     yield from (LearningRates(o, weight_decay=0.2) for o in ("momentum", "adamw"))
     yield from (PenaltiesAndRate(o) for o in MAIN_OPTIMISERS)
     yield from (Initialisation(o, inner_steps=k) for o, k in (("sgd", 4), ("momentum", 1), ("adam", 4)))
@@ -217,7 +230,7 @@ def _moving_problems() -> Iterator[CertificationProblem]:
             ("rmsprop", ("outer_loss", "update"), 0.0),
         )
     )
-    yield from (ScaledStart(o, inner_steps=k) for o, k in (("sgd", 9), ("momentum", 4), ("adam", 2)))
+    yield from (ScaledStart(o, inner_steps=k) for o, k in (("sgd", 9), ("momentum", 4), ("adam", 2), ("rmsprop", 5)))
     yield from (
         SharedRoles(o, roles, inner_steps=k, weight_decay=decay, due=due)
         for (o, k, decay, due), roles in zip(
@@ -234,6 +247,10 @@ def _moving_problems() -> Iterator[CertificationProblem]:
         )
     )
     yield SharedRoles(SCHEDULED, ("inner_loss", "outer_loss", "update", "start"), inner_steps=5, due="gaps")
+    yield from (
+        SharedRoles(SCHEDULED, ("outer_loss", "update"), inner_steps=k, due=due)
+        for k, due in ((1, "end"), (10, "every"))
+    )
     yield from (TiedStart(o, inner_steps=k) for o, k in (("sgd", 1), ("adam", 3)))
     yield from (Layouts(o, inner_steps=k, scale=0.2) for o, k in (("momentum", 3), ("adam", 2)))
     yield ManyWeights("sgd", inner_steps=2)
@@ -242,14 +259,20 @@ def _moving_problems() -> Iterator[CertificationProblem]:
 def _implicit_cases() -> Iterator[Case]:
     """Yield the cases of implicit hypergradients: at minima; in mid-training of convex losses, each step on its own batch; refusals."""
     yield from (settled(Ridge(o)) for o in MAIN_OPTIMISERS)
-    yield from (moving(Ridge(o, inner_steps=k, weight_decay=0.1)) for o, k in (("sgd", 4), ("momentum", 1), ("adam", 12)))
+    yield from (
+        moving(Ridge(o, inner_steps=k, weight_decay=0.1)) for o, k in (("sgd", 4), ("momentum", 1), ("adam", 12))
+    )
+    # Gradients so small that what an optimiser adds to them counts.
+    yield from (moving(Ridge(o, inner_steps=2, scale=1e-5)) for o in ("adam", "rmsprop"))
     yield from (moving(Logistic(o, inner_steps=k)) for o, k in (("sgd", 1), ("nesterov", 3), ("rmsprop", 5)))
     yield from (moving(ExampleWeights(o, inner_steps=k)) for o, k in (("momentum", 3), ("adam", 2)))
     yield moving(SharedRoles("sgd", ("inner_loss", "outer_loss"), inner_steps=2, scale=0.5))
     yield moving(Layouts("momentum", inner_steps=2))
     yield from (moving(Ridge("sgd", inner_steps=2, outer_scale=scale)) for scale in (1e-6, 1e6))
     yield moving(Ridge("momentum", inner_steps=2, features=17, weight_decay=0.1))
-    yield from (settled(Ridge(o, **s)) for s in ({"features": 1}, {"scale": 0.1}, {"inner_steps": 1}) for o in MAIN_OPTIMISERS)
+    yield from (
+        settled(Ridge(o, **s)) for s in ({"features": 1}, {"scale": 0.1}, {"inner_steps": 1}) for o in MAIN_OPTIMISERS
+    )
     yield from (settled(Ridge(o, weight_decay=0.2)) for o in ALL_OPTIMISERS if o != "adamw")
     # Its decay is apart from the gradient: there is no loss that training minimises, and no minimum.
     yield moving(Ridge("adamw", weight_decay=0.2))

@@ -1,4 +1,4 @@
-"""What a method is held to on a case: to be exact, to reach its target in a limit, to equal its formula, to answer the same again.
+"""What a method is held to on a case: to be exact, to reach its target in a limit, to equal its formula.
 
 A claim knows what the method should return, works it out when it is asked for, and judges one method.
 """
@@ -17,8 +17,9 @@ from metabench.certify.cases import Case, cases, moving, settled
 from metabench.certify.check import STREAM, Answer, ask, astray, compared, relative
 from metabench.certify.formulas import FORMULAS, Formula
 from metabench.certify.problem import SCHEDULED
-from metabench.certify.problems import ExampleWeights, Ridge, SharedRoles, TanhNetwork
-from metabench.core import Curvature, Hypergradient, MetabenchError, MetaRole, Method, Target, Tree, tree
+from metabench.certify.problems import ExampleWeights, Ridge, TanhNetwork
+from metabench.certify.shared_roles import SharedRoles
+from metabench.core import Curvature, MetabenchError, MetaRole, Method, Target, Tree, tree
 from metabench.core.lazy import torch
 from metabench.core.options import build, describe
 from metabench.core.randomness import generator
@@ -104,9 +105,7 @@ class Claim:
         options = build(method.options, self.options, f"method '{method.name}'")
         answer = ask(method, self.case, options, dtype=self.dtype)
         tolerance = None if expected is None else self.tolerance
-        seen = functools.partial(
-            Finding, self.kind, self.case, self.options, tolerance=tolerance, expected=expected
-        )
+        seen = functools.partial(Finding, self.kind, self.case, self.options, tolerance=tolerance, expected=expected)
         if answer.result is None:
             if answer.verdict == UNSUPPORTED and expected is not None and must_answer(method, self.case):
                 answer = Answer(None, FAILED, f"declines a hypergradient that exists: {answer.wrong}")
@@ -136,8 +135,8 @@ class Claim:
         )
 
 
-def claims(method: Method) -> Iterator[Claim | Again]:
-    """Yield what `method` is held to, but for the means of methods that draw and what they keep from window to window."""
+def claims(method: Method) -> Iterator[Claim]:
+    """Yield what `method` is held to on one window: but for the means of methods that draw."""
     formula, _ = formula_of(method)
     exact = method.exact and method.target not in SAMPLED
     if method.target is Target.NONE:
@@ -151,8 +150,6 @@ def claims(method: Method) -> Iterator[Claim | Again]:
             yield from _limit(method, case)
     if formula is not None:
         yield from _formulas(method)
-    if exact or formula is not None or method.limit or method.mean or method.target is Target.NONE:
-        yield from again(method)
 
 
 def exists(target: Target, case: Case) -> bool:
@@ -179,7 +176,9 @@ def exact_value(target: Target, case: Case, options: dict[str, Any]) -> Tree | N
         return case.implicit if has_minimum(case) else None
     steps = {Target.ONE_STEP: 1, Target.TRUNCATED: options.get("steps")}.get(target, case.inner_steps)
     if steps is None:
-        raise MetabenchError("a method with the target 'truncated' has an option 'steps': how many of the last steps it differentiates")
+        raise MetabenchError(
+            "a method with the target 'truncated' has an option 'steps': how many of the last steps it differentiates"
+        )
     steps = min(steps, case.inner_steps)
     if steps < case.inner_steps and MetaRole.START in case.problem.roles:
         # The last steps reach a part of l at the most, and none of them where it starts the run.
@@ -321,159 +320,3 @@ def _formula(method: Method, case: Case) -> Iterator[Claim]:
 
         settings = dataclasses.asdict(options)
         yield Claim("formula", case, settings, value, _lazy(method.target, case, settings), FORMULA_TOLERANCE)
-
-
-@dataclass(frozen=True, eq=False)
-class Again:
-    """The method is called several times.
-
-    Over the windows of one run, the meta-parameters moved between them; then with the window, the state and the meta-parameters of the
-    first call, each exchanged for another by itself: each answer has to be what a fresh call would give. Then the first call is made
-    again, as users may make it: as it was, with arguments that require gradients, and without recording. The answers have to be the first
-    one but for the order of sums, and no answer may change later.
-    """
-
-    case: Case
-    options: dict[str, Any]
-    expect: Callable[[Case, dict[str, Any]], Tree | None]
-    """(one window of the run, options) -> the hypergradient, None where it is not known."""
-    tolerance: float
-    kind: str = "again"
-
-    @property
-    def text(self) -> str:
-        """The claim in words."""
-        given = ", ".join(f"{name}={value}" for name, value in self.options.items())
-        return f"again: {self.case.text}, {len(self.case.windows)} windows" + (f", {given}" if given else "")
-
-    def check(self, method: Method) -> Finding:
-        """Return what comes of the claim."""
-        begun = time.perf_counter()
-        try:
-            verdict, message, error = self._run(method)
-        except Exception as error_of_formula:  # a formula may be somebody else's code
-            words = f"what it should be cannot be worked out: {type(error_of_formula).__name__}: {error_of_formula}"
-            verdict, message, error = FAILED, words, None
-        seconds = time.perf_counter() - begun
-        return Finding(
-            self.kind, self.case, self.options, verdict, message, self.tolerance, error=error, seconds=seconds
-        )
-
-    def _run(self, method: Method) -> tuple[str, str, float | None]:
-        options = build(method.options, self.options, f"method '{method.name}'")
-        answers: list[tuple[Hypergradient, Tree]] = []
-        worst = 0.0
-
-        def judged(at: Case, where: str) -> str:
-            """Return what is wrong with a call, and the verdict in front of it where there is no answer."""
-            nonlocal worst
-            answer = ask(method, at, options)
-            if answer.result is None or answer.wrong:
-                return f"{where}{answer.wrong}" if answer.verdict != UNSUPPORTED else UNSUPPORTED
-            answers.append((answer.result, tree.tree_map(torch.clone, answer.result.meta)))
-            if wrong := astray(method, at, answer.result):
-                return where + wrong
-            expected = self.expect(at, self.options)
-            if expected is None:
-                return ""
-            worst = max(worst, error := relative(answer.result.meta, expected))
-            return "" if error <= self.tolerance else f"{where}relative error {error:.2g}"
-
-        first = now = dataclasses.replace(self.case, windows=self.case.windows[:1])
-        for place, window in enumerate(self.case.windows):
-            now = dataclasses.replace(now, windows=(window,))
-            if wrong := judged(now, _nth(place, self.case)):
-                declines = wrong == UNSUPPORTED
-                if declines and must_answer(method, now) and self.expect(now, self.options) is not None:
-                    return FAILED, "declines a hypergradient that exists", None
-                return (UNSUPPORTED, "", None) if declines else (FAILED, wrong, None)
-            found = answers[-1][0]
-            moved = tree.add_scaled(now.meta, 0.1 / (1 + float(tree.norm(found.meta))), found.meta)
-            now = Case(now.problem, found.state, moved, now.windows)
-        state = dataclasses.replace(now.state, memory={})
-        for what, at in {
-            "another window": dataclasses.replace(first, windows=self.case.windows[-1:]),
-            "another state": dataclasses.replace(first, state=state),
-            "other meta-parameters": dataclasses.replace(first, meta=now.meta),
-        }.items():
-            if wrong := judged(at, f"called with {what} and else the arguments of the first call: "):
-                return FAILED, wrong, None
-        for words, how in _WAYS.items():
-            last = ask(method, first, options, **how)
-            if last.result is None or last.wrong:
-                return FAILED, f"{words}: {last.wrong}", None
-            if not _identical(answers[0][0], last.result):
-                return FAILED, f"{words} it gives another answer", None
-        if any(not torch.equal(found.meta[name], leaf) for found, kept in answers for name, leaf in kept.items()):
-            return FAILED, "an answer changes with later calls: it returns a tensor that it goes on writing to", None
-        return CERTIFIED if method.exact else AS_DECLARED, "", worst
-
-
-_WAYS: dict[str, dict[str, Any]] = {
-    "called once more with the arguments of the first call (it keeps something between calls?)": {},
-    "called with arguments that require gradients": {"leaves": True},
-    "called within torch.no_grad()": {"recording": False},
-}
-
-
-def _nth(place: int, case: Case) -> str:
-    return f"in window {place + 1} of {len(case.windows)}: " if place else ""
-
-
-ROUNDING = 1e-13
-"""Relative difference of two answers to one question: kernels may add in another order."""
-
-
-def _identical(one: Hypergradient, other: Hypergradient) -> bool:
-    pairs = [(one.meta, other.meta), (one.state.params, other.state.params)]
-    pairs += [(leaves, other.state.optimiser[slot]) for slot, leaves in one.state.optimiser.items()]
-    near = all(relative(right, left) <= ROUNDING for left, right in pairs)
-    return near and abs(one.outer_loss - other.outer_loss) <= ROUNDING * abs(one.outer_loss)
-
-
-def again(method: Method) -> Iterator[Again]:
-    """Yield the runs over several windows that a method is held to."""
-    options = complete(method, {})
-    formula, given_sets = formula_of(method)
-
-    def expect(case: Case, options: dict[str, Any]) -> Tree | None:
-        if method.target is Target.NONE:
-            return tree.zeros_like(case.meta)
-        if method.exact and method.target not in SAMPLED:
-            return exact_value(method.target, case, options)
-        if formula is None or case.state.memory:
-            return None
-        built = build(method.options, options, f"method '{method.name}'")
-        vector = formula(case, built, generator(0, STREAM))
-        return None if vector is None else tree.unflatten(vector.detach(), case.meta)
-
-    sets = option_variants(method) if method.exact else [options, *(complete(method, dict(given)) for given in given_sets)]
-    for place, case in enumerate(_runs(method.target)):
-        if exists(method.target, case):
-            # Every option set on one run or another; the defaults on all.
-            for chosen in (sets[0], *sets[1 + place :: len(_runs(method.target))]):
-                yield Again(case, chosen, expect, EXACT_TOLERANCE)
-    limit = method.limit
-    if limit is not None and limit.options is not None and method.target is Target.IMPLICIT and not limit.at_minimum:
-        # What it keeps must not lead it away from its limit.
-        for case in _runs(method.target):
-            for given in limit.option_sets(case.expansion.curvature)[:1]:
-                at_limit = complete(method, given)
-                yield Again(case, at_limit, lambda at, _: at.implicit, 10 * limit.tolerance)
-
-
-@functools.cache
-def _runs(target: Target) -> tuple[Case, ...]:
-    """Return runs of several windows: every optimiser's slots go on, and no two windows are alike."""
-    common = (
-        moving(ExampleWeights("momentum", inner_steps=2), windows=3),
-        moving(SharedRoles("adam", ("inner_loss", "outer_loss"), inner_steps=3), windows=3),
-    )
-    if target is Target.IMPLICIT:
-        return (*common, moving(Ridge(SCHEDULED, inner_steps=2), windows=2))
-    return (
-        *common,
-        moving(TanhNetwork(SCHEDULED, inner_steps=2), windows=2),
-        moving(SharedRoles("adam", ("outer_loss", "update"), inner_steps=2), windows=2),
-        moving(SharedRoles("momentum", ("outer_loss", "start"), inner_steps=2), windows=2),
-    )

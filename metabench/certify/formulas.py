@@ -29,12 +29,19 @@ def truncated_neumann(case: Case, options: Any, stream: torch.Generator) -> torc
 
 
 def best_of_krylov_space(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
-    """Return dF/dl - J q with q the best in energy of the span of v, Hv, ..., H^(steps - 1) v. Hestenes & Stiefel 1952, theorem 6.1."""
+    """Return dF/dl - J q with q the best in energy of the span of v, Hv, ..., H^(steps - 1) v. Hestenes & Stiefel 1952, theorem 6.1.
+
+    The first power that leaves a residual |v - Hq| of at most `tolerance` |v| is the last.
+    """
     at = case.expansion
-    hessian = _damped(at, options)
-    columns = [torch.linalg.matrix_power(hessian, j) @ at.outer_w for j in range(min(options.steps, len(hessian)))]
-    basis = torch.linalg.qr(torch.stack(columns, dim=1)).Q
-    return at.implicit(basis @ torch.linalg.solve(basis.T @ hessian @ basis, basis.T @ at.outer_w))
+    hessian, found, columns = _damped(at, options), torch.zeros_like(at.outer_w), [at.outer_w]
+    for _ in range(min(options.steps, len(hessian))):
+        if (at.outer_w - hessian @ found).norm() <= options.tolerance * at.outer_w.norm():
+            break
+        basis = torch.linalg.qr(torch.stack(columns, dim=1)).Q
+        found = basis @ torch.linalg.solve(basis.T @ hessian @ basis, basis.T @ at.outer_w)
+        columns.append(hessian @ columns[-1])
+    return at.implicit(found)
 
 
 def nystrom(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
@@ -258,7 +265,8 @@ FORMULAS: dict[str, tuple[Formula, tuple[dict[str, Any], ...]]] = {
     "sama": (differences_after_the_last_step, ({}, {"epsilon": 0.1})),
     "first_order": (constant_gradients, ({},)),
     "reptile": (way_travelled, ({},)),
-    "ift_cg": (best_of_krylov_space, ({}, {"steps": 1}, {"steps": 3}, {"steps": 2, "damping": 0.3})),
+    "ift_cg": (best_of_krylov_space, ({}, {"steps": 1}, {"steps": 3}, {"tolerance": 0.3}, {"steps": 2, "damping": 0.3})),
+    "torchopt_ift_cg": (best_of_krylov_space, ({}, {"steps": 1}, {"steps": 3}, {"tolerance": 0.3})),
     "ift_neumann": (truncated_neumann, ({}, {"steps": 0}, {"steps": 3, "scale": 0.7}, {"steps": 5, "damping": 0.3})),
     "ift_nystrom": (
         nystrom,

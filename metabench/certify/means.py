@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from metabench.certify.cases import Case, moving
+from metabench.certify.check import ask
 from metabench.certify.claims import Finding
-from metabench.certify.problems import Quadratic, Ridge, SharedRoles
+from metabench.certify.problems import Quadratic, Ridge
 from metabench.certify.references import expand, objective, smoothed
+from metabench.certify.shared_roles import SharedRoles
 from metabench.certify.training import train
 from metabench.core import InnerState, MetabenchError, Method, Tree, tree
 from metabench.core.checks import check_hypergradient
@@ -130,6 +132,10 @@ def judge_mean(method: Method, of: Mean) -> MeanTest:
     from scipy import stats
 
     options = build(method.options, of.options, f"method '{method.name}'")
+    # One draw is watched for what it does beside its answer: watching all would cost more than they do.
+    watched = ask(method, of.case, options)
+    if watched.result is None or watched.wrong:
+        raise MetabenchError(watched.wrong)
     stream = generator(0, f"means of {method.name}")
     drawn = torch.stack([tree.flatten(_draw(method, of.case, options, stream)) for _ in range(of.draws)])
     if not bool(drawn.isfinite().all()):

@@ -62,9 +62,7 @@ class CertificationProblem(Problem):
         features: int = 4,
         due: str = "end",
     ) -> None:
-        super().__init__(
-            Setting("small", NoOptions(), inner_steps, 0, torch.device("cpu"), torch.float64, None)
-        )
+        super().__init__(Setting("small", NoOptions(), inner_steps, 0, torch.device("cpu"), torch.float64, None))
         self.scale, self.features, self.weight_decay, self.optimiser_name = scale, features, weight_decay, optimiser
         self.due = due
         self.optimiser: InnerOptimiser
@@ -91,6 +89,10 @@ class CertificationProblem(Problem):
     def draw(self, stream: torch.Generator) -> Batch:
         """Return one batch."""
 
+    def draw_outer(self, stream: torch.Generator) -> Batch:
+        """Return one batch of the outer loss: one like those of the inner loss, unless the problem says otherwise."""
+        return self.draw(stream)
+
     @abstractmethod
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f(w, l) on a batch, a scalar."""
@@ -104,7 +106,7 @@ class CertificationProblem(Problem):
         stream = generator(self.seed, f"{self.name} data")
         steps = self.setting.inner_steps
         while True:
-            outer = tuple(self.draw(stream) if DUE[self.due](k, steps) else None for k in range(steps))
+            outer = tuple(self.draw_outer(stream) if DUE[self.due](k, steps) else None for k in range(steps))
             yield [Window(tuple(self.draw(stream) for _ in range(steps)), outer)]
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:

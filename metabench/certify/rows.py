@@ -11,6 +11,7 @@ from metabench.certify.cases import Case
 from metabench.core import Method, tree
 from metabench.core.lazy import torch
 from metabench.core.options import build
+from metabench.measure.kernels import NATIVE, instruction_set
 from metabench.methods import method
 from metabench.results.certificate import CERTIFICATE_COLUMNS
 from metabench.suite.code_hash import method_hash
@@ -25,6 +26,7 @@ _NOWHERE = {
     "inner_steps": 0,
     "dimension": 0,
     "n_meta": 0,
+    "dtype": "float64",
     "scale": 1.0,
     "weight_decay": 0.0,
     "options": "",
@@ -46,6 +48,7 @@ def identity(name: str, plugins: Iterable[Path]) -> Row:
         "method_hash": method_hash(name, [str(path) for path in plugins]),
         "title": found.title,
         "target": found.target.value,
+        "instruction_set": instruction_set(NATIVE),  # of this process, whatever it was set to
         "torch_version": torch.__version__,
         "metabench_version": __version__,
     }

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from metabench.certify.again import again
 from metabench.certify.carried import carried
 from metabench.certify.cases import Case, moving, settled
 from metabench.certify.check import STREAM, ask, astray, compared, relative
 from metabench.certify.claims import Finding, claims, complete, exact_value
 from metabench.certify.diagnosis import explain
 from metabench.certify.means import means
-from metabench.certify.problems import Ridge, SharedRoles, TanhNetwork
+from metabench.certify.problems import Ridge, TanhNetwork
 from metabench.certify.rows import case_columns, certificate_row, identity
+from metabench.certify.shared_roles import SharedRoles
 from metabench.core import Curvature, MetabenchError, Method, Target, tree
 from metabench.core.lazy import torch
 from metabench.core.options import build
@@ -58,7 +60,9 @@ def certificate_rows(method: Method, progress: Progress | None = None) -> list[R
     tell = progress or (lambda stage, done, total: None)
     try:
         wanted = checks(method)
-    except Exception as error:  # the declaration is the author's code, too: a limit may raise, or name options that are not there
+    except (
+        Exception
+    ) as error:  # the declaration is the author's code, too: a limit may raise, or name options that are not there
         return [_declaration_row(method, error)]
     findings = []
     for done, one in enumerate(wanted):
@@ -80,7 +84,7 @@ def checks(method: Method) -> list[Check]:
     Raises:
         Exception: whatever the method's declaration raises when it is read.
     """
-    return [*claims(method), *means(method), *carried(method.name)]
+    return [*claims(method), *again(method), *means(method), *carried(method.name)]
 
 
 def _finding_row(method: Method, finding: Finding, sentence: str | None) -> Row:
@@ -95,6 +99,7 @@ def _finding_row(method: Method, finding: Finding, sentence: str | None) -> Row:
             "cosine": finding.cosine,
             "norm_ratio": finding.norm_ratio,
             "tolerance": finding.tolerance,
+            "dtype": "float32" if finding.single else "float64",
             "message": sentence or finding.message,
             "seconds": finding.seconds,
         }
@@ -106,7 +111,11 @@ def _never_draws(method: Method) -> Row | None:
     """Return the row of a method that says that it draws, and answers the same whatever the generator is seeded with; None if it does."""
     if not method.stochastic or method.exact:
         return None
-    case = settled(Ridge()) if method.target is Target.IMPLICIT else moving(SharedRoles("sgd", ("inner_loss", "outer_loss")))
+    case = (
+        settled(Ridge())
+        if method.target is Target.IMPLICIT
+        else moving(SharedRoles("sgd", ("inner_loss", "outer_loss")))
+    )
     options = complete(method, {})
     built = build(method.options, options, f"method '{method.name}'")
     answers = [ask(method, case, built, seed=seed).result for seed in range(3)]
@@ -153,7 +162,12 @@ _WHAT_TO_DECLARE = (
 def _curve(method: Method) -> Iterator[Row]:
     """Yield the points of the error against the budget, against the exact target."""
     limit = method.limit
-    if limit is None or limit.options is None or not limit.budget or method.target in (Target.SMOOTHED, Target.PERSISTENT):
+    if (
+        limit is None
+        or limit.options is None
+        or not limit.budget
+        or method.target in (Target.SMOOTHED, Target.PERSISTENT)
+    ):
         return
     case = settled(Ridge(features=8)) if method.target is Target.IMPLICIT else moving(TanhNetwork())
     curvature = case.minimum.curvature if case.minimum else Curvature(12, 0.2, 5.0)

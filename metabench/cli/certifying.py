@@ -9,7 +9,7 @@ from typing import Any
 from metabench.cli.output import print_table
 from metabench.results.certificate import VERDICTS, Certificate, certificates
 
-_COLUMNS = ("method", "target", "verdict", "claims", "worst error", "lowest cosine", "norm ratio")
+_COLUMNS = ("method", "target", "verdict", "claims", "worst error", "in float32", "lowest cosine", "norm ratio")
 _CLAIM_COLUMNS = ("method", "case", "options", "claim", "verdict", "error", "cosine", "norm ratio", "what is wrong")
 _SHOWN = 5
 """Failures that are told of a method; the file has them all."""
@@ -36,8 +36,21 @@ def summary(rows: Sequence[dict[str, Any]], out: Path) -> str:
 def _line(one: Certificate) -> tuple[str, ...]:
     claims = ", ".join(f"{count} {verdict}" for verdict, count in one.claims.items())
     low, high = one.norm_ratio or (None, None)
-    ratio = _number(low) if low is None or high is None or _number(low) == _number(high) else f"{_number(low)} to {_number(high)}"
-    return (one.method, one.target, one.verdict, claims, _error(one.error), _number(one.cosine), ratio)
+    ratio = (
+        _number(low)
+        if low is None or high is None or _number(low) == _number(high)
+        else f"{_number(low)} to {_number(high)}"
+    )
+    return (
+        one.method,
+        one.target,
+        one.verdict,
+        claims,
+        _error(one.error),
+        _error(one.error_float32),
+        _number(one.cosine),
+        ratio,
+    )
 
 
 def _claim(row: dict[str, Any]) -> tuple[str, ...]:
@@ -55,7 +68,9 @@ def _claim(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_failures(one: Certificate, rows: Sequence[dict[str, Any]]) -> None:
-    failed = [row for row in rows if row["method"] == one.method and row["kind"] == "claim" and row["verdict"] == "FAILED"]
+    failed = [
+        row for row in rows if row["method"] == one.method and row["kind"] == "claim" and row["verdict"] == "FAILED"
+    ]
     if not failed:
         return
     print(f"\n{one.method} FAILED {len(failed)} of {sum(one.claims.values())} claims:")

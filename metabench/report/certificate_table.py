@@ -16,7 +16,9 @@ _FAILURES_AT_MOST = 2  # before the rest is folded away
 
 def certificate_table(suite: Suite) -> Table:
     """Return a row for each method of the suite, certified or not."""
-    versions = ", ".join(sorted({certificate.torch_version for certificate in suite.certificates.values()}))
+    made_with = sorted(
+        {f"torch {one.torch_version} ({one.instruction_set} kernels)" for one in suite.certificates.values()}
+    )
     table = Table(
         "certificates",
         "Whether each method is what it declares to be",
@@ -24,8 +26,9 @@ def certificate_table(suite: Suite) -> Table:
         + " ".join(f"{verdict}: {words}." for verdict, words in VERDICTS.items())
         + f" {NOT_CERTIFIED}: there is no certificate of the method, or it is of another source than these rows are (the hashes differ). "
         "A method that samples is judged by a test of the mean of its draws, not by one draw. Error: relative, the largest of the claims "
-        "that have a tolerance; cosine and norm ratio: against the exact value of the target, the lowest, and the range."
-        + (f" Certified with torch {versions}." if versions else ""),
+        "that have a tolerance, those in float32 apart; cosine and norm ratio: against the exact value of the target, the lowest, and the "
+        "range."
+        + (f" Certified with {', '.join(made_with)}." if made_with else ""),
         [
             Column("label", "method", numeric=False),
             Column("target", "target", numeric=False, description="what the method estimates"),
@@ -37,6 +40,7 @@ def certificate_table(suite: Suite) -> Table:
                 description="combinations of problem, optimiser and options, by verdict",
             ),
             Column("error", "worst error", description="largest relative error from what the method is held to"),
+            Column("error_float32", "in float32", description="likewise, where the method is called in float32"),
             Column("cosine", "lowest cosine", description="with the exact value of its target"),
             Column("norm_ratio", "norm ratio", description="norm over that of the exact value of its target"),
             Column("why", "what failed, what is unsupported", numeric=False),
@@ -73,6 +77,7 @@ def _row(
         "verdict": Cell("", float(GRAVITY.index(found)), verdict=found),
         "claims": absent,
         "error": absent,
+        "error_float32": absent,
         "cosine": absent,
         "norm_ratio": absent,
         "why": absent,
@@ -81,9 +86,8 @@ def _row(
     if shown is None:
         return row
     row["claims"] = Cell(_counts(shown.claims), float(sum(shown.claims.values())), tone="lines")
-    row["error"] = Cell(
-        numbers.plain(shown.error, 2), shown.error, title="" if shown.error is None else repr(shown.error)
-    )
+    for name, error in (("error", shown.error), ("error_float32", shown.error_float32)):
+        row[name] = Cell(numbers.plain(error, 2), error, title="" if error is None else repr(error))
     row["cosine"] = Cell(
         numbers.cosine(shown.cosine), shown.cosine, title="" if shown.cosine is None else repr(shown.cosine)
     )
@@ -116,6 +120,7 @@ def _record(
         "certificate": found,
         **{f"claims_{verdict}": claims.get(verdict, 0) if shown else None for verdict in VERDICTS},
         "worst_error": shown.error if shown else None,
+        "worst_error_float32": shown.error_float32 if shown else None,
         "lowest_cosine": shown.cosine if shown else None,
         "lowest_norm_ratio": low,
         "highest_norm_ratio": high,
@@ -124,6 +129,7 @@ def _record(
         "method_hash_of_rows": "; ".join(hashes),
         "method_hash_certified": certificate.method_hash if certificate else "",
         "torch_version": certificate.torch_version if certificate else "",
+        "instruction_set": certificate.instruction_set if certificate else "",
     }
 
 

@@ -18,7 +18,7 @@ from metabench.core.errors import MetabenchError
 from metabench.results.atomic import write_atomically
 from metabench.results.schema import Column
 
-CERTIFICATE_VERSION = 1
+CERTIFICATE_VERSION = 2
 
 CERTIFIED = "certified"
 AS_DECLARED = "approximate-as-declared"
@@ -40,16 +40,24 @@ CERTIFICATE_COLUMNS: tuple[Column, ...] = (
     Column("method", _STRING, "hypergradient method", required=True),
     Column("method_hash", _STRING, "hash of the source that the method depends on", required=True),
     Column("title", _STRING, "the method in one line", required=True),
-    Column("kind", _STRING, "'claim': held to a tolerance; 'budget': a point of the curve of error against solver budget", required=True),
+    Column(
+        "kind",
+        _STRING,
+        "'claim': held to a tolerance; 'budget': a point of the curve of error against solver budget",
+        required=True,
+    ),
     Column("problem", _STRING, "certification problem", required=True),
     Column("case", _STRING, "the problem with all that sets this case apart", required=True),
     Column("optimiser", _STRING, "inner optimiser", required=True),
     Column("inner_steps", _INT, "K", required=True),
     Column("dimension", _INT, "number of inner parameters", required=True),
     Column("n_meta", _INT, "number of meta-parameters", required=True),
+    Column("dtype", _STRING, "number type of the call; what it is held to is worked out in float64", required=True),
     Column("scale", _FLOAT, "factor on the inner loss", required=True),
     Column("weight_decay", _FLOAT, "of the inner optimiser", required=True),
-    Column("options", _STRING, "the method's options that differ from its defaults, as 'key=value, ...'", required=True),
+    Column(
+        "options", _STRING, "the method's options that differ from its defaults, as 'key=value, ...'", required=True
+    ),
     Column(
         "claim",
         _STRING,
@@ -61,16 +69,23 @@ CERTIFICATE_COLUMNS: tuple[Column, ...] = (
     Column("verdict", _STRING, "one of " + ", ".join(VERDICTS), required=True),
     Column("relative_error", _FLOAT, "norm of the difference from what it is held to, over the norm of that"),
     Column("cosine", _FLOAT, "cosine with the exact value of its target; of a mean, with what theory gives for it"),
-    Column("norm_ratio", _FLOAT, "norm over the norm of the exact value of its target; of a mean, of what theory gives for it"),
+    Column(
+        "norm_ratio",
+        _FLOAT,
+        "norm over the norm of the exact value of its target; of a mean, of what theory gives for it",
+    ),
     Column("tolerance", _FLOAT, "relative error that is allowed"),
     Column("draws", _INT, "draws that the mean is of; methods that sample only"),
     Column("standard_error", _FLOAT, "standard error of that mean over the norm of what it is held to"),
-    Column("p_value", _FLOAT, "probability of so large a difference, or a larger one, if the mean is what it is held to"),
+    Column(
+        "p_value", _FLOAT, "probability of so large a difference, or a larger one, if the mean is what it is held to"
+    ),
     Column("level", _FLOAT, "p_value below which the claim fails: the probability of failing a right method by chance"),
     Column("budget_option", _STRING, "the option that `budget` is of; empty for claims", required=True),
     Column("budget", _FLOAT, "solver budget of a point of the curve"),
     Column("message", _STRING, "what failed, in words; why it is unsupported", required=True),
     Column("seconds", _FLOAT, "time of this row's check"),
+    Column("instruction_set", _STRING, "the CPU's instructions that the kernels used", required=True),
     Column("torch_version", _STRING, "version of torch", required=True),
     Column("metabench_version", _STRING, "version of metabench", required=True),
 )
@@ -91,9 +106,10 @@ class Certificate:
     """What the rows of one method come to.
 
     verdict: FAILED if any claim failed; else CERTIFIED if all that was answered is exact; else AS_DECLARED; UNDECLARED or UNSUPPORTED where
-    nothing was held to anything. claims: rows by verdict. error: the worst relative error of the claims that hold with a tolerance; cosine
-    and norm_ratio: the lowest, and (lowest, highest), against the exact target. failures: case, options and message of what failed,
-    each message once. unsupported: why, each reason once. curves: (case, budget option, [(budget, relative error), ...]).
+    nothing was held to anything. claims: rows by verdict. error: the worst relative error in float64 of the claims with a tolerance;
+    error_float32: of those in float32, most of it rounding; cosine and norm_ratio: the lowest, and (lowest, highest), against the exact
+    target. failures: case, options and message of what failed, each message once. unsupported: why, each reason once. curves: (case,
+    budget option, [(budget, relative error), ...]).
     """
 
     method: str
@@ -103,12 +119,14 @@ class Certificate:
     verdict: str
     claims: dict[str, int]
     error: float | None
+    error_float32: float | None
     cosine: float | None
     norm_ratio: tuple[float, float] | None
     failures: tuple[str, ...]
     unsupported: tuple[str, ...]
     curves: tuple[tuple[str, str, tuple[tuple[float, float], ...]], ...]
     torch_version: str
+    instruction_set: str
 
     @property
     def valid(self) -> bool:
@@ -201,7 +219,11 @@ def _certificate(method: str, rows: list[Row]) -> Certificate:
     held = [row for row in claims if row["verdict"] in (CERTIFIED, AS_DECLARED, FAILED)]
     # A tolerance says that there is something to be held to.
     declined = sum(row["verdict"] == UNSUPPORTED and row["tolerance"] is not None for row in claims)
-    errors = [row["relative_error"] for row in held if row["tolerance"] is not None and row["relative_error"] is not None]
+    judged = [row for row in held if row["tolerance"] is not None and row["relative_error"] is not None]
+    errors = {
+        dtype: max((row["relative_error"] for row in judged if row["dtype"] == dtype), default=None)
+        for dtype in ("float64", "float32")
+    }
     cosines = [row["cosine"] for row in held if row["cosine"] is not None]
     ratios = [row["norm_ratio"] for row in held if row["norm_ratio"] is not None]
     curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -215,13 +237,15 @@ def _certificate(method: str, rows: list[Row]) -> Certificate:
         target=rows[0]["target"],
         verdict=_verdict(counts, declined),
         claims=counts,
-        error=max(errors, default=None),
+        error=errors["float64"],
+        error_float32=errors["float32"],
         cosine=min(cosines, default=None),
         norm_ratio=(min(ratios), max(ratios)) if ratios else None,
         failures=_failures(claims),
         unsupported=tuple(dict.fromkeys(row["message"] for row in claims if row["verdict"] == UNSUPPORTED)),
         curves=tuple((case, option, tuple(points)) for (case, option), points in curves.items()),
         torch_version=rows[0]["torch_version"],
+        instruction_set=rows[0]["instruction_set"],
     )
 
 

@@ -16,7 +16,8 @@ import torch
 from bilevel import call, difference, objective, relative_error
 
 from metabench.certify.problem import CertificationProblem
-from metabench.core import Batch, Hypergradient, MetaRole, Target, Tree, Unsupported, tree
+from metabench.certify.training import train
+from metabench.core import Batch, Hypergradient, MetaRole, Target, Tree, Unsupported, Window, tree
 from metabench.core.checks import check_hypergradient
 from metabench.core.randomness import generator
 from metabench.methods import method, methods
@@ -103,7 +104,9 @@ def exactly(problem: Stated) -> float:
 
 
 @every_exact
-def test_a_meta_parameter_that_is_the_start_and_enters_the_loss_has_two_shares(name: str, options: dict[str, Any]) -> None:
+def test_a_meta_parameter_that_is_the_start_and_enters_the_loss_has_two_shares(
+    name: str, options: dict[str, Any]
+) -> None:
     found = asked(StartAndSine(inner_steps=1), name, **options)
     w_1 = 0.9 - 0.1 * math.sin(1.0)
     assert float(found.state.params["w"]) == pytest.approx(w_1, rel=1e-14)
@@ -203,10 +206,33 @@ class Stopped(Stated):
             length = (w.norm() * meta["l"].cos()).detach()
         if self._how == "straight_through":
             length = length + w.sum() - w.sum().detach()
-        return (length * w.sin()).sum() * meta["l"].exp() + w.square().sum() / 4
+        return self.with_length(length, w, meta["l"])
+
+    def with_length(self, length: torch.Tensor, w: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return (length * w.sin()).sum() * scale.exp() + w.square().sum() / 4
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         return params["w"].square().sum() / 2
+
+
+class WithConstants(Stopped):
+    """The same loss with what is stopped handed in as data: what methods take it for."""
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        w, length = params["w"], batch["length"]
+        if self._how == "straight_through":
+            length = length + w.sum() - batch["sum"]
+        return self.with_length(length, w, meta["l"])
+
+
+def constants_along(problem: Stopped) -> Window:
+    """Return the window of `WithConstants`: what `problem` stops at each step of plain training."""
+    state, meta = problem.initial_state()
+    window = next(problem.windows())[0]
+    states = train(problem, state, meta, window).states[:-1]
+    points = [one.params["w"] for one in states]
+    inner = tuple({"length": w.norm() * meta["l"].cos(), "sum": w.sum()} for w in points)
+    return Window(inner, window.outer)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
@@ -214,9 +240,11 @@ class Stopped(Stated):
 def test_all_methods_take_what_is_not_recorded_for_constant(how: str, optimiser: str) -> None:
     problem = Stopped(how, optimiser=optimiser, inner_steps=3)
     found = {str(one): float(asked(problem, one[0], **one[1]).meta["l"]) for one in THROUGH_ALL_STEPS}
-    first = found[str(THROUGH_ALL_STEPS[0])]
-    assert found == pytest.approx(dict.fromkeys(found, first), rel=1e-10)
-    assert first != pytest.approx(exactly(problem), rel=1e-3)
+    twin = WithConstants(how, optimiser=optimiser, inner_steps=3)
+    state, meta = twin.initial_state()
+    expected = difference(objective(twin, state, constants_along(problem)), meta, tree.tree_map(torch.ones_like, meta))
+    assert found == pytest.approx(dict.fromkeys(found, expected), rel=1e-8)
+    assert expected != pytest.approx(exactly(problem), rel=1e-3)
 
 
 class Formed(Stated):
@@ -341,6 +369,38 @@ class WithItsOwnFunction(Formed):
 
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         return super().f(params, meta, batch) + Squared.apply(params["w"]).sum() * meta["l"]
+
+
+class Flat(torch.autograd.Function):
+    """A function that returns a view, and has no forward mode."""
+
+    @staticmethod
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return x.view(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.shape = inputs[0].shape
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> torch.Tensor:
+        return slope.view(ctx.shape)
+
+
+class WithAView(Formed):
+    """A loss that calls it."""
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        return super().f(params, meta, batch) + Flat.apply(params["w"]).sum() * meta["l"]
+
+
+@pytest.mark.parametrize("name", ["mixflow", "forward"])
+def test_a_function_of_its_own_without_forward_mode_is_unsupported(name: str) -> None:
+    problem = WithAView("no dimensions", inner_steps=2)
+    with pytest.raises(Unsupported, match=r"a custom autograd\.Function has no forward-mode derivative"):
+        asked(problem, name)
+    found = asked(problem, "mixflow", mixed_mode=False)
+    assert relative_error(found.meta, asked(problem, "unrolled").meta) <= 1e-10
 
 
 def test_what_vmap_refuses_is_carried_one_direction_at_a_time() -> None:

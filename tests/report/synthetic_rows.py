@@ -369,12 +369,14 @@ def certificate(method: str, **changes: Any) -> dict[str, Any]:
         "verdict": verdict,
         "claims": {"certified": 12, **({} if exact else {verdict: 9}), "unsupported": 2},
         "error": 3e-13,
+        "error_float32": 2e-7,
         "cosine": None if target == "none" else 1.0 if exact else 0.962,
         "norm_ratio": None if target == "none" else [1.0, 1.0] if exact else [0.71, 1.08],
         "failures": [],
         "unsupported": [f"{method} needs an inner minimum", "no analytic outer loss"],
         "curves": [],
         "torch_version": "2.13.0+cpu",
+        "instruction_set": "AVX2",
     }
     if method.startswith("ift"):
         curves = [["ridge", "steps", [[steps, 0.3**steps] for steps in (1, 2, 4, 8)] + [[16, 0.0]]]]

@@ -28,7 +28,7 @@ def claim(verdict: str = "certified", **changes: Any) -> dict[str, Any]:
     """Return a row of a claim; keywords change it."""
     row = {column.name: _BY_TYPE[column.type] for column in CERTIFICATE_COLUMNS}
     row |= {"method": "mixflow", "method_hash": "abc", "kind": "claim", "verdict": verdict, "case": "ridge, sgd"}
-    row |= {"title": "mixed mode", "target": "unrolled", "torch_version": "2.13.0"}
+    row |= {"title": "mixed mode", "target": "unrolled", "torch_version": "2.13.0", "dtype": "float64"}
     return row | {"relative_error": 1e-12, "tolerance": 1e-10, "cosine": 1.0, "norm_ratio": 1.0} | changes
 
 
@@ -60,10 +60,12 @@ def test_figures_are_the_worst_of_the_claims_that_are_held_to_something() -> Non
         claim(relative_error=1e-12, cosine=0.9, norm_ratio=0.5),
         claim(relative_error=1e-11, cosine=1.0, norm_ratio=1.5),
         claim(relative_error=0.5, tolerance=None),
+        claim(relative_error=2e-7, dtype="float32"),
         claim("unsupported", relative_error=None, cosine=None, norm_ratio=None, message="no minimum"),
         claim("unsupported", relative_error=None, cosine=None, norm_ratio=None, message="no minimum"),
     ]
     found = certificates(rows)["mixflow"]
+    assert found.error_float32 == 2e-7
     assert (found.error, found.cosine, found.norm_ratio) == (1e-11, 0.9, (0.5, 1.5))
     assert found.unsupported == ("no minimum",)
 
@@ -113,8 +115,8 @@ def test_what_is_no_file_of_certificates_is_refused_with_what_to_do(tmp_path: Pa
         read_certificates(tmp_path / "torn.parquet")
     table = pa.Table.from_pylist([claim()], schema=CERTIFICATE_SCHEMA)
     pq.write_table(table.replace_schema_metadata({"metabench_certificate": "0"}), tmp_path / "old.parquet")
-    with pytest.raises(MetabenchError, match="version 0, expected 1"):
+    with pytest.raises(MetabenchError, match="version 0, expected 2"):
         read_certificates(tmp_path / "old.parquet")
     pq.write_table(table.drop_columns(["seconds"]), tmp_path / "short.parquet")
-    with pytest.raises(MetabenchError, match="columns are not those of version 1"):
+    with pytest.raises(MetabenchError, match="columns are not those of version 2"):
         read_certificates(tmp_path / "short.parquet")
