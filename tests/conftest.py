@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from metabench.measure.kernels import PORTABLE, variables
 
 # Before torch is imported, here and in every process that a test starts.
@@ -18,3 +20,7 @@ if not {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"} & os.environ.keys():
 
 # `bilevel`, `small_problems` and `kernel_choice` lie beside this file; tests in every folder import them.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="plant every bug on all cases of the certificates, not on a few that tell it")

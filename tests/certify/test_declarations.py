@@ -15,6 +15,8 @@ from metabench.core import Cost, Hypergradient, Limit, Method, Target, Tree, Uns
 from metabench.methods import method
 from metabench.results.certificate import certificates
 
+pytestmark = pytest.mark.usefixtures("few_cases")
+
 
 @dataclasses.dataclass(frozen=True)
 class Scaled:

@@ -368,6 +368,7 @@ BUGS = {
 }
 
 
+@pytest.mark.usefixtures("few_cases")
 @pytest.mark.parametrize("name", BUGS)
 def test_the_bug_is_caught_and_told_in_words(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bug = BUGS[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -93,13 +94,14 @@ class Workflow:
         return Outcome(done.returncode, done.stdout)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start Snakemake in a process group of its own, as a terminal does."""
+        """Start Snakemake in a process group of its own, as a terminal does; whoever runs the tests may ignore interrupts."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def write_suite(self, path: str = "config/config.yaml", **changes: Any) -> str:

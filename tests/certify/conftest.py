@@ -1,0 +1,55 @@
+"""Certificates of planted bugs are made on a few cases that tell the bugs apart; `pytest --full` makes them on all."""
+
+from __future__ import annotations
+
+import pytest
+
+from metabench.certify import claims, means
+from metabench.certify.cases import Case, cases
+from metabench.core import Target
+
+_MOVING = (
+    "tanh_network, momentum, K=4",
+    "inner_loss_and_outer_loss_and_update_and_start, adam, K=3, outer losses: every",
+    "learning_rate, adam, K=4, outer losses: every",
+    "inner_loss_and_start, sgd, K=1",
+    "ridge, sgd, K=4",
+    "ridge, momentum, K=4",
+    "ridge, adam, K=4",
+    "ridge, adam, K=4, one dimension",
+    "ridge, sgd, K=4, weight decay 0.2",
+    "ridge, momentum, K=12",
+    "ridge, sgd, K=4, F times 1e-06",
+    "learning_rate, sgd, K=3, outer losses: early",
+    "logistic, adam, K=5",
+    "many_weights, sgd, K=2",
+)
+_IMPLICIT = (
+    "ridge, sgd, K=4, at a minimum",
+    "ridge, sgd, K=4, at a minimum, one dimension",
+    "ridge, momentum, K=4, at a minimum, weight decay 0.2",
+    "ridge, adam, K=12, weight decay 0.1",
+    "ridge, sgd, K=4, weight decay 0.1",
+    "logistic, nesterov, K=3",
+    "inner_loss_and_outer_loss, sgd, K=2, scale 0.5",
+    "tanh_network, sgd, K=4, at a minimum",
+    "learning_rate, sgd, K=4",
+)
+
+
+def few(target: Target) -> tuple[Case, ...]:
+    """Return those of the certificates' cases that tell bugs apart."""
+    chosen = _IMPLICIT if target is Target.IMPLICIT else _MOVING
+    found = {case.text: case for case in cases(target)}
+    return tuple(found[text] for text in chosen)
+
+
+@pytest.fixture
+def few_cases(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make certificates on few cases, and hold methods that draw to the last of their means, unless all tests are asked for in full."""
+    if request.config.getoption("--full"):
+        return
+    monkeypatch.setattr(claims, "cases", few)
+    monkeypatch.setattr(claims, "EVERYWHERE", 1)
+    last = {name: lambda given=given: iter(list(given())[-1:]) for name, given in means.MEANS.items()}
+    monkeypatch.setattr(means, "MEANS", last)
