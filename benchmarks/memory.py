@@ -4,9 +4,9 @@
     python benchmarks/memory.py --only convolutions_float64 --only mixflow_of_label_noise
     python benchmarks/memory.py --repeats 10
 
-The meter (`metabench.measure.memory`) sums the allocator's events itself, block by block. The reference is what the profiler exports: the
-allocator's own running total, `Total Allocated` in the trace. Both must agree within 1 %, every run must take the same bytes, and a
-measured call must return the very bits of an unmeasured one; otherwise the exit status is 1.
+The meter (`metabench.measure.memory.meter`) sums the allocator's events itself, block by block. The reference is what the profiler
+exports: the allocator's own running total, `Total Allocated` in the trace. Both must agree within 1 %, every run must take the same
+bytes, and a measured call must return the very bits of an unmeasured one; otherwise the exit status is 1.
 
 A second meter, the storages that the dispatcher sees, shows why the allocator is the definition. It leaves out what kernels allocate
 inside, and it changes the program: under a dispatch mode the autograd engine adds gradients out of place. Both stand in the table, the
@@ -39,8 +39,8 @@ from torch.utils._pytree import tree_leaves
 from metabench.core import MetabenchError
 from metabench.core.registry import pick
 from metabench.measure.kernels import PORTABLE, restart_with
-from metabench.measure.memory import measure_memory
-from metabench.measure.storage_meter import StorageMeter
+from metabench.measure.memory.meter import measure_memory
+from metabench.measure.memory.storage_meter import StorageMeter
 
 TOLERANCE = 0.01
 

@@ -44,7 +44,7 @@ from metabench.core.options import build
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
 from metabench.measure.kernels import PORTABLE, restart_with
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 from metabench.methods import methods
 
 Entry: TypeAlias = tuple[str, dict[str, Any]]

@@ -27,15 +27,15 @@ from rich.console import Console
 from rich.table import Table
 
 from metabench import data
-from metabench.autodiff import segment_graphs
-from metabench.autodiff.floor import mixed_mode_floor
+from metabench.autodiff.traced import segment_graphs
+from metabench.autodiff.traced.memory_floor import mixed_mode_floor
 from metabench.core import Hypergradient, tree
 from metabench.core.options import build
 from metabench.core.problem import Setting
 from metabench.core.randomness import generator
-from metabench.measure.flops import flop_counter
 from metabench.measure.kernels import PORTABLE, restart_with
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
+from metabench.measure.predicted.flops import flop_counter
 from metabench.methods import method
 from metabench.problems import problem
 

@@ -22,8 +22,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from metabench.suite.cell import Cell
-from metabench.suite.plan import load_suite, plan
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.plan import load_suite, plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = [ROOT / "config" / "config.yaml", *sorted((ROOT / "config" / "suites").glob("*.yaml"))]
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _suite(path: Path, named: str, known: dict[str, int] | None, seconds: float) -> Iterator[Compared]:
-    from metabench.suite.predict import predict
+    from metabench.suite.predict.predict_cells import predict
 
     begun = time.perf_counter()
     for cell in plan(load_suite(path)).cells:
@@ -97,7 +97,7 @@ def _suite(path: Path, named: str, known: dict[str, int] | None, seconds: float)
 
 def _measured(cell: Cell) -> tuple[int, str]:
     """Return the peak bytes of the cell's first seed as its row would have them, or 0 and why there are none."""
-    from metabench.suite.run import run_cell
+    from metabench.suite.run.run_cell import run_cell
 
     # One timed call and no error or quality: the memory is measured before them.
     settings = cell.measure | {"time_repeats": 1, "time_budget": 0.0, "error_windows": 0}

@@ -27,10 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
-from metabench.data import DatasetCard, card, fashion_mnist, idx, splits
-from metabench.data.download import SourceFailed
-from metabench.data.files import EMBEDDED
-from metabench.data.packages import debian_package, run_command
+from metabench.data import DatasetCard, card, splits
+from metabench.data.fetch.download import SourceFailed
+from metabench.data.fetch.files import EMBEDDED
+from metabench.data.fetch.packages import debian_package, run_command
+from metabench.data.formats import idx
+from metabench.data.sets import fashion_mnist
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from metabench import __version__
 from metabench.measure.kernels import PORTABLE, variables
 from metabench.measure.processor import processor
 from metabench.results.store import read_metadata, read_rows
-from metabench.suite.predictions import write_predictions
+from metabench.suite.predict.predictions import write_predictions
 
 ROOT = Path(__file__).parents[1]
 

@@ -35,7 +35,7 @@ def mistakes(body: str, arguments: str = "") -> set[str]:
 
 
 def of_file(file: str) -> list[Mutant]:
-    paths = [path for folder in ("core", "methods", "autodiff") for path in (ROOT / "metabench" / folder).glob("*.py")]
+    paths = [path for folder in ("core", "methods", "autodiff") for path in (ROOT / "metabench" / folder).rglob("*.py")]
     return mutants_of((ROOT / file).read_text(), file, returns_of(paths))
 
 

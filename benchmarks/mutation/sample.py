@@ -21,7 +21,7 @@ ByFile = Mapping[str, Sequence[Mutant]]
 
 def all_mutants(root: Path) -> dict[str, list[Mutant]]:
     """Return every mutant outside of what is excluded, by file."""
-    annotated = [path for folder in ("metabench/core", *FOLDERS) for path in sorted((root / folder).glob("*.py"))]
+    annotated = [path for folder in ("metabench/core", *FOLDERS) for path in sorted((root / folder).rglob("*.py"))]
     returns = returns_of(annotated)
     files = [str(path.relative_to(root)) for path in annotated if path.parent.name != "core"]
     found = {file: mutants_of((root / file).read_text(), file, returns) for file in files}

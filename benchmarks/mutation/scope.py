@@ -12,11 +12,11 @@ import yaml
 from mutation.mutants import Mutant
 
 EXCLUDED: dict[tuple[str, str], str] = {
-    ("metabench/autodiff/missing.py", ""): "words of error messages",
-    ("metabench/autodiff/floor.py", ""): "memory bounds: nothing is computed with them",
-    ("metabench/autodiff/liveness.py", ""): "order of operations, for memory alone; a wrong order does not run",
-    ("metabench/autodiff/memory_reuse.py", ""): "memory reuse: a flat graph is held to the plain one by its own tests",
-    ("metabench/autodiff/execution.py", ""): "torch.compile and CUDA graphs, which no certificate turns on",
+    ("metabench/autodiff/traced/missing_derivatives.py", ""): "words of error messages",
+    ("metabench/autodiff/traced/memory_floor.py", ""): "memory bounds: nothing is computed with them",
+    ("metabench/autodiff/traced/liveness.py", ""): "order of operations, for memory alone; a wrong order does not run",
+    ("metabench/autodiff/traced/memory_reuse.py", ""): "memory reuse: a flat graph is held to the plain one by its own tests",
+    ("metabench/autodiff/traced/execution.py", ""): "torch.compile and CUDA graphs, which no certificate turns on",
     ("metabench/methods/__init__.py", ""): "finding methods",
     ("metabench/methods/bome.py", "_limit"): "a declaration: under which options the limit is reached",
     ("metabench/methods/ift_nystrom.py", "full_rank"): "a declaration: under which options the limit is reached",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from metabench.autodiff.chain import Chain
-from metabench.autodiff.execution import Execution
 from metabench.autodiff.gradients import OuterGradient, gradients, outer_gradient
+from metabench.autodiff.traced.chain import Chain
+from metabench.autodiff.traced.execution import Execution
 from metabench.core import tree
 from metabench.core.errors import Unsupported
 from metabench.core.lazy import torch

@@ -8,7 +8,7 @@ from metabench.autodiff.gradients import outer_gradient
 from metabench.autodiff.inner import begin, detached, run
 from metabench.autodiff.optimisers import decay_of
 from metabench.autodiff.products import hessian_operator, mixed_product
-from metabench.autodiff.sweep import through_graph
+from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import tree
 from metabench.core.errors import Unsupported
 from metabench.core.lazy import torch

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, TypeAlias
 
 from metabench.autodiff.gradients import gradients
-from metabench.autodiff.missing import is_users, refusal
+from metabench.autodiff.traced.missing_derivatives import is_users, refusal
 from metabench.core import tree
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch

@@ -21,7 +21,7 @@ from metabench.cli.progress import progress_display
 from metabench.core.errors import MetabenchError
 
 if TYPE_CHECKING:
-    from metabench.suite.cell import Cell
+    from metabench.suite.plan.cell import Cell
 
 DEFAULT_SUITE = Path("config/config.yaml")
 
@@ -118,8 +118,8 @@ def run_command(
 ) -> None:
     """Run one cell, all its seeds. A failure of the cell is a row with a status, and no failure of this command."""
     from metabench.measure.kernels import choose_kernels
-    from metabench.suite.predictions import read_predictions
-    from metabench.suite.supervise import supervise
+    from metabench.suite.predict.predictions import read_predictions
+    from metabench.suite.run.supervise import supervise
 
     cell = _cell(spec)
     # Before anything imports a plugin, which may import torch.
@@ -146,7 +146,7 @@ def run_command(
 
 def _cell(spec: Path) -> Cell:
     """Return the cell of a spec's file."""
-    from metabench.suite.cell import Cell
+    from metabench.suite.plan.cell import Cell
 
     try:
         text = spec.read_text(encoding="utf-8")
@@ -186,7 +186,7 @@ def plan_command(
 ) -> None:
     """Show the cells of a suite: how many, and what each may use. Nothing is run."""
     from metabench.measure.kernels import choose_kernels
-    from metabench.suite.plan import load_suite, plan
+    from metabench.suite.plan.plan import load_suite, plan
 
     suite = load_suite(config, overrides)
     if predict or device or budget is not None:
@@ -196,8 +196,8 @@ def plan_command(
     place = device.value if device else None
     if budget is not None:
         from metabench.cli.budgeting import print_budget
-        from metabench.suite.budget import answers
-        from metabench.suite.load import memory_bytes
+        from metabench.suite.config.load import memory_bytes
+        from metabench.suite.predict.budget import answers
 
         room = memory_bytes(budget, "--budget")
         with progress_display("budget") as progress:
@@ -212,7 +212,7 @@ def plan_command(
 
     predicted = None
     if predict or place:
-        from metabench.suite.predictions import kept_predictions, predict_cells
+        from metabench.suite.predict.predictions import kept_predictions, predict_cells
 
         earlier = kept_predictions(planned.predictions)
         with progress_display("plan") as progress:
@@ -236,7 +236,7 @@ def predict_command(
 ) -> None:
     """Predict what each cell of a suite needs, without running it. What the file holds already and still counts is kept."""
     from metabench.measure.kernels import choose_kernels
-    from metabench.suite.predictions import kept_predictions, predict_cells, write_predictions
+    from metabench.suite.predict.predictions import kept_predictions, predict_cells, write_predictions
 
     if spec:
         if out is None:
@@ -245,7 +245,7 @@ def predict_command(
         for cell in cells:
             choose_kernels(cell.kernels)
     else:
-        from metabench.suite.plan import load_suite, plan
+        from metabench.suite.plan.plan import load_suite, plan
 
         suite = load_suite(config, overrides)
         # Before its cells are planned: that imports plugins, which may import torch.
@@ -324,8 +324,8 @@ def collect_command(
     """Put the rows of a suite's cells, and the certificates of its methods, into one table."""
     from metabench.results.certificate import read_all_certificates
     from metabench.results.store import collect
-    from metabench.suite.plan import load_suite, plan
-    from metabench.suite.provenance import results_metadata
+    from metabench.suite.plan.plan import load_suite, plan
+    from metabench.suite.run.provenance import results_metadata
 
     planned = plan(load_suite(suite, overrides))
     certified = read_all_certificates(_certificate_files(certificates) if certificates else [])
@@ -382,7 +382,7 @@ def fetch_command(
 ) -> None:
     """Bring the data sets that do not ship, checked by their sha256."""
     from metabench.data import datasets
-    from metabench.data.fetch import fetch
+    from metabench.data.fetch.fetch import fetch
 
     wanted = names or [name for name, card in datasets().items() if card.fetched]
     with progress_display("fetch") as progress:
@@ -415,6 +415,6 @@ def config_reference_command(
     out: Annotated[Path, typer.Option(help="The Markdown file.")] = Path("config/README.md"),
 ) -> None:
     """Write the reference of every key of a suite."""
-    from metabench.suite.reference import write_reference
+    from metabench.suite.config.reference import write_reference
 
     write_reference(out)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from metabench.cli.output import human_bytes, print_json, print_table
-from metabench.suite.budget import PREDICTED_AT_MOST, Answer
+from metabench.suite.predict.budget import PREDICTED_AT_MOST, Answer
 
 
 def print_budget(budget: int, found: Sequence[Answer], as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from metabench.cli.output import human_bytes, print_json, print_table
 from metabench.core.errors import MetabenchError
-from metabench.suite.catalogue import dataset_cards, method_cards, problem_cards, size_cards
+from metabench.suite.plan.catalogue import dataset_cards, method_cards, problem_cards, size_cards
 
 Entries = list[dict[str, Any]]
 
@@ -53,7 +53,7 @@ def _named(cards: dict[str, dict[str, Any]]) -> Entries:
 
 def _suites() -> Entries:
     """Return the suites in ./config: the default one and those of config/suites. One that cannot be read says why."""
-    from metabench.suite.plan import load_suite, plan
+    from metabench.suite.plan.plan import load_suite, plan
 
     found: Entries = []
     for path in [Path("config/config.yaml"), *sorted(Path("config/suites").glob("*.yaml"))]:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from metabench.cli.output import human_bytes, print_json, print_table
-from metabench.suite.cell import Cell
-from metabench.suite.code_hash import code_hash
-from metabench.suite.plan import Plan
-from metabench.suite.predictions import Predicted, unfit
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.code_hash import code_hash
+from metabench.suite.plan.plan import Plan
+from metabench.suite.predict.predictions import Predicted, unfit
 
 _NUMBERS = ("cells", "seeds", "time limit", "memory limit")
 _COLUMNS = ("experiment", "problem", "data sets", "sizes", "inner steps", "methods", "purpose", *_NUMBERS)

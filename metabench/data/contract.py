@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from metabench.data.sources import Source
 
 Task = Literal["classification", "text", "none"]
 
@@ -90,11 +89,31 @@ Data = Classification | Text | Domains | None
 """What loading gives; None for a problem that needs no data."""
 
 
+Run = Callable[[Sequence[str], Path], None]
+"""Runs a command in a folder; raises SourceFailed if it is not installed or fails."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being fetched, the bytes that are here and the bytes in all (0: not known)."""
+
+
+class Source(Protocol):
+    """A place to get files from."""
+
+    @property
+    def title(self) -> str:
+        """What the place is called in messages."""
+        ...
+
+    def supply(self, files: Sequence[DataFile], folder: Path, progress: Progress, run: Run) -> None:
+        """Put every one of `files` into `folder`, or those that it can and raise SourceFailed with the reason."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A declared data set: its card, how its files become arrays, and where the files come from if they are fetched.
 
-    A module of `metabench.data` declares its data sets in a tuple named `DATASETS`; the registry finds them there.
+    A module of `metabench.data.sets` declares its data sets in a tuple named `DATASETS`; the registry finds them there.
     """
 
     card: DatasetCard

@@ -1,30 +1,25 @@
-"""The data sets that exist, found in the modules of this package; no array is loaded to list them."""
+"""The data sets that exist, found in the modules of `metabench.data.sets`; no array is loaded to list them."""
 
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
-import pkgutil
 from pathlib import Path
 
-import metabench.data
 from metabench.core.errors import MetabenchError, unknown
+from metabench.core.registry import modules_of
 from metabench.data.contract import Data, Dataset, DatasetCard
-from metabench.data.files import path_of, read_verified
-from metabench.data.own_text import is_own_text, own_text
+from metabench.data.fetch.files import path_of, read_verified
+from metabench.data.sets.own_text import is_own_text, own_text
 
 
 @functools.cache
 def _declared() -> dict[str, Dataset]:
     found: dict[str, Dataset] = {}
-    for module in pkgutil.iter_modules(metabench.data.__path__):
-        declared = getattr(importlib.import_module(f"metabench.data.{module.name}"), "DATASETS", ())
-        for dataset in declared:
+    for module in modules_of("metabench.data.sets"):
+        for dataset in getattr(module, "DATASETS", ()):
             if dataset.card.name in found:
-                raise ValueError(
-                    f"data set '{dataset.card.name}' is declared twice, again in metabench.data.{module.name}"
-                )
+                raise ValueError(f"data set '{dataset.card.name}' is declared twice, again in {module.__name__}")
             found[dataset.card.name] = dataset
     return dict(sorted(found.items()))
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from metabench.autodiff.penalty import Pair, Penalised, Slopes, penalised_hypergradient
+from metabench.autodiff.implicit.penalised_pair import Pair, Penalised, Slopes, penalised_hypergradient
 from metabench.core import (
     Cost,
     Curvature,

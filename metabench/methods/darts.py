@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from metabench.autodiff.gradients import inner_gradient, outer_gradient
 from metabench.autodiff.inner import begin, detached, run, updated
 from metabench.autodiff.products import mixed_by_differences
-from metabench.autodiff.sweep import pull_update
+from metabench.autodiff.unrolled.sweep import pull_update
 from metabench.core import (
     Cost,
     Hypergradient,

@@ -7,7 +7,7 @@ from typing import Any
 from metabench.autodiff.gradients import inner_gradient, outer_gradient
 from metabench.autodiff.inner import begin, detached, step
 from metabench.autodiff.optimisers import translates
-from metabench.autodiff.sweep import pull_start, pull_update, sweep_back
+from metabench.autodiff.unrolled.sweep import pull_start, pull_update, sweep_back
 from metabench.core import (
     Batch,
     Cost,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from metabench.autodiff.gradients import outer_gradient
 from metabench.autodiff.inner import begin, detached, leaves_of, with_leaves
-from metabench.autodiff.tangents import pulled_by_tangents, start_tangents, step_with_tangents
+from metabench.autodiff.unrolled.forward_mode import pulled_by_tangents, start_tangents, step_with_tangents
 from metabench.core import (
     Cost,
     Hypergradient,

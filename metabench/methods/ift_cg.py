@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metabench.autodiff.implicit import implicit_hypergradient
-from metabench.autodiff.linear_solvers import conjugate_gradients
+from metabench.autodiff.implicit.hypergradient import implicit_hypergradient
+from metabench.autodiff.implicit.linear_solvers import conjugate_gradients
 from metabench.core import Cost, Hypergradient, InnerState, Limit, Problem, Target, Tree, Window, method, option
 from metabench.core.lazy import torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metabench.autodiff.fixed_point import fixed_point_hypergradient
+from metabench.autodiff.implicit.fixed_point import fixed_point_hypergradient
 from metabench.core import Cost, Hypergradient, InnerState, Limit, Problem, Target, Tree, Window, method, option
 from metabench.core.lazy import torch
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from metabench.autodiff.implicit import implicit_hypergradient
-from metabench.autodiff.linear_solvers import neumann_series
+from metabench.autodiff.implicit.hypergradient import implicit_hypergradient
+from metabench.autodiff.implicit.linear_solvers import neumann_series
 from metabench.core import (
     Cost,
     Curvature,

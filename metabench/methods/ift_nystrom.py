@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from metabench.autodiff.implicit import implicit_hypergradient
-from metabench.autodiff.nystrom import drawn_columns, kept_columns, nystrom, passing_columns
+from metabench.autodiff.implicit.hypergradient import implicit_hypergradient
+from metabench.autodiff.implicit.nystrom import drawn_columns, kept_columns, nystrom, passing_columns
 from metabench.core import (
     Cost,
     Curvature,

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 
 from metabench.autodiff.derivatives import OnFlatGraphs, Recorded
-from metabench.autodiff.execution import Execution
-from metabench.autodiff.schedules import every_state, square_root
-from metabench.autodiff.sweep import split_step, sweep_back
-from metabench.autodiff.trajectory import HostTrajectory
+from metabench.autodiff.traced.execution import Execution
+from metabench.autodiff.unrolled.checkpoint_schedules import every_state, square_root
+from metabench.autodiff.unrolled.sweep import split_step, sweep_back
+from metabench.autodiff.unrolled.trajectory import HostTrajectory
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Unsupported, Window, method, option
 from metabench.core.lazy import torch
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from metabench.autodiff.derivatives import by_segments
 from metabench.autodiff.inner import begin, detached, run
-from metabench.autodiff.sweep import split_step, sweep_back, through_graph
+from metabench.autodiff.unrolled.sweep import split_step, sweep_back, through_graph
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_start

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from metabench.autodiff.gradients import outer_value
 from metabench.autodiff.inner import begin, detached, step
-from metabench.autodiff.sweep import through_graph
+from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import (
     Cost,
     Hypergradient,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metabench.autodiff.sweep import through_graph
+from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
 from metabench.core.lazy import torch
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metabench.autodiff.schedules import Schedule, binomial, every_state, square_root
-from metabench.autodiff.sweep import recomputed_step, sweep_back
+from metabench.autodiff.unrolled.checkpoint_schedules import Schedule, binomial, every_state, square_root
+from metabench.autodiff.unrolled.sweep import recomputed_step, sweep_back
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method, option
 from metabench.core.lazy import torch
 

@@ -28,8 +28,8 @@ from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
 from metabench.core.segments import LOSS, Segment, chain_loss
-from metabench.data.corpus import corpus
-from metabench.data.tokens import bits_per_byte
+from metabench.data.text.corpus import corpus
+from metabench.data.text.tokens import bits_per_byte
 from metabench.models.attention_block import HIDDEN
 from metabench.models.language import (
     LanguageOptions,

@@ -15,11 +15,11 @@ from bilevel import make_problem, relative_error
 from random_chains import EXAMPLES, WIDTH, Chained
 from random_functions import STEPS, random_function
 
-from metabench.autodiff import segment_graphs
-from metabench.autodiff.chain import Chain
 from metabench.autodiff.derivatives import Recorded
-from metabench.autodiff.flat_graph import Trace
 from metabench.autodiff.gradients import gradients
+from metabench.autodiff.traced import segment_graphs
+from metabench.autodiff.traced.chain import Chain
+from metabench.autodiff.traced.flat_graph import Trace
 from metabench.core import Batch, Problem, Tree, tree
 from metabench.core.randomness import generator
 from metabench.core.segments import LOSS, Segment, chain_loss

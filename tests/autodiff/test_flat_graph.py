@@ -9,14 +9,14 @@ import pytest
 import torch
 from random_functions import COLUMNS, ROWS, random_function
 
-from metabench.autodiff.flat_graph import SAVED, FlatGraph, Function, Groups, Trace, on_fakes, specification
-from metabench.autodiff.graph_passes import (
+from metabench.autodiff.traced.flat_graph import SAVED, FlatGraph, Function, Groups, Trace, on_fakes, specification
+from metabench.autodiff.traced.liveness import peak_bytes
+from metabench.autodiff.traced.simplify import (
     is_aten,
 )
-from metabench.autodiff.liveness import peak_bytes
 from metabench.core import tree
 from metabench.core.randomness import generator
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 from metabench.models.attention_block import HIDDEN, Block
 
 SEEDS = range(7)

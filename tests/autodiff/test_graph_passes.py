@@ -11,15 +11,15 @@ import torch
 from random_functions import COLUMNS, ROWS, random_function
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from metabench.autodiff.graph_passes import (
+from metabench.autodiff.traced.liveness import order_for_memory, peak_bytes
+from metabench.autodiff.traced.memory_reuse import reuse_memory
+from metabench.autodiff.traced.simplify import (
     add_into_products,
     drop_copies,
     merge_equal,
     simplify,
     writes,
 )
-from metabench.autodiff.liveness import order_for_memory, peak_bytes
-from metabench.autodiff.memory_reuse import reuse_memory
 from metabench.core.randomness import generator
 
 SEEDS = range(7)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from bilevel import relative_error
 
-from metabench.autodiff.linear_solvers import Operator, affine_iteration, conjugate_gradients, neumann_series
+from metabench.autodiff.implicit.linear_solvers import Operator, affine_iteration, conjugate_gradients, neumann_series
 from metabench.core import Diverged, Tree, tree
 from metabench.core.randomness import generator
 

@@ -10,8 +10,8 @@ import torch
 from bilevel import checkpoint, make_problem, relative_error
 from small_problems import Ridge, Tanh
 
-from metabench.autodiff.damped_hessian import DampedHessian
-from metabench.autodiff.nystrom import drawn_columns, kept_columns, nystrom, passing_columns
+from metabench.autodiff.implicit.hessian import DampedHessian
+from metabench.autodiff.implicit.nystrom import drawn_columns, kept_columns, nystrom, passing_columns
 from metabench.autodiff.products import hessian_operator
 from metabench.core import Diverged, Problem, Tree, tree
 from metabench.core.randomness import generator

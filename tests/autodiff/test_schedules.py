@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from metabench.autodiff.schedules import Schedule, binomial, every_state, spaced, square_root
+from metabench.autodiff.unrolled.checkpoint_schedules import Schedule, binomial, every_state, spaced, square_root
 
 
 def reversal(steps: int, schedule: Schedule) -> tuple[int, int]:

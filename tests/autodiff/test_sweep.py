@@ -12,10 +12,10 @@ import torch
 from bilevel import assert_derivative, checkpoint, objective, relative_error
 from small_problems import LearnedStartOfBody, SummedOuter, Tanh
 
-from metabench.autodiff import sweep
 from metabench.autodiff.derivatives import OnFlatGraphs, Recorded
-from metabench.autodiff.schedules import Schedule, binomial, every_state, spaced, square_root
-from metabench.autodiff.sweep import pull_start, recomputed_step, split_step, sweep_back, through_graph
+from metabench.autodiff.unrolled import sweep
+from metabench.autodiff.unrolled.checkpoint_schedules import Schedule, binomial, every_state, spaced, square_root
+from metabench.autodiff.unrolled.sweep import pull_start, recomputed_step, split_step, sweep_back, through_graph
 from metabench.core import InnerState, Window, tree
 
 

@@ -22,9 +22,9 @@ from small_problems import (
     WeightedExamples,
 )
 
-from metabench.autodiff.well_posed import check_losses, check_reach, check_trees
 from metabench.core import Batch, Diverged, MetabenchError, MetaRole, Problem, Tree, Window, tree
 from metabench.problems import problems
+from metabench.suite.run.well_posed import check_losses, check_reach, check_trees
 
 
 def examine(problem: Problem, windows: int = 3) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from metabench.autodiff.implicit import implicit_hypergradient
-from metabench.autodiff.linear_solvers import Operator, Solution, conjugate_gradients
+from metabench.autodiff.implicit.hypergradient import implicit_hypergradient
+from metabench.autodiff.implicit.linear_solvers import Operator, Solution, conjugate_gradients
 from metabench.certify import certificate_rows, failures
 from metabench.certify.rows import certificate_row
 from metabench.core import Cost, Hypergradient, Limit, Method, Target, Tree, Unsupported, option, tree

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from metabench.autodiff.implicit.linear_solvers import Operator, Solution
 from metabench.autodiff.inner import begin, detached, run
-from metabench.autodiff.linear_solvers import Operator, Solution
-from metabench.autodiff.sweep import through_graph
+from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.certify import certificate_rows, failures
 from metabench.core import (
     Hypergradient,
@@ -241,7 +241,7 @@ def raises(found: Hypergradient, *rest: Any) -> Hypergradient:
     raise ZeroDivisionError("of all things")
 
 
-IMPLICIT = "metabench.autodiff.implicit"
+IMPLICIT = "metabench.autodiff.implicit.hypergradient"
 BUGS = {
     "CG with the old residual in beta": Bug(
         "ift_cg",
@@ -264,7 +264,7 @@ BUGS = {
     ),
     "a step is detached": Bug(
         "unrolled",
-        patched("metabench.autodiff.sweep", "recorded_step", detaching),
+        patched("metabench.autodiff.unrolled.sweep", "recorded_step", detaching),
         words="the steps before are detached",
     ),
     "momentum is reset at the window": Bug("unrolled", function=reset_state, words="its state is reset"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from bilevel import OPTIMISERS, relative_error
 
-from metabench.autodiff.sweep import through_graph
+from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.certify.cases import Case, cases, moving, settled
 from metabench.certify.check import scale_of
 from metabench.certify.claims import exists

@@ -16,8 +16,8 @@ from metabench.core import MetabenchError, Target
 from metabench.core.options import build
 from metabench.core.randomness import generator
 from metabench.methods import method
-from metabench.suite.load import load_suite
-from metabench.suite.plan import plan
+from metabench.suite.config.load import load_suite
+from metabench.suite.plan.plan import plan
 
 ROOT = Path(__file__).parents[2]
 

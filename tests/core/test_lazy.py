@@ -24,7 +24,7 @@ from metabench.core.options import describe
 from metabench.methods import methods
 from metabench.models.classifiers import sizes
 from metabench.problems import problems
-import metabench.autodiff.sweep, metabench.autodiff.exact, metabench.autodiff.implicit
+import metabench.autodiff.unrolled.sweep, metabench.autodiff.exact, metabench.autodiff.implicit.hypergradient
 for one in methods().values():
     describe(one.options)
 for kind in problems().values():

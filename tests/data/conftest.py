@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metabench.data import DataFile, Dataset, DatasetCard, idx, registry
-from metabench.data.images import classification
-from metabench.data.sources import Source
+from metabench.data import DataFile, Dataset, DatasetCard, registry
+from metabench.data.contract import Source
+from metabench.data.formats import idx
+from metabench.data.formats.images import classification
 
 NAMES = ("train-images.gz", "train-labels.gz", "test-images.gz", "test-labels.gz")
 

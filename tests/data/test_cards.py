@@ -70,7 +70,7 @@ def test_a_set_that_was_not_fetched_is_answered_with_the_command_that_does(name:
 
 
 def test_the_folder_of_fetched_data_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from metabench.data.files import data_root
+    from metabench.data.fetch.files import data_root
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("METABENCH_DATA", raising=False)

@@ -7,7 +7,7 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.data import DataFile
-from metabench.data.download import SourceFailed, download
+from metabench.data.fetch.download import SourceFailed, download
 
 NAME = "train-images.gz"
 

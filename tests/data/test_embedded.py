@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.data import Classification, Domains, Text, card, datasets, digits, files, is_available, load
+from metabench.data import Classification, Domains, Text, card, datasets, is_available, load
+from metabench.data.fetch import files
+from metabench.data.sets import digits
 
 SHIPPED = [declared for declared in datasets().values() if declared.embedded]
 EMBEDDED = [declared.name for declared in SHIPPED if not any(file.belongs_to for file in declared.files)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.data import idx
+from metabench.data.formats import idx
 
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
 

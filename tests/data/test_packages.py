@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.data import Classification, is_available, load, mnist, registry
-from metabench.data.download import SourceFailed
-from metabench.data.fetch import fetch
-from metabench.data.packages import debian_package, run_command
-from metabench.data.sources import DebianPackage, NpmPackage
+from metabench.data import Classification, is_available, load, registry
+from metabench.data.fetch.download import SourceFailed
+from metabench.data.fetch.fetch import fetch
+from metabench.data.fetch.packages import debian_package, run_command
+from metabench.data.fetch.sources import DebianPackage, NpmPackage
+from metabench.data.sets import mnist
 
 INSIDE = "/usr/share/datasets/tiny"
 

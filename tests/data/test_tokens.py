@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.data import load, tokens
-from metabench.data.tokens import Tokeniser, bits_per_byte, tokeniser
+from metabench.data import load
+from metabench.data.text import tokens
+from metabench.data.text.tokens import Tokeniser, bits_per_byte, tokeniser
 
 
 def as_bytes(content: bytes) -> np.ndarray:
@@ -95,7 +96,7 @@ def test_the_commonest_pair_is_the_first_merge() -> None:
 
 def test_what_is_learned_is_the_same_in_every_process(train: np.ndarray) -> None:
     code = (
-        "import hashlib; from metabench.data import load; from metabench.data.tokens import tokeniser\n"
+        "import hashlib; from metabench.data import load; from metabench.data.text.tokens import tokeniser\n"
         "learned = tokeniser('bpe', 600, load('jargon').train[:200_000])\n"
         "print(hashlib.sha256(learned.encode(load('jargon').valid).tobytes()).hexdigest())"
     )

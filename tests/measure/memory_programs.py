@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 
 Program = tuple[Callable[[], Any], Any]
 

@@ -11,9 +11,9 @@ import torch
 from memory_programs import PROGRAMS
 from torch.profiler import ProfilerActivity, profile
 
-from metabench.measure.allocator_events import AllocatorEvents
-from metabench.measure.memory import measure_memory
-from metabench.measure.storage_meter import StorageMeter
+from metabench.measure.memory.allocator_events import AllocatorEvents
+from metabench.measure.memory.meter import measure_memory
+from metabench.measure.memory.storage_meter import StorageMeter
 
 # Programs with no constants (the scalar of `2 * x` is a tensor inside torch) and no kernel that takes memory of its
 # own.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metabench.core.errors import Diverged, MetabenchError, OutOfMemory, TimeLimit, Unsupported
-from metabench.measure.classify import MESSAGE_LENGTH, is_allocation_failure, outcome
+from metabench.measure.outcome import MESSAGE_LENGTH, is_allocation_failure, outcome
 from metabench.results.schema import STATUSES
 
 

@@ -11,8 +11,8 @@ from kernel_choice import not_avx512, only_avx2
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from metabench.measure.allocator_events import AllocatorEvents
-from metabench.measure.kernel_memory import RELEASE, VECTORS, Workspaces, kernel_bytes
+from metabench.measure.memory.allocator_events import AllocatorEvents
+from metabench.measure.predicted.workspaces import RELEASE, VECTORS, Workspaces, kernel_bytes
 
 aten = torch.ops.aten
 BFLOAT16_PRODUCTS = pytest.param(torch.bfloat16, marks=not_avx512)

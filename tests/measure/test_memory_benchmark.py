@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # The benchmark imports its programs from its own folder.

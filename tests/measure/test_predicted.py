@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from metabench.core.errors import MetabenchError
-from metabench.measure.allocator_events import AllocatorEvents
-from metabench.measure.memory import measure_memory
-from metabench.measure.predicted import CUDA_BLOCK, Predicted, fake_tensors, predict_memory
+from metabench.measure.memory.allocator_events import AllocatorEvents
+from metabench.measure.memory.meter import measure_memory
+from metabench.measure.predicted.memory import CUDA_BLOCK, Predicted, fake_tensors, predict_memory
 
 MEBIBYTE = 2**20
 Build = Callable[[], tuple[Callable[[], Any], Any]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from metabench.measure.allocator_events import AllocatorEvents
-from metabench.measure.storage_meter import StorageMeter
+from metabench.measure.memory.allocator_events import AllocatorEvents
+from metabench.measure.memory.storage_meter import StorageMeter
 
 
 def test_zeros_that_are_not_written_out_have_no_memory() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metabench.measure.storages import storage_bytes, storages
+from metabench.measure.memory.storages import storage_bytes, storages
 
 
 @dataclass

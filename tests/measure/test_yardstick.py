@@ -12,7 +12,7 @@ import torch
 from bilevel import checkpoint, make_problem
 
 from metabench.autodiff.exact import exact_truncated
-from metabench.autodiff.sweep import through_graph
+from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import Batch, InnerState, Problem, Tree, Window, tree
 from metabench.core.randomness import generator, perturbation
 from metabench.measure import yardstick

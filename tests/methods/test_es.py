@@ -24,7 +24,7 @@ from small_problems import (
 
 from metabench.core import tree
 from metabench.core.randomness import generator, perturbation
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 
 STANDARD_ERRORS = 5
 

@@ -17,7 +17,7 @@ from small_problems import OuterOnly, OuterPenalty, Ridge, Tanh, WeightedExample
 
 from metabench.core import Tree, tree
 from metabench.core.randomness import generator, perturbation
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 from metabench.methods import method
 
 STANDARD_ERRORS = 5

@@ -20,7 +20,7 @@ from small_problems import (
 from metabench.autodiff.gradients import gradients, inner_gradient, outer_gradient
 from metabench.autodiff.inner import begin, detached, run, step
 from metabench.core import InnerState, MetaRole, Problem, Tree, Unsupported, Window, tree
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 
 
 @pytest.mark.parametrize("kind", [LearnedStart, LearnedStartOfBody])

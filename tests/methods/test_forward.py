@@ -21,9 +21,9 @@ from small_problems import (
 )
 
 from metabench.autodiff.inner import begin, detached
-from metabench.autodiff.tangents import start_tangents, step_with_tangents
+from metabench.autodiff.unrolled.forward_mode import start_tangents, step_with_tangents
 from metabench.core import Batch, MetabenchError, Problem, Tree, Unsupported, Window, tree
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 
 KINDS = (
     Tanh,

@@ -12,7 +12,7 @@ from small_problems import OuterPenalty, Ridge
 from metabench.autodiff.exact import exact_implicit
 from metabench.core import Curvature, tree
 from metabench.core.randomness import generator
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 from metabench.methods import method
 
 STORAGES: list[dict[str, Any]] = [{}, {"block": 3}, {"storage": "blocked"}, {"storage": "blocked", "block": 3}]

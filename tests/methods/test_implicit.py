@@ -16,7 +16,7 @@ from metabench.autodiff.exact import exact_target
 from metabench.autodiff.optimisers import inner_optimiser
 from metabench.core import Curvature, Diverged, InnerState, Target, Tree, tree
 from metabench.core.method import NoOptions
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 from metabench.methods import method
 from metabench.problems.toy_1d import closed_form
 

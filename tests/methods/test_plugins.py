@@ -18,9 +18,9 @@ from metabench.core.options import build
 from metabench.core.randomness import generator
 from metabench.core.registry import installed
 from metabench.methods import _offered, method, methods
-from metabench.suite.catalogue import method_cards
-from metabench.suite.code_hash import _hash, method_hash
-from metabench.suite.plan import load_suite, plan
+from metabench.suite.plan.catalogue import method_cards
+from metabench.suite.plan.code_hash import _hash, method_hash
+from metabench.suite.plan.plan import load_suite, plan
 
 ROOT = Path(__file__).parents[2]
 

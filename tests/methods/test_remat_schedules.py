@@ -10,7 +10,7 @@ from bilevel import OPTIMISERS, call, checkpoint, relative_error
 from small_problems import Counting, LearnedStart, SummedOuter, Tanh
 
 from metabench.core import MetabenchError, tree
-from metabench.measure.memory import measure_memory
+from metabench.measure.memory.meter import measure_memory
 
 SCHEDULES: tuple[dict[str, Any], ...] = (
     {"schedule": "every"},

@@ -201,7 +201,7 @@ def row(
     return data
 
 
-# What `metabench.suite.rows.base_row` knows before a seed is run.
+# What `metabench.suite.run.rows.base_row` knows before a seed is run.
 _KNOWN_BEFORE = (
     *(
         "suite",
@@ -235,7 +235,7 @@ _KNOWN_BEFORE = (
 
 
 def failed_row(method: str, seed: int, status: str, message: str, **options: Any) -> Row:
-    """Return the row of a seed that has no figures, not even the size of its batch, as `metabench.suite.rows.failed_row` makes it."""
+    """Return the row of a seed that has no figures, not even the size of its batch, as `metabench.suite.run.rows.failed_row` makes it."""
     made = row(method, seed, status=status, message=message, **options)
     return {name: made[name] for name in _KNOWN_BEFORE} | {"batch": 0}
 

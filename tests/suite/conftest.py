@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from kernel_choice import KERNELS
 
-from metabench.suite.cell import Cell
-from metabench.suite.plan import Plan, load_suite, plan
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.plan import Plan, load_suite, plan
 
 SUITE: dict[str, Any] = {
     "name": "trial",

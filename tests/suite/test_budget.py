@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.suite.budget import PREDICTED_AT_MOST, Answer, answers
-from metabench.suite.cell import Cell
-from metabench.suite.plan import Plan
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.plan import Plan
+from metabench.suite.predict.budget import PREDICTED_AT_MOST, Answer, answers
 from tests.suite.test_predictions import Figures, silent
 
 WEIGHTS = {"mlp64": 100, "mlp256": 400, "mlp1024": 1600}

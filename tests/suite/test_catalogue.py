@@ -10,9 +10,16 @@ import yaml
 from metabench import __version__
 from metabench.core.method import Cost
 from metabench.results.metadata import decode_metadata, encode_metadata
-from metabench.suite.catalogue import citation_key, cost_text, dataset_cards, method_cards, problem_cards, size_cards
-from metabench.suite.plan import load_suite, plan
-from metabench.suite.provenance import results_metadata
+from metabench.suite.plan.catalogue import (
+    citation_key,
+    cost_text,
+    dataset_cards,
+    method_cards,
+    problem_cards,
+    size_cards,
+)
+from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.run.provenance import results_metadata
 
 
 def test_every_method_but_the_baseline_names_its_paper() -> None:

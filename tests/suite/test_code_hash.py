@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import metabench
-from metabench.suite.cell import Cell
-from metabench.suite.code_hash import RUNNER, Sources, _hash, _roots, code_hash
-from metabench.suite.plan import Plan, load_suite, plan
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.code_hash import RUNNER, Sources, _hash, _roots, code_hash
+from metabench.suite.plan.plan import Plan, load_suite, plan
 
 PACKAGE = Path(metabench.__file__).parent
 
@@ -57,8 +57,8 @@ def test_editing_a_problem_changes_its_cells_only(edited: Callable[[str], set[st
 def test_editing_a_data_set_changes_the_cells_on_it_only(
     edited: Callable[[str], set[str]], cells: dict[str, Cell]
 ) -> None:
-    assert edited("data/fashion_mnist.py") == {name for name in cells if name.startswith("label_noise")}
-    assert edited("data/jargon.py") == set()
+    assert edited("data/sets/fashion_mnist.py") == {name for name in cells if name.startswith("label_noise")}
+    assert edited("data/sets/jargon.py") == set()
 
 
 def test_editing_a_network_changes_the_problems_that_use_it(
@@ -68,7 +68,7 @@ def test_editing_a_network_changes_the_problems_that_use_it(
 
 
 @pytest.mark.parametrize(
-    "path", ["core/tree.py", "core/method.py", "core/__init__.py", "suite/run.py", "suite/rows.py", "measure/memory.py"]
+    "path", ["core/tree.py", "core/method.py", "core/__init__.py", "suite/run/run_cell.py", "suite/run/rows.py", "measure/memory/meter.py"]
 )
 def test_editing_the_contract_or_the_runner_changes_every_cell(
     edited: Callable[[str], set[str]], cells: dict[str, Cell], path: str
@@ -81,11 +81,11 @@ def test_editing_the_contract_or_the_runner_changes_every_cell(
     [
         "cli/app.py",
         "report/tables.py",
-        "suite/plan.py",
-        "suite/supervise.py",
+        "suite/plan/plan.py",
+        "suite/run/supervise.py",
         "__init__.py",
         "__main__.py",
-        "data/fetch.py",
+        "data/fetch/fetch.py",
     ],
 )
 def test_editing_what_no_row_depends_on_changes_nothing(edited: Callable[[str], set[str]], path: str) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from kernel_choice import KERNELS
 
-from metabench.suite.plan import load_suite, plan
-from metabench.suite.run import run_cell
+from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.run.run_cell import run_cell
 
 MEASURE = {"time_repeats": 3, "time_budget": 0.01, "error_windows": 0, "checkpoint": 0}
 SUITE = {"name": "x", "kernels": KERNELS, "measure": MEASURE}

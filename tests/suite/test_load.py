@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.suite.config import Device, Suite
-from metabench.suite.load import load_suite, memory_bytes, to_yaml
+from metabench.suite.config.keys import Device, Suite
+from metabench.suite.config.load import load_suite, memory_bytes, to_yaml
 
 EXPERIMENT = "experiments: {a: {problem: toy_1d, methods: [none]}}"
 

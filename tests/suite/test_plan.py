@@ -12,8 +12,8 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.problems import problem
-from metabench.suite.cell import Cell
-from metabench.suite.plan import Plan, load_suite, plan
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.plan import Plan, load_suite, plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -191,7 +191,7 @@ def test_the_suites_that_ship_can_be_planned(path: Path) -> None:
 
 def test_planning_imports_no_torch() -> None:
     code = (
-        "import sys; from metabench.suite.code_hash import code_hash; from metabench.suite.plan import load_suite, plan\n"
+        "import sys; from metabench.suite.plan.code_hash import code_hash; from metabench.suite.plan.plan import load_suite, plan\n"
         "assert all(code_hash(cell) for cell in plan(load_suite('config/config.yaml')).cells)\n"
         "print([name for name in ('torch', 'pandas', 'pyarrow', 'snakemake') if name in sys.modules])"
     )

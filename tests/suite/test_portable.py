@@ -18,7 +18,7 @@ import pytest
 from metabench.measure.kernels import NATIVE, PORTABLE, foreseen, variables
 from metabench.measure.processor import processor
 from metabench.results.store import read_rows
-from metabench.suite.plan import load_suite, plan
+from metabench.suite.plan.plan import load_suite, plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,8 +40,8 @@ SUITE: dict[str, Any] = {
 
 PROGRAM = """
 import json, sys
-from metabench.suite.plan import load_suite, plan
-from metabench.suite.run import run_cell
+from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.run.run_cell import run_cell
 cells = plan(load_suite(json.loads(sys.argv[1]))).cells
 print(json.dumps([row for cell in cells for row in run_cell(cell, lambda *progress: None)]))
 """
@@ -158,11 +158,11 @@ def test_a_cell_is_not_measured_by_a_process_that_runs_other_kernels(tmp_path: P
 import json, sys, torch
 from pathlib import Path
 from metabench.core.errors import MetabenchError
-from metabench.suite.plan import load_suite, plan
-from metabench.suite.predict import predict
-from metabench.suite.predictions import Predictions, predict_cells
-from metabench.suite.run import run_cell
-from metabench.suite.supervise import supervise
+from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.predict.predict_cells import predict
+from metabench.suite.predict.predictions import Predictions, predict_cells
+from metabench.suite.run.run_cell import run_cell
+from metabench.suite.run.supervise import supervise
 cell = plan(load_suite(json.loads(sys.argv[1]))).cells[0]
 silent = lambda *progress: None
 out = Path({str(tmp_path)!r}) / "rows.parquet"
@@ -196,8 +196,8 @@ def test_a_cell_that_was_never_started_says_what_it_would_have_run(tmp_path: Pat
     program = """
 import json, sys
 from pathlib import Path
-from metabench.suite.plan import load_suite, plan
-from metabench.suite.supervise import supervise
+from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.run.supervise import supervise
 def killed(cell, progress):
     import os, signal
     os.kill(os.getpid(), signal.SIGKILL)

@@ -12,13 +12,13 @@ import torch
 from kernel_choice import KERNELS, VECTORS
 
 from metabench.core import randomness
-from metabench.measure.allocator_events import AllocatorEvents
 from metabench.measure.kernels import AVX2
+from metabench.measure.memory.allocator_events import AllocatorEvents
 from metabench.methods import methods
-from metabench.suite.cell import Cell
-from metabench.suite.plan import load_suite, plan
-from metabench.suite.predict import predict
-from metabench.suite.run import run_cell
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.predict.predict_cells import predict
+from metabench.suite.run.run_cell import run_cell
 
 MEBIBYTE = 2**20
 EVERY = ("toy_1d", "regularisation")

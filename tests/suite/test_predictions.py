@@ -13,11 +13,11 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.measure.kernels import foreseen
-from metabench.suite import predictions
-from metabench.suite.cell import Cell
-from metabench.suite.code_hash import code_hash, predictor_hash
-from metabench.suite.plan import Plan
-from metabench.suite.predictions import (
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.code_hash import code_hash, predictor_hash
+from metabench.suite.plan.plan import Plan
+from metabench.suite.predict.predict_cells import predictions
+from metabench.suite.predict.predictions import (
     Predicted,
     Predictions,
     kept_predictions,

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 
 from metabench.results.certificate import Certificate
-from metabench.suite.plan import Plan
-from metabench.suite.provenance import results_metadata
+from metabench.suite.plan.plan import Plan
+from metabench.suite.run.provenance import results_metadata
 
 
 def certificate(method: str) -> Certificate:

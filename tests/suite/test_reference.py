@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from metabench.core.errors import MetabenchError
-from metabench.suite.config import Experiment, Limits, Measure, Suite
-from metabench.suite.plan import load_suite, plan
-from metabench.suite.reference import reference, write_reference
+from metabench.suite.config.keys import Experiment, Limits, Measure, Suite
+from metabench.suite.config.reference import reference, write_reference
+from metabench.suite.plan.plan import load_suite, plan
 
 ROOT = Path(__file__).parents[2]
 

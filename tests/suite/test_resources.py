@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from metabench.suite.cell import Cell
-from metabench.suite.plan import Plan
-from metabench.suite.predictions import Predictions
-from metabench.suite.resources import PROCESSES_MB, SPARE_MB, START_MINUTES, memory_mb, runtime_minutes
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.plan import Plan
+from metabench.suite.predict.predictions import Predictions
+from metabench.suite.predict.scheduler_requests import PROCESSES_MB, SPARE_MB, START_MINUTES, memory_mb, runtime_minutes
 from tests.suite.test_predictions import predicted
 
 MIB = 2**20

@@ -17,9 +17,9 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.results.store import read_rows
-from metabench.suite.cell import Cell
-from metabench.suite.rows import base_row
-from metabench.suite.supervise import Progress, Runner, supervise
+from metabench.suite.plan.cell import Cell
+from metabench.suite.run.rows import base_row
+from metabench.suite.run.supervise import Progress, Runner, supervise
 from tests.suite.test_predictions import predicted
 
 ENVIRONMENT = {
@@ -245,8 +245,8 @@ def test_signal_handlers_are_as_before(cell: Cell, tmp_path: Path) -> None:
 HANGING = """
 import os, signal, sys, time
 from pathlib import Path
-from metabench.suite.cell import Cell
-from metabench.suite.supervise import supervise
+from metabench.suite.plan.cell import Cell
+from metabench.suite.run.supervise import supervise
 
 def run(cell, progress):
     progress(str(os.getpid()), 0, 1)

@@ -11,15 +11,15 @@ import torch
 
 from metabench.autodiff import exact
 from metabench.autodiff.exact import exact_target
-from metabench.autodiff.sweep import through_graph
+from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import Batch, Hypergradient, InnerState, MetaRole, Problem, Target, Tree, Window, tree
 from metabench.core.problem import Setting
 from metabench.methods import method
 from metabench.problems.label_noise import LabelNoise
 from metabench.problems.toy_1d import Toy1D
-from metabench.suite import run
-from metabench.suite.plan import load_suite, plan
-from metabench.suite.run import run_cell
+from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.run.run_cell import run_cell
+from metabench.suite.run.run_cell import run_cell as run
 
 COST = {"peak_bytes", "static_bytes", "dynamic_bytes", "time_median_s", "first_call_s", "n_params", "n_meta"}
 MEASURE = {"time_repeats": 3, "time_budget": 0.01, "error_windows": 2, "checkpoint": 1}

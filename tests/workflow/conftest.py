@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from metabench.results.store import read_rows
-from metabench.suite.plan import load_suite, plan
+from metabench.suite.plan.plan import load_suite, plan
 
 SOURCE = Path(__file__).parents[2]
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metabench.suite import run  # the source that decides a cell's rows decides its prediction
+from metabench.suite.run.run_cell import run_cell as run  # the source that decides a cell's rows decides its prediction
 
 
 @dataclass(frozen=True)

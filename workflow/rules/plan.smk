@@ -23,18 +23,18 @@ from metabench.results.atomic import write_text_atomically
 from metabench.results.certificate import CERTIFICATE_VERSION
 from metabench.results.schema import SCHEMA_VERSION
 from metabench.results.store import VERSION_KEY, read_metadata
-from metabench.suite.code_hash import Sources, code_hash, method_hash
-from metabench.suite.load import to_yaml
-from metabench.suite.plan import load_suite, plan
-from metabench.suite.predictions import (
+from metabench.suite.plan.code_hash import Sources, code_hash, method_hash
+from metabench.suite.config.load import to_yaml
+from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.predict.predictions import (
     PREDICTIONS_VERSION,
     Predictions,
     kept_predictions,
     key_of,
     read_predictions,
 )
-from metabench.suite.resources import memory_mb, runtime_minutes
-from metabench.suite.rows import label, method_of, options_text
+from metabench.suite.predict.scheduler_requests import memory_mb, runtime_minutes
+from metabench.suite.run.rows import label, method_of, options_text
 
 
 def stop(error):

@@ -29,7 +29,7 @@ rule run_cell:
     resources:
         gpu=int(GPU),
         exclusive=int(EXCLUSIVE),
-        # What is predicted, and no more than the limits allow: metabench/suite/resources.py says how.
+        # What is predicted, and no more than the limits allow: metabench/suite/predict/scheduler_requests.py says how.
         mem_mb=lambda wildcards, input, attempt: attempt
         * memory_mb(planned(wildcards), predictions_in(input.predictions)),
         runtime=lambda wildcards, input, attempt: attempt

@@ -1,0 +1,42 @@
+"""The analytic floor of mixed mode's memory: what the algorithm must hold, whatever program carries it out."""
+
+from __future__ import annotations
+
+from metabench.autodiff.inner import leaves_of
+from metabench.autodiff.traced.chain import Chain
+from metabench.core.errors import Unsupported
+from metabench.core.lazy import torch
+from metabench.core.problem import Problem
+from metabench.core.types import InnerState, Tree, Window
+
+
+def mixed_mode_floor(problem: Problem, state: InnerState, meta: Tree, window: Window) -> int | None:
+    """Return the bytes that mixed mode with rematerialised segments has allocated at its peak; None without segments that can be traced.
+
+        T (|w| + |s|) + (T - 1) |w| + 2 |w| + |s| + max_i (2 A_i + 2 sum_{j <= i} |hidden_j|)
+
+    On the way back through the last step the T states that the run has come to are kept (|s|: the optimiser's slots), the inner gradients
+    but the one just used, and the cotangents of w, of s and of the inner gradient. In segment i there are the boundaries up to it, with
+    their tangents, and A_i with its tangent: what a first-order backward pass of the segment reads. The state that the window starts from
+    is given and does not count. A program may do a little better where not all that a segment reads is alive at once.
+    """
+    chain = Chain(problem, "inner", block_remat=False)
+    if not problem.inner_segments():
+        return None
+    inside = boundaries = 0
+    try:
+        for handed_on, read in chain.kept_bytes(state.params, meta, window.inner[0]):
+            if chain.untraced:
+                return None
+            boundaries += handed_on
+            inside = max(inside, boundaries + read)
+    except Unsupported:  # an operation without the derivatives that mixed mode needs: it has no floor there
+        return None
+    sizes = [sum(_bytes(leaf) for leaf in leaves.values()) for leaves in leaves_of(state)]
+    params, slots = sizes[0], sum(sizes[1:])
+    steps = len(window.inner)
+    return (2 * steps + 1) * params + (steps + 1) * slots + 2 * inside
+
+
+def _bytes(leaf: torch.Tensor) -> int:
+    return leaf.numel() * leaf.element_size()

@@ -1,0 +1,262 @@
+"""The hypergradient of a window: through the recorded graph, or by a sweep back over its steps.
+
+The sweep carries cotangents a_k of the inner state. With the outer loss due at w_{k+1} added first,
+    a_k = (dPhi_k / d state)^T a_{k+1},     dF/dl += (dPhi_k / dl)^T a_{k+1} + direct terms.
+What differs between methods is how the two products of a step are formed (its pullback), and what of the run is kept (the schedule).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from metabench.autodiff.derivatives import Derivatives, Recorded
+from metabench.autodiff.gradients import gradients
+from metabench.autodiff.inner import begin, detached, leaves_of, part_of, parts_of, recorded_step, updated, with_leaves
+from metabench.autodiff.unrolled.checkpoint_schedules import Schedule, every_state
+from metabench.autodiff.unrolled.trajectory import Trajectory, Visit
+from metabench.core import tree
+from metabench.core.lazy import torch
+from metabench.core.method import Hypergradient
+from metabench.core.problem import MetaRole, Problem
+from metabench.core.types import Batch, InnerState, Tree, Window
+
+Pullback: TypeAlias = Callable[
+    [Problem, InnerState, Tree, Batch, InnerState, bool, "Tree | None"], tuple[InnerState, Tree]
+]
+"""(problem, state_k, meta, batch_k, a_{k+1}, through, gradient) -> (a_k, the step's share of dF/dl).
+
+Slots that a_{k+1} lacks have no cotangent yet: zero. `through` says whether a_k is wanted; if not, an empty state stands for it, and
+nothing is computed that only a_k needs. The first step of a window is such a one, unless its start depends on l. `gradient` is df/dw at
+state_k where the sweep has kept it.
+"""
+
+
+def through_graph(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Hypergradient:
+    """Return the exact hypergradient of the window by reverse mode through the recorded run of all its steps."""
+    meta = tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        current = begin(problem, state, meta)
+        objective = next(iter(meta.values())).new_zeros(())
+        for inner, outer in zip(window.inner, window.outer, strict=True):
+            current = recorded_step(problem, current, meta, inner)
+            if outer is not None:
+                objective = objective + problem.outer_loss(current.params, meta, outer)
+        final, value = detached(current), float(objective.detach())
+        del current
+        (hypergradient,) = gradients(objective, [meta])
+    return Hypergradient(hypergradient, final, value)
+
+
+def sweep_back(
+    problem: Problem,
+    state: InnerState,
+    meta: Tree,
+    window: Window,
+    pullback: Pullback,
+    schedule: Schedule = every_state,
+    *,
+    derivatives: Derivatives | None = None,
+    save_inner_grads: bool = False,
+    trajectory: Trajectory | None = None,
+) -> Hypergradient:
+    """Return the hypergradient of the window, one step's graph at a time. It is exact if the pullback is.
+
+    Args:
+        pullback: how one step is pulled back.
+        schedule: which states of the run are kept for the way back; the others are run again.
+        derivatives: how the gradients of the run and of the outer losses are taken; recorded by autograd unless given.
+        save_inner_grads: whether the inner gradient at a kept state is kept too, for the pullback.
+        trajectory: where what is kept lies; on the device unless given.
+    """
+    meta = tree.detach(meta)
+    start = state
+    first_order = derivatives or Recorded(problem)
+    ahead = _Run(problem, meta, window, first_order, schedule, save_inner_grads, Trajectory() if trajectory is None else trajectory)
+    with torch.no_grad():
+        ahead.kept.keep(0, Visit(detached(begin(problem, state, meta)), None))
+    # The way back begins at the step before the last outer loss due; no state after it is needed again.
+    last = max(k for k, outer in enumerate(window.outer) if outer is not None)
+    visit = ahead.reach(last)
+    ahead.kept.keep(last, visit)
+    state = ahead.step(last, visit.state)
+    del visit
+    final = state
+    for k in range(last + 1, len(window.inner)):
+        final = updated(problem, first_order.inner(final.params, meta, window.inner[k]), final, meta)
+
+    # The cotangent is held by this list alone and taken out of it, so that a pullback can let go of it in its middle; so is the gradient.
+    held, value = [InnerState({}, {})], 0.0
+    total = tree.zeros_like(meta)
+    for k in reversed(range(last + 1)):
+        # `state` is state_{k+1} here: the outer loss due after step k is added before the step is pulled back.
+        if (outer := window.outer[k]) is not None:
+            due = first_order.outer(state.params, meta, outer)
+            value += due.loss
+            total = tree.add(total, due.meta)
+            after = held.pop()
+            held.append(InnerState(tree.add(after.params, due.params) if after.params else due.params, after.optimiser))
+            del due, after
+        # state_{k+1} is let go of before state_k is run.
+        del state
+        state, *gradient = ahead.reach(k)
+        ahead.kept.drop(k)
+        through = k > 0 or MetaRole.START in problem.roles
+        cotangent, share = pullback(problem, state, meta, window.inner[k], held.pop(), through, gradient.pop())
+        held.append(cotangent)
+        del cotangent
+        total = tree.add(total, share)
+    if MetaRole.START in problem.roles:
+        total = tree.add(total, pull_start(problem, start, meta, held[0].params))
+    return Hypergradient(total, final, value)
+
+
+@dataclass
+class _Run:
+    """The inner run of a window, of which some states are kept."""
+
+    problem: Problem
+    meta: Tree
+    window: Window
+    derivatives: Derivatives
+    schedule: Schedule
+    save_inner_grads: bool
+    kept: Trajectory
+
+    def reach(self, last: int) -> Visit:
+        """Return state `last`, run from the nearest state kept, none of which is later; keep those on the way that the schedule names."""
+        first = self.kept.last()
+        if first == last:
+            return self.kept.at(last)
+        keep = {*self.schedule(first, last, len(self.kept) - 1)}
+        state = self.kept.at(first).state
+        for k in range(first, last):
+            # Where states are kept one after another the way back comes next, and wants their gradients.
+            state = self.step(k, state, save=k + 1 in keep and (k in keep or k == first))
+            if k + 1 in keep:
+                self.kept.keep(k + 1, Visit(state, None))
+        return Visit(state, None)
+
+    def step(self, k: int, state: InnerState, save: bool = True) -> InnerState:
+        """Return state k+1 from `state`, which is state k; keep the gradient with it if `save` and that is wanted."""
+        gradient = self.derivatives.inner(state.params, self.meta, self.window.inner[k])
+        if save and self.save_inner_grads:
+            self.kept.keep(k, Visit(state, gradient))
+        return updated(self.problem, gradient, state, self.meta)
+
+
+def recomputed_step(
+    problem: Problem,
+    state: InnerState,
+    meta: Tree,
+    batch: Batch,
+    cotangent: InnerState,
+    through: bool,
+    gradient: Tree | None = None,
+) -> tuple[InnerState, Tree]:
+    """Pull a step back by recording it again: reverse over reverse. The gradient is recorded too, whether or not it is known."""
+    del gradient
+    before, variables = _recorded(state) if through else (state, [])
+    meta = tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        outputs, weights = _paired(recorded_step(problem, before, meta, batch), cotangent)
+        *pulled, share = gradients(outputs, [*variables, meta], weights)
+    return with_leaves(state, pulled) if through else InnerState({}, {}), share
+
+
+def split_step(derivatives: Derivatives) -> Pullback:
+    """Return how to pull a step back with its inner gradient taken for an argument of the update. Kemaev et al. 2025, equation 4.
+
+    state_{k+1} = Upsilon(g, state_k, l) with g = df/dw. A VJP of Upsilon, which is cheap, gives the direct shares and the cotangent c
+    of g; second-order products give the shares of g: (d2f/dw2) c and (d2f/dl dw) c.
+    """
+
+    def pull(
+        problem: Problem,
+        state: InnerState,
+        meta: Tree,
+        batch: Batch,
+        cotangent: InnerState,
+        through: bool,
+        gradient: Tree | None,
+    ) -> tuple[InnerState, Tree]:
+        if gradient is None:
+            gradient = derivatives.inner(state.params, meta, batch)
+        direct, share, of_gradient = pull_update(problem, gradient, state, meta, cotangent, through)
+        del gradient, cotangent
+        mixed = MetaRole.INNER_LOSS in problem.roles
+        if not through and not mixed:
+            return direct, share
+        params, slots = direct.params if through else None, direct.optimiser
+        del direct
+        hessian, of_meta = derivatives.products(state.params, meta, batch, of_gradient, into=params, mixed=mixed)
+        return InnerState(hessian, slots), tree.add(share, of_meta) if mixed else share
+
+    return pull
+
+
+def pull_update(
+    problem: Problem, gradient: Tree, state: InnerState, meta: Tree, cotangent: InnerState, through: bool
+) -> tuple[InnerState, Tree, Tree]:
+    """Return the VJP of the inner update: its direct shares for the state (empty if not `through`) and for l, and the cotangent of g.
+
+    Of a large model it is taken for a part of the parameter tensors at a time, where the update is leafwise.
+    """
+    parts = parts_of(problem.optimiser, state.params)
+    if len(parts) == 1:
+        return _pull_part(problem, gradient, state, meta, cotangent, through)
+    whole = InnerState({}, {slot: {} for slot in state.optimiser})
+    share, of_gradient = tree.zeros_like(meta), dict[str, torch.Tensor]()
+    for i, names in enumerate(parts):
+        pulled, of_meta, of_part = _pull_part(
+            problem,
+            {name: gradient[name] for name in names},
+            part_of(state, names),
+            meta,
+            part_of(cotangent, names, shared=i == 0),
+            through,
+        )
+        share = tree.add(share, of_meta)
+        of_gradient |= of_part
+        if through:
+            whole.params.update(pulled.params)
+            for slot, leaves in pulled.optimiser.items():
+                kept = whole.optimiser[slot]
+                kept |= {name: kept[name] + leaf if name in kept else leaf for name, leaf in leaves.items()}
+    return whole if through else InnerState({}, {}), share, of_gradient
+
+
+def _pull_part(
+    problem: Problem, gradient: Tree, state: InnerState, meta: Tree, cotangent: InnerState, through: bool
+) -> tuple[InnerState, Tree, Tree]:
+    before, variables = _recorded(state) if through else (state, [])
+    gradient, meta = tree.leaves_for_grad(gradient), tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        after = InnerState(*problem.optimiser.update(gradient, before.params, before.optimiser, meta))
+        outputs, weights = _paired(after, cotangent)
+        *pulled, share, of_gradient = gradients(outputs, [*variables, meta, gradient], weights)
+    return with_leaves(state, pulled) if through else InnerState({}, {}), share, of_gradient
+
+
+def _recorded(state: InnerState) -> tuple[InnerState, list[Tree]]:
+    """Return the state as variables of a derivative, and its trees."""
+    variables = [tree.leaves_for_grad(leaves) for leaves in leaves_of(state)]
+    return with_leaves(state, variables), variables
+
+
+def _paired(after: InnerState, cotangent: InnerState) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the leaves of a state that have a cotangent, and those cotangents."""
+    pairs = [(after.params, cotangent.params)]
+    pairs += [(after.optimiser[slot], leaves) for slot, leaves in cotangent.optimiser.items()]
+    names = [(values[name], weights[name]) for values, weights in pairs for name in weights]
+    return [value for value, _ in names], [weight for _, weight in names]
+
+
+def pull_start(problem: Problem, state: InnerState, meta: Tree, cotangent: Tree) -> Tree:
+    """Return (d start / dl)^T cotangent, where the window's run starts from `state`; the cotangent is of the parameters."""
+    meta = tree.leaves_for_grad(meta)
+    with torch.enable_grad():
+        started = problem.start(state.params, meta)
+        (share,) = gradients(list(started.values()), [meta], list(cotangent.values()))
+    return share

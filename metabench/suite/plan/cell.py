@@ -1,0 +1,96 @@
+"""A cell: problem x data set x size x method with its options. Its seeds run in one process; its spec is a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metabench.core.errors import MetabenchError
+from metabench.data.sets.own_text import dataset_folder
+from metabench.measure.kernels import PORTABLE
+
+SPEC_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that decides a cell's rows, but for the code. `problem_options` and `method_options` are complete and validated.
+
+    `limit_bytes` bounds the peak memory of one hypergradient, `limit_seconds` the whole cell. `device_bytes` is the memory that the device
+    is declared to have, 0 where nothing is declared: a cell that is predicted to need more is not started. `kernels` are the CPU's, see
+    `metabench.measure.kernels`.
+    """
+
+    suite: str
+    experiment: str
+    purpose: str
+    problem: str
+    dataset: str
+    size: str
+    problem_options: dict[str, Any]
+    inner_steps: int
+    outer_steps: int
+    method: str
+    method_options: dict[str, Any]
+    seeds: list[int]
+    device: str
+    dtype: str
+    threads: int
+    limit_seconds: float
+    limit_bytes: int
+    measure: dict[str, Any]
+    plugins: list[str]
+    device_bytes: int = 0
+    kernels: str = PORTABLE
+    version: int = SPEC_VERSION
+
+    @property
+    def hash(self) -> str:
+        """Eight hexadecimal digits over all that sets two cells of a suite apart: not its limits, its seeds or how it is measured."""
+        identity = (
+            self.problem,
+            self.dataset,
+            self.size,
+            self.problem_options,
+            self.inner_steps,
+            self.outer_steps,
+            self.purpose,
+            self.method,
+            self.method_options,
+            self.dtype,
+        )
+        text = json.dumps(identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell lies under the suite's `cells/`: problem/dataset/size; a text of the user by a name made of its path."""
+        return Path(self.problem, dataset_folder(self.dataset), self.size)
+
+    @property
+    def stem(self) -> str:
+        """Name of the cell's files without their ending: method-hash."""
+        return f"{self.method}-{self.hash}"
+
+    def to_json(self) -> str:
+        """Return the spec as text; the same cell gives the same text."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Cell:
+        """Return the cell of a spec; raise MetabenchError naming `where` if it is not one."""
+        try:
+            values = json.loads(text)
+            if not isinstance(values, dict):
+                raise MetabenchError(f"{where}: a spec is a JSON object")
+            if values.get("version") != SPEC_VERSION:
+                raise MetabenchError(
+                    f"{where}: spec version {values.get('version')}, expected {SPEC_VERSION}: plan the suite again"
+                )
+            return cls(**values)
+        except (json.JSONDecodeError, TypeError) as error:
+            raise MetabenchError(f"{where}: not a cell's spec: {error}") from error

@@ -1,0 +1,154 @@
+"""Which source a cell depends on, as a hash: editing one method re-runs the cells of that method and no others.
+
+The sources are read, not imported: the imports written in them are followed inside the package. The registries find methods and
+problems by listing a folder, so no written import leads from one to its siblings, and the command line and the report are never met.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import metabench
+from metabench.core.registry import modules_of
+from metabench.data.sets.own_text import is_own_text, own_text_digest
+from metabench.methods import method
+from metabench.suite.plan.cell import Cell
+
+RUNNER = "metabench.suite.run.run_cell"
+PREDICTOR = "metabench.suite.predict.predict_cells"
+_PACKAGE = "metabench"
+
+
+class Sources:
+    """The modules of a package's folder: where they lie, what they import from each other, and a hash of their text."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._imports: dict[str, frozenset[str]] = {}
+        self._digests: dict[str, str] = {}
+
+    def file(self, module: str) -> Path | None:
+        """Return the file of a module of the package by its dotted name; None if there is none."""
+        package, *names = module.split(".")
+        if package != _PACKAGE:
+            return None
+        path = self.root.joinpath(*names)
+        return next((found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file()), None)
+
+    def closure(self, modules: Iterable[str]) -> set[str]:
+        """Return `modules` and all that they import from the package, directly or not, wherever the import is written.
+
+        The package's own first file holds nothing but the version and stays out: a release alone re-runs nothing.
+        """
+        found: set[str] = set()
+        waiting = list(modules)
+        while waiting:
+            module = waiting.pop()
+            if module not in found:
+                found.add(module)
+                waiting.extend(self._imported(module))
+        return found - {_PACKAGE}
+
+    def digest(self, modules: Iterable[str]) -> str:
+        """Return twelve hexadecimal digits over the names and the text of `modules`."""
+        lines = [f"{module} {self._digest(module)}" for module in sorted(modules)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+    def imported_by(self, text: bytes, package: str) -> Iterator[str]:
+        """Yield the modules of the package that the source `text` of a module in `package` imports; of a package, its first file."""
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names if self.file(alias.name))
+            elif isinstance(node, ast.ImportFrom):
+                base = ".".join(package.split(".")[: -(node.level - 1) or None]) if node.level else ""
+                module = ".".join(part for part in (base, node.module) if part)
+                if self.file(module):
+                    yield module
+                    yield from (name for alias in node.names if self.file(name := f"{module}.{alias.name}"))
+
+    def _imported(self, module: str) -> frozenset[str]:
+        if module not in self._imports:
+            path = self._path(module)
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            self._imports[module] = frozenset(self.imported_by(path.read_bytes(), package))
+        return self._imports[module]
+
+    def _digest(self, module: str) -> str:
+        if module not in self._digests:
+            self._digests[module] = hashlib.sha256(self._path(module).read_bytes()).hexdigest()
+        return self._digests[module]
+
+    def _path(self, module: str) -> Path:
+        path = self.file(module)
+        if path is None:
+            raise ValueError(f"no module '{module}' in {self.root}")
+        return path
+
+
+def code_hash(cell: Cell) -> str:
+    """Return twelve hexadecimal digits over the source that decides the cell's rows: its method, problem, data set and the runner.
+
+    A method of a plugin counts with its file and what that imports from this package, a text of the user with its content. Read once
+    per process.
+    """
+    code = _hash(_installed(), cell.method, tuple(cell.plugins), _roots(cell))
+    if is_own_text(cell.dataset):
+        return hashlib.sha256(f"{code} {own_text_digest(cell.dataset)}".encode()).hexdigest()[:12]
+    return code
+
+
+@functools.cache
+def predictor_hash() -> str:
+    """Return twelve hexadecimal digits over the source that predicts. What is predicted depends on it and on the cell's own source."""
+    sources = _installed()
+    return sources.digest(sources.closure([PREDICTOR]))
+
+
+def method_hash(name: str, plugins: Iterable[str] = ()) -> str:
+    """Return twelve hexadecimal digits over the source that decides a method's hypergradient: its module and what that imports.
+
+    Two rows with the same one were made by the same method; a certificate is valid for the rows that have its own.
+    """
+    return _hash(_installed(), name, tuple(plugins), ())
+
+
+@functools.cache
+def _installed() -> Sources:
+    return Sources(Path(metabench.__file__).parent)
+
+
+@functools.cache
+def _hash(sources: Sources, method_name: str, plugins: tuple[str, ...], roots: tuple[str, ...]) -> str:
+    """Return the hash of a method and of the modules `roots`."""
+    module = method(method_name, [Path(path) for path in plugins]).module
+    plugin = b""
+    if sources.file(module):
+        modules = [*roots, module]
+    else:
+        plugin = Path(str(sys.modules[module].__file__)).read_bytes()
+        modules = [*roots, *sources.imported_by(plugin, "")]
+    code = sources.digest(sources.closure(modules))
+    return hashlib.sha256(code.encode() + plugin).hexdigest()[:12] if plugin else code
+
+
+def _roots(cell: Cell) -> tuple[str, ...]:
+    """Return the modules that decide the cell's rows beside its method."""
+    return (RUNNER, f"metabench.problems.{cell.problem}", *_declaring(cell.dataset))
+
+
+@functools.cache
+def _declaring(dataset: str) -> list[str]:
+    """Return the module of `metabench.data.sets` that declares the data set: the registry finds it, so no import leads there.
+
+    There is none for a text of the user, which every loading can read.
+    """
+    return [
+        module.__name__
+        for module in modules_of("metabench.data.sets")
+        if any(declared.card.name == dataset for declared in getattr(module, "DATASETS", ()))
+    ]

@@ -1,0 +1,180 @@
+"""From a suite to its cells: the grids are spread out, and every name and option is checked before anything runs. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metabench.core.errors import MetabenchError
+from metabench.core.method import Method
+from metabench.core.options import build
+from metabench.core.problem import Problem
+from metabench.core.registry import pick
+from metabench.data import DatasetCard, datasets
+from metabench.data import card as dataset_card
+from metabench.data.sets.own_text import is_own_text
+from metabench.methods import methods
+from metabench.problems import problems
+from metabench.suite.config.keys import Experiment, Suite
+from metabench.suite.config.load import load_suite, memory_bytes
+from metabench.suite.plan.cell import Cell
+
+__all__ = ["Plan", "load_suite", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A suite and its cells, in the order of the suite: experiment, data set, size, problem options, inner steps, method."""
+
+    suite: Suite
+    cells: tuple[Cell, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the suite's files go: results/<suite>."""
+        return Path(self.suite.results, self.suite.name)
+
+    @property
+    def rows(self) -> int:
+        """How many rows a complete run has: one per cell and seed."""
+        return sum(len(cell.seeds) for cell in self.cells)
+
+    def row_file(self, cell: Cell) -> Path:
+        """Return where the rows of `cell` go; its spec and log lie beside them, as .json and .log."""
+        return self.folder / "cells" / cell.folder / f"{cell.stem}.parquet"
+
+    @property
+    def predictions(self) -> Path:
+        """Where the predictions for the suite's cells go."""
+        return self.folder / "predictions.json"
+
+
+def plan(suite: Suite) -> Plan:
+    """Return the cells of `suite`.
+
+    Raises:
+        MetabenchError: an unknown method, problem, data set, size or option (the nearest valid one is named); a value that an
+            option does not take; a cell that two experiments, or two places of one, describe; a plugin that cannot be imported.
+    """
+    known_methods = methods([Path(path) for path in suite.plugins])
+    known_problems = problems()
+    pick("baseline method", suite.baseline, known_methods)
+    found: dict[Path, Cell] = {}
+    for name, experiment in suite.experiments.items():
+        try:
+            cells = list(_cells(suite, name, experiment, known_methods, known_problems))
+        except MetabenchError as error:
+            raise MetabenchError(f"experiment '{name}': {error}") from error
+        for cell in cells:
+            place = cell.folder / cell.stem
+            if place in found:
+                first = found[place].experiment
+                who = f"experiment '{name}' twice" if first == name else f"experiments '{first}' and '{name}'"
+                options = f"problem options {cell.problem_options}, method options {cell.method_options}"
+                raise MetabenchError(f"duplicate cell {place}, described by {who}: {options}")
+            found[place] = cell
+    return Plan(suite, tuple(found.values()))
+
+
+def _cells(
+    suite: Suite,
+    name: str,
+    experiment: Experiment,
+    known_methods: Mapping[str, Method],
+    known_problems: Mapping[str, type[Problem]],
+) -> Iterator[Cell]:
+    kind = pick("problem", experiment.problem, known_problems)
+    card = kind.card
+    where = f"problem '{experiment.problem}'"
+    if experiment.purpose == "cost" and experiment.outer_steps is not None:
+        raise MetabenchError("'outer_steps' has no meaning where purpose is 'cost': nothing is trained")
+    offered = dict.fromkeys(card.datasets)
+    for dataset in experiment.datasets:
+        if is_own_text(dataset):
+            _check_own_text(dataset_card(dataset), [datasets()[name] for name in offered], where)
+        else:
+            pick(f"data set of {where}" if dataset in datasets() else "data set", dataset, offered)
+    for size in experiment.sizes:
+        pick(f"size of {where}", size, card.sizes)
+    chosen = [
+        (method, options)
+        for entry in experiment.methods
+        for method, given in [_method_entry(entry, known_methods)]
+        for options in _sweep(method.options, given, f"method '{method.name}'")
+    ]
+    trained = card.outer_steps if experiment.outer_steps is None else experiment.outer_steps
+    for dataset, size, problem_options, inner_steps, (method, method_options) in itertools.product(
+        experiment.datasets or card.datasets[:1],
+        experiment.sizes or list(card.sizes)[:1],
+        list(_sweep(card.options, experiment.options, where)),
+        experiment.inner_steps or [card.inner_steps],
+        chosen,
+    ):
+        needed = kind.examples_needed(build(card.options, problem_options, where))
+        if needed > (there := dataset_card(dataset).sizes.get("train", 0)):
+            raise MetabenchError(f"{where} takes {needed:,} training examples, data set '{dataset}' has {there:,}")
+        yield Cell(
+            suite=suite.name,
+            experiment=name,
+            purpose=experiment.purpose,
+            problem=experiment.problem,
+            dataset=dataset,
+            size=size,
+            problem_options=problem_options,
+            inner_steps=inner_steps,
+            outer_steps=0 if experiment.purpose == "cost" else trained,
+            method=method.name,
+            method_options=method_options,
+            seeds=list(suite.seeds if experiment.seeds is None else experiment.seeds),
+            device=suite.device.value,
+            dtype=suite.dtype.value,
+            threads=suite.threads,
+            limit_seconds=suite.limits.seconds,
+            limit_bytes=memory_bytes(suite.limits.memory),
+            measure=dataclasses.asdict(suite.measure),
+            plugins=list(suite.plugins),
+            device_bytes=memory_bytes(suite.device_memory) if suite.device_memory else 0,
+            kernels=suite.kernels.value,
+        )
+
+
+def _check_own_text(own: DatasetCard, offered: Sequence[DatasetCard], where: str) -> None:
+    """Raise MetabenchError unless a problem with the data sets `offered` takes a text as the user's own loads: whole, or by domain."""
+    texts = [card for card in offered if card.task == "text"]
+    if not texts:
+        raise MetabenchError(
+            f"{where} takes no text, so not '{own.name}': known: {', '.join(card.name for card in offered)}"
+        )
+    if not any(bool(card.domains) == bool(own.domains) for card in texts):
+        needed = "a folder with a .txt file for each domain" if texts[0].domains else "one file"
+        raise MetabenchError(
+            f"{where} takes text as in data set '{texts[0].name}': name {needed}, not "
+            + (f"a folder of {len(own.domains)} texts, '{own.name}'" if own.domains else f"one text, '{own.name}'")
+        )
+
+
+def _method_entry(entry: Any, known: Mapping[str, Method]) -> tuple[Method, dict[str, Any]]:
+    """Return the method of an entry of a suite's list, 'name' or {name: {option: value}}, and the options given."""
+    name, options = entry, {}
+    if isinstance(entry, dict) and len(entry) == 1:
+        ((name, options),) = entry.items()
+        options = {} if options is None else options
+    if not isinstance(name, str) or not isinstance(options, dict):
+        raise MetabenchError(f"methods: expected a name or {{name: {{option: value}}}}, got {entry!r}")
+    return pick("method", name, known), options
+
+
+def _sweep(options: type, given: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the options given, where a list is a sweep: complete and validated."""
+    for name, value in given.items():
+        if value == []:
+            raise MetabenchError(
+                f"option '{name}' of {where}: an empty list sweeps nothing; give a value, or leave the option out"
+            )
+    axes = [value if isinstance(value, list) else [value] for value in given.values()]
+    for values in itertools.product(*axes):
+        yield dataclasses.asdict(build(options, dict(zip(given, values, strict=True)), where))

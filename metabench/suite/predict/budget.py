@@ -1,0 +1,261 @@
+"""What fits into a budget of memory: for each method and size of a problem, the largest number of inner steps T.
+
+T runs through the powers of two. The memory of most methods is affine in T from some small T on; where it is, a few predictions decide
+for every T. Whether it is, is looked at on the smallest size, where that is cheap, and again on the size in question: three T that lie on
+a line. Where it is not (schedules of checkpoints), the largest T is sought among those predicted, up to `PREDICTED_AT_MOST`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from multiprocessing import get_context
+from typing import Any
+
+from metabench.core.errors import unknown
+from metabench.core.options import build
+from metabench.problems import problem
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.plan import Plan
+from metabench.suite.predict.predictions import Predicted, Predictions, Predictor, Progress, predict_cells
+from metabench.suite.run.rows import label, method_of, options_text
+
+LOOKED_AT = (4, 8, 16)
+PREDICTED_AT_MOST = 16
+EXTRAPOLATED_AT_MOST = 2**20
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest T of a method at a size.
+
+    steps: None where not even one step fits, or where there is no prediction (`message` says why). any: memory does not depend on T.
+    extrapolated: from the bytes that each further step adds. more: larger T were not looked at. note: what the predictions leave out: the
+    largest T may then be smaller.
+    """
+
+    steps: int | None = None
+    any: bool = False
+    extrapolated: bool = False
+    more: bool = False
+    message: str = ""
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        """The answer for a table."""
+        if self.message:
+            return "?"
+        if self.any:
+            return "any"
+        if self.steps is None:
+            return "none"
+        return f"{self.steps}{'+' if self.more else ''}{'*' if self.extrapolated else ''}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One problem on one data set with its options: each method's answers by size, the sizes from small to large."""
+
+    experiment: str
+    problem: str
+    dataset: str
+    problem_options: str
+    device: str
+    dtype: str
+    sizes: tuple[str, ...]
+    methods: dict[str, dict[str, Largest]]
+
+
+def answers(
+    plan: Plan,
+    budget: int,
+    progress: Progress,
+    device: str | None = None,
+    sizes: Sequence[str] = (),
+    predictor: Predictor | None = None,
+    workers: int = 1,
+) -> list[Answer]:
+    """Return, for each problem of the plan (with its data set and options), what fits into `budget` bytes on `device`.
+
+    sizes: those of the problems' cards if empty. A method that the plan has twice on a problem is answered once. workers: processes, each
+    of which takes a method; more than one needs a main module that can be imported, as a command line has, and no predictor of its own.
+
+    Raises:
+        MetabenchError: a size that no problem of the plan has.
+    """
+    groups = _groups(plan)
+    known = dict.fromkeys(size for cells in groups for size in problem(cells[0].problem).card.sizes)
+    for size in sizes:
+        if size not in known:
+            raise unknown("size", size, known)
+    search = _Search(budget, device, predictor)
+    asked: list[tuple[list[Cell], list[str]]] = []
+    for cells in groups:
+        wanted = [size for size in problem(cells[0].problem).card.sizes if not sizes or size in sizes]
+        if wanted:
+            progress("sizes", len(asked), len(groups))
+            asked.append((cells, search.order(cells[0], wanted)))
+    tasks = [(cell, order) for cells, order in asked for cell in cells]
+    found: list[dict[str, Largest]] = []
+    with _pool(min(workers, len(tasks)) if predictor is None else 1) as spread:
+        for by_size in spread(search.method, *zip(*tasks, strict=True)) if tasks else ():
+            found.append(by_size)
+            progress("methods", len(found), len(tasks))
+    each = iter(found)
+    return [
+        Answer(
+            cells[0].experiment,
+            cells[0].problem,
+            cells[0].dataset,
+            options_text(_options(cells[0])),
+            device or cells[0].device,
+            cells[0].dtype,
+            tuple(order),
+            {_label(cell): next(each) for cell in cells},
+        )
+        for cells, order in asked
+    ]
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Yield what `map` is, spread over so many processes."""
+    if workers < 2:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool.map
+
+
+@dataclass
+class _Search:
+    """What is asked, and the predictions so far: each is made once a process."""
+
+    budget: int
+    device: str | None
+    predictor: Predictor | None
+    _found: dict[tuple[str, str, int], Predicted] = field(default_factory=dict)
+
+    def order(self, cell: Cell, sizes: Sequence[str]) -> list[str]:
+        """Return the sizes in the order of what is given to a method at each; as they are where one is not known."""
+        static = {size: self.at(cell, size, 1).static_bytes for size in sizes}
+        return sorted(sizes, key=lambda size: static[size]) if all(static.values()) else list(sizes)
+
+    def method(self, cell: Cell, sizes: Sequence[str]) -> dict[str, Largest]:
+        """Return the answers of one method by size, from small to large."""
+        answers: dict[str, Largest] = {}
+        affine: bool | None = None
+        for place, size in enumerate(sizes):
+            if affine is None and not self.at(cell, size, 1).message:
+                affine = self._slope(cell, size, LOOKED_AT) is not None
+            found = self.largest(cell, size, bool(affine))
+            answers[size] = found = dataclasses.replace(found, note=self.at(cell, size, 1).note)
+            if found.steps is None and not found.message and not found.any:
+                # What is given to the method only grows from here on.
+                return answers | dict.fromkeys(sizes[place:], found)
+        return answers
+
+    def at(self, cell: Cell, size: str, steps: int) -> Predicted:
+        """Return the prediction of a cell at another size and T."""
+        asked = dataclasses.replace(cell, size=size, inner_steps=steps)
+        key = (cell.method, asked.hash, steps)
+        if key not in self._found:
+            (self._found[key],) = predict_cells([asked], Predictions(), _silent, self.device, self.predictor)
+        return self._found[key]
+
+    def largest(self, cell: Cell, size: str, affine: bool) -> Largest:
+        """Return the largest T that fits. `affine`: whether the memory at a small size is affine in T."""
+        first = self.at(cell, size, 1)
+        if first.message:
+            return Largest(message=first.message)
+        if not self._fits(first):
+            return Largest()
+        return (self._along_a_line(cell, size) if affine else None) or self._by_halves(cell, size)
+
+    def _along_a_line(self, cell: Cell, size: str) -> Largest | None:
+        """Return the largest T from a few predictions; None where they lie on no line."""
+        looked = [1]
+        for steps in (2, *LOOKED_AT):
+            found = self.at(cell, size, steps)
+            if found.message:
+                return Largest(message=found.message)
+            if not self._fits(found):
+                return Largest(looked[-1])
+            looked.append(steps)
+            slope = self._slope(cell, size, looked[-3:]) if len(looked) > 2 else None
+            if slope is not None and slope > 0:
+                return self._extrapolated(found, slope)
+            if slope is not None and self.at(cell, size, PREDICTED_AT_MOST).peak_bytes == found.peak_bytes:
+                return Largest(any=True)
+        return None
+
+    def _by_halves(self, cell: Cell, size: str) -> Largest:
+        """Return the largest T of those that are predicted one by one; more steps never take less memory."""
+        fits, fails = 1, 2 * PREDICTED_AT_MOST
+        steps = PREDICTED_AT_MOST
+        while True:
+            found = self.at(cell, size, steps)
+            if found.message:
+                return Largest(message=found.message)
+            fits, fails = (steps, fails) if self._fits(found) else (fits, steps)
+            between = list(_doubling(2 * fits, fails // 2))
+            if not between:
+                return Largest(fits, more=fits == PREDICTED_AT_MOST)
+            steps = between[len(between) // 2]
+
+    def _fits(self, found: Predicted) -> bool:
+        return not found.message and found.peak_bytes <= self.budget
+
+    def _extrapolated(self, last: Predicted, slope: int) -> Largest:
+        """Return the largest T, given the last prediction and the bytes of each further step."""
+        fits = last.inner_steps
+        for steps in _doubling(2 * fits, EXTRAPOLATED_AT_MOST):
+            if last.peak_bytes + (steps - last.inner_steps) * slope > self.budget:
+                return Largest(fits, extrapolated=fits > last.inner_steps)
+            fits = steps
+        return Largest(fits, extrapolated=True, more=True)
+
+    def _slope(self, cell: Cell, size: str, steps: Sequence[int]) -> int | None:
+        """Return the bytes that each further step adds, if that is the same number from each of `steps` to the next."""
+        found = [self.at(cell, size, each) for each in steps]
+        if any(each.message for each in found):
+            return None
+        slopes = {
+            (after.peak_bytes - before.peak_bytes) / (after.inner_steps - before.inner_steps)
+            for before, after in pairwise(found)
+        }
+        slope = slopes.pop()
+        return int(slope) if not slopes and slope.is_integer() else None
+
+
+def _groups(plan: Plan) -> list[list[Cell]]:
+    """Return the cells of the plan by problem, data set and problem's options, each method with its options once."""
+    grouped: dict[tuple[str, ...], dict[str, Cell]] = {}
+    for cell in plan.cells:
+        key = (cell.problem, cell.dataset, options_text(_options(cell)), cell.dtype)
+        grouped.setdefault(key, {}).setdefault(_label(cell), cell)
+    return [list(cells.values()) for cells in grouped.values()]
+
+
+def _options(cell: Cell) -> Any:
+    return build(problem(cell.problem).card.options, cell.problem_options, f"problem '{cell.problem}'")
+
+
+def _label(cell: Cell) -> str:
+    return label(cell.method, build(method_of(cell).options, cell.method_options, f"method '{cell.method}'"))
+
+
+def _doubling(first: int, last: int) -> Iterator[int]:
+    steps = first
+    while steps <= last:
+        yield steps
+        steps *= 2
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    del stage, done, total

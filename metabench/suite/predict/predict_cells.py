@@ -1,0 +1,158 @@
+"""What one hypergradient of a cell would need, before anything is run: on any machine, for any size."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from metabench import data
+from metabench.core.errors import MetabenchError
+from metabench.core.lazy import torch
+from metabench.core.options import build
+from metabench.core.problem import Problem, Setting
+from metabench.core.randomness import generator
+from metabench.measure.kernels import choose_kernels
+from metabench.measure.outcome import outcome
+from metabench.measure.predicted.memory import Predicted, fake_tensors, predict_memory
+from metabench.problems import problem
+from metabench.suite.plan.cell import Cell
+from metabench.suite.run.rows import MESSAGE_LENGTH, method_of
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes, floating-point operations and torch operations of one hypergradient; where there is none they are 0, and `message` says why.
+
+    The bytes are those of a row: `static_bytes` of the arguments, `dynamic_bytes` during the call, `peak_bytes` their sum. `flops` are
+    counted by torch's FLOP counter, `operations` are calls of torch's kernels: a lower bound on time where tensors are small. `note` says
+    what the bytes leave out.
+    """
+
+    peak_bytes: int
+    static_bytes: int
+    dynamic_bytes: int
+    flops: int
+    operations: int
+    message: str = ""
+    note: str = ""
+
+
+def predict(cell: Cell, device: str | None = None) -> Prediction:
+    """Return what one hypergradient of the cell needs, at its first seed, on its own device or on another ('cpu', 'cuda').
+
+    The problem is built and the method is called on tensors without memory. A method that refuses the problem gives its words, whatever
+    else goes wrong gives what; a prediction never fails and is never a guess. Data sets are loaded, and fetched where they are not there.
+    """
+    try:
+        found = _predicted(cell, cell.device if device is None else device)
+    except MetabenchError as error:
+        return _none(str(error))
+    except (
+        Exception
+    ) as error:  # every failure is a prediction that says why: this is the one place that may catch everything
+        status, message = outcome(error)
+        return _none(message if status == "unsupported" else f"the cell cannot be simulated: {message}")
+    memory = found.memory
+    return Prediction(
+        memory.peak_bytes, memory.static_bytes, memory.dynamic_bytes, found.flops, found.operations, note=found.note
+    )
+
+
+def _none(message: str) -> Prediction:
+    return Prediction(0, 0, 0, 0, 0, message[:MESSAGE_LENGTH])
+
+
+def _predicted(cell: Cell, device: str) -> Predicted:
+    choose_kernels(cell.kernels)
+    seed = cell.seeds[0]
+    method = method_of(cell)
+    options = build(method.options, cell.method_options, f"method '{cell.method}'")
+    loaded = _loaded(cell.dataset)
+    with _threads(cell.threads), _caches_left_real(), fake_tensors() as fakes:
+        instance = _problem(cell, seed, loaded)
+        state, meta = instance.initial_state()
+        window = next(iter(instance.windows()))[0]
+        stream = generator(seed, "cost")
+        arguments = (state.params, state.optimiser, meta, window.inner, window.outer)
+        return predict_memory(lambda: method(instance, state, meta, window, options, stream), arguments, fakes, device)
+
+
+def _problem(cell: Cell, seed: int, loaded: Any) -> Problem:
+    """Return the cell's problem on a CPU: the shapes are those on every device."""
+    kind = problem(cell.problem)
+    options = build(kind.card.options, cell.problem_options, f"problem '{cell.problem}'")
+    return kind(
+        Setting(
+            size=cell.size,
+            options=options,
+            inner_steps=cell.inner_steps,
+            seed=seed,
+            device=torch.device("cpu"),
+            dtype=getattr(torch, cell.dtype),
+            data=loaded,
+        )
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(name: str) -> Any:
+    """Return a data set; the cells of an experiment come one after another and share it."""
+    return data.load(name)
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Let torch use the cell's threads: some kernels take memory for each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _caches_left_real() -> Iterator[None]:
+    """Empty, after the block, every cache of a function of the house or of a plugin that has kept a fake tensor in it.
+
+    Such a function would hand it to a real computation later in the process.
+    """
+    try:
+        yield
+    finally:
+        for module in list(sys.modules.values()):
+            for value in list(vars(module).values()) if _may_keep_tensors(module) else ():
+                if isinstance(value, _CACHED) and value.cache_info().currsize and _keeps_fake_tensors(value):
+                    value.cache_clear()
+
+
+_CACHED = type(functools.cache(len))
+_LIBRARIES = frozenset(sys.stdlib_module_names) | {"torch", "numpy", "scipy", "sympy", "pandas", "sklearn"}
+
+
+def _may_keep_tensors(module: Any) -> bool:
+    return getattr(module, "__name__", "torch").partition(".")[0] not in _LIBRARIES
+
+
+def _keeps_fake_tensors(cached: Any) -> bool:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    waiting: list[Any] = [
+        value for kept in gc.get_referents(cached) if isinstance(kept, dict) for value in kept.values()
+    ]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, FakeTensor):
+            return True
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+        elif type(value).__name__ == "_lru_list_elem":
+            waiting += gc.get_referents(value)
+    return False

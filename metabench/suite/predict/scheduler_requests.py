@@ -1,0 +1,99 @@
+"""What a cell's job asks a scheduler for: memory and minutes, from what is predicted, and from the cell's limits where nothing is.
+
+The limits alone are far above what most cells take: a job that asks for them waits longer, and fewer share a machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from metabench.core.method import Target
+from metabench.core.options import build
+from metabench.methods import method
+from metabench.suite.plan.cell import Cell
+from metabench.suite.predict.predictions import Predicted, Predictions
+from metabench.suite.run.rows import method_of
+
+_MIB = 2**20
+
+PROCESSES_MB = 768
+"""The two processes of a cell with next to no tensors: torch in one, pyarrow and pandas in the other. Measured as the largest sum of their
+resident sets in 80 small cells of every method: 419 MiB in the median, below 474 in nine of ten, 784 at most."""
+
+SPARE_MB = 1024
+"""The data set, its copy in double precision, evaluation on the test split, fragments of the heap."""
+
+FLOPS_PER_SECOND = 2e9
+"""Of one thread, in single precision. The slowest of the published cells with 10^8 operations or more, a network of four channels,
+reaches 6.3e9 on one core; dense products reach 30e9 and more."""
+
+SECONDS_PER_OPERATION = 1e-4
+"""Of an operation on a small tensor, from Python. Measured over the published cells of the smallest problem: 6 to 10 microseconds.
+With both rates one hypergradient of no published cell takes more than 0.21 of the time that is counted for it."""
+
+START_MINUTES = 5
+"""Imports from a cold file system, loading the data, and what nobody foresees."""
+
+DOUBLE = 2
+"""The error is measured in double precision: twice the bytes, and twice the time or more."""
+
+
+def memory_mb(cell: Cell, predictions: Predictions) -> int:
+    """Return MiB for one attempt at a cell: what its limits allow, or less where its prediction says that it takes less.
+
+    What bounds a cell is its hypergradient in double precision and, where its error is measured, the yardstick: a recorded run, which may
+    take far more than the method. Its prediction is that of the suite's `unrolled` on the same problem; without one the limits decide.
+    A cell on a GPU is predicted in the memory of the GPU, and that of the host comes from the limits; so does that of a cell whose
+    prediction leaves something out.
+    """
+    # Twice the limit: the limit bounds one hypergradient, and its error is measured in double precision.
+    allowed = 2048 + DOUBLE * cell.limit_bytes // _MIB
+    own = _known(cell, predictions)
+    if own is None or own.note or cell.device != "cpu":
+        return allowed
+    peak = own.peak_bytes
+    if _measures_error(cell):
+        yardstick = _known(_unrolled(cell), predictions)
+        if yardstick is None or yardstick.note:
+            return allowed
+        peak = max(peak, yardstick.peak_bytes)
+    return min(allowed, SPARE_MB + PROCESSES_MB + math.ceil(DOUBLE * peak / _MIB))
+
+
+def runtime_minutes(cell: Cell, predictions: Predictions) -> int:
+    """Return minutes for one attempt at a cell: its time limit, or less where its prediction says that it is done before."""
+    allowed = START_MINUTES + round(cell.limit_seconds / 60)
+    own = _known(cell, predictions)
+    if own is None or cell.device != "cpu":
+        return allowed
+    measure = cell.measure
+    once = own.flops / FLOPS_PER_SECOND + own.operations * SECONDS_PER_OPERATION
+    # First call, memory (each operation is recorded there: as long as three), and timing, which ends early but not before three repeats.
+    calls = 1 + 3 + 1 + min(measure["time_repeats"], 3 + measure["time_budget"] / max(once, 1e-9))
+    calls += cell.outer_steps
+    seconds = calls * once
+    if _measures_error(cell):
+        yardstick = _known(_unrolled(cell), predictions)
+        if yardstick is None:
+            return allowed
+        exact = yardstick.flops / FLOPS_PER_SECOND + yardstick.operations * SECONDS_PER_OPERATION
+        draws = measure["error_draws"] if method_of(cell).stochastic else 1
+        # The exact hypergradient, that of the method's own target, and a plain window to the next.
+        seconds += DOUBLE * measure["error_windows"] * (draws * once + 3 * exact)
+    return min(allowed, START_MINUTES + math.ceil(len(cell.seeds) * seconds / 60))
+
+
+def _measures_error(cell: Cell) -> bool:
+    return bool(cell.measure["error_windows"]) and method_of(cell).target is not Target.NONE
+
+
+def _unrolled(cell: Cell) -> Cell:
+    """Return the cell of plain reverse mode, with its default options, on the same problem."""
+    options = dataclasses.asdict(build(method("unrolled").options, {}, "method 'unrolled'"))
+    return dataclasses.replace(cell, method="unrolled", method_options=options)
+
+
+def _known(cell: Cell, predictions: Predictions) -> Predicted | None:
+    found = predictions.of(cell)
+    return None if found is None or found.message else found

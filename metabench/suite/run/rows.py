@@ -1,0 +1,89 @@
+"""What every row of a cell has, whatever became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from metabench.core.method import Method
+from metabench.core.options import build, changed
+from metabench.measure.kernels import instruction_set
+from metabench.methods import method
+from metabench.problems import problem
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.code_hash import code_hash, method_hash
+
+MESSAGE_LENGTH = 500
+
+
+def method_of(cell: Cell) -> Method:
+    """Return the cell's method, its plugins included."""
+    return method(cell.method, [Path(path) for path in cell.plugins])
+
+
+def options_text(options: Any) -> str:
+    """Return the options that differ from their defaults as 'key=value, ...'."""
+    return ", ".join(f"{name}={_short(value)}" for name, value in changed(options).items())
+
+
+def label(name: str, options: Any) -> str:
+    """Return a method's name in tables and figures: the name, with the options that differ from their defaults."""
+    text = options_text(options)
+    return f"{name} ({text})" if text else name
+
+
+def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that are known before a seed is run: what the cell is, and where it runs."""
+    card = problem(cell.problem).card
+    used = method_of(cell)
+    problem_options = build(card.options, cell.problem_options, f"problem '{cell.problem}'")
+    method_options = build(used.options, cell.method_options, f"method '{cell.method}'")
+    metric = card.metrics[0]
+    return {
+        "suite": cell.suite,
+        "experiment": cell.experiment,
+        "purpose": cell.purpose,
+        "problem": cell.problem,
+        "dataset": cell.dataset,
+        "size": cell.size,
+        "problem_options": options_text(problem_options),
+        "method": cell.method,
+        "method_options": options_text(method_options),
+        "label": label(cell.method, method_options),
+        "target": used.target.value,
+        "exact": used.exact,
+        "seed": seed,
+        "inner_steps": cell.inner_steps,
+        "outer_steps": cell.outer_steps,
+        "batch": 0,
+        "cell": cell.hash,
+        "metric": metric.name,
+        "direction": metric.direction,
+        "device": cell.device,
+        "threads": cell.threads,
+        "dtype": cell.dtype,
+        "hardware": environment["hardware"],
+        "kernels": cell.kernels,
+        "instruction_set": instruction_set(cell.kernels) if cell.device == "cpu" else "",
+        "load_at_start": environment["load_at_start"],
+        "torch_version": environment["torch_version"],
+        "python_version": environment["python_version"],
+        "platform": environment["platform"],
+        "metabench_version": environment["metabench_version"],
+        "git_commit": environment["git_commit"],
+        "lock_hash": environment["lock_hash"],
+        "code_hash": code_hash(cell),
+        "method_hash": method_hash(cell.method, cell.plugins),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def failed_row(cell: Cell, seed: int, status: str, message: str, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a seed that has no figures: its status and why."""
+    return base_row(cell, seed, environment) | {"status": status, "message": message[:MESSAGE_LENGTH]}
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

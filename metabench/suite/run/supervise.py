@@ -1,0 +1,343 @@
+"""One cell in a process of its own: whatever ends that process, the cell has a row for every seed, or there is no file at all.
+
+The process is forked before torch is imported. While it imports torch, its parent imports pyarrow. Rows and progress come back as
+lines of JSON through a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, BinaryIO, NoReturn
+
+from metabench.core.errors import MetabenchError
+from metabench.measure.kernels import choose_kernels
+from metabench.suite.plan.cell import Cell
+from metabench.suite.predict.predictions import Predicted, unfit
+from metabench.suite.run.rows import failed_row
+
+Progress = Callable[[str, int, int], None]
+"""(what runs, how much is done, of how much)."""
+
+Row = dict[str, Any]
+
+Runner = Callable[[Cell, Progress], Iterator[Row]]
+
+START_SECONDS = 600.0
+"""How long a process may take to import torch before it is given up."""
+PROGRESS_SECONDS = 0.1
+"""Progress within one stage is sent no more often: telling it must not slow what is timed."""
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_THREAD_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def supervise(
+    cell: Cell,
+    out: Path,
+    progress: Progress,
+    runner: Runner | None = None,
+    grace: float | None = None,
+    predicted: Predicted | None = None,
+) -> list[Row]:
+    """Run `cell` in a process of its own, write its rows to `out` and return them, in the order of the cell's seeds.
+
+    Seeds without a row of their own get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
+    limit if that is more) after the cell's time limit, 'oom' if something else killed it, 'error' for any other end.
+
+    `runner` is `metabench.suite.run.run_cell` unless given. What is `predicted` stands in every row; a cell that is predicted to need more
+    memory than its device is declared to have is not started: its rows are 'unsupported'.
+
+    Raises:
+        MetabenchError: a mistake of the user's, found by the runner or while writing; nothing is written.
+        SystemExit: SIGINT, SIGTERM or SIGHUP reached this process: the cell's process is killed, nothing is written; the code is
+            128 + the signal's number.
+    """
+    foreseen = predicted.columns() if predicted else {}
+    if reason := unfit(cell, predicted):
+        environment = _environment(cell)
+        rows = [failed_row(cell, seed, "unsupported", reason, environment) | foreseen for seed in cell.seeds]
+        _write(out, rows)
+        return rows
+    patience = max(15.0, 0.1 * cell.limit_seconds) if grace is None else grace
+    with _stopping_signals() as unblocked:
+        child = _fork(cell, runner or _run_cell)
+        try:
+            with unblocked():
+                # pyarrow and, since pyarrow asks it what the values of a table are, pandas: now, while the other process imports torch.
+                importlib.import_module("pandas")
+                importlib.import_module("metabench.results.store")
+                heard = _listen(child, cell, patience, progress)
+                rows = [row | foreseen for row in _complete(cell, heard)]
+                _write(out, rows)
+        finally:
+            child.end()
+    return rows
+
+
+def _write(out: Path, rows: list[Row]) -> None:
+    from metabench.results.store import write_rows
+
+    write_rows(out, rows)
+
+
+def _run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:
+    from metabench.suite.run.run_cell import run_cell
+
+    return run_cell(cell, progress)
+
+
+@dataclass
+class _Child:
+    """The process that runs the cell: its id, the pipe from it, and its wait status once it has ended."""
+
+    pid: int
+    pipe: int
+    status: int | None = None
+
+    def wait(self) -> int:
+        """Return the exit status, negative for the signal that ended the process."""
+        if self.status is None:
+            self.status = os.waitpid(self.pid, 0)[1]
+        return os.waitstatus_to_exitcode(self.status)
+
+    def ended(self) -> bool:
+        """Tell, without waiting, whether the process has ended."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = status if pid else None
+        return self.status is not None
+
+    def kill(self) -> None:
+        """Kill the process and all that it started, where any of them still runs."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def end(self) -> None:
+        """Kill what still runs and close the pipe."""
+        self.kill()
+        os.close(self.pipe)
+
+
+@dataclass
+class _Heard:
+    """What came through the pipe, and how it ended."""
+
+    rows: dict[int, Row] = field(default_factory=dict)
+    finished: bool = False
+    mistake: str = ""
+    error: str = ""
+    silent: str = ""
+    """Why the process was killed from here."""
+    exit_code: int = 0
+
+
+def _listen(child: _Child, cell: Cell, patience: float, progress: Progress) -> _Heard:
+    """Read the pipe until its other end has gone; put an end to that when the time is over."""
+    heard = _Heard()
+    allowed, reason = START_SECONDS, f"did not start within {START_SECONDS:g} s"
+    since, rest = time.monotonic(), b""
+    while True:
+        left = since + allowed - time.monotonic()
+        if left <= 0 and not child.ended():
+            heard.silent = reason
+            child.kill()
+        # Asked before the pipe is looked at, so that nothing that was sent is missed. The pipe alone does not tell: a process that the
+        # cell started may hold it open.
+        ended = child.ended()
+        if not select.select([child.pipe], [], [], 0 if ended else min(left, 0.5))[0]:
+            if ended:
+                break
+            continue
+        piece = os.read(child.pipe, 1 << 16)
+        if not piece:
+            break
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "begun" in message:
+                since, allowed = time.monotonic(), cell.limit_seconds + patience
+                reason = f"passed the cell's time limit of {cell.limit_seconds:g} s and did not stop within {patience:g} s; killed"
+            elif "progress" in message:
+                progress(*message["progress"])
+            elif "row" in message:
+                heard.rows[message["row"]["seed"]] = message["row"]
+            else:
+                heard.finished = "finished" in message
+                heard.mistake = message.get("mistake", "")
+                heard.error = message.get("error", "")
+    heard.exit_code = child.wait()
+    return heard
+
+
+def _complete(cell: Cell, heard: _Heard) -> list[Row]:
+    """Return a row for every seed. The first seed without one was running when the process ended; it and those after it get the reason."""
+    if heard.mistake:
+        raise MetabenchError(heard.mistake)
+    missing = [seed for seed in cell.seeds if seed not in heard.rows]
+    if missing:
+        status, message = _verdict(heard)
+        environment = _environment(cell)
+        after = f"not run: seed {missing[0]} ended the cell's process: {message}"
+        for seed in missing:
+            heard.rows[seed] = failed_row(cell, seed, status, message if seed == missing[0] else after, environment)
+    return [heard.rows[seed] for seed in cell.seeds]
+
+
+def _verdict(heard: _Heard) -> tuple[str, str]:
+    if heard.silent:
+        return "timeout", heard.silent
+    if heard.error:
+        return "error", heard.error
+    if heard.finished:
+        return "error", "the runner ended without a row for this seed"
+    if heard.exit_code == -signal.SIGKILL:
+        return "oom", "the process was killed (SIGKILL) by the kernel or the scheduler, as they do when memory runs out"
+    if heard.exit_code < 0:
+        return (
+            "error",
+            f"the process was ended by {signal.Signals(-heard.exit_code).name} ({signal.strsignal(-heard.exit_code)})",
+        )
+    return "error", f"the process exited with status {heard.exit_code} before it was done"
+
+
+def _environment(cell: Cell) -> Mapping[str, Any]:
+    from metabench.measure.environment import environment
+
+    return environment(cell.device)
+
+
+def _fork(cell: Cell, runner: Runner) -> _Child:
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _child(cell, runner, writing, parent)
+    os.close(writing)
+    with contextlib.suppress(PermissionError, ProcessLookupError):  # both sides set it: whichever comes first
+        os.setpgid(pid, pid)
+    return _Child(pid, reading)
+
+
+def _child(cell: Cell, runner: Runner, writing: int, parent: int) -> NoReturn:
+    """Run the cell and leave the process without returning to the code that forked it."""
+    code = 1
+    pipe = os.fdopen(writing, "wb")
+    try:
+        _settle(cell, parent)
+        if runner is _run_cell:
+            # Here, so that the cell's time does not include it.
+            importlib.import_module("torch")
+            importlib.import_module("metabench.suite.run.run_cell")
+        _send(pipe, {"begun": True})
+        for row in runner(cell, _Throttled(pipe)):
+            _send(pipe, {"row": row})
+        _send(pipe, {"finished": True})
+        code = 0
+    except MetabenchError as error:
+        _send(pipe, {"mistake": str(error)})
+    except Exception as error:
+        traceback.print_exc()
+        _send(pipe, {"error": f"{type(error).__name__}: {error}"})
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _settle(cell: Cell, parent: int) -> None:
+    """Leave the terminal and its signals to the parent, end when it ends, and choose threads and kernels before libraries are loaded."""
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    _die_with(parent)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    faulthandler.enable(file=sys.__stderr__ or 2)
+    os.environ.update(dict.fromkeys(_THREAD_POOLS, str(cell.threads)))
+    choose_kernels(cell.kernels)
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to kill this process when its parent ends, however that happens. Elsewhere the closed pipe ends it at its next message."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    set_death_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(set_death_signal, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class _Throttled:
+    """Sends progress: every new stage and every last step, what lies between at most every `PROGRESS_SECONDS`."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self.pipe = pipe
+        self.stage = ""
+        self.sent = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self.stage or done == total or now - self.sent >= PROGRESS_SECONDS:
+            self.stage, self.sent = stage, now
+            _send(self.pipe, {"progress": [stage, done, total]})
+
+
+def _send(pipe: BinaryIO, message: dict[str, Any]) -> None:
+    pipe.write(json.dumps(message).encode() + b"\n")
+    pipe.flush()
+
+
+@contextlib.contextmanager
+def _stopping_signals() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Turn SIGINT, SIGTERM and SIGHUP into SystemExit, but only inside of the context manager that this yields.
+
+    Outside of it they wait, so that none falls between the fork and the code that ends the forked process. What was ignored
+    (nohup) stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield contextlib.nullcontext
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    @contextlib.contextmanager
+    def unblocked() -> Iterator[None]:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
+
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
+    try:
+        for number in heeded:
+            signal.signal(number, stop)
+        yield unblocked
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
