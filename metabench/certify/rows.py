@@ -15,7 +15,7 @@ from metabench.measure.kernels import NATIVE, instruction_set
 from metabench.methods import method
 from metabench.results.certificate import CERTIFICATE_COLUMNS
 from metabench.suite.plan.code_hash import method_hash
-from metabench.suite.run.rows import options_text
+from metabench.suite.plan.labels import options_text
 
 Row = dict[str, Any]
 

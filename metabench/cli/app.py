@@ -382,7 +382,7 @@ def fetch_command(
 ) -> None:
     """Bring the data sets that do not ship, checked by their sha256."""
     from metabench.data import datasets
-    from metabench.data.fetch.fetch import fetch
+    from metabench.data.fetching import fetch
 
     wanted = names or [name for name, card in datasets().items() if card.fetched]
     with progress_display("fetch") as progress:

@@ -9,8 +9,8 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.data import Classification, card, is_available, load
-from metabench.data.fetch.fetch import fetch
 from metabench.data.fetch.sources import Address, LocalFolder
+from metabench.data.fetching import fetch
 
 CLOSED = Address("http://127.0.0.1:9/")
 

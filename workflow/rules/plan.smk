@@ -34,7 +34,7 @@ from metabench.suite.predict.predictions import (
     read_predictions,
 )
 from metabench.suite.predict.scheduler_requests import memory_mb, runtime_minutes
-from metabench.suite.run.rows import label, method_of, options_text
+from metabench.suite.plan.labels import label, method_of, options_text
 
 
 def stop(error):

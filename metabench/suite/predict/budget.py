@@ -20,9 +20,9 @@ from metabench.core.errors import unknown
 from metabench.core.options import build
 from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.labels import label, method_of, options_text
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.predictions import Predicted, Predictions, Predictor, Progress, predict_cells
-from metabench.suite.run.rows import label, method_of, options_text
 
 LOOKED_AT = (4, 8, 16)
 PREDICTED_AT_MOST = 16

@@ -20,8 +20,9 @@ from metabench.measure.kernels import choose_kernels
 from metabench.measure.outcome import outcome
 from metabench.measure.predicted.memory import Predicted, fake_tensors, predict_memory
 from metabench.problems import problem
+from metabench.results.schema import MESSAGE_LENGTH
 from metabench.suite.plan.cell import Cell
-from metabench.suite.run.rows import MESSAGE_LENGTH, method_of
+from metabench.suite.plan.labels import method_of
 
 
 @dataclass(frozen=True)

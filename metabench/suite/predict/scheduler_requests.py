@@ -12,8 +12,8 @@ from metabench.core.method import Target
 from metabench.core.options import build
 from metabench.methods import method
 from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.labels import method_of
 from metabench.suite.predict.predictions import Predicted, Predictions
-from metabench.suite.run.rows import method_of
 
 _MIB = 2**20
 

@@ -4,34 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from metabench.core.method import Method
-from metabench.core.options import build, changed
+from metabench.core.options import build
 from metabench.measure.kernels import instruction_set
-from metabench.methods import method
 from metabench.problems import problem
+from metabench.results.schema import MESSAGE_LENGTH
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, method_hash
-
-MESSAGE_LENGTH = 500
-
-
-def method_of(cell: Cell) -> Method:
-    """Return the cell's method, its plugins included."""
-    return method(cell.method, [Path(path) for path in cell.plugins])
-
-
-def options_text(options: Any) -> str:
-    """Return the options that differ from their defaults as 'key=value, ...'."""
-    return ", ".join(f"{name}={_short(value)}" for name, value in changed(options).items())
-
-
-def label(name: str, options: Any) -> str:
-    """Return a method's name in tables and figures: the name, with the options that differ from their defaults."""
-    text = options_text(options)
-    return f"{name} ({text})" if text else name
+from metabench.suite.plan.labels import label, method_of, options_text
 
 
 def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +64,3 @@ def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str,
 def failed_row(cell: Cell, seed: int, status: str, message: str, environment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a seed that has no figures: its status and why."""
     return base_row(cell, seed, environment) | {"status": status, "message": message[:MESSAGE_LENGTH]}
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -36,8 +36,10 @@ from metabench.measure.memory.meter import measure_memory
 from metabench.measure.outcome import outcome
 from metabench.measure.yardstick import Disagreement, Unsettled, disagreement
 from metabench.problems import problem
+from metabench.results.schema import MESSAGE_LENGTH
 from metabench.suite.plan.cell import Cell
-from metabench.suite.run.rows import MESSAGE_LENGTH, base_row, failed_row, method_of
+from metabench.suite.plan.labels import method_of
+from metabench.suite.run.rows import base_row, failed_row
 from metabench.suite.run.well_posed import check_derivatives, check_losses, check_reach, check_trees
 
 Progress = Callable[[str, int, int], None]
