@@ -99,6 +99,15 @@ def row_of(unit: Unit, outcome: Outcome) -> dict[str, Any]:
     return {"method": name, **said, **dataclasses.asdict(outcome)}
 
 
+def judged_again(report: dict[str, Any], equivalents: Sequence[Equivalent]) -> dict[str, Any]:
+    """Return a report with those of its survivors marked that are equivalent."""
+    rows = [
+        {**row, "outcome": "equivalent"} if row["outcome"] == "survived" and any(one.is_row(row) for one in equivalents) else row
+        for row in report["mutants"]
+    ]
+    return {**report, "mutants": rows, "equivalents": [dataclasses.asdict(one) for one in equivalents]}
+
+
 def written(report: dict[str, Any], outputs: Iterable[Path]) -> None:
     """Write a report as the endings of the files ask."""
     for path in outputs:
@@ -122,7 +131,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--survivors-only", type=Path, metavar="REPORT.json", help="only the survivors of an earlier report"
     )
+    parser.add_argument(
+        "--judged", type=Path, metavar="REPORT.json", help="run nothing: an earlier report, with the equivalents that are named by now"
+    )
     given = parser.parse_args(arguments)
+    if given.judged:
+        written(judged_again(json.loads(given.judged.read_text()), read_equivalents(EQUIVALENTS)), given.out)
+        return 0
     console, begun = Console(stderr=True), time.monotonic()
 
     mutants = all_mutants(ROOT)

@@ -14,14 +14,21 @@ KINDS = {
     "exception": "exception",
     "time-out": "time-out",
     "crash": "process ended",
+    "equivalent": "equivalent",
     "survived": "survived",
 }
 Row = dict[str, Any]
 
 
 def score(rows: Sequence[Row]) -> float:
-    """Return the share of mutants that were caught; 1 of none."""
-    return sum(row["outcome"] != "survived" for row in rows) / len(rows) if rows else 1.0
+    """Return the share of mutants that were caught, those judged equivalent left out; 1 of none."""
+    telling = [row for row in rows if row["outcome"] != "equivalent"]
+    return sum(map(caught, telling)) / len(telling) if telling else 1.0
+
+
+def caught(row: Row) -> bool:
+    """Tell whether a certificate failed."""
+    return row["outcome"] not in ("survived", "equivalent")
 
 
 def by_method(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -36,11 +43,13 @@ def markdown(report: dict[str, Any]) -> str:
     """Return a report as Markdown, all of it from what its JSON holds."""
     rows = report["mutants"]
     survivors = [row for row in rows if row["outcome"] == "survived"]
+    equivalent = [row for row in rows if row["outcome"] == "equivalent"]
     lines = [
         "# Mutation testing of the certificates",
         "",
-        f"The certificates catch **{score(rows):.1%}** of {len(rows)} mutants over {len(by_method(rows))} methods; "
-        f"{len(survivors)} survive.",
+        f"The certificates catch {sum(map(caught, rows))} of {len(rows)} mutants over {len(by_method(rows))} methods. "
+        f"{len(equivalent)} of the others were read after the run and judged to change no hypergradient, for the reasons below. "
+        f"Of those that do, **{score(rows):.1%}** are caught; {len(survivors)} survive.",
         "",
         f"`{report['command']}`, {report['date']}, commit {report['commit']}, seed {report['seed']}, {report['seconds']:.0f} s.",
         "",
@@ -85,7 +94,7 @@ def markdown(report: dict[str, Any]) -> str:
         ]
         lines += [f"- {file}, `{function}` ({count})" for file, function, count in report["unreached"]]
         lines.append("")
-    lines += ["## Equivalent mutants, left out of the score", ""]
+    lines += ["## Equivalent mutants, never drawn or left out of the score", ""]
     lines += [_equivalent(Equivalent(**one)) for one in report["equivalents"]] or ["None."]
     lines += ["", "## Source that is not mutated", ""]
     lines += [
@@ -96,9 +105,8 @@ def markdown(report: dict[str, Any]) -> str:
 
 def _line(name: str, rows: Sequence[Row]) -> str:
     kinds = Counter(row["outcome"] for row in rows)
-    caught = len(rows) - kinds["survived"]
     counts = " | ".join(str(kinds[kind]) for kind in KINDS)
-    return f"| {name} | {len(rows)} | {caught} | {score(rows):.0%} | {counts} |"
+    return f"| {name} | {len(rows)} | {sum(map(caught, rows))} | {score(rows):.0%} | {counts} |"
 
 
 def _operators(rows: Sequence[Row]) -> list[str]:
@@ -107,7 +115,7 @@ def _operators(rows: Sequence[Row]) -> list[str]:
         found.setdefault(row["operator"], []).append(row)
     ordered = sorted(found.items(), key=lambda item: score(item[1]))
     return [
-        f"| {name} | {len(of)} | {sum(row['outcome'] != 'survived' for row in of)} | {score(of):.0%} |"
+        f"| {name} | {len(of)} | {sum(map(caught, of))} | {score(of):.0%} |"
         for name, of in ordered
     ]
 
@@ -120,7 +128,7 @@ def _caught(rows: Sequence[Row]) -> dict[tuple[Any, ...], set[str]]:
     """Return, by mutant, the methods whose certificates catch it."""
     found: dict[tuple[Any, ...], set[str]] = {}
     for row in rows:
-        if row["outcome"] != "survived":
+        if caught(row):
             found.setdefault(_key(row), set()).add(row["method"])
     return found
 

@@ -52,6 +52,11 @@ class Equivalent:
         """Which mutant it is, wherever in its function it stands."""
         return self.file, self.function, self.original, self.mutated
 
+    def is_row(self, row: dict[str, Any]) -> bool:
+        """Tell whether it is the mutant of a report's row."""
+        found = tuple(row[name] for name in ("file", "function", "original", "mutated"))
+        return found == self.key and (not self.methods or row["method"] in self.methods)
+
     def is_of(self, mutant: Mutant, method: str) -> bool:
         """Tell whether it is this mutant of this method."""
         return mutant.key[:-1] == self.key and (not self.methods or method in self.methods)

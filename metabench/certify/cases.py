@@ -268,6 +268,7 @@ def _implicit_cases() -> Iterator[Case]:
     yield from (moving(ExampleWeights(o, inner_steps=k)) for o, k in (("momentum", 3), ("adam", 2)))
     yield moving(SharedRoles("sgd", ("inner_loss", "outer_loss"), inner_steps=2, scale=0.5))
     yield moving(Layouts("momentum", inner_steps=2))
+    yield moving(SharedRoles("adam", ("inner_loss", "outer_loss"), inner_steps=2, weight_decay=0.2, idle=True))
     yield from (moving(Ridge("sgd", inner_steps=2, outer_scale=scale)) for scale in (1e-6, 1e6))
     yield moving(Ridge("momentum", inner_steps=2, features=17, weight_decay=0.1))
     yield from (

@@ -123,7 +123,7 @@ class Logistic(CertificationProblem):
 class TanhNetwork(CertificationProblem):
     """A two-layer tanh network with a pseudo-Huber penalty per tensor: d2f/dl dw is curved in w, as no square would be.
 
-    The outer loss is charged for the penalties: dF/dl has a direct term.
+    The outer loss is charged for the penalties: dF/dl has a direct term. Outer batches hold other names than inner ones.
     """
 
     name = "tanh_network"
@@ -157,19 +157,24 @@ class TanhNetwork(CertificationProblem):
         batch = linear_data(self, stream)
         return {"inputs": batch["inputs"], "targets": 2 * batch["targets"].sin()}
 
-    def fit(self, params: Tree, batch: Batch) -> torch.Tensor:
+    def draw_outer(self, stream: torch.Generator) -> Batch:
+        """Return (Z, t)."""
+        batch = self.draw(stream)
+        return {"Z": batch["inputs"], "t": batch["targets"]}
+
+    def fit(self, params: Tree, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the mean squared error of the network."""
-        hidden = (batch["inputs"] @ params["U"] + params["b"]).tanh()
-        return (hidden @ params["v"] - batch["targets"]).square().mean()
+        hidden = (inputs @ params["U"] + params["b"]).tanh()
+        return (hidden @ params["v"] - targets).square().mean()
 
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f."""
         penalties = [meta[name].exp() * ((1 + leaf.square()).sqrt() - 1).sum() for name, leaf in params.items()]
-        return self.fit(params, batch) + torch.stack(penalties).sum()
+        return self.fit(params, batch["inputs"], batch["targets"]) + torch.stack(penalties).sum()
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return F."""
-        return self.fit(params, batch) + torch.stack([leaf.cos() for leaf in meta.values()]).sum() / 10
+        return self.fit(params, batch["Z"], batch["t"]) + torch.stack([leaf.cos() for leaf in meta.values()]).sum() / 10
 
     def inner_segments(self) -> Sequence[Segment]:
         """Return f as three segments; v is tied between the first, which has the penalties, and the last."""
@@ -182,20 +187,26 @@ class TanhNetwork(CertificationProblem):
 
     def outer_segments(self) -> Sequence[Segment]:
         """Return F likewise; its direct term is in the last."""
-        return _fit_in_segments(1.0, ("U", "b", "v"))
+        return _fit_in_segments(_OUTER, 1.0, ("U", "b", "v"))
 
 
-def _fit_in_segments(scale: float, direct: tuple[str, ...] = ()) -> tuple[Segment, ...]:
+_INNER, _OUTER = ("inputs", "targets"), ("Z", "t")
+"""What batches hold."""
+
+
+def _fit_in_segments(names: tuple[str, str], scale: float, direct: tuple[str, ...] = ()) -> tuple[Segment, ...]:
     """Return the mean squared error as three segments; the last adds the direct term of the meta-parameters `direct`."""
+    inputs, targets = names
     return (
-        Segment("inputs", _inputs, (("U", "U"), ("b", "b")), batch=("inputs",)),
+        Segment("inputs", _inputs, (("U", "U"), ("b", "b")), batch=(inputs,)),
         Segment("tanh", _tanh),
-        Segment("fit", _Fit(scale), (("v", "v"),), direct, ("targets",)),
+        Segment("fit", _Fit(scale), (("v", "v"),), direct, (targets,)),
     )
 
 
 def _inputs(params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
-    return {"sums": batch["inputs"] @ params["U"] + params["b"]}
+    (inputs,) = batch.values()
+    return {"sums": inputs @ params["U"] + params["b"]}
 
 
 def _penalties_and_inputs(params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
@@ -214,7 +225,8 @@ class _Fit:
     scale: float
 
     def __call__(self, params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
-        error = (hidden["hidden"] @ params["v"] - batch["targets"]).square().mean()
+        (targets,) = batch.values()
+        error = (hidden["hidden"] @ params["v"] - targets).square().mean()
         direct = torch.stack([leaf.cos() for leaf in meta.values()]).sum() / 10 if meta else 0
         return {LOSS: self.scale * (error + hidden.get("penalty", 0)) + direct}
 
@@ -239,19 +251,19 @@ class LearningRates(TanhNetwork):
 
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f."""
-        return self.fit(params, batch)
+        return self.fit(params, batch["inputs"], batch["targets"])
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return F."""
-        return self.fit(params, batch)
+        return self.fit(params, batch["Z"], batch["t"])
 
     def inner_segments(self) -> Sequence[Segment]:
         """Return f as three segments: there are no penalties."""
-        return _fit_in_segments(self.scale)
+        return _fit_in_segments(_INNER, self.scale)
 
     def outer_segments(self) -> Sequence[Segment]:
         """Return F likewise: it has no direct term."""
-        return _fit_in_segments(1.0)
+        return _fit_in_segments(_OUTER, 1.0)
 
 
 class Initialisation(LearningRates):
