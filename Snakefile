@@ -15,7 +15,6 @@ include: "workflow/rules/progress.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/certify.smk"
-include: "workflow/rules/predict.smk"
 include: "workflow/rules/run.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/report.smk"
@@ -34,9 +33,9 @@ localrules:
 # Cells and certificates stand here too: the file of one that is gone would not be missed while the table made from it is there.
 rule all:
     input:
-        list(ROW_FILES),
-        CERTIFICATES,
-        RESULTS,
+        [PLAN.row_file(cell) for cell in PLAN.cells],
+        PLAN.certificates,
+        PLAN.results,
         TABLES,
         FIGURES,
         PAGE,

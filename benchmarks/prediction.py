@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _suite(path: Path, named: str, known: dict[str, int] | None, seconds: float) -> Iterator[Compared]:
-    from metabench.suite.predict.predict_cells import predict
+    from metabench.suite.predict.one_cell import predict
 
     begun = time.perf_counter()
     for cell in plan(load_suite(path)).cells:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,12 +216,16 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
+def predictions_in(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+
 def test_predictions_are_written_reused_and_stand_in_the_rows(tiny: Path, tmp_path: Path) -> None:
-    out, spec, rows = tmp_path / "new" / "predictions.json", tmp_path / "spec.json", tmp_path / "rows.parquet"
+    out, spec, rows = tmp_path / "new" / "predictions.jsonl", tmp_path / "spec.json", tmp_path / "rows.parquet"
     done = metabench("predict", tiny, "--out", out)
     assert done.code == 0, done.err
     assert done.err.splitlines()[-1] == f"2 of 2 cells predicted: {out}"
-    written = json.loads(out.read_text())["cells"]
+    written = predictions_in(out)
     found = cells(tiny)
     assert [entry["code_hash"] for entry in written] == [cell["code_hash"] for cell in found]
     assert all(entry["peak_bytes"] == entry["static_bytes"] + entry["dynamic_bytes"] > 0 for entry in written)
@@ -237,14 +242,14 @@ def test_predictions_are_written_reused_and_stand_in_the_rows(tiny: Path, tmp_pa
 def test_single_cells_are_predicted_from_their_specs(tiny: Path, tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(cells(tiny)[1]["spec"]))
-    done = metabench("predict", "--spec", spec, "--out", tmp_path / "one.json")
+    done = metabench("predict", "--spec", spec, "--out", tmp_path / "one.jsonl")
     assert done.code == 0, done.err
-    assert [entry["method"] for entry in json.loads((tmp_path / "one.json").read_text())["cells"]] == ["t1t2"]
+    assert [entry["method"] for entry in predictions_in(tmp_path / "one.jsonl")] == ["t1t2"]
 
 
 def test_a_cell_that_cannot_fit_its_device_is_not_started(tiny: Path, tmp_path: Path) -> None:
     declared = ("--set", "device_memory=1B")
-    out, spec, rows = tmp_path / "predictions.json", tmp_path / "spec.json", tmp_path / "rows.parquet"
+    out, spec, rows = tmp_path / "predictions.jsonl", tmp_path / "spec.json", tmp_path / "rows.parquet"
     assert metabench("predict", tiny, *declared, "--out", out).code == 0
     spec.write_text(json.dumps(json.loads(metabench("plan", tiny, *declared, "--json").out)["cells"][1]["spec"]))
     done = metabench("run", "--spec", spec, "--out", rows, "--predictions", out)
@@ -255,7 +260,7 @@ def test_a_cell_that_cannot_fit_its_device_is_not_started(tiny: Path, tmp_path: 
 
 
 def test_run_says_where_there_is_no_prediction_and_runs(tiny: Path, tmp_path: Path) -> None:
-    spec, out, rows = tmp_path / "spec.json", tmp_path / "predictions.json", tmp_path / "rows.parquet"
+    spec, out, rows = tmp_path / "spec.json", tmp_path / "predictions.jsonl", tmp_path / "rows.parquet"
     spec.write_text(json.dumps(cells(tiny)[1]["spec"]))
     write_predictions(out, [])
     done = metabench("run", "--spec", spec, "--out", rows, "--predictions", out)

@@ -218,6 +218,7 @@ def test_the_report_names_survivors_and_counts_the_others() -> None:
             "equivalents": [],
         }
     )
-    assert "**50.0%** of 2 mutants over 2 methods; 1 survive" in text
+    assert "catch 1 of 2 mutants over 2 methods" in text
+    assert "**50.0%** are caught; 1 survive" in text
     assert "a.py:3, `f`, sign; the certificate of b catches it" in text
     assert "  - return x\n  + return -x" in text

@@ -212,11 +212,12 @@ def plan_command(
 
     predicted = None
     if predict or place:
-        from metabench.suite.predict.predictions import kept_predictions, predict_cells
+        from metabench.suite.predict.cells import predict_cells
+        from metabench.suite.predict.predictions import kept_predictions
 
         earlier = kept_predictions(planned.predictions)
         with progress_display("plan") as progress:
-            predicted = predict_cells(planned.cells, earlier, progress, place)
+            predicted = predict_cells(planned.cells, earlier, progress, place, workers=os.cpu_count() or 1)
     print_plan(planned, as_json, predicted)
 
 
@@ -230,13 +231,15 @@ def predict_command(
     ] = [],  # noqa: B006
     out: Annotated[
         Path | None,
-        typer.Option(help="Where the predictions go: a JSON file; predictions.json in the suite's folder if left out."),
+        typer.Option(help="Where the predictions go: JSON Lines; predictions.jsonl in the suite's folder if left out."),
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Predict for this device; the cells' own if left out.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one per core if left out.")] = None,
 ) -> None:
     """Predict what each cell of a suite needs, without running it. What the file holds already and still counts is kept."""
     from metabench.measure.kernels import choose_kernels
-    from metabench.suite.predict.predictions import kept_predictions, predict_cells, write_predictions
+    from metabench.suite.predict.cells import predict_cells
+    from metabench.suite.predict.predictions import added_to, kept_predictions, write_predictions
 
     if spec:
         if out is None:
@@ -253,8 +256,9 @@ def predict_command(
         planned = plan(suite)
         cells, place = list(planned.cells), out or planned.predictions
     earlier = kept_predictions(place)
-    with progress_display("predict") as progress:
-        found = predict_cells(cells, earlier, progress, device.value if device else None)
+    where, workers = device.value if device else None, jobs or os.cpu_count() or 1
+    with progress_display("predict") as progress, added_to(place, earlier) as keep:
+        found = predict_cells(cells, earlier, progress, where, workers=workers, keep=keep)
     write_predictions(place, found)
     known = sum(not entry.message for entry in found)
     print(f"{known} of {len(found)} cells predicted: {place}", file=sys.stderr)

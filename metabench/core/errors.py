@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MESSAGE_LENGTH = 500
+"""Characters of a message in a row, at the most."""
+
 
 class MetabenchError(Exception):
     """A mistake that the user can mend; the message names the offending thing and what was expected."""

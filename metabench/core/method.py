@@ -37,6 +37,8 @@ class Cost:
     """What one hypergradient over K inner steps costs beyond the outer gradient, in the field's terms.
 
     Counts are formulas in K and the method's options, as text ("K", "copies + 1"); `memory` is an order ("O(K |activations|)").
+    `affine_from`, a number or a function of the options, is the K from which each further step adds the same bytes and operations: a long
+    run is then predicted from three short ones. None where that is not so, as with checkpoints at every sqrt(K)-th step.
     """
 
     gradients: str = "0"
@@ -44,6 +46,7 @@ class Cost:
     jvps: str = "0"
     forwards: str = "0"
     memory: str = "O(|w|)"
+    affine_from: int | Callable[[Any], int | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def _limit(curvature: Curvature) -> dict[str, Any]:
     title="BOME: outer descent under a falling gap of the inner loss",
     target=Target.IMPLICIT,
     exact=False,
-    cost=Cost(gradients="K + 2 steps + 2", forwards="1", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K + 2 steps + 2", forwards="1", memory="O(|w| + |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
     limit=Limit(_limit, tolerance=1e-3, budget="learning_rate", values=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5), at_minimum=True),

@@ -46,7 +46,7 @@ class Options:
     title="DARTS: one step, its mixed product by finite differences",
     target=Target.ONE_STEP,
     exact=False,
-    cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
     limit=Limit(

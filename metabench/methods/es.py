@@ -36,7 +36,7 @@ class Options:
     title="ES: evolution strategies on the window's objective",
     target=Target.SMOOTHED,
     exact=False,
-    cost=Cost(gradients="(2 N + 1) K", forwards="2 N + 1", memory="O(|w| + |l| + |activations|)"),
+    cost=Cost(gradients="(2 N + 1) K", forwards="2 N + 1", memory="O(|w| + |l| + |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
     stochastic=True,

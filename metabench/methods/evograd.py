@@ -44,7 +44,7 @@ class Options:
     title="EvoGrad: weighted perturbed copies",
     target=Target.ONE_STEP,
     exact=False,
-    cost=Cost(gradients="K + N (of l alone)", forwards="N", memory="O(|w| + N |l| + |activations|)"),
+    cost=Cost(gradients="K + N (of l alone)", forwards="N", memory="O(|w| + N |l| + |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
     stochastic=True,

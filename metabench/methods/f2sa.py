@@ -60,7 +60,7 @@ def _limit(curvature: Curvature) -> dict[str, Any]:
     title="F2SA: a penalty on the gap of the inner loss",
     target=Target.IMPLICIT,
     exact=False,
-    cost=Cost(gradients="K + 2 steps + 2", forwards="1", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K + 2 steps + 2", forwards="1", memory="O(|w| + |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
     limit=Limit(_limit, tolerance=1e-3, budget="penalty", values=(10, 100, 1000, 10000, 100000), at_minimum=True),

@@ -48,6 +48,7 @@ CITATION = """
     cost=Cost(
         gradients="K, or 2 K where the update is learned or decays",
         memory="O(|w| + |activations|), or O(K |w| + |activations|) where the update is learned or decays",
+        affine_from=2,
     ),
     citation=CITATION,
 )

@@ -48,7 +48,7 @@ class Options:
     title="forward mode",
     target=Target.UNROLLED,
     exact=True,
-    cost=Cost(jvps="K |l| (of the step map)", memory="O(|l| |w| + together |activations|)"),
+    cost=Cost(jvps="K |l| (of the step map)", memory="O(|l| |w| + together |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
     variants=({"together": 1}, {"together": 2}),

@@ -37,7 +37,7 @@ CITATION = """
     title="unrolled reverse mode by the library higher (0.2.1 or later)",
     target=Target.UNROLLED,
     exact=True,
-    cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)"),
+    cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)", affine_from=2),
     citation=CITATION,
 )
 def higher_unrolled(

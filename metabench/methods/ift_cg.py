@@ -39,7 +39,7 @@ class Options:
     title="implicit differentiation with conjugate gradients",
     target=Target.IMPLICIT,
     exact=False,
-    cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
     limit=Limit(lambda at: {"steps": at.dimension, "tolerance": 0.0}, 1e-8, budget="steps", values=(1, 2, 3, 4, 6, 8)),

@@ -33,7 +33,10 @@ class Options:
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(
-        gradients="K + 2", hvps="steps + 1 mixed product, each through the update", memory="O(|state| + |activations|)"
+        gradients="K + 2",
+        hvps="steps + 1 mixed product, each through the update",
+        memory="O(|state| + |activations|)",
+        affine_from=2,
     ),
     citation=CITATION,
     options=Options,

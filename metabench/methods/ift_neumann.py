@@ -60,7 +60,7 @@ def converged(at: Curvature) -> list[dict[str, Any]]:
     title="implicit differentiation with a Neumann series",
     target=Target.IMPLICIT,
     exact=False,
-    cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
     limit=Limit(converged, 1e-6, budget="steps", values=(0, 1, 2, 5, 10, 20, 50, 100)),

@@ -59,6 +59,7 @@ def full_rank(at: Curvature) -> list[dict[str, Any]]:
         gradients="K + 2",
         hvps="rank + 1, or 2 rank + 3 blocked, and 1 mixed product",
         memory="O(rank |w| + |activations|), or O(block |w| + rank^2 + |activations|) blocked",
+        affine_from=2,
     ),
     citation=CITATION,
     options=Options,

@@ -47,7 +47,12 @@ class Options:
     title="MixFlow-MG: mixed-mode differentiation of the unrolled run",
     target=Target.UNROLLED,
     exact=True,
-    cost=Cost(gradients="K", jvps="K (of the gradient)", memory="O(K |w| + |activations of a segment|)"),
+    cost=Cost(
+        gradients="K",
+        jvps="K (of the gradient)",
+        memory="O(K |w| + |activations of a segment|)",
+        affine_from=lambda options: None if options.trajectory == "recompute" else 2,
+    ),
     citation=CITATION,
     options=Options,
 )

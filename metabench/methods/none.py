@@ -14,7 +14,7 @@ from metabench.core.lazy import torch
     title="no meta-learning: the meta-parameters stay at their start",
     target=Target.NONE,
     exact=True,
-    cost=Cost(gradients="K", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K", memory="O(|w| + |activations|)", affine_from=2),
     citation="",
 )
 def none(

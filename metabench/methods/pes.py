@@ -58,7 +58,7 @@ class Options:
     title="PES: persistent evolution strategies",
     target=Target.PERSISTENT,
     exact=False,
-    cost=Cost(gradients="(2 N + 1) K", forwards="2 N + 1", memory="O(N (|w| + |l|) + |activations|)"),
+    cost=Cost(gradients="(2 N + 1) K", forwards="2 N + 1", memory="O(N (|w| + |l|) + |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
     stochastic=True,

@@ -35,7 +35,7 @@ CITATION = """
     title="Reptile: start minus end of the inner run",
     target=Target.UNROLLED,
     exact=False,
-    cost=Cost(gradients="K", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K", memory="O(|w| + |activations|)", affine_from=2),
     citation=CITATION,
 )
 def reptile(

@@ -46,7 +46,7 @@ class Options:
     title="SAMA: identity for the inverse Hessian, with the optimiser's adaptation",
     target=Target.IMPLICIT,
     exact=False,
-    cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
 )

@@ -25,7 +25,7 @@ CITATION = """
     title="T1-T2: one differentiated inner step",
     target=Target.ONE_STEP,
     exact=True,
-    cost=Cost(gradients="K", hvps="1 mixed product", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K", hvps="1 mixed product", memory="O(|w| + |activations|)", affine_from=2),
     citation=CITATION,
 )
 def t1t2(

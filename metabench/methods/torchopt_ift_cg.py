@@ -30,7 +30,7 @@ class Options:
     title="implicit differentiation with conjugate gradients by the library TorchOpt (0.7.3 or later)",
     target=Target.IMPLICIT,
     exact=False,
-    cost=Cost(gradients="K + 3", hvps="steps + 2 mixed product", memory="O(|w| + |activations|)"),
+    cost=Cost(gradients="K + 3", hvps="steps + 2 mixed product", memory="O(|w| + |activations|)", affine_from=2),
     citation=CITATION,
     options=Options,
     limit=Limit(

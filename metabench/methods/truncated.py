@@ -45,7 +45,7 @@ class Options:
     title="truncated reverse mode",
     target=Target.TRUNCATED,
     exact=True,
-    cost=Cost(gradients="K", hvps="k", memory="O(k |activations|)"),
+    cost=Cost(gradients="K", hvps="k", memory="O(k |activations|)", affine_from=lambda options: options.steps + 2),
     citation=CITATION,
     options=Options,
     variants=({"steps": 1}, {"steps": 2}, {"steps": 3}),

@@ -28,7 +28,7 @@ CITATION = """
     title="unrolled reverse mode",
     target=Target.UNROLLED,
     exact=True,
-    cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)"),
+    cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)", affine_from=2),
     citation=CITATION,
 )
 def unrolled(

@@ -47,6 +47,7 @@ class Options:
         gradients="2 K, or at most 3 K with sqrt, or at most (r + 1) K with binomial, binom(checkpoints + 1 + r, r) >= K",
         hvps="K",
         memory="O(K |w| + |activations|), or sqrt(K) or checkpoints for K",
+        affine_from=lambda options: 2 if options.schedule == "every" else None,
     ),
     citation=CITATION,
     options=Options,

@@ -119,14 +119,14 @@ class Certificate:
     verdict: str
     claims: dict[str, int]
     error: float | None
-    error_float32: float | None
     cosine: float | None
     norm_ratio: tuple[float, float] | None
     failures: tuple[str, ...]
     unsupported: tuple[str, ...]
     curves: tuple[tuple[str, str, tuple[tuple[float, float], ...]], ...]
     torch_version: str
-    instruction_set: str
+    instruction_set: str = ""
+    error_float32: float | None = None
 
     @property
     def valid(self) -> bool:

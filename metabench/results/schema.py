@@ -12,8 +12,6 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 4
 
-MESSAGE_LENGTH = 500
-"""Characters of a message in a row, at the most."""
 
 STATUSES = ("ok", "oom", "diverged", "timeout", "unsupported", "error")
 

@@ -7,6 +7,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from metabench.core.errors import MetabenchError
+
+
+def check_writable(folder: Path) -> None:
+    """Raise MetabenchError if `folder` could not be made or written to; nothing is written, for a dry run asks, too."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise MetabenchError(f"cannot write results to '{folder}': '{there}' is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise MetabenchError(f"cannot write results to '{folder}': no permission to write in '{there}'")
+
 
 def check_user_cache() -> None:
     """End the process with one sentence where the user's cache folder, which Snakemake needs, cannot be made or written to.

@@ -20,7 +20,8 @@ import torch
 from memory_programs import PROGRAMS, measured_peaks
 
 from metabench.core.errors import MetabenchError, OutOfMemory
-from metabench.measure.memory.meter import Memory, bound, measure_memory
+from metabench.measure.memory import bound
+from metabench.measure.memory.meter import Memory, measure_memory
 
 SIDE = 100
 MATRIX = SIDE * SIDE * 4

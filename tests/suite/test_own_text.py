@@ -12,10 +12,10 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.problems import problems
+from metabench.suite.plan import plan as planning
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash
 from metabench.suite.plan.plan import Plan
-from metabench.suite.plan.plan import plan as planning
 from metabench.suite.run.provenance import results_metadata
 
 Planned = Callable[..., Plan]

@@ -108,7 +108,7 @@ def test_the_command_line_chooses_the_kernels_of_a_cell_whatever_a_plugin_import
     experiment = {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 2, "methods": ["early"]}
     suite = SUITE | {"plugins": [str(plugin)], "experiments": {"toy": experiment}}
     (cell,) = plan(load_suite(suite)).cells
-    spec, predictions, out = tmp_path / "spec.json", tmp_path / "predictions.json", tmp_path / "rows.parquet"
+    spec, predictions, out = tmp_path / "spec.json", tmp_path / "predictions.jsonl", tmp_path / "rows.parquet"
     spec.write_text(cell.to_json())
     command = [sys.executable, "-m", "metabench"]
     for arguments in (
@@ -116,7 +116,7 @@ def test_the_command_line_chooses_the_kernels_of_a_cell_whatever_a_plugin_import
         ["run", "--spec", str(spec), "--out", str(out), "--predictions", str(predictions)],
     ):
         subprocess.run([*command, *arguments], env=environment(), cwd=ROOT, check=True, capture_output=True)
-    (entry,) = json.loads(predictions.read_text())["cells"]
+    _, entry = map(json.loads, predictions.read_text().splitlines())
     (row,) = read_rows(out).to_pylist()
     assert (row["status"], row["kernels"], row["instruction_set"]) == ("ok", "portable", "AVX2")
     assert (entry["kernels"], entry["instruction_set"], entry["note"]) == ("portable", "AVX2", "")
@@ -159,8 +159,9 @@ import json, sys, torch
 from pathlib import Path
 from metabench.core.errors import MetabenchError
 from metabench.suite.plan.plan import load_suite, plan
-from metabench.suite.predict.predict_cells import predict
-from metabench.suite.predict.predictions import Predictions, predict_cells
+from metabench.suite.predict.one_cell import predict
+from metabench.suite.predict.cells import predict_cells
+from metabench.suite.predict.predictions import Predictions
 from metabench.suite.run.run_cell import run_cell
 from metabench.suite.run.supervise import supervise
 cell = plan(load_suite(json.loads(sys.argv[1]))).cells[0]

@@ -17,7 +17,7 @@ from metabench.measure.memory.allocator_events import AllocatorEvents
 from metabench.methods import methods
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.plan import load_suite, plan
-from metabench.suite.predict.predict_cells import predict
+from metabench.suite.predict.one_cell import predict
 from metabench.suite.run.run_cell import run_cell
 
 MEBIBYTE = 2**20

@@ -16,12 +16,12 @@ from metabench.measure.kernels import foreseen
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, predictor_hash
 from metabench.suite.plan.plan import Plan
-from metabench.suite.predict.predict_cells import predictions
+from metabench.suite.predict import predictions
+from metabench.suite.predict.cells import predict_cells
 from metabench.suite.predict.predictions import (
     Predicted,
     Predictions,
     kept_predictions,
-    predict_cells,
     read_predictions,
     unfit,
     write_predictions,
@@ -76,9 +76,10 @@ def test_every_cell_has_a_prediction_in_the_order_of_the_plan(planned: Callable[
 
 def test_predictions_come_back_from_their_file(cell: Cell, tmp_path: Path) -> None:
     entry = predicted(cell)
-    write_predictions(tmp_path / "deep" / "predictions.json", [entry])
-    assert read_predictions(tmp_path / "deep" / "predictions.json").of(cell) == entry
-    (plain,) = json.loads((tmp_path / "deep" / "predictions.json").read_text())["cells"]
+    write_predictions(tmp_path / "deep" / "predictions.jsonl", [entry])
+    assert read_predictions(tmp_path / "deep" / "predictions.jsonl").of(cell) == entry
+    head, plain = map(json.loads, (tmp_path / "deep" / "predictions.jsonl").read_text().splitlines())
+    assert head == {"metabench_predictions": predictions.PREDICTIONS_VERSION}
     assert plain == dataclasses.asdict(entry)
 
 
@@ -129,14 +130,6 @@ def test_limits_seeds_and_measurement_leave_a_prediction_as_it_is(cell: Cell) ->
 def test_the_source_of_a_prediction_is_that_of_the_rows_and_what_predicts(cell: Cell) -> None:
     entry = predicted(cell)
     assert (entry.code_hash, entry.predictor_hash) == (code_hash(cell), predictor_hash())
-
-
-def test_a_file_is_of_a_plan_if_it_has_all_of_its_cells_and_no_others(planned: Callable[..., Plan]) -> None:
-    cells = planned(methods=["t1t2", "none"]).cells
-    found = Predictions(predicted(cell) for cell in cells)
-    assert found.are_of(cells)
-    assert not found.are_of(cells[:1])
-    assert not Predictions(predicted(cell) for cell in cells[:1]).are_of(cells)
 
 
 def test_another_device_is_asked_for_and_noted(cell: Cell) -> None:
@@ -195,25 +188,100 @@ def test_only_a_cell_predicted_to_pass_a_declared_device_does_not_fit(cell: Cell
 
 
 def test_a_file_that_is_none_is_refused_with_what_to_do(tmp_path: Path, cell: Cell) -> None:
-    path = tmp_path / "predictions.json"
+    path = tmp_path / "predictions.jsonl"
     with pytest.raises(MetabenchError, match=r"cannot be read: No such file.*metabench predict --out"):
         read_predictions(path)
-    version = f'"version": {predictions.PREDICTIONS_VERSION}'
-    for text in ("{", f'{{{version}, "cells": [{{"peak": 3}}]}}', f'{{{version}, "cells": [3]}}'):
+    head = f'{{"metabench_predictions": {predictions.PREDICTIONS_VERSION}}}'
+    for text in ("{\n", f'{head}\n{{"peak": 3}}\n', f"{head}\n3\n", f"{head}\n{{\n{{}}\n"):
         path.write_text(text)
         with pytest.raises(MetabenchError, match=r"damaged.*remove the file"):
             kept_predictions(path)
-    path.write_text("[]")
-    with pytest.raises(MetabenchError, match="expected a JSON object"):
+    path.write_text("[]\n")
+    with pytest.raises(MetabenchError, match="expected a first line with 'metabench_predictions'"):
         read_predictions(path)
 
 
 def test_a_file_of_another_version_is_made_anew(tmp_path: Path, cell: Cell) -> None:
-    path = tmp_path / "predictions.json"
+    path = tmp_path / "predictions.jsonl"
     write_predictions(path, [predicted(cell)])
     current = predictions.PREDICTIONS_VERSION
-    path.write_text(path.read_text().replace(f'"version": {current}', '"version": 0'))
+    path.write_text(path.read_text().replace(f'predictions": {current}', 'predictions": 0'))
     with pytest.raises(MetabenchError, match=f"version 0, expected {current}: run `metabench predict` again"):
         read_predictions(path)
     assert len(kept_predictions(path)) == 0
     assert len(kept_predictions(tmp_path / "absent.json")) == 0
+
+
+def test_predictions_that_were_interrupted_go_on_where_they_were(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    path, cells = tmp_path / "predictions.jsonl", planned(methods=["t1t2", "none", "unrolled"]).cells
+
+    def interrupted(cell: Cell) -> Figures:
+        if cell.method == "unrolled":
+            raise KeyboardInterrupt
+        return Figures()
+
+    with pytest.raises(KeyboardInterrupt), predictions.added_to(path, Predictions()) as keep:
+        predict_cells(cells, Predictions(), silent, None, Counting(interrupted), keep=keep)
+    with path.open("a") as file:
+        file.write('{"problem": "toy_1d", "data')  # the machine went down in the middle of a line
+    again = Counting()
+    predict_cells(cells, kept_predictions(path), silent, None, again)
+    assert again.asked == [("unrolled", None)]
+
+
+def test_cells_that_differ_in_numbers_with_a_fraction_are_predicted_once(planned: Callable[..., Plan]) -> None:
+    cells = planned(methods=[{"evograd": {"sigma": [0.1, 0.2, 0.3], "copies": [2, 3]}}]).cells
+    counting = Counting()
+    found = predict_cells(cells, Predictions(), silent, None, counting)
+    assert len(counting.asked) == 2
+    assert [entry.cell for entry in found] == [cell.hash for cell in cells]
+
+
+def along(figures: Callable[[int], int], asked: list[int]) -> Callable[[Cell], Figures]:
+    def answer(cell: Cell) -> Figures:
+        asked.append(cell.inner_steps)
+        at = figures(cell.inner_steps)
+        return Figures(peak_bytes=at, static_bytes=10, dynamic_bytes=at - 10, flops=at, operations=at)
+
+    return answer
+
+
+def test_long_runs_are_read_off_the_line_through_three_short_ones(planned: Callable[..., Plan]) -> None:
+    cells, asked = planned(methods=["unrolled"], inner_steps=[2, 50, 100]).cells, list[int]()
+    found = predict_cells(cells, Predictions(), silent, None, Counting(along(lambda steps: 1000 + 64 * steps, asked)))
+    assert sorted(asked) == [2, 3, 4]
+    assert [entry.peak_bytes for entry in found] == [1000 + 64 * steps for steps in (2, 50, 100)]
+    assert [entry.flops for entry in found] == [entry.peak_bytes for entry in found]
+
+
+def test_a_line_that_starts_late_is_found(planned: Callable[..., Plan]) -> None:
+    cells, asked = planned(methods=["unrolled"], inner_steps=[100]).cells, list[int]()
+    late = along(lambda steps: 5000 if steps < 4 else 1000 * steps, asked)
+    (found,) = predict_cells(cells, Predictions(), silent, None, Counting(late))
+    assert found.peak_bytes == 100_000
+    assert max(asked) <= 7
+
+
+@pytest.mark.parametrize(
+    ("method", "figures"),
+    [("unrolled", lambda steps: 1000 * steps**2), ({"unrolled_remat": {"schedule": "sqrt"}}, lambda steps: 1000 * steps)],
+    ids=["no line", "a method that declares none"],
+)
+def test_where_there_is_no_line_every_length_is_predicted_in_full(planned: Callable[..., Plan], method: Any, figures: Any) -> None:
+    cells, asked = planned(methods=[method], inner_steps=[10, 20]).cells, list[int]()
+    found = predict_cells(cells, Predictions(), silent, None, Counting(along(figures, asked)))
+    assert {10, 20} <= set(asked)
+    assert [entry.peak_bytes for entry in found] == [figures(10), figures(20)]
+
+
+def test_no_line_is_sought_where_that_would_cost_more(planned: Callable[..., Plan]) -> None:
+    cells, asked = planned(methods=["unrolled"], inner_steps=[5, 1]).cells, list[int]()
+    predict_cells(cells, Predictions(), silent, None, Counting(along(lambda steps: 10 * steps, asked)))
+    assert sorted(asked) == [1, 5]
+
+
+def test_a_truncated_run_is_a_line_beyond_its_steps_alone(planned: Callable[..., Plan]) -> None:
+    cells, asked = planned(methods=[{"truncated": {"steps": 10}}], inner_steps=[200]).cells, list[int]()
+    (found,) = predict_cells(cells, Predictions(), silent, None, Counting(along(lambda steps: 1000 * min(steps, 10), asked)))
+    assert found.peak_bytes == 10_000
+    assert min(asked) == 12

@@ -18,8 +18,8 @@ from metabench.methods import method
 from metabench.problems.label_noise import LabelNoise
 from metabench.problems.toy_1d import Toy1D
 from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.run import run_cell as run
 from metabench.suite.run.run_cell import run_cell
-from metabench.suite.run.run_cell import run_cell as run
 
 COST = {"peak_bytes", "static_bytes", "dynamic_bytes", "time_median_s", "first_call_s", "n_params", "n_meta"}
 MEASURE = {"time_repeats": 3, "time_budget": 0.01, "error_windows": 2, "checkpoint": 1}

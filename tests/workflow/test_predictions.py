@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metabench.suite.run.run_cell import run_cell as run  # the source that decides a cell's rows decides its prediction
+from metabench.suite.run import run_cell as run  # the source that decides a cell's rows decides its prediction
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,13 @@ def predicted(source_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("predicted") / "tree"
     shutil.copytree(source_folder, folder)
     workflow = Workflow(folder)
-    (folder / "metabench" / "suite" / "predict.py").write_text(PREDICTOR, encoding="utf-8")
+    (folder / "metabench" / "suite" / "predict" / "one_cell.py").write_text(PREDICTOR, encoding="utf-8")
     rule = folder / "workflow" / "rules" / "run.smk"
     text = rule.read_text(encoding="utf-8")
     rule.write_text(text.replace('"{params.title}"', f'"{{params.title}} · {ASKED}"'), encoding="utf-8")
     workflow.write_suite(**SETTINGS)
-    assert "mem_mb=<TBD> runtime=<TBD>" in workflow.snakemake("-n", RESULTS).text
+    assert "mem_mb=10240 runtime=10" in workflow.snakemake("-n", RESULTS).text  # the limits: a dry run predicts nothing
+    assert not workflow.results().exists()
     return workflow, workflow.snakemake(RESULTS).text
 
 
@@ -80,14 +81,13 @@ def again(predicted: tuple[Workflow, str], tmp_path: Path) -> Workflow:
 
 
 def predictions(workflow: Workflow) -> dict[str, dict[str, Any]]:
-    text = (workflow.results() / "predictions.json").read_text(encoding="utf-8")
-    return {entry["method"]: entry for entry in json.loads(text)["cells"]}
+    _, *lines = (workflow.results() / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return {entry["method"]: entry for entry in map(json.loads, lines)}
 
 
-def test_one_job_predicts_every_cell_before_any_runs(predicted: tuple[Workflow, str]) -> None:
+def test_every_cell_is_predicted_before_any_runs(predicted: tuple[Workflow, str]) -> None:
     workflow, said = predicted
-    assert re.search(r"predict\s+1\n", said)
-    assert said.index("predict 5 cells") < said.index("toy_1d/analytic/scalar · none")
+    assert said.index("4 of 5 cells predicted") < said.index("toy_1d/analytic/scalar · none")
     assert predictions(workflow).keys() == set(EXPERIMENTS["toy"]["methods"])
 
 
@@ -119,7 +119,7 @@ def test_a_second_run_predicts_nothing(again: Workflow) -> None:
 
 
 def test_a_changed_file_of_predictions_alone_runs_no_cell_again(again: Workflow) -> None:
-    path = again.results() / "predictions.json"
+    path = again.results() / "predictions.jsonl"
     os.utime(path)
     assert "Nothing to be done" in again.snakemake(RESULTS).text
     path.unlink()
@@ -130,11 +130,10 @@ def test_an_edited_method_is_predicted_again_and_no_other_and_whatever_else_is_d
     before, rows = predictions(again), again.row_files()
     method = again.folder / "metabench" / "methods" / "t1t2.py"
     method.write_text(method.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
-    path = again.results() / "predictions.json"
-    marked = json.loads(path.read_text(encoding="utf-8"))
-    for entry in marked["cells"]:
-        entry["seconds"] = 12345.0
-    path.write_text(json.dumps(marked), encoding="utf-8")
+    path = again.results() / "predictions.jsonl"
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    marked = [json.dumps(json.loads(line) | {"seconds": 12345.0}) for line in lines]
+    path.write_text("\n".join([head, *marked, ""]), encoding="utf-8")
     again.row_file("none").unlink()
     again.snakemake(RESULTS)
     after = predictions(again)
@@ -148,12 +147,12 @@ def test_cells_that_are_added_are_predicted_and_run_and_no_other(again: Workflow
     more = {"toy": EXPERIMENTS["toy"] | {"methods": [*EXPERIMENTS["toy"]["methods"], "truncated"]}}
     again.write_suite(**SETTINGS | {"experiments": more})
     said = again.snakemake(RESULTS).text
-    assert re.search(r"predict\s+1\n", said)
+    assert "5 of 6 cells predicted" in said
     assert re.search(r"run_cell\s+1\n", said)
     assert {name for name, time in again.row_files().items() if rows.get(name) != time} == {"truncated"}
 
 
-def test_without_predictions_there_is_no_such_job(first_run: tuple[Workflow, object]) -> None:
+def test_a_suite_may_do_without_predictions(first_run: tuple[Workflow, object]) -> None:
     workflow, _ = first_run
-    assert not (workflow.results() / "predictions.json").exists()
+    assert not (workflow.results() / "predictions.jsonl").exists()
     assert {row["predicted_bytes"] for row in workflow.rows()} == {None}

@@ -23,7 +23,7 @@ rule certify_method:
         runtime=30,
     params:
         method_hash=lambda wildcards: method_hash(wildcards.method, SUITE.plugins),
-        certify_hash=certify_code() if SUITE.certify else "",
+        certify_hash=certifier_hash() if SUITE.certify else "",
         version=CERTIFICATE_VERSION,
         kernels=SUITE.kernels.value,
         plugins=lambda wildcards, output: [

@@ -3,17 +3,17 @@
 
 rule collect:
     input:
-        rows=list(ROW_FILES),
-        certificates=CERTIFICATES,
+        rows=[PLAN.row_file(cell) for cell in PLAN.cells],
+        certificates=PLAN.certificates,
     output:
         parquet=report(
-            RESULTS,
+            PLAN.results,
             caption="../report/results.rst",
             category="Results",
             labels={"content": "all rows", "format": "Parquet"},
         ),
         csv=report(
-            RESULTS.with_suffix(".csv"),
+            PLAN.results.with_suffix(".csv"),
             caption="../report/results.rst",
             category="Results",
             labels={"content": "all rows", "format": "CSV"},
@@ -23,10 +23,10 @@ rule collect:
     conda:
         "../envs/metabench.yaml"
     params:
-        suite_hash=hashlib.sha256(to_yaml(SUITE).encode()).hexdigest()[:12],
-        suite=lambda wildcards, output: SUITE_FILE,
-        cells=lambda wildcards, output: CELL_LIST,
-        certificates=lambda wildcards, output: CERTIFICATE_LIST,
+        suite_hash=PLAN.suite_hash,
+        suite=lambda wildcards, output: PLAN.suite_file,
+        cells=lambda wildcards, output: PLAN.cell_list,
+        certificates=lambda wildcards, output: PLAN.certificate_list,
         n_cells=len(CELLS),
         n_rows=PLAN.rows,
     message:

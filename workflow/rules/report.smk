@@ -6,7 +6,7 @@ An empty suite has no figure, and an empty folder of them: hence the `mkdir`.
 
 rule tables:
     input:
-        RESULTS,
+        PLAN.results,
     output:
         report(
             directory(TABLES),
@@ -20,7 +20,7 @@ rule tables:
     conda:
         "../envs/metabench.yaml"
     params:
-        code_hash=report_code(),
+        code_hash=report_hash(),
         out=lambda wildcards, output: Path(output[0]).parent,
         n_cells=len(CELLS),
         n_rows=PLAN.rows,
@@ -32,7 +32,7 @@ rule tables:
 
 rule figures:
     input:
-        RESULTS,
+        PLAN.results,
     output:
         report(
             directory(FIGURES),
@@ -46,7 +46,7 @@ rule figures:
     conda:
         "../envs/metabench.yaml"
     params:
-        code_hash=report_code(),
+        code_hash=report_hash(),
         out=lambda wildcards, output: Path(output[0]).parent,
         n_cells=len(CELLS),
         n_rows=PLAN.rows,
@@ -58,7 +58,7 @@ rule figures:
 
 rule page:
     input:
-        RESULTS,
+        PLAN.results,
     output:
         report(
             PAGE,
@@ -71,7 +71,7 @@ rule page:
     conda:
         "../envs/metabench.yaml"
     params:
-        code_hash=report_code(),
+        code_hash=report_hash(),
         out=lambda wildcards, output: Path(output[0]).parent,
         n_cells=len(CELLS),
         n_rows=PLAN.rows,

@@ -8,8 +8,7 @@ only if it is killed or cannot write.
 
 rule run_cell:
     input:
-        data=lambda wildcards: fetched_data([planned(wildcards)]),
-        predictions=lambda wildcards: predictions_for(planned(wildcards)),
+        lambda wildcards: fetched_data(planned(wildcards)),
     output:
         rows=f"{CELL}.parquet",
     log:
@@ -30,21 +29,19 @@ rule run_cell:
         gpu=int(GPU),
         exclusive=int(EXCLUSIVE),
         # What is predicted, and no more than the limits allow: metabench/suite/predict/scheduler_requests.py says how.
-        mem_mb=lambda wildcards, input, attempt: attempt
-        * memory_mb(planned(wildcards), predictions_in(input.predictions)),
-        runtime=lambda wildcards, input, attempt: attempt
-        * runtime_minutes(planned(wildcards), predictions_in(input.predictions)),
+        mem_mb=lambda wildcards, attempt: REQUESTS.memory_mb(
+            planned(wildcards), attempt
+        ),
+        runtime=lambda wildcards, attempt: REQUESTS.runtime_minutes(
+            planned(wildcards), attempt
+        ),
     params:
-        spec_hash=lambda wildcards: spec_hash(planned(wildcards)),
+        spec_hash=lambda wildcards: planned(wildcards).spec_hash,
         code_hash=lambda wildcards: code_hash(planned(wildcards)),
         schema=SCHEMA_VERSION,
         spec=lambda wildcards, output: Path(output.rows).with_suffix(".json"),
         title=lambda wildcards, output: title(planned(wildcards)),
-        predictions=lambda wildcards, input: [
-            argument
-            for path in input.predictions
-            for argument in ("--predictions", path)
-        ],
+        predictions=["--predictions", PLAN.predictions] if SUITE.predict else [],
     message:
         "{params.title}"
     shell:

@@ -48,10 +48,13 @@ class FakeResults:
     def __init__(self, mode: FakeTensorMode) -> None:
         self._mode = mode
         self._known: dict[Any, tuple[type | None, tuple[_Layout, ...]] | None] = {}
+        self.new: list[FakeTensor] | None = None
+        """Of the last call, the results with a block of their own; None where that was not looked at."""
 
     def __call__(self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Return `function(*arguments, **keywords)`."""
         given: list[FakeTensor] = []
+        self.new = None
         try:
             key = (function, self._key(arguments, given), self._key(tuple(keywords.items()), given))
         except _Unknown:
@@ -59,8 +62,10 @@ class FakeResults:
         if (known := self._known.get(key)) is not None:
             kind, layouts = known
             if known is _WRITTEN:
+                self.new = []
                 return arguments[0]
             made = [self._made(layout, given) for layout in layouts]
+            self.new = [tensor for tensor, layout in zip(made, layouts, strict=True) if layout.base is None]
             return made[0] if kind is None else kind(made)
         result = function(*arguments, **keywords)
         if key not in self._known:

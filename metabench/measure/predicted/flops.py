@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from metabench.core.lazy import torch
 
 
+@functools.cache
 def flop_formula(operation: Any) -> Callable[..., int] | None:
     """Return the formula of an operation (an overload packet), from its arguments and `out_val`, its result; None if it counts nothing.
 

@@ -68,20 +68,22 @@ class Ledger(TorchDispatchMode):
         self.operations += 1
         args = _with_places(func, args)
         in_place = accumulates_in_place(func, args, kwargs)
-        given = {tensor.untyped_storage()._cdata: tensor for tensor in _fake((args, kwargs))}
-        before = {}
-        if func._schema.is_mutable:
-            before = {key: tensor.untyped_storage().nbytes() for key, tensor in given.items()}
+        before = _storages((args, kwargs)) if func._schema.is_mutable else {}
+        sizes = {key: storage.nbytes() for key, storage in before.items()}
         full = _FULL.get(func)
         result = self._call(func, args, kwargs) if full is None else full(args)
         grown = 0
-        for key, size in before.items():
-            storage = given[key].untyped_storage()
-            if storage.nbytes() != size:
-                grown += self._resize(key, storage)
-        for tensor in _fake(result):
+        for key, size in sizes.items():
+            if before[key].nbytes() != size:
+                grown += self._resize(key, before[key])
+        # Not held on to: what holds a gradient decides what the engine does with it.
+        new, self._call.new = self._call.new if full is None else None, None
+        if new is None:
+            given = _storages((args, kwargs))
+            new = [tensor for tensor in _fake(result) if tensor.untyped_storage()._cdata not in given]
+        for tensor in new:
             storage = tensor.untyped_storage()
-            if storage._cdata not in self._sizes and storage._cdata not in given and _has_memory(tensor):
+            if storage._cdata not in self._sizes and _has_memory(tensor):
                 grown += self._follow(storage, in_place)
         if in_place:
             self._take_over(args[0], result)
@@ -144,6 +146,12 @@ def _fake(tree: Any) -> Iterator[FakeTensor]:
     elif isinstance(tree, dict):
         for branch in tree.values():
             yield from _fake(branch)
+
+
+def _storages(tree: Any) -> dict[int, torch.UntypedStorage]:
+    """Return the storages of the fake tensors in `tree`."""
+    storages = [tensor.untyped_storage() for tensor in _fake(tree)]
+    return {storage._cdata: storage for storage in storages}
 
 
 def _has_memory(tensor: FakeTensor) -> bool:

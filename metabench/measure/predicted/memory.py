@@ -11,7 +11,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from metabench.core.errors import unknown
 from metabench.core.lazy import torch
@@ -60,12 +60,16 @@ def fake_tensors() -> Iterator[Any]:
         yield mode
 
 
-def predict_memory(call: Callable[[], Any], arguments: Any, fakes: Any, device: str = "cpu") -> Predicted:
+def predict_memory(
+    call: Callable[[], Any], arguments: Any, fakes: Any, device: str = "cpu", before: Callable[[], Any] | None = None
+) -> Predicted:
     """Return what `measure_memory` would find for `call` on `device`. To be called inside the block of `fake_tensors`.
 
     The tensors of `call` and of `arguments` are fake, made on a CPU; with `device` 'cuda' blocks are counted as CUDA's allocator does, and
     no CPU kernel's workspace is added. Workspaces of cuDNN are not known. Numbers that the call reads from its tensors are 1, so that it
     takes all steps of a solver: a call that would stop early may need less.
+
+    `before` is a short call that leaves behind, in caches, what `call` would: then `call` is simulated once where it would be twice.
 
     Raises:
         MetabenchError: a device other than 'cpu' and 'cuda'.
@@ -75,19 +79,36 @@ def predict_memory(call: Callable[[], Any], arguments: Any, fakes: Any, device: 
     if kind not in DEVICES:
         raise unknown("device", device, DEVICES)
     static = _distinct_bytes(arguments)
-    ledger, left, note = _ran(call, fakes, kind)
-    dynamic = ledger.peak_bytes
+    if before is not None:
+        with contextlib.suppress(Exception):  # the call itself will say it, if it does not know better
+            _ran(before, fakes, kind)
+    may_be_small = kind == "cpu" and static <= _SMALL
+    found, left = _counted(call, fakes, kind, before is not None and may_be_small)
+    is_small = kind == "cpu" and found.dynamic_bytes <= _SMALL
     # What stays behind was made once a process: a second call finds it there, as the measured one does.
-    if left or (kind == "cpu" and dynamic <= _SMALL):
-        entries: list[tuple[int, int]] = []
-        if kind == "cpu" and dynamic <= _SMALL:
-            with AllocatorEvents() as record:
-                ledger, _, note = _ran(call, fakes, kind, _marking(entries))
-            dynamic = _peak_of_both(record, entries)
-        else:
-            ledger, _, note = _ran(call, fakes, kind)
-            dynamic = ledger.peak_bytes
-    return Predicted(Memory(static + dynamic, static, dynamic, SOURCE), ledger.flops, ledger.operations, note)
+    if left or (is_small and not (before is not None and may_be_small)):
+        found, _ = _counted(call, fakes, kind, is_small)
+    memory = Memory(static + found.dynamic_bytes, static, found.dynamic_bytes, SOURCE)
+    return Predicted(memory, found.flops, found.operations, found.note)
+
+
+class _Counted(NamedTuple):
+    """What a simulated call came to."""
+
+    dynamic_bytes: int
+    flops: int
+    operations: int
+    note: str
+
+
+def _counted(call: Callable[[], Any], fakes: Any, device: str, with_real: bool) -> tuple[_Counted, int]:
+    """Return what a call takes, and what it leaves behind; where it is small, `with_real` counts what it allocates for real, too."""
+    entries: list[tuple[int, int]] = []
+    with AllocatorEvents() if with_real else contextlib.nullcontext() as record:
+        ledger, left, note = _ran(call, fakes, device, _marking(entries) if with_real else None)
+    small = record is not None and ledger.peak_bytes <= _SMALL
+    dynamic = _peak_of_both(record, entries) if small else ledger.peak_bytes
+    return _Counted(dynamic, ledger.flops, ledger.operations, note), left
 
 
 def _ran(

@@ -143,7 +143,7 @@ class Suite:
     )
     predict: bool = key(
         "predict the memory of each cell before it is run: for `device_memory`, for what its job asks a scheduler for, and for the "
-        "report, which compares; the predictions stand in `predictions.json`",
+        "report, which compares; the predictions stand in `predictions.jsonl`",
         True,
     )
     plugins: list[str] = key("Python files that declare further methods, relative to the working folder", [])

@@ -76,6 +76,11 @@ class Cell:
         """Name of the cell's files without their ending: method-hash."""
         return f"{self.method}-{self.hash}"
 
+    @property
+    def spec_hash(self) -> str:
+        """Twelve hexadecimal digits over the whole spec: its limits, seeds and measurement, too, which the name leaves out."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
     def to_json(self) -> str:
         """Return the spec as text; the same cell gives the same text."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"

@@ -20,7 +20,7 @@ from metabench.methods import method
 from metabench.suite.plan.cell import Cell
 
 RUNNER = "metabench.suite.run.run_cell"
-PREDICTOR = "metabench.suite.predict.predict_cells"
+PREDICTOR = "metabench.suite.predict.one_cell"
 _PACKAGE = "metabench"
 
 
@@ -115,6 +115,25 @@ def method_hash(name: str, plugins: Iterable[str] = ()) -> str:
     Two rows with the same one were made by the same method; a certificate is valid for the rows that have its own.
     """
     return _hash(_installed(), name, tuple(plugins), ())
+
+
+@functools.cache
+def certifier_hash() -> str:
+    """Return twelve hexadecimal digits over the source that certifies methods; no method is part of it."""
+    sources = _installed()
+    modules = [f"{_PACKAGE}.certify.{path.stem}" for path in sources.root.joinpath("certify").glob("*.py")]
+    return sources.digest(sources.closure(name.removesuffix(".__init__") for name in modules))
+
+
+@functools.cache
+def report_hash() -> str:
+    """Return twelve hexadecimal digits over every file that makes the report, its templates included."""
+    digest = hashlib.sha256()
+    for part in ("report", "results"):
+        for path in sorted(_installed().root.joinpath(part).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @functools.cache

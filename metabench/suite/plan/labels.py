@@ -6,14 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from metabench.core.method import Method
-from metabench.core.options import changed
+from metabench.core.options import build, changed
 from metabench.methods import method
+from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
 
 
 def method_of(cell: Cell) -> Method:
     """Return the cell's method, its plugins included."""
     return method(cell.method, [Path(path) for path in cell.plugins])
+
+
+def method_options(cell: Cell) -> Any:
+    """Return the options of the cell's method, typed."""
+    return build(method_of(cell).options, cell.method_options, f"method '{cell.method}'")
+
+
+def problem_options(cell: Cell) -> Any:
+    """Return the options of the cell's problem, typed."""
+    return build(problem(cell.problem).card.options, cell.problem_options, f"problem '{cell.problem}'")
 
 
 def options_text(options: Any) -> str:
@@ -25,6 +36,18 @@ def label(name: str, options: Any) -> str:
     """Return a method's name in tables and figures: the name, with the options that differ from their defaults."""
     text = options_text(options)
     return f"{name} ({text})" if text else name
+
+
+def title(cell: Cell) -> str:
+    """Return the line that says which cell runs; options and numbers of steps are named where they are not the default."""
+    parts = (
+        f"{cell.problem}/{cell.dataset}/{cell.size}",
+        options_text(problem_options(cell)),
+        label(cell.method, method_options(cell)),
+        "" if cell.inner_steps == problem(cell.problem).card.inner_steps else f"{cell.inner_steps} inner steps",
+        "1 seed" if len(cell.seeds) == 1 else f"{len(cell.seeds)} seeds",
+    )
+    return " · ".join(filter(None, parts))
 
 
 def _short(value: Any) -> str:

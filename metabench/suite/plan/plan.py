@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from metabench.data import card as dataset_card
 from metabench.data.sets.own_text import is_own_text
 from metabench.methods import methods
 from metabench.problems import problems
+from metabench.results.atomic import write_text_atomically
 from metabench.suite.config.keys import Experiment, Suite
-from metabench.suite.config.load import load_suite, memory_bytes
+from metabench.suite.config.load import load_suite, memory_bytes, to_yaml
 from metabench.suite.plan.cell import Cell
 
 __all__ = ["Plan", "load_suite", "plan"]
@@ -50,7 +52,48 @@ class Plan:
     @property
     def predictions(self) -> Path:
         """Where the predictions for the suite's cells go."""
-        return self.folder / "predictions.json"
+        return self.folder / "predictions.jsonl"
+
+    @property
+    def suite_file(self) -> Path:
+        """Where the suite goes as it was planned, with every override."""
+        return self.folder / "suite.yaml"
+
+    @property
+    def suite_hash(self) -> str:
+        """Twelve hexadecimal digits over the suite."""
+        return hashlib.sha256(to_yaml(self.suite).encode()).hexdigest()[:12]
+
+    @property
+    def cell_list(self) -> Path:
+        """Where the list of row files goes, one per line."""
+        return self.folder / "cells.txt"
+
+    @property
+    def certificate_list(self) -> Path:
+        """Where the list of certificates goes, one per line."""
+        return self.folder / "certificates.txt"
+
+    @property
+    def results(self) -> Path:
+        """Where all rows go."""
+        return self.folder / "results.parquet"
+
+    @property
+    def certificates(self) -> list[Path]:
+        """Where the certificates go, one file per method; none if the suite asks for none."""
+        methods = dict.fromkeys(cell.method for cell in self.cells if self.suite.certify)
+        return [self.folder / "certificates" / f"{method}.parquet" for method in methods]
+
+    def write(self) -> None:
+        """Write what the jobs read: the spec of each cell, lists of files, the suite. Files that already say so are left alone."""
+        texts = {self.row_file(cell).with_suffix(".json"): cell.to_json() for cell in self.cells}
+        texts[self.suite_file] = to_yaml(self.suite)
+        texts[self.cell_list] = "".join(f"{self.row_file(cell)}\n" for cell in self.cells)
+        texts[self.certificate_list] = "".join(f"{path}\n" for path in self.certificates)
+        for path, text in texts.items():
+            if not path.is_file() or path.read_bytes() != text.encode():
+                write_text_atomically(path, text)
 
 
 def plan(suite: Suite) -> Plan:

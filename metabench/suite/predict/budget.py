@@ -17,12 +17,12 @@ from multiprocessing import get_context
 from typing import Any
 
 from metabench.core.errors import unknown
-from metabench.core.options import build
 from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.labels import label, method_of, options_text
+from metabench.suite.plan.labels import label, method_options, options_text, problem_options
 from metabench.suite.plan.plan import Plan
-from metabench.suite.predict.predictions import Predicted, Predictions, Predictor, Progress, predict_cells
+from metabench.suite.predict.cells import Predictor, Progress, predict_group
+from metabench.suite.predict.predictions import Predicted
 
 LOOKED_AT = (4, 8, 16)
 PREDICTED_AT_MOST = 16
@@ -165,7 +165,7 @@ class _Search:
         asked = dataclasses.replace(cell, size=size, inner_steps=steps)
         key = (cell.method, asked.hash, steps)
         if key not in self._found:
-            (self._found[key],) = predict_cells([asked], Predictions(), _silent, self.device, self.predictor)
+            (self._found[key],) = predict_group([asked], self.device, self.predictor, lines=False)
         return self._found[key]
 
     def largest(self, cell: Cell, size: str, affine: bool) -> Largest:
@@ -243,11 +243,11 @@ def _groups(plan: Plan) -> list[list[Cell]]:
 
 
 def _options(cell: Cell) -> Any:
-    return build(problem(cell.problem).card.options, cell.problem_options, f"problem '{cell.problem}'")
+    return problem_options(cell)
 
 
 def _label(cell: Cell) -> str:
-    return label(cell.method, build(method_of(cell).options, cell.method_options, f"method '{cell.method}'"))
+    return label(cell.method, method_options(cell))
 
 
 def _doubling(first: int, last: int) -> Iterator[int]:
@@ -255,7 +255,3 @@ def _doubling(first: int, last: int) -> Iterator[int]:
     while steps <= last:
         yield steps
         steps *= 2
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    del stage, done, total

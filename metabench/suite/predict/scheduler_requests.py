@@ -6,14 +6,20 @@ The limits alone are far above what most cells take: a job that asks for them wa
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 
 from metabench.core.method import Target
 from metabench.core.options import build
 from metabench.methods import method
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.labels import method_of
-from metabench.suite.predict.predictions import Predicted, Predictions
+from metabench.suite.plan.plan import Plan
+from metabench.suite.predict.predictions import Predicted, Predictions, kept_predictions
 
 _MIB = 2**20
 
@@ -97,3 +103,37 @@ def _unrolled(cell: Cell) -> Cell:
 def _known(cell: Cell, predictions: Predictions) -> Predicted | None:
     found = predictions.of(cell)
     return None if found is None or found.message else found
+
+
+class Requests:
+    """What the jobs of a plan's cells ask for.
+
+    The first question has predictions made, in a process of its own, unless the file holds them all: so they are made before any cell runs,
+    and never where none is to run. Where `may_make` says no, as in a dry run, what the file holds has to do.
+    """
+
+    def __init__(self, plan: Plan, may_make: Callable[[], bool], workers: int) -> None:
+        self._plan, self._may_make = plan, may_make
+        self._workers = min(workers, os.cpu_count() or 1)
+
+    def memory_mb(self, cell: Cell, attempt: int) -> int:
+        """Return MiB for an attempt at a cell."""
+        return attempt * memory_mb(cell, self._predictions)
+
+    def runtime_minutes(self, cell: Cell, attempt: int) -> int:
+        """Return minutes for an attempt at a cell."""
+        return attempt * runtime_minutes(cell, self._predictions)
+
+    @functools.cached_property
+    def _predictions(self) -> Predictions:
+        plan = self._plan
+        if not plan.suite.predict:
+            return Predictions()
+        known = kept_predictions(plan.predictions)
+        if any(known.of(cell) is None for cell in plan.cells) and self._may_make():
+            plan.write()
+            command = [sys.executable, "-m", "metabench", "predict", str(plan.suite_file), "--jobs", str(self._workers)]
+            # A cell without a prediction runs all the same: what went wrong has been said.
+            subprocess.run(command, check=False)
+            known = kept_predictions(plan.predictions)
+        return known

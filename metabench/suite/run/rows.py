@@ -6,21 +6,19 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from metabench.core.options import build
+from metabench.core.errors import MESSAGE_LENGTH
 from metabench.measure.kernels import instruction_set
 from metabench.problems import problem
-from metabench.results.schema import MESSAGE_LENGTH
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, method_hash
-from metabench.suite.plan.labels import label, method_of, options_text
+from metabench.suite.plan.labels import label, method_of, method_options, options_text, problem_options
 
 
 def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns that are known before a seed is run: what the cell is, and where it runs."""
     card = problem(cell.problem).card
     used = method_of(cell)
-    problem_options = build(card.options, cell.problem_options, f"problem '{cell.problem}'")
-    method_options = build(used.options, cell.method_options, f"method '{cell.method}'")
+    of_problem, of_method = problem_options(cell), method_options(cell)
     metric = card.metrics[0]
     return {
         "suite": cell.suite,
@@ -29,10 +27,10 @@ def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str,
         "problem": cell.problem,
         "dataset": cell.dataset,
         "size": cell.size,
-        "problem_options": options_text(problem_options),
+        "problem_options": options_text(of_problem),
         "method": cell.method,
-        "method_options": options_text(method_options),
-        "label": label(cell.method, method_options),
+        "method_options": options_text(of_method),
+        "label": label(cell.method, of_method),
         "target": used.target.value,
         "exact": used.exact,
         "seed": seed,

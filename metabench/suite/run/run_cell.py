@@ -21,10 +21,9 @@ from metabench.autodiff.inner import begin, check_finite, detached, run
 from metabench.autodiff.optimisers import Adam, Momentum
 from metabench.core import tree
 from metabench.core.checks import check_hypergradient, non_finite
-from metabench.core.errors import Diverged, MetabenchError, TimeLimit
+from metabench.core.errors import MESSAGE_LENGTH, Diverged, MetabenchError, TimeLimit
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient, Method, Target
-from metabench.core.options import build
 from metabench.core.problem import InnerOptimiser, Problem, Setting
 from metabench.core.randomness import generator
 from metabench.core.types import InnerState, Tree, Window
@@ -36,9 +35,8 @@ from metabench.measure.memory.meter import measure_memory
 from metabench.measure.outcome import outcome
 from metabench.measure.yardstick import Disagreement, Unsettled, disagreement
 from metabench.problems import problem
-from metabench.results.schema import MESSAGE_LENGTH
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.labels import method_of
+from metabench.suite.plan.labels import method_of, method_options, problem_options
 from metabench.suite.run.rows import base_row, failed_row
 from metabench.suite.run.well_posed import check_derivatives, check_losses, check_reach, check_trees
 
@@ -105,8 +103,7 @@ class _SeedRun:
     @classmethod
     def of(cls, cell: Cell, seed: int, loaded: Any, first: bool, progress: Progress) -> _SeedRun:
         method = method_of(cell)
-        options = build(method.options, cell.method_options, f"method '{cell.method}'")
-        return cls(cell, seed, loaded, method, options, first, progress)
+        return cls(cell, seed, loaded, method, method_options(cell), first, progress)
 
     def stages(self) -> Iterator[Row]:
         whole = Stopwatch()
@@ -123,11 +120,10 @@ class _SeedRun:
 
     def _problem(self, dtype: str) -> Problem:
         kind = problem(self.cell.problem)
-        options = build(kind.card.options, self.cell.problem_options, f"problem '{self.cell.problem}'")
         return kind(
             Setting(
                 size=self.cell.size,
-                options=options,
+                options=problem_options(self.cell),
                 inner_steps=self.cell.inner_steps,
                 seed=self.seed,
                 device=torch.device(self.cell.device),

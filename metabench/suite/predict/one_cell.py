@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from metabench import data
-from metabench.core.errors import MetabenchError
+from metabench.core.errors import MESSAGE_LENGTH, MetabenchError
 from metabench.core.lazy import torch
-from metabench.core.options import build
 from metabench.core.problem import Problem, Setting
 from metabench.core.randomness import generator
+from metabench.core.types import Window
 from metabench.measure.kernels import choose_kernels
 from metabench.measure.outcome import outcome
 from metabench.measure.predicted.memory import Predicted, fake_tensors, predict_memory
 from metabench.problems import problem
-from metabench.results.schema import MESSAGE_LENGTH
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.labels import method_of
+from metabench.suite.plan.labels import method_of, method_options, problem_options
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def _predicted(cell: Cell, device: str) -> Predicted:
     choose_kernels(cell.kernels)
     seed = cell.seeds[0]
     method = method_of(cell)
-    options = build(method.options, cell.method_options, f"method '{cell.method}'")
+    options = method_options(cell)
     loaded = _loaded(cell.dataset)
     with _threads(cell.threads), _caches_left_real(), fake_tensors() as fakes:
         instance = _problem(cell, seed, loaded)
@@ -80,17 +79,22 @@ def _predicted(cell: Cell, device: str) -> Predicted:
         window = next(iter(instance.windows()))[0]
         stream = generator(seed, "cost")
         arguments = (state.params, state.optimiser, meta, window.inner, window.outer)
-        return predict_memory(lambda: method(instance, state, meta, window, options, stream), arguments, fakes, device)
+
+        def call(through: Window) -> Any:
+            return method(instance, state, meta, through, options, stream)
+
+        # What is made once a process is made by the last step alone, so that the long call need not be simulated twice.
+        before = functools.partial(call, window.last(1)) if len(window.inner) > 2 else None
+        return predict_memory(functools.partial(call, window), arguments, fakes, device, before)
 
 
 def _problem(cell: Cell, seed: int, loaded: Any) -> Problem:
     """Return the cell's problem on a CPU: the shapes are those on every device."""
     kind = problem(cell.problem)
-    options = build(kind.card.options, cell.problem_options, f"problem '{cell.problem}'")
     return kind(
         Setting(
             size=cell.size,
-            options=options,
+            options=problem_options(cell),
             inner_steps=cell.inner_steps,
             seed=seed,
             device=torch.device("cpu"),
