@@ -97,7 +97,8 @@ def caption(setting: Setting, entries: list[Entry], table: Table) -> str:
     ]
     return (
         f"Accuracy: mean and {NOMINAL} bootstrap interval over {seeds} seeds (on normal data it covers {coverage}); "
-        f"bold: the best, and methods whose interval overlaps it. Memory and time: one hypergradient, K = {steps}, {setting.place.dtype} on {setting.place.caption}. {''.join(dict.fromkeys(sampled))}"
+        f"bold: the best, and methods whose interval overlaps it. Memory and time: one hypergradient, K = {steps}, "
+        f"{setting.place.dtype} on {setting.place.caption}. {''.join(dict.fromkeys(sampled))}"
         f"Certificates: {table.certificates} [Every column, with the full caption](results/reference/report/index.html)."
     )
 
