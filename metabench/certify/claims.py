@@ -81,7 +81,7 @@ class Claim:
     exact: Callable[[], Tree | None]
     tolerance: float
     dtype: Any = None
-    """Number type of the call; float64 unless given."""
+    """Dtype of the call; float64 unless given."""
 
     @property
     def text(self) -> str:

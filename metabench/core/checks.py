@@ -51,7 +51,7 @@ def check_declaration(method: Method) -> None:
 def check_hypergradient(found: Any, state: InnerState, meta: Tree) -> None:
     """Raise MetabenchError if `found` is not a hypergradient for `meta` from `state`; the message says what it is instead.
 
-    It is one if the hypergradient has the names, shapes, number types and devices of `meta`, the inner state those of `state`, nothing
+    It is one if the hypergradient has the names, shapes, dtypes and devices of `meta`, the inner state those of `state`, nothing
     carries a graph, the outer loss is a float and the diagnostics are floats by name. Values are not read: see `non_finite`.
     """
     if not isinstance(found, Hypergradient):

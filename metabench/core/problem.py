@@ -90,7 +90,7 @@ class Setting:
         inner_steps: K, the inner steps of a window.
         seed: of initialisation, noise and the order of batches.
         device: where tensors live.
-        dtype: number type of parameters and data.
+        dtype: of parameters and data.
         data: what `metabench.data.load` returned for the cell's data set; None where the problem needs no data.
     """
 
@@ -106,9 +106,9 @@ class Setting:
 class Problem(ABC):
     """A bilevel problem: minimise F(w_K(l), l) over meta-parameters l, where w_K comes from K steps of an inner optimiser on f(w, l).
 
-    Everything a loss depends on is an argument; an instance holds data and constants, never parameters, and none of it changes after it was
-    made: traces of the losses take it for constant. An instance can be rebuilt in another number type from the same setting and then gives
-    the same problem, rounded otherwise.
+    Everything a loss depends on is an argument; an instance holds data and constants, never parameters, and never changes after it was
+    made: traces of the losses treat it as constant. An instance can be rebuilt in another dtype from the same setting and then gives
+    the same problem, rounded differently.
     """
 
     card: ClassVar[ProblemCard]

@@ -48,8 +48,8 @@ def torchopt_ift_cg(
 
     The root is that of df/dw on the window's last inner batch, plus the inner optimiser's coupled weight decay; H is its Jacobian. The
     solver is `torchopt.linear_solve.solve_cg`. It takes one product more than its steps, for the residual at zero, and does not look for
-    directions of negative curvature: where the Hessian is indefinite it goes on in silence. A tolerance below the rounding of the number
-    type counts as that, or the solver would divide zero by zero.
+    directions of negative curvature: where the Hessian is indefinite it goes on in silence. A tolerance below the rounding of the dtype
+    is raised to it, or the solver would divide zero by zero.
 
     Raises:
         Unsupported: TorchOpt is not installed; the meta-parameters enter where a minimum of f does not see them; outer losses are due

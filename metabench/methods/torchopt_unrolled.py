@@ -39,8 +39,8 @@ def torchopt_unrolled(
     """Return dF(w_K(l), l)/dl through TorchOpt's functional optimisers, `inplace=False`. Ren et al. 2023, section 2.
 
     The inner run goes on from `state`. TorchOpt's momentum leaves the decay of its buffer out at the first step of an optimiser: it is
-    given the buffer decayed. Its step counts are integers, whose powers torch takes in single precision: it is given them in the number
-    type of the problem. `eps_root` of its Adam is eps^2, as in the house. Learning rates that are learned are given as schedules.
+    given the buffer decayed. Its step counts are integers, whose powers torch takes in single precision: it is given them in the dtype
+    of the problem. `eps_root` of its Adam is eps^2, as in the house. Learning rates that are learned are given as schedules.
     RMSprop has no eps within the root, which changes a step by eps^2 / (2 v), relatively: nothing where gradients are well above eps.
 
     Raises:

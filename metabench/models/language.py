@@ -38,10 +38,10 @@ class LanguageOptions:
     width: int = option(0, minimum=0, help="of its residual stream; 0 for the size's own")
     heads: int = option(0, minimum=0, help="of its attention; 0 for the size's own number")
     hidden: int = option(
-        0, minimum=0, help="width of its perceptrons; 0 for the size's own, or four of the width given"
+        0, minimum=0, help="width of its MLPs; 0 for that of the size, or four times the width given"
     )
     compute: str = option(
-        "", choices=("", "bfloat16"), help="number type of its arithmetic; empty for the parameters' own"
+        "", choices=("", "bfloat16"), help="dtype of its arithmetic; empty for that of the parameters"
     )
     evaluated: int = option(256, minimum=1, help="sequences of the held-out text that the metric reads, evenly spread")
 

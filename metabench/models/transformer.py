@@ -80,7 +80,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Transformer:
-    """Embedding, pre-norm blocks of causal attention with rotary positions and of a GELU perceptron, final norm, unembedding.
+    """Embedding, pre-norm blocks of causal attention with rotary positions and of a GELU MLP, final norm, unembedding.
 
     Vaswani et al. 2017; rotary positions: Su et al. 2021; pre-norm: Xiong et al. 2020. Only the norms have shifts.
 
@@ -89,8 +89,8 @@ class Transformer:
         width: of the residual stream.
         heads: of attention; each has width / heads features, an even number.
         blocks: number of blocks.
-        hidden: width of a block's perceptron.
-        compute: number type of the arithmetic in the blocks and of the unembedding's product: "" for that of the parameters, or
+        hidden: width of a block's MLP.
+        compute: dtype of the arithmetic in the blocks and of the unembedding's product: "" for that of the parameters, or
             "bfloat16". The residual stream, the logits that are returned, and so the loss and every gradient, keep the parameters' type.
         tied: whether the embedding's matrix unembeds too; there is no "head.weight" then.
     """
@@ -138,7 +138,7 @@ class Transformer:
     def initial(self, generator: torch.Generator, dtype: torch.dtype) -> Tree:
         """Return parameters drawn as Nguyen & Salazar 2019; what adds to the residual stream is smaller by sqrt(2 blocks).
 
-        Always drawn in float64, then rounded: the same in every number type.
+        Always drawn in float64, then rounded: the same in every dtype.
         """
         spread = math.sqrt(2 / (5 * self.width))
         params: Tree = {}

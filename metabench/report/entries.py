@@ -313,7 +313,7 @@ class Suite:
         return list(dict.fromkeys(entry.setting.place for entry in self.entries))
 
     def apart(self, place: Place) -> list[str]:
-        """Return what tells a place from the suite's others: device, number type, and on its device kernels and hardware."""
+        """Return what tells a place from the suite's others: device, dtype, and on its device kernels and hardware."""
         words = [name for name in ("device", "dtype") if len({getattr(one, name) for one in self.places}) > 1]
         found = [str(getattr(place, name)) for name in words]
         beside = [one for one in self.places if one.device == place.device]

@@ -1,6 +1,6 @@
 """What exact hypergradients of the unrolled window cost against plain unrolling: configurations, and the ratios within each.
 
-A configuration is all that the cost experiments fix: problem, data set, size, options, inner steps, number type, kernels and hardware.
+A configuration is all that the cost experiments fix: problem, data set, size, options, inner steps, dtype, kernels and hardware.
 Experiments that sweep one thing at a time share their centre, so configurations are brought together over experiments.
 """
 

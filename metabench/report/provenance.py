@@ -35,7 +35,7 @@ def facts(suite: Suite) -> list[tuple[str, str]]:
         ("CPU kernels", ", ".join(sorted({place.caption_of_kernels for place in suite.places} - {""})) or "not recorded"),
         ("device", listed("device")),
         ("threads of torch", listed("threads")),
-        ("number type", listed("dtype")),
+        ("dtype", listed("dtype")),
         ("load at start", f"{min(loads):.2f} to {max(loads):.2f}" if loads else "not recorded"),
         ("memory read from", listed("memory_source")),
         ("torch", listed("torch_version")),

@@ -52,7 +52,7 @@ CERTIFICATE_COLUMNS: tuple[Column, ...] = (
     Column("inner_steps", _INT, "K", required=True),
     Column("dimension", _INT, "number of inner parameters", required=True),
     Column("n_meta", _INT, "number of meta-parameters", required=True),
-    Column("dtype", _STRING, "number type of the call; what it is held to is worked out in float64", required=True),
+    Column("dtype", _STRING, "dtype of the call; the reference is computed in float64", required=True),
     Column("scale", _FLOAT, "factor on the inner loss", required=True),
     Column("weight_decay", _FLOAT, "of the inner optimiser", required=True),
     Column(

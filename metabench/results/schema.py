@@ -106,7 +106,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("kernels", _STRING, "CPU kernels that were asked for: 'portable' or 'native'; empty in older rows"),
     Column("instruction_set", _STRING, "instruction set of the CPU kernels that ran; empty on a GPU and in older rows"),
     Column("threads", _INT, "threads of torch", required=True),
-    Column("dtype", _STRING, "number type of training and measurement", required=True),
+    Column("dtype", _STRING, "dtype of training and measurement", required=True),
     Column("load_at_start", _FLOAT, "one-minute load average when the cell began"),
     Column("torch_version", _STRING, "version of torch"),
     Column("python_version", _STRING, "version of Python"),

@@ -48,7 +48,7 @@ def conjugate_gradients(
 
     Stops after `steps`, when |r| <= tolerance |b|, or before a direction of non-positive curvature, where no step is defined: then
     `indefinite` is set and the iterate so far is returned. The residual is the one carried by the recurrence. A tolerance below the
-    rounding of the number type counts as that. A start costs one product more, for its residual.
+    rounding of the dtype is raised to it. A start costs one more product, for its residual.
 
     Raises:
         Diverged: a product is not finite.

@@ -72,8 +72,8 @@ def nystrom(
 ) -> Solution:
     """Return (H_k + rho I)^-1 b. Hataya & Yamada 2023, equation 6 and algorithm 1.
 
-    The k x k system is solved in float64 by its eigenvectors; what its eigenvalues say is rounding of the columns' number type is left
-    out, and `rank` counts those that stay: less than k where the columns depend on each other. `indefinite` says whether H[S, S] has a
+    The k x k system is solved in float64 by its eigenvectors; eigenvalues within rounding of the columns' dtype are
+    dropped, and `rank` counts the rest: fewer than k where the columns depend on each other. `indefinite` says whether H[S, S] has a
     negative eigenvalue. The residual is that of H itself, for one product more: what rank k and rho leave of b.
 
     Args:

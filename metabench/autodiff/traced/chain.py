@@ -1,7 +1,7 @@
 """Derivatives of a loss that is a chain of segments, segment by segment, on flat graphs.
 
-With rematerialised blocks nothing of a segment is kept on the way ahead but what it hands on; on the way back its value is taken again.
-Without, what its backward pass reads is kept.
+With rematerialised blocks the forward pass keeps only what a segment hands on; the backward pass recomputes its value.
+Without, whatever its backward pass reads is kept.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Chain:
     ) -> tuple[Tree, Tree]:
         """Return (into + (d2f/dw2) v, (d2f/dl dw) v) with v = `direction`, by one JVP of the backward pass along (v, 0).
 
-        Without `into` there is no Hessian product, without `mixed` no mixed one: an empty tree stands for it. `into` is the caller's to
-        give away: its leaves are replaced one after another, so that no two whole trees of them are alive.
+        Without `into` there is no Hessian product, without `mixed` no mixed one: an empty tree takes its place. `into` is consumed:
+        its leaves are replaced one after another, so that two whole trees of them are never alive.
         """
         total = {} if into is None else into
         share: Tree = {}
@@ -113,7 +113,7 @@ class Chain:
         saved: list[Tree | None] = []
 
         def handed_on(i: int) -> tuple[Tree, Tree]:
-            """Return what segment i is given. What the first one gives is taken again where it was not kept."""
+            """Return the input of segment i. The output of the first is recomputed if it was not kept."""
             boundary = boundaries[i]
             if boundary is not None:
                 return boundary

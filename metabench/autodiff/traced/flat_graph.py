@@ -48,7 +48,7 @@ class FlatGraph:
         return found
 
     def __call__(self, groups: Groups) -> Groups:
-        """Return the outputs for inputs of the shapes and number types that were traced. No tensor of `groups` is written to.
+        """Return the outputs for inputs of the shapes and dtypes that were traced. No tensor of `groups` is written to.
 
         The dict `groups` itself is emptied: what nobody else holds is let go of after its last use.
         """
@@ -89,7 +89,7 @@ class Trace:
     """A traced function, of which parts are made into flat graphs."""
 
     def __init__(self, function: Function, like: Groups) -> None:
-        """Trace `function` for inputs such as `like`: nothing but shapes, strides, number types and devices is read.
+        """Trace `function` for inputs such as `like`: only shapes, strides, dtypes and devices are read.
 
         Raises:
             ValueError: the function writes to its inputs, draws random numbers, or keeps a tensor that it makes: a cache that it fills
@@ -187,7 +187,7 @@ class Trace:
 
 
 def specification(groups: Groups) -> tuple[Any, ...]:
-    """Return what a trace depends on beside its function, hashable: names, shapes, strides, number types and devices."""
+    """Return what a trace depends on besides its function, hashable: names, shapes, strides, dtypes and devices."""
     return tuple(
         (
             group,

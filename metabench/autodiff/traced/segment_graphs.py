@@ -76,7 +76,7 @@ class SegmentGraphs:
         return self._part((OUT, D_OUT) if self._dual else (OUT,))
 
     def back(self, params: bool, meta: bool) -> Piece:
-        """(inputs, cotangents) -> the backward pass, or its tangent beside the cotangents of what came before; the value is taken again."""
+        """(inputs, cotangents) -> the backward pass, or its tangent and the cotangents of its inputs; the value is recomputed."""
         return self._part(self._wanted(params, meta))
 
     def through(self, params: bool, meta: bool) -> Piece:
@@ -84,7 +84,7 @@ class SegmentGraphs:
         return self._part((OUT, *self._wanted(params, meta)))
 
     def halves(self, params: bool, meta: bool) -> tuple[Piece, Piece]:
-        """Return (ahead, back) where `back` reads what `ahead` saved, instead of taking the value again."""
+        """Return (ahead, back) where `back` reads what `ahead` saved, instead of recomputing the value."""
         key = ("halves", params, meta)
         if key not in self._pieces:
             if self._trace is None:
@@ -224,7 +224,7 @@ def _value_dual(segment: Segment) -> Function:
 
 
 def _typed(tangents: Tree, primals: Tree) -> Tree:
-    """Return tangents in the number types of their primals: torch gives a float64 one for a scalar times a Python number."""
+    """Return tangents in the dtypes of their primals: torch gives a float64 one for a scalar times a Python number."""
     return {name: leaf.to(primals[name].dtype) for name, leaf in tangents.items()}
 
 

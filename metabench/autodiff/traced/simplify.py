@@ -74,7 +74,7 @@ def drop_copies(graph: Graph) -> None:
 def merge_equal(graph: Graph) -> None:
     """Compute what two calls have in common once: calls of one operation with the same arguments.
 
-    What an elementwise call gives is taken again rather than held over a long stretch: that costs a pass over memory, not arithmetic.
+    Elementwise results are recomputed rather than held for long: that costs a pass over memory, not arithmetic.
     """
     place = {node: i for i, node in enumerate(graph.nodes)}
     seen: dict[Any, Node] = {}

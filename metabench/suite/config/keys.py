@@ -36,7 +36,7 @@ class Kernels(Enum):
 
 
 class NumberType(Enum):
-    """Number type of training and measurement."""
+    """Dtype of training and measurement."""
 
     float32 = "float32"
     float64 = "float64"

@@ -39,7 +39,7 @@ def check_trees(state: InnerState, meta: Tree) -> None:
             if not leaf.is_floating_point():
                 raise MetabenchError(
                     f"{what} '{name}' is of {leaf.dtype}, in which there is no derivative: "
-                    "constants, indices and masks belong into the batch, counts into the number type of the parameters"
+                    "put constants, indices and masks into the batch, and convert counts to the dtype of the parameters"
                 )
 
 
@@ -151,7 +151,7 @@ def _check_segments(
             hidden = segment(params, meta, batch, hidden)
             if versions != [leaf._version for leaf in given]:
                 raise MetabenchError(
-                    f"{segment.name} of {what} writes to a tensor that it is given: what is taken again on the way back would be another "
+                    f"{segment.name} of {what} writes to one of its inputs: recomputed in the backward pass, it would have another "
                     "value; write x = x + y instead of x += y"
                 )
         chain = hidden[LOSS]
