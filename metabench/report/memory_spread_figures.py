@@ -1,4 +1,4 @@
-"""A memory study over all its configurations at once: sorted gains, gain against cost, time against arithmetic."""
+"""A memory study over all configurations: sorted gains, gain against cost, time against arithmetic."""
 
 from __future__ import annotations
 

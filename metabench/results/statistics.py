@@ -229,7 +229,7 @@ def line(x: Sequence[float], y: Sequence[float]) -> Fit | None:
 
 
 def pareto_front(cost: Sequence[float], quality: Sequence[float], higher_is_better: bool) -> list[int]:
-    """Return the indices of the points that no other beats on cost (lower) and quality at once, from cheapest to dearest.
+    """Return the indices of the points that no other beats on cost (lower) and quality at once, from cheapest to most expensive.
 
     Of points with equal cost and equal quality the first is kept.
     """

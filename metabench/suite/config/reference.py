@@ -66,7 +66,7 @@ def write_reference(path: Path = REFERENCE) -> None:
     """Write the reference to `path`; raise MetabenchError where its folder is missing."""
     if not path.parent.is_dir():
         raise MetabenchError(
-            f"'{path.parent}' is no folder: run this in the root of the repository, or name a file with --out"
+            f"'{path.parent}' is not a folder: run this in the root of the repository, or name a file with --out"
         )
     path.write_text(reference(), encoding="utf-8")
 
