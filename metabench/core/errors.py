@@ -1,6 +1,6 @@
-"""What can go wrong, by whose doing.
+"""The errors, by who causes them.
 
-A `MetabenchError` is a user's mistake or a broken input: the command line prints its message and no traceback.
+A `MetabenchError` is a user error or broken input: the command line prints its message without a traceback.
 The others are outcomes of a cell: the runner turns each into a row with a status.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class MetabenchError(Exception):
-    """A mistake that the user can mend; the message names the offending thing and what was expected."""
+    """A mistake that the user can fix; the message names the offending value and what was expected."""
 
 
 class Unsupported(Exception):
@@ -23,11 +23,11 @@ class Diverged(Exception):
 
 
 class OutOfMemory(Exception):
-    """The memory limit of the cell was passed."""
+    """The cell exceeded its memory limit."""
 
 
 class TimeLimit(Exception):
-    """The time limit of the cell was passed."""
+    """The cell exceeded its time limit."""
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> MetabenchError:
