@@ -39,7 +39,7 @@ def implicit_hypergradient(
 
     Args:
         damping: added to the Hessian's diagonal.
-        warm_start: begin from the solution of the window before, which the inner run's memory keeps.
+        warm_start: start from the previous window's solution, which the inner run's memory keeps.
 
     Raises:
         Unsupported: the meta-parameters enter where a minimum of f does not see them, outer losses are due before the window's end, or the
