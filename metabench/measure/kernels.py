@@ -107,7 +107,7 @@ def restart_with(kernels: str) -> None:
 
 
 def vectors() -> str:
-    """Return the instruction set of this process's kernels, on which their bytes depend: 'AVX2', or 'AVX2 (oneDNN: AVX-512)' where they differ."""
+    """Return the instruction set of this process's kernels, which sets their bytes: 'AVX2', or 'AVX2 (oneDNN: AVX-512)' if they differ."""
     return _named(_torch_set(), _onednn_notes(dict(os.environ), _torch_set()))
 
 

@@ -72,8 +72,8 @@ def ift_nystrom(
     """Return dF/dl - (d2f/dl dw) (H_k + rho I)^-1 dF/dw at w_K, H_k from k random columns of H. Hataya & Yamada 2023, equations 4 to 6.
 
     H is d2f/dw2 on the window's last inner batch, plus the inner optimiser's coupled weight decay. If H is positive definite and k the
-    number of parameters, the relative error is at most rho over H's smallest eigenvalue; below full rank, rho acts as the eigenvalue of every
-    direction that the columns miss. `rho` is this method's damping. One of the declared products computes `solver_residual`.
+    number of parameters, the relative error is at most rho over H's smallest eigenvalue; below full rank, rho acts as the eigenvalue of
+    every direction that the columns miss. `rho` is this method's damping. One of the declared products computes `solver_residual`.
 
     Raises:
         Unsupported: a minimum of the inner loss does not depend on the meta-parameters, or does not exist (see `implicit_hypergradient`).

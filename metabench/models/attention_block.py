@@ -1,6 +1,6 @@
 """A block of causal attention with rotary positions and of a GELU MLP, written for second derivatives.
 
-Every operation has a second derivative and a forward-mode one; the fused kernels of attention have neither.
+Every operation has a second derivative and a forward-mode one; fused attention kernels have neither.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a suite may say: every key, its type, its default and its meaning.
+"""The keys of a suite: their types, defaults and meanings.
 
 `config/README.md` is generated from these dataclasses; a test keeps it in step.
 """

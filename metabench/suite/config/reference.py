@@ -1,4 +1,4 @@
-"""The reference of a suite's keys, as Markdown: `config/README.md` is this text."""
+"""The reference of a suite's keys, in Markdown: the text of `config/README.md`."""
 
 from __future__ import annotations
 
