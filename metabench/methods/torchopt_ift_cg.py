@@ -52,7 +52,7 @@ def torchopt_ift_cg(
     is raised to it, or the solver would divide zero by zero.
 
     Raises:
-        Unsupported: TorchOpt is not installed; the meta-parameters enter where a minimum of f does not see them; outer losses are due
+        Unsupported: TorchOpt is not installed; a minimum of f does not depend on the meta-parameters; outer losses are due
             before the window's end; or the inner optimiser minimises no loss (AdamW with decay).
     """
     del generator

@@ -64,7 +64,7 @@ def torchopt_unrolled(
 def _run(
     torchopt: Any, problem: Problem, state: InnerState, meta: Tree, window: Window
 ) -> tuple[torch.Tensor, InnerState, Recipe]:
-    """Return the window's objective with its graph, the last inner state, and the optimiser in torch.optim's words."""
+    """Return the window's objective with its graph, the last inner state, and the optimiser in torch.optim's terms."""
     params = variables_of(state.params)
     words = recipe(problem.optimiser, meta, "TorchOpt")
     # One optimiser for all tensors, or one for each where each has a learning rate.

@@ -53,7 +53,7 @@ class Options:
 def truncated(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator
 ) -> Hypergradient:
-    """Return the exact hypergradient of the last k steps, the state before them taken as constant. Shaban et al. 2019, section 2.3.
+    """Return the exact hypergradient of the last k steps, the state before them held constant. Shaban et al. 2019, section 2.3.
 
     Outer losses due before those steps count in the objective but are constant.
 

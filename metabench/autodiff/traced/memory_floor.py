@@ -1,4 +1,4 @@
-"""The analytic floor of mixed mode's memory: what the algorithm must hold, whatever program carries it out."""
+"""The analytic floor of mixed mode's memory: what the algorithm must hold in any implementation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metabench.core.types import InnerState, Tree, Window
 
 
 def mixed_mode_floor(problem: Problem, state: InnerState, meta: Tree, window: Window) -> int | None:
-    """Return the bytes that mixed mode with rematerialised segments has allocated at its peak; None without segments that can be traced.
+    """Return the bytes that mixed mode with rematerialised segments allocates at its peak; None without segments that can be traced.
 
         T (|w| + |s|) + (T - 1) |w| + 2 |w| + |s| + max_i (2 A_i + 2 sum_{j <= i} |hidden_j|)
 
