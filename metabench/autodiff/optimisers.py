@@ -207,7 +207,7 @@ INNER_OPTIMISERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
 
 
 def inner_optimiser(name: str, learning_rate: Setting, weight_decay: float = 0.0) -> SGD | Momentum | Adam | RMSprop:
-    """Return the inner optimiser of a name in INNER_OPTIMISERS, other settings at their usual values."""
+    """Return the inner optimiser named in INNER_OPTIMISERS, with other settings at their defaults."""
     makers: dict[str, Callable[[], SGD | Momentum | Adam | RMSprop]] = {
         "sgd": lambda: SGD(learning_rate, weight_decay),
         "momentum": lambda: Momentum(learning_rate, weight_decay=weight_decay),

@@ -62,7 +62,7 @@ def choose_kernels(kernels: str) -> None:
         )
     if not runs(kernels):
         raise MetabenchError(
-            f"torch is loaded in this process with other kernels ({instruction_set(NATIVE)}) than the portable ones that are asked for: "
+            f"torch is loaded in this process with other kernels ({instruction_set(NATIVE)}) than the portable ones requested: "
             f"start it with {_assignments(wanted)} in its environment, or ask for 'kernels: native'"
         )
     if "torch" not in sys.modules:

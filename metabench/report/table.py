@@ -146,7 +146,7 @@ class Table:
 
 
 def signs(doubt: str, inexact: str) -> str:
-    """Return the signs of a name: a dagger where it is in doubt, a double dagger where it is declared exact and is not."""
+    """Return the marks of a label: a dagger if it is in doubt, a double dagger if it is declared exact but is not."""
     return DAGGER * bool(doubt) + DOUBLE_DAGGER * bool(inexact)
 
 

@@ -38,7 +38,7 @@ _CARDS = ("methods", "problems", "datasets", "certificates")
 
 
 def encode_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
-    """Return `metadata` as Parquet key-value pairs. Raises MetabenchError for an unknown key, a value that is no string, or bad JSON."""
+    """Return `metadata` as Parquet key-value pairs. Raises MetabenchError for an unknown key, a value that is not a string, or bad JSON."""
     pairs: dict[bytes, bytes] = {}
     for key, value in metadata.items():
         if key not in KEYS:

@@ -90,7 +90,7 @@ def intervals(samples: Sequence[Sequence[float]]) -> list[Estimate]:
 
 
 def _bootstrap_means(data: Array) -> tuple[Array, Array]:
-    """Return lower and upper bounds for the mean of each row. The same draws of seeds serve every row: hence no row depends on another."""
+    """Return lower and upper bounds for the mean of each row. All rows use the same draws of seeds, so no row depends on another."""
     lows, highs = [], []
     for start in range(0, len(data), _BATCH):
         result = stats.bootstrap(

@@ -47,7 +47,7 @@ class HostTrajectory(Trajectory):
     """Visits in host memory, brought back on request. On a CPU that is the same memory.
 
     From CUDA the copies go into page-locked memory on a separate stream, in parallel with the steps that follow. A visit's device memory is
-    held until its copy is complete, and its copy is complete before it is brought back.
+    held until its copy is complete, and its copy is complete before it is loaded back.
     """
 
     def __init__(self) -> None:

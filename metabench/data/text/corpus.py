@@ -49,7 +49,7 @@ def corpus(
     unit: str = "a sequence and the token after it",
     key: str = "sequence",
 ) -> Corpus:
-    """Return the tokens of `data`, a `Text` or `Domains`, under the tokeniser of a name; a vocabulary of 0 means its default.
+    """Return the tokens of `data`, a `Text` or `Domains`, under the named tokeniser; a vocabulary of 0 means its default.
 
     Every span must hold one `unit` of `shortest` tokens, whose length the option `key` decides.
 
