@@ -58,7 +58,7 @@ def choose_kernels(kernels: str) -> None:
     wanted = variables(kernels)
     if kernels == NATIVE and _set_here:
         raise MetabenchError(
-            "this process was set to portable kernels and is now asked for native ones: measure or predict these in a process of their own"
+            "this process was set to portable kernels and is now asked for native ones: measure or predict these in their own process"
         )
     if not runs(kernels):
         raise MetabenchError(

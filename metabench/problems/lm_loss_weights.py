@@ -56,7 +56,7 @@ CITATION = """
 class Options(LanguageOptions):
     """Options of `lm_loss_weights`."""
 
-    weigh: str = option("sequence", choices=("token", "sequence"), help="what has a weight of its own")
+    weigh: str = option("sequence", choices=("token", "sequence"), help="what has its own weight")
     target: str = option("", help="domain of the outer loss and the metric; empty for the data set's first")
     share: float = option(
         0.1, minimum=0, maximum=1, help="of the target domain in inner batches; the rest come evenly from the others"

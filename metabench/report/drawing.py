@@ -118,7 +118,7 @@ def draw_svg(panel: Panel, styles: Mapping[str, LabelStyle], name: str) -> str:
 
 
 def _add_axes(canvas: Canvas, corner: tuple[float, float]) -> Axes:
-    """Return axes with fixed margins in the panel whose lower left corner (inches) is given: panels line up whatever their ticks say."""
+    """Return axes with fixed margins in the panel whose lower left corner (inches) is given: panels line up for any tick labels."""
     width, height = canvas.get_size_inches()
     left, bottom, right, top = _MARGINS
     return canvas.add_axes(

@@ -112,8 +112,8 @@ class Entry:
     own_error: largest of a seed, against the method's own target. yardstick_error: largest disagreement of the exact hypergradient with
     plain training. samples: of each seed, windows times draws that the hypergradient's figures are means of. batch: 0 where no seed came
     to draw one.
-    verdict: what the certificate of the method, at the source of these rows, says. inexact: why its label, in whatever setting, is not
-    exact as declared; empty where it is, or does not claim to be.
+    verdict: that of the method's certificate for the source of these rows. inexact: why its label, in any setting, is not
+    exact as declared; empty if it is, or does not claim to be.
     """
 
     setting: Setting

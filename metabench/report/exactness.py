@@ -18,5 +18,5 @@ def exceeds(exact: bool, target: str, error: float | None) -> bool:
 
 
 def excess(error: float, where: str) -> str:
-    """Return in words why a label bears a double dagger. where: the setting of its largest error."""
+    """Explain why a label has a double dagger. where: the setting of its largest error."""
     return f"declared exact, and errs by {numbers.significant(error, 2)} against its own target, more than rounding ({where})"

@@ -166,7 +166,7 @@ def _prediction(suite: Suite) -> dict[str, Any] | None:
 
 
 def _budget(suite: Suite) -> dict[str, Any] | None:
-    """Return the figure of the certificates' curves; None where there is none."""
+    """Return the figure of the certificates' curves; None if there is none."""
     figure = budget_figure(suite)
     return _figure(figure, suite.method_styles) if isinstance(figure, Figure) else None
 

@@ -49,7 +49,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a label in a group of bars. part: what it is part of a stack of; parts of one label and group stand on each other in order,
+    """A bar of a label in a group of bars. part: its part of a stack; parts of one label and group are stacked in order,
     all but the first pale. words: above it. status: of a run without a figure, whose value is 0.
     """
 

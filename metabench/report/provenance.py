@@ -63,7 +63,7 @@ def warnings(suite: Suite) -> list[str]:
         )
     if split := _measured_apart(suite, "hardware"):
         found.append(
-            f"Rows of {_some(split)} were measured on different hardware: each has tables, figures and ratios of its own, "
+            f"Rows of {_some(split)} were measured on different hardware: each has its own tables, figures and ratios, "
             "since times do not compare. Statements about a method over all settings cover all hardware."
         )
     if split := _measured_apart(suite, "kernel_words"):

@@ -123,7 +123,7 @@ def _not_worth(study: Study) -> str:
 
 
 def _smaller(judged: list[Comparison]) -> str:
-    """Say how small the models are for which it is not worth it, beside those for which it is."""
+    """Say how small the models are for which it is not worth it, and those for which it is."""
     bad = [one.run.entry.n_params for one in judged if one.why_not_worth_it and one.run.entry.n_params]
     good = [one.run.entry.n_params for one in judged if not one.why_not_worth_it and one.run.entry.n_params]
     problems = {one.configuration.task.problem for one in judged}

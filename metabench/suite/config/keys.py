@@ -88,7 +88,7 @@ class Measure:
     )
     error_draws: int = key("draws per window for methods that sample", 16, minimum=1)
     error_max_params: int = key(
-        "inner parameters up to which the exact hypergradient is computed in float64", 300000, minimum=0
+        "most inner parameters for which the exact hypergradient is computed in float64", 300000, minimum=0
     )
 
 

@@ -54,7 +54,7 @@ def supervise(
 ) -> list[Row]:
     """Run `cell` in its own process, write its rows to `out` and return them, in the order of the cell's seeds.
 
-    Seeds without a row of their own get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
+    Seeds without a row get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
     limit if that is more) after the cell's time limit, 'oom' if something else killed it, 'error' for any other end.
 
     `runner` is `metabench.suite.run.run_cell` unless given. `predicted` columns are added to every row; a cell predicted to need more

@@ -100,7 +100,7 @@ def check_reach(problem: Problem, state: InnerState, meta: Tree, windows: Iterab
     declared = " and ".join(_WORDS[role] for role in MetaRole if role in problem.roles) or "nothing"
     raise MetabenchError(
         f"the outer loss does not depend on the meta-parameter '{name}', declared to enter {declared}: neither directly nor through an "
-        f"inner step of the first {'window' if seen == 1 else f'{seen} windows'}; its hypergradient would be zero whatever it is"
+        f"inner step of the first {'window' if seen == 1 else f'{seen} windows'}; its hypergradient would always be zero"
     )
 
 
