@@ -64,13 +64,13 @@ def warnings(suite: Suite) -> list[str]:
     if split := _measured_apart(suite, "hardware"):
         found.append(
             f"Rows of {_some(split)} were measured on different hardware: each has its own tables, figures and ratios, "
-            "since times do not compare. Statements about a method over all settings cover all hardware."
+            "because times do not compare. Statements about a method over all settings cover all hardware."
         )
     if split := _measured_apart(suite, "kernel_words"):
         kernels = sorted({place.kernel_words or "kernels not recorded" for place in suite.places if place.device == "cpu"})
         found.append(
-            f"Rows of {_some(split)} were measured with different CPU kernels ({_some(kernels)}): each has tables, figures and ratios of "
-            "its own, since they take different bytes. Statements about a method over all settings cover all kernels."
+            f"Rows of {_some(split)} were measured with different CPU kernels ({_some(kernels)}): each has its own tables, figures "
+            "and ratios, because they take different bytes. Statements about a method over all settings cover all kernels."
         )
     for column, what in (
         ("torch_version", "versions of torch"),
