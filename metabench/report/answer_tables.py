@@ -25,8 +25,8 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
     table = Table(
         "answer-quality",
         "Which method gives the best quality, and which tied method costs least",
-        f"Mean test quality and {INTERVAL_WORDS}. A method ties with the best where their intervals overlap; it may still be worse. "
-        "Both are sought among methods whose every seed finished, if there is any. "
+        f"Mean test quality and {INTERVAL_WORDS}. A method ties with the best if their intervals overlap; it may still be worse. "
+        "Only methods whose every seed finished are considered, if there are any. "
         f"Ratios in parentheses are to {suite.baseline}. Hardware: {', '.join(suite.hardware) or 'none'}.",
         [
             Column("task", "problem", numeric=False),
@@ -86,7 +86,7 @@ def cost_answer_table(suite: Suite, found: list[Answer]) -> Table:
     table = Table(
         "answer-cost",
         "The least cost of one hypergradient, where only cost was measured",
-        f"At the setting's largest number of inner steps K, so that like is compared with like. Ratios in parentheses are to "
+        f"At the setting's largest number of inner steps K. Ratios in parentheses are to "
         f"{suite.baseline}. "
         f"Exact: exact for the hypergradient of the whole unrolled window. Hardware: {', '.join(suite.hardware) or 'none'}.",
         [
@@ -196,10 +196,10 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
         "methods",
         "Each method at a glance",
         f"Over all settings. Beats {reference}: chance that a run has better quality than a run of {reference}, averaged over settings, "
-        f"with a {NOMINAL} interval that resamples seeds within each setting and never settings; a run that failed counts as a loss, "
+        f"with a {NOMINAL} interval that resamples seeds within each setting, never settings; a failed run counts as a loss, "
         f"unless the method does not apply (unsupported). Ratios: cost over that of {suite.baseline} under equal conditions, "
         "median of one value per setting [range of all], each method over its own settings: "
-        "where their numbers differ, two rows do not compare.",
+        "rows over different numbers of settings are not comparable.",
         [
             Column("label", "method", numeric=False),
             Column("target", "target", numeric=False),
@@ -223,7 +223,7 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                 "cosine",
                 "least cosine",
                 "Hypergradient",
-                "the lowest cosine with the exact unrolled hypergradient, over all settings; of the mean draw where a method draws",
+                "the lowest cosine with the exact unrolled hypergradient, over all settings; of the mean draw if the method draws",
             ),
             Column(
                 "own_error",

@@ -95,7 +95,7 @@ def _cost(suite: Suite, name: str, what: str, word: str) -> str:
 def _cheapest(baseline: str, entries: list[Entry], which: str, name: str, what: str, word: str) -> str:
     """Compare methods over the settings and inner steps that all of them share, one value per method and setting.
 
-    Empty for fewer than two methods, and where none is shared: medians over different settings do not compare.
+    Empty for fewer than two methods, or if they share none: medians over different settings are not comparable.
     """
     measured = [entry for entry in entries if getattr(entry, name) is not None]
     methods = list(dict.fromkeys(entry.method for entry in measured))
