@@ -94,7 +94,7 @@ def call(
 
 
 def objective(of: Problem, state: InnerState, window: Window) -> Callable[[Tree], float]:
-    """Return l -> the window's outer objective, by plain training: no derivative but the inner gradient is in it."""
+    """Return l -> the window's outer objective, by plain training: it uses no derivative except the inner gradient."""
 
     def value(meta: Tree) -> float:
         current, total = detached(begin(of, state, meta)), 0.0

@@ -359,14 +359,14 @@ MISTAKES = [
     (("run", "--spec", "config/config.yaml", "--out", "x.parquet"), "config/config.yaml: not a cell's spec"),
     (("plan", "--budget", "24G"), "--budget: expected a number of bytes with its unit, as '512MiB' or '4GiB', got '24G'"),
     (("plan", "--budget", "1GiB", "--size", "mlp65"), "unknown size 'mlp65': did you mean 'mlp64'?"),
-    (("plan", "--size", "mlp64"), "--size chooses among the sizes that --budget looks at"),
+    (("plan", "--size", "mlp64"), "--size chooses among the sizes that --budget considers"),
     (("predict", "--spec", "x.json"), "--spec: say with --out where the predictions go"),
     (("predict", "--spec", "nowhere.json", "--out", "x.json"), "spec 'nowhere.json' cannot be read"),
     (("list", "--plugin", "nowhere.py"), "nowhere.py': no such file"),
     (("collect", "--cells", "nowhere.txt", "--out", "x.parquet"), "list of row files 'nowhere.txt' cannot be read"),
     (("report", "nowhere.parquet", "--out", "x"), "nowhere.parquet"),
     (("fetch", "fashion_mnits"), "unknown dataset 'fashion_mnits': did you mean 'fashion_mnist'?"),
-    (("config-reference", "--out", "nowhere/README.md"), "'nowhere' is no folder"),
+    (("config-reference", "--out", "nowhere/README.md"), "'nowhere' is not a folder"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The README shows what the published run gives, and the commands that it names are there."""
+"""The README shows what the published run gives, stays short, and what it and the other documents name is there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from metabench.results.store import read_metadata, read_rows
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 REFERENCE = ROOT / "results" / "reference"
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "config/README.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+)
 
 
 def test_its_table_and_figure_are_those_of_the_published_rows() -> None:
@@ -37,6 +43,27 @@ def test_every_make_target_that_it_names_exists(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
-def test_every_file_that_it_links_exists(link: str) -> None:
-    assert (ROOT / link).exists()
+def test_it_has_at_most_900_words() -> None:
+    assert len(README.split()) <= 900
+
+
+def headings(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub forms them."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_and_heading_that_a_document_links_exists(document: str) -> None:
+    source = ROOT / document
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", source.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        target = source.parent / path if path else source
+        assert target.exists(), f"{document} links {path}"
+        assert not anchor or anchor in headings(target), f"{document} links #{anchor} in {target.name}"
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    assert [
+        name for name in DOCUMENTS if name.startswith("docs/") and name not in README and name != "docs/mutants.md"
+    ] == []

@@ -1,1 +1,1 @@
-"""Derivatives of bilevel problems: gradients, second-order products, inner runs, and sweeps back through them."""
+"""Derivatives of bilevel problems: gradients, second-order products, inner runs, and backward sweeps through them."""

@@ -1,4 +1,4 @@
-"""The derivatives of a problem's two losses that a sweep back needs, in one of two ways: recorded by autograd, or on flat graphs."""
+"""The derivatives of a problem's two losses that a backward sweep needs, in one of two ways: recorded by autograd, or on flat graphs."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Derivatives(Protocol):
     ) -> tuple[Tree, Tree]:
         """Return (into + (d2f/dw2) v, (d2f/dl dw) v) with v = `direction`.
 
-        Without `into` there is no Hessian product, without `mixed` no mixed one: an empty tree stands for it. `into` is the caller's to
-        give away.
+        Without `into` there is no Hessian product, without `mixed` no mixed one: an empty tree takes its place. `into` is consumed:
+        the caller must not use it afterwards.
         """
 
 
 class Recorded:
-    """Derivatives as autograd records and takes them: products are reverse over reverse.
+    """Derivatives recorded by autograd: products are reverse over reverse.
 
-    With `block_remat` a segment's activations are not kept but computed again (torch.utils.checkpoint), where the problem offers segments.
+    With `block_remat` a segment's activations are recomputed, not kept (torch.utils.checkpoint), if the problem offers segments.
     """
 
     def __init__(self, problem: Problem, block_remat: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Means of differences along random directions: what estimators by evolution strategies have in common."""
+"""Means of differences along random directions: the common part of evolution-strategy estimators."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from metabench.core.types import Tree
 
 
 class PairedMean:
-    """The mean of `pairs` terms slope_i * direction_i, and how far it can be trusted.
+    """The mean of `pairs` terms slope_i * direction_i, and its standard error.
 
     Attributes:
-        value: the mean, of the terms so far over all `pairs`.
+        value: the sum of the terms so far, divided by `pairs`.
     """
 
     def __init__(self, like: Tree, pairs: int) -> None:
@@ -24,7 +24,7 @@ class PairedMean:
         self._squares += slope**2 * float(tree.dot(direction, direction))
 
     def spread(self) -> dict[str, float]:
-        """Return the standard error of the mean over its norm, under 'spread'; nothing where it is not defined."""
+        """Return the standard error of the mean over its norm, under 'spread'; nothing if it is undefined."""
         squared = float(tree.dot(self.value, self.value))
         if self._pairs < 2 or not squared > 0:
             return {}

@@ -17,8 +17,8 @@ T = TypeVar("T")
 def stopping(function: Callable[..., T]) -> Callable[..., T]:
     """Return `function` with `torch.no_grad()` and `.data` stopping tangents in it, too.
 
-    Backward, what is computed under `torch.no_grad()` is a constant, as after `detach()`; torch's forward mode looks through it. A loss
-    must have one derivative, whichever way it is taken: the function raises Unsupported for what only a backward pass knows of.
+    In reverse mode, whatever is computed under `torch.no_grad()` is a constant, as after `detach()`; torch's forward mode ignores that. A
+    loss must have the same derivative in both modes: the function raises Unsupported for operations known only to a backward pass.
     """
 
     def stopped(*arguments: Any) -> T:
@@ -30,7 +30,7 @@ def stopping(function: Callable[..., T]) -> Callable[..., T]:
 
 @functools.cache
 def _stop() -> type[Any]:
-    """Return the mode in which the switch that turns recording on and off turns tangents on and off with it."""
+    """Return the mode in which switching recording on or off switches tangents with it."""
     from torch.overrides import TorchFunctionMode
 
     switch, of_data = torch._C._set_grad_enabled, torch.Tensor.data.__get__
@@ -53,13 +53,13 @@ def _stop() -> type[Any]:
 def dual(primal: Tree, tangents: Tree) -> Tree:
     """Return the values of `primal` with their tangents, leaf by leaf.
 
-    Zeros are to be given as zeros: torch's symbolic ones run through Python, op by op, and took 1.4 times the time of a whole second-order
+    Pass zeros explicitly: torch's symbolic ones run through Python, op by op, and took 1.4 times the time of a whole second-order
     product on small models.
     """
     return tree.tree_map(torch.autograd.forward_ad.make_dual, primal, tangents)
 
 
 def tangent(leaf: torch.Tensor) -> torch.Tensor:
-    """Return the tangent that a value carries, without a graph. One that depends on no dual number carries none: it is zero."""
+    """Return the tangent of a value, without a graph; zero if the value depends on no dual number."""
     found = torch.autograd.forward_ad.unpack_dual(leaf).tangent
     return torch.zeros_like(leaf) if found is None else found.detach()

@@ -1,4 +1,4 @@
-"""What hypergradients are judged by: the exact value of each target, without regard to cost."""
+"""The exact value of each target, at any cost: the reference for hypergradients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DENSE_LIMIT = 2000
 def exact_target(
     target: Target, problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any
 ) -> Tree | None:
-    """Return the exact value of `target` for a window, or None where it has none, no closed form here, or a Hessian too large to form.
+    """Return the exact value of `target` for a window, or None if it has none, no closed form here, or too large a Hessian.
 
     `truncated` reads the number of steps from `options.steps`.
     """
@@ -41,7 +41,7 @@ def exact_target(
 
 
 def exact_truncated(problem: Problem, state: InnerState, meta: Tree, window: Window, steps: int) -> Tree:
-    """Return the hypergradient through the last `steps` inner steps, the state before them taken as constant."""
+    """Return the hypergradient through the last `steps` inner steps, the state before them held constant."""
     before = window.inner[: len(window.inner) - steps]
     if before:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""First-order gradients of the two losses, as trees. No graph is left behind."""
+"""First-order gradients of the two losses, as trees. They leave no graph behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def gradients(
 ) -> list[Tree]:
     """Return the gradient of `output` (weighted by `weights` where it is not a scalar) with respect to each tree of `variables`.
 
-    A leaf that the output does not reach gets zeros: a loss may leave parameters unused.
+    A leaf that the output does not depend on gets zeros: a loss need not use all parameters.
     """
     leaves = [leaf for variable in variables for leaf in variable.values()]
     outputs = [output] if isinstance(output, torch.Tensor) else list(output)
@@ -51,7 +51,7 @@ def inner_gradient(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> 
 
 
 def inner_meta_gradient(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> Tree:
-    """Return df/dl at (params, meta) on `batch`: the backward pass goes to l and not to the parameters."""
+    """Return df/dl at (params, meta) on `batch`: the backward pass goes only to l, not to the parameters."""
     meta = tree.leaves_for_grad(meta)
     with torch.enable_grad():
         (gradient,) = gradients(problem.inner_loss(tree.detach(params), meta, batch), [meta])

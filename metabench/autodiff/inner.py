@@ -14,12 +14,12 @@ from metabench.core.types import Batch, InnerState, Tree
 
 
 def step(problem: Problem, state: InnerState, meta: Tree, batch: Batch) -> InnerState:
-    """Return the next inner state. First order: no graph is left."""
+    """Return the next inner state. First order: leaves no graph."""
     return updated(problem, inner_gradient(problem, state.params, meta, batch), state, meta)
 
 
 def updated(problem: Problem, gradient: Tree, state: InnerState, meta: Tree) -> InnerState:
-    """Return the inner state after the update by `gradient`. No graph is left."""
+    """Return the inner state after the update by `gradient`. Leaves no graph."""
     parts = parts_of(problem.optimiser, state.params)
     with torch.no_grad():
         if len(parts) == 1:
@@ -37,13 +37,13 @@ def updated(problem: Problem, gradient: Tree, state: InnerState, meta: Tree) -> 
 
 
 WHOLE_BYTES = 2**20
-"""Parameters up to which an update is taken at once: the temporaries of a larger one are worth a few more calls."""
+"""Largest number of parameters updated at once: beyond it, smaller temporaries are worth a few more calls."""
 
 _PARTS = 8
 
 
 def parts_of(optimiser: InnerOptimiser, params: Tree) -> list[list[str]]:
-    """Return the names of the parameters in groups that can be updated one after another: one group unless the update is leafwise."""
+    """Return the names of the parameters in groups that can be updated in turn: one group unless the update is leafwise."""
     sizes = {name: leaf.numel() * leaf.element_size() for name, leaf in params.items()}
     total = sum(sizes.values())
     if total <= WHOLE_BYTES or not getattr(optimiser, "leafwise", False):
@@ -60,7 +60,7 @@ def parts_of(optimiser: InnerOptimiser, params: Tree) -> list[list[str]]:
 
 
 def part_of(state: InnerState, names: Iterable[str], shared: bool = True) -> InnerState:
-    """Return the state of some of the parameters, of a leafwise optimiser: the count of steps, which all share, only if `shared`."""
+    """Return the state of some of the parameters, for a leafwise optimiser; the step count, which all share, only if `shared`."""
     chosen = set(names)
     params = {name: leaf for name, leaf in state.params.items() if name in chosen}
     slots = {}
@@ -80,16 +80,16 @@ def run(problem: Problem, state: InnerState, meta: Tree, batches: Iterable[Batch
 
 
 def recorded_step(problem: Problem, state: InnerState, meta: Tree, batch: Batch) -> InnerState:
-    """Return the next inner state with the graph that leads to it from whatever in `state` and `meta` requires a gradient."""
+    """Return the next inner state with its graph, from everything in `state` and `meta` that requires a gradient."""
     params = variables_of(state.params)
     (gradient,) = gradients(problem.inner_loss(params, meta, batch), [params], create_graph=True)
     return InnerState(*problem.optimiser.update(gradient, params, state.optimiser, meta))
 
 
 def variables_of(params: Tree) -> Tree:
-    """Return the same values as variables of a derivative, each a tensor of its own; the graph behind a leaf goes on through it.
+    """Return the same values as variables of a derivative, each a separate tensor; the graph behind a leaf continues through it.
 
-    A start may hand on a meta-parameter itself, or one tensor under two names. A derivative in that tensor would add up all its roles.
+    A start may return a meta-parameter itself, or one tensor under two names. A derivative in that tensor would add up all its roles.
     """
     return tree.tree_map(
         lambda leaf: leaf.view_as(leaf) if leaf.requires_grad else leaf.detach().requires_grad_(), params
@@ -114,7 +114,7 @@ def leaves_of(state: InnerState) -> list[Tree]:
 
 
 def with_leaves(state: InnerState, trees: list[Tree]) -> InnerState:
-    """Return a state shaped as `state` of the trees that `leaves_of` lists."""
+    """Return a state shaped like `state` from the trees that `leaves_of` lists."""
     return InnerState(trees[0], dict(zip(state.optimiser, trees[1:], strict=True)))
 
 

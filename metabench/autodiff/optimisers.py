@@ -1,10 +1,10 @@
-"""Inner optimisers as pure functions, differentiable everywhere, equal to torch.optim step for step where gradients are well above eps.
+"""Inner optimisers as pure functions, differentiable everywhere, equal to torch.optim at every step if gradients are well above eps.
 
 A setting is a number, or a function of the meta-parameters that returns a scalar tensor or a tree: then it is learned.
-`leafwise` says that the update of some parameter tensors is the same whatever the others are, so that it can be taken for a few at a time.
-`translates` says that the update adds to the parameters what depends on the gradients and slots alone: none of them decays.
+`leafwise` says that each parameter tensor's update does not depend on the others, so that a few can be updated at a time.
+`translates` says that the update adds to the parameters a term of the gradients and slots alone: no parameter decays.
 `minimised_decay` of an optimiser is the c for which training minimises f + c/2 |w|^2, or None where it minimises no such loss.
-Square roots are of v + eps^2 where v can be zero: sqrt has an infinite slope at 0, and 0 * inf is NaN in second order.
+Square roots use v + eps^2 if v can be zero: sqrt has an infinite slope at 0, and 0 * inf is NaN in second order.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from metabench.core.types import OptimiserState, Tree
 Setting: TypeAlias = "float | Callable[[Tree], torch.Tensor | Tree]"
 
 STEP_COUNT = "step"
-"""The slot that counts steps: a part of the state that never settles."""
+"""The slot that counts steps: the part of the state that never settles."""
 
 
 def translates(optimiser: InnerOptimiser) -> bool:
-    """Return whether an update adds to the parameters what does not depend on them; an optimiser that does not say may do anything."""
+    """Return whether an update's increment does not depend on the parameters; False for an optimiser that does not say."""
     return bool(getattr(optimiser, "translates", False))
 
 
 def decay_of(optimiser: InnerOptimiser) -> float:
-    """Return c where what training minimises is f + c/2 |w|^2; an optimiser that does not say has none: 0.
+    """Return the c for which training minimises f + c/2 |w|^2; 0 for an optimiser that does not say.
 
     Raises:
-        Unsupported: the optimiser decays the parameters apart from the gradient, so that no such loss is stationary where it rests.
+        Unsupported: the optimiser decays the parameters apart from the gradient, so its fixed points are not stationary for any such loss.
     """
     decay: float | None = getattr(optimiser, "minimised_decay", 0.0)
     if decay is None:
         raise Unsupported(
-            "the inner optimiser's weight decay is decoupled from an adaptive step: where training rests no loss is stationary"
+            "the inner optimiser's weight decay is decoupled from an adaptive step: its fixed points are not stationary for any loss"
         )
     return decay
 
@@ -68,16 +68,16 @@ class SGD:
 
     @property
     def translates(self) -> bool:
-        """Whether the parameters' own values are left out of the update."""
+        """Whether the update ignores the parameters' own values."""
         return not self.weight_decay
 
     @property
     def minimised_decay(self) -> float:
-        """Return c where training minimises f + c/2 |w|^2."""
+        """Return the c for which training minimises f + c/2 |w|^2."""
         return self.weight_decay
 
     def init(self, params: Tree) -> OptimiserState:
-        """Return no state."""
+        """Return an empty state."""
         return {}
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
@@ -100,12 +100,12 @@ class Momentum:
 
     @property
     def translates(self) -> bool:
-        """Whether the parameters' own values are left out of the update."""
+        """Whether the update ignores the parameters' own values."""
         return not self.weight_decay
 
     @property
     def minimised_decay(self) -> float:
-        """Return c where training minimises f + c/2 |w|^2."""
+        """Return the c for which training minimises f + c/2 |w|^2."""
         return self.weight_decay
 
     def init(self, params: Tree) -> OptimiserState:
@@ -125,8 +125,8 @@ class Momentum:
 class Adam:
     """Kingma & Ba 2015; with `decoupled`, AdamW: Loshchilov & Hutter 2019.
 
-    The denominator is sqrt(v_hat + eps^2) + eps: torch's is sqrt(v_hat) + eps. The two differ by less than eps, which is
-    nothing for a gradient well above it, and halves the step of one as small as eps.
+    The denominator is sqrt(v_hat + eps^2) + eps: torch's is sqrt(v_hat) + eps. They differ by less than eps, which is
+    negligible for a gradient well above it, but halves the step of one as small as eps.
     """
 
     learning_rate: Setting
@@ -139,12 +139,12 @@ class Adam:
 
     @property
     def translates(self) -> bool:
-        """Whether the parameters' own values are left out of the update."""
+        """Whether the update ignores the parameters' own values."""
         return not self.weight_decay
 
     @property
     def minimised_decay(self) -> float | None:
-        """Return c where training minimises f + c/2 |w|^2; None with decoupled decay, whose pull no gradient of a loss balances."""
+        """Return the c for which training minimises f + c/2 |w|^2; None with decoupled decay, which no gradient of a loss balances."""
         return None if self.decoupled and self.weight_decay else self.weight_decay
 
     def init(self, params: Tree) -> OptimiserState:
@@ -182,12 +182,12 @@ class RMSprop:
 
     @property
     def translates(self) -> bool:
-        """Whether the parameters' own values are left out of the update."""
+        """Whether the update ignores the parameters' own values."""
         return not self.weight_decay
 
     @property
     def minimised_decay(self) -> float:
-        """Return c where training minimises f + c/2 |w|^2."""
+        """Return the c for which training minimises f + c/2 |w|^2."""
         return self.weight_decay
 
     def init(self, params: Tree) -> OptimiserState:
@@ -207,7 +207,7 @@ INNER_OPTIMISERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
 
 
 def inner_optimiser(name: str, learning_rate: Setting, weight_decay: float = 0.0) -> SGD | Momentum | Adam | RMSprop:
-    """Return the inner optimiser of a name in INNER_OPTIMISERS, other settings at their usual values."""
+    """Return the inner optimiser named in INNER_OPTIMISERS, with other settings at their defaults."""
     makers: dict[str, Callable[[], SGD | Momentum | Adam | RMSprop]] = {
         "sgd": lambda: SGD(learning_rate, weight_decay),
         "momentum": lambda: Momentum(learning_rate, weight_decay=weight_decay),

@@ -1,7 +1,7 @@
-"""What adapters of other libraries share: the library or a refusal, and the house's inner optimisers in torch.optim's words.
+"""What adapters of other libraries share: the library or a refusal, and metabench's inner optimisers in torch.optim's terms.
 
-The libraries take an optimiser by torch.optim's name and settings, and the house's `SGD`, `Momentum`, `Adam` and `RMSprop` mean the same,
-step for step. A library is imported when a method that needs it is called, never before: it is optional.
+The libraries take an optimiser by torch.optim's name and settings; metabench's `SGD`, `Momentum`, `Adam` and `RMSprop` agree with it at
+every step. A library is imported only when a method that needs it is called: it is optional.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rates: TypeAlias = "float | torch.Tensor | Tree"
 """One learning rate for all parameters, a number or learned, or a learned one for each parameter tensor."""
 
 WANTED = {"higher": ">=0.2.1", "torchopt": ">=0.7.3"}
-"""The releases that the adapters are written for."""
+"""The releases that the adapters support."""
 
 
 def library(name: str) -> ModuleType:
@@ -37,13 +37,13 @@ def library(name: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An inner optimiser in torch.optim's words.
+    """An inner optimiser in torch.optim's terms.
 
     Attributes:
         name: of the class in torch.optim.
-        settings: its keyword arguments but the learning rate.
+        settings: its keyword arguments except the learning rate.
         rates: the learning rate or rates, at the meta-parameters.
-        slots: from the house's names of the state's slots to torch.optim's.
+        slots: from metabench's names of the state's slots to torch.optim's.
     """
 
     name: Literal["SGD", "Adam", "AdamW", "RMSprop"]
@@ -61,12 +61,12 @@ class Recipe:
         return self.rates[name] if isinstance(self.rates, dict) else self.rates
 
     def parts(self, params: Tree) -> list[list[str]]:
-        """Return the names of the parameters that one optimiser can move: all of them, or each alone where each has its rate."""
+        """Return the names of the parameters that one optimiser can move: all of them, or each alone if each has its own rate."""
         return [[name] for name in params] if self.apart else [list(params)]
 
 
 def recipe(optimiser: InnerOptimiser, meta: Tree, wanted_by: str) -> Recipe:
-    """Return `optimiser` in torch.optim's words, its learning rates at `meta`; raise Unsupported if it is none of torch.optim's."""
+    """Return `optimiser` in torch.optim's terms, its learning rates at `meta`; raise Unsupported if it is none of torch.optim's."""
     if not isinstance(optimiser, SGD | Momentum | Adam | RMSprop):
         raise Unsupported(
             f"the inner update is '{type(optimiser).__name__}', not one of torch.optim: {wanted_by} brings its own differentiable "

@@ -1,4 +1,4 @@
-"""The window's outer objective by plain inner training: no derivative but the inner gradient is in it."""
+"""The window's outer objective by plain inner training: it uses no derivative except the inner gradient."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metabench.core.types import InnerState, Tree, Window
 
 
 def trained(problem: Problem, state: InnerState, meta: Tree, window: Window) -> tuple[InnerState, float]:
-    """Return the inner state after the window's K steps, and the sum of the outer losses due along the way. First order."""
+    """Return the inner state after the window's K steps, and the sum of the outer losses due. First order."""
     with torch.no_grad():
         state = detached(begin(problem, state, meta))
     objective = 0.0

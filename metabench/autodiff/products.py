@@ -25,7 +25,7 @@ def mixed_by_differences(
 ) -> Tree:
     """Return (d2f/dl dw) v by central differences: |v| / (2 width) [df/dl(w + width v/|v|) - df/dl(w - width v/|v|)].
 
-    Two first-order gradients. The points lie `width` away from w whatever the length of v; the error is O(width^2). Zero for v = 0.
+    Two first-order gradients. The points are `width` away from w for any length of v; the error is O(width^2). Zero for v = 0.
     """
     length = tree.norm(direction)
     if not float(length):
@@ -37,7 +37,7 @@ def mixed_by_differences(
 
 
 def hessian_operator(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> Callable[[Tree], Tree]:
-    """Return v -> (d2f/dw2) v. The gradient's graph is recorded once and serves every product."""
+    """Return v -> (d2f/dw2) v. The gradient's graph is recorded once for all products."""
     params = tree.leaves_for_grad(params)
     with torch.enable_grad():
         (inner,) = gradients(problem.inner_loss(params, tree.detach(meta), batch), [params], create_graph=True)

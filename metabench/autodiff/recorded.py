@@ -1,9 +1,9 @@
-"""Whether what autograd records of a loss is its derivative.
+"""Whether the derivative that autograd records of a loss is its true derivative.
 
 A loss is a function, and its derivative is that of its values. `detach()`, `torch.no_grad()`, numbers taken out of tensors and
 straight-through estimators make autograd record another: what is stopped counts as a constant, at every order, forward and backward. All
-methods that differentiate by autograd then agree on a hypergradient that is not that of training, and methods by differences on another.
-A problem that means it says `stops_gradients = True`.
+methods that use autograd then agree on a hypergradient that is not that of training, and difference methods agree on another.
+A problem that intends this declares `stops_gradients = True`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Loss: TypeAlias = "Callable[[Tree, Tree, Batch], torch.Tensor]"
 def check_recorded(what: str, loss: Loss, params: Tree, meta: Tree, batch: Batch) -> None:
     """Raise MetabenchError if the recorded derivative of a loss, or of its gradient, is not that of its values; name what stops it.
 
-    Along a direction of (params, meta) which leans to the gradient, and of each alone: values beside a slope. Then gradients beside a
-    product with the Hessian. In float64 alone: elsewhere rounding would say as much as a stop, and nothing is checked. The product is left
-    out where an operation has no second derivative; the methods that need it say so.
+    Along a direction of (params, meta) inclined towards the gradient, and of each alone, values are compared with a slope; then gradients
+    with a Hessian product. Only in float64: in other dtypes rounding would hide a stop, and nothing is checked. The product is skipped if
+    an operation has no second derivative; methods that need it report that.
     """
     if any(leaf.dtype is not torch.float64 for leaf in (*params.values(), *meta.values()) if leaf.is_floating_point()):
         return
@@ -94,10 +94,10 @@ def check_recorded(what: str, loss: Loss, params: Tree, meta: Tree, batch: Batch
 
 
 def _difference(function: Callable[[float], float], width: float, found: float) -> float | None:
-    """Return the derivative of `function` at 0 by central differences, to compare `found` with; None where they tell nothing.
+    """Return the derivative of `function` at 0 by central differences, to compare `found` with; None if they are inconclusive.
 
-    So it is where two widths disagree, as at rounding or across a kink; where the point itself is a kink, whose two sides differ by as much
-    at every width; and where the loss refuses points beside its own.
+    They are if two widths disagree, as with rounding or across a kink; if the point itself is a kink, whose two sides differ by the same
+    amount at every width; or if the loss refuses neighbouring points.
     """
     widths = (width, width / 4)
     try:
@@ -129,7 +129,7 @@ def _sum_of_units(one: Tree, other: Tree) -> Tree:
 
 
 def _apart(found: float, expected: float) -> bool:
-    """Tell whether a slope and a difference that is good to a quarter of the tolerance are not the same."""
+    """Tell whether a slope and a difference, accurate to a quarter of the tolerance, disagree."""
     return abs(found - expected) > TOLERANCE * max(abs(found), abs(expected))
 
 
@@ -156,11 +156,11 @@ _STOPS = {
     "ceil": "ceil()",
     "argmax": "argmax()",
 }
-"""Calls after which a derivative is lost, or zero, and how they are written."""
+"""Calls that lose or zero a derivative, and how they are written."""
 
 
 def stopped_at(run: Callable[[], Any]) -> str:
-    """Return what in `run` keeps a derivative from being recorded, with its place: 'detach() (mine.py:12: ...)'; empty if unseen."""
+    """Return what in `run` prevents a derivative from being recorded, with its place: 'detach() (mine.py:12: ...)'; empty if unseen."""
     from torch.overrides import TorchFunctionMode
 
     found: list[tuple[int, str]] = []
@@ -183,7 +183,7 @@ def stopped_at(run: Callable[[], Any]) -> str:
 
 
 def _place() -> str:
-    """Return the user's line that is being run, in parentheses."""
+    """Return the user's current line, in parentheses."""
     frame: FrameType | None = sys._getframe(2)
     own = Path(__file__).resolve()
     while frame is not None:

@@ -1,4 +1,4 @@
-"""Certification: what each method's hypergradient is, proved in float64 on small problems whose answers are known."""
+"""Certification: what each method's hypergradient is, checked in float64 on small problems with known answers."""
 
 from metabench.certify.cases import Case
 from metabench.certify.run import certificate_rows, certify, failures

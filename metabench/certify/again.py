@@ -1,6 +1,6 @@
 """Methods called more than once: over the windows of one run, with one argument exchanged, and as users may call them.
 
-What a method keeps between calls, in what it is given back or behind everybody's back, shows only here.
+State that a method keeps between calls, declared or hidden, shows only here.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Again:
 
     Over the windows of one run, the meta-parameters moved between them; then with the window, the state and the meta-parameters of the
     first call, each exchanged for another by itself: each answer has to be what a fresh call would give. Then the first call is made
-    again, as users may make it: as it was, with arguments that require gradients, and without recording. The answers have to be the first
-    one but for the order of sums, and no answer may change later.
+    again, as users may make it: as it was, with arguments that require gradients, and without recording. All answers have to equal the
+    first up to the order of sums, and no answer may change later.
     """
 
     case: Case
@@ -59,7 +59,7 @@ class Again:
         return f"again: {self.case.text}, {len(self.case.windows)} windows" + (f", {given}" if given else "")
 
     def check(self, method: Method) -> Finding:
-        """Return what comes of the claim."""
+        """Return the outcome of the claim."""
         begun = time.perf_counter()
         try:
             verdict, message, error = self._run(method)
@@ -122,7 +122,7 @@ class Again:
 
 
 _WAYS: dict[str, dict[str, Any]] = {
-    "called once more with the arguments of the first call (it keeps something between calls?)": {},
+    "called again with the arguments of the first call (it keeps something between calls?)": {},
     "called with arguments that require gradients": {"leaves": True},
     "called within torch.no_grad()": {"recording": False},
 }
@@ -144,7 +144,7 @@ def _identical(one: Hypergradient, other: Hypergradient) -> bool:
 
 
 def again(method: Method) -> Iterator[Again]:
-    """Yield the runs over several windows that a method is held to; none for one that claims nothing."""
+    """Yield the runs over several windows that check a method; none for one that claims nothing."""
     options = complete(method, {})
     formula, given_sets = formula_of(method)
     if not (method.exact or formula or method.limit or method.mean or method.target is Target.NONE):

@@ -1,7 +1,7 @@
-"""Methods that keep something from window to window, judged by where many short windows lead: as far as one long one.
+"""Methods that keep something from window to window, judged by the limit of many short windows: the same as one long window.
 
-At a minimum nothing moves but what the method keeps (a solver's last solution, a second point). A window alone is far from the target, so
-that only what is carried can bring the method there.
+At a minimum only the method's memory moves (a solver's last solution, a second point). One window alone is far from the target, so
+only that memory can lead the method there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metabench.results.certificate import AS_DECLARED, FAILED
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """So many windows at a minimum under options that do little in each, and how near the target the last has to be."""
+    """A number of windows at a minimum, with options that do little in each, and how near the target the last has to be."""
 
     case: Case
     options: dict[str, Any]
@@ -37,7 +37,7 @@ class Carried:
         return f"carried: {self.case.text}, {self.windows} windows"
 
     def check(self, method: Method) -> Finding:
-        """Return what comes of the run."""
+        """Return the outcome of the run."""
         begun = time.perf_counter()
         try:
             first, last = errors(method, self)
@@ -60,7 +60,7 @@ class Carried:
 
 
 def carried(name: str) -> Iterator[Carried]:
-    """Yield what the method of a name is held to; nothing for methods that keep nothing."""
+    """Yield the claims of the named method; none for methods that keep nothing."""
     if name not in CARRIED:
         return
     windows, tolerance, options = CARRIED[name]

@@ -1,4 +1,4 @@
-"""One call of a method, watched: what it returns, and what it does beside that. Whatever it does wrong is told, never raised."""
+"""One call of a method, watched: what it returns, and its side effects. Its mistakes are reported, never raised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metabench.core.randomness import generator
 from metabench.results.certificate import FAILED, UNSUPPORTED
 
 STATE_TOLERANCE = 5e-9
-"""Of the inner state and the outer loss: libraries round their optimisers otherwise by up to 1e-9."""
+"""Of the inner state and the outer loss: libraries' optimisers differ by rounding of up to 1e-9."""
 
 SMALLEST_SLOT = 1e-3
 """Norm below which a slot is compared absolutely: at a minimum, momentum is rounding."""
@@ -30,9 +30,9 @@ STREAM = "certificate"
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a call. `result` is None where there is no hypergradient to judge; `verdict` is then FAILED or UNSUPPORTED.
+    """The outcome of a call. `result` is None where there is no hypergradient to judge; `verdict` is then FAILED or UNSUPPORTED.
 
-    `wrong` says what the method did wrong beside the hypergradient's value, or why it declines.
+    `wrong` says what the method did wrong besides the hypergradient's value, or why it declines.
     """
 
     result: Hypergradient | None
@@ -50,7 +50,7 @@ def ask(
     recording: bool = True,
     leaves: bool = False,
 ) -> Answer:
-    """Return what comes of one call on the case's window, the inner state and meta-parameters in `dtype` if one is given.
+    """Return the outcome of one call on the case's window, the inner state and meta-parameters in `dtype` if one is given.
 
     Without `recording` the call is made in `torch.no_grad()`. With `leaves` parameters, slots and meta-parameters require gradients, as
     those of a user's module do.
@@ -94,7 +94,7 @@ def ask(
 
 
 class _Belongings:
-    """What is the caller's beside the values: which tensors the arguments hold, how they are flagged, and the problem's attributes."""
+    """The caller's property besides values: which tensors the arguments hold, how they are flagged, and the problem's attributes."""
 
     def __init__(self, given: tuple[InnerState, Tree, Window], problem: Any) -> None:
         self._given, self._problem = given, problem
@@ -137,7 +137,7 @@ def in_dtype(state: InnerState, meta: Tree, window: Window, dtype: torch.dtype) 
 
 
 class Surroundings:
-    """What a method finds around it and has to leave as it is: random streams, and how torch is set."""
+    """Global state that a method must leave unchanged: random streams, and torch's settings."""
 
     def __init__(self) -> None:
         self._before = self._now()
@@ -161,7 +161,7 @@ class Surroundings:
         }
 
     def restore(self) -> str:
-        """Put everything back as it was; return what had changed, in words, and an empty text if nothing had."""
+        """Restore everything; return what had changed, in words, or an empty text."""
         import numpy
 
         before, now = self._before, self._now()

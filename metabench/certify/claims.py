@@ -1,6 +1,6 @@
-"""What a method is held to on a case: to be exact, to reach its target in a limit, to equal its formula.
+"""The claims of a method on a case: to be exact, to reach its target in a limit, to equal its formula.
 
-A claim knows what the method should return, works it out when it is asked for, and judges one method.
+A claim knows what the method should return, computes it on demand, and judges one method.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ SINGLE_STATE_TOLERANCE = 1e-5
 MAY_DECLINE = {"higher_unrolled": {SCHEDULED, "adamw"}, "torchopt_unrolled": {SCHEDULED, "rmsprop"}}
 """Inner optimisers that other libraries do not have. A method of the package declines nothing else that exists: it fails where it does."""
 SAMPLED = frozenset({Target.SMOOTHED, Target.PERSISTENT})
-"""Targets that have a mean to be held to, and no value here."""
+"""Targets with a mean to check against, and no value here."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of a claim. `found` is None where the method gave no hypergradient; `message` says why, or what is wrong with it.
+    """The outcome of a claim. `found` is None where the method gave no hypergradient; `message` says why, or what is wrong with it.
 
     `columns` are further columns of the certificate's row.
     """
@@ -62,7 +62,7 @@ class Finding:
 
     @property
     def differs(self) -> bool:
-        """Whether there is a hypergradient and a value that it should have had: then their difference can be read."""
+        """Whether there are both a hypergradient and its expected value, so that their difference is known."""
         return self.verdict == FAILED and self.found is not None and self.expected is not None
 
 
@@ -81,7 +81,7 @@ class Claim:
     exact: Callable[[], Tree | None]
     tolerance: float
     dtype: Any = None
-    """Number type of the call; float64 unless given."""
+    """Dtype of the call; float64 unless given."""
 
     @property
     def text(self) -> str:
@@ -90,7 +90,7 @@ class Claim:
         return f"{self.kind}: {self.case.text}" + (f", {given}" if given else "") + (", float32" if self.dtype else "")
 
     def check(self, method: Method) -> Finding:
-        """Return what comes of the claim."""
+        """Return the outcome of the claim."""
         begun = time.perf_counter()
         try:
             expected = self.value()
@@ -136,7 +136,7 @@ class Claim:
 
 
 def claims(method: Method) -> Iterator[Claim]:
-    """Yield what `method` is held to on one window: but for the means of methods that draw."""
+    """Yield the claims of `method` on one window, except the means of methods that draw."""
     formula, _ = formula_of(method)
     exact = method.exact and method.target not in SAMPLED
     if method.target is Target.NONE:

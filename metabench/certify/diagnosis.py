@@ -1,4 +1,4 @@
-"""What failed, in words: a wrong hypergradient is compared with what known mistakes would give, and failures with what passed."""
+"""Explanations of failures: a wrong hypergradient is compared with the results of known mistakes, and failures with successes."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _factor(found: Tree, expected: Tree) -> float | None:
 
 
 def _named(factor: float, finding: Finding) -> str:
-    """Return what a factor is, where it is a number that stands in the case or the options."""
+    """Return the meaning of a factor, if it is a number that appears in the case or the options."""
     case = finding.case
     known: dict[str, float] = {"the scale of the inner loss": case.problem.scale, "K": float(case.inner_steps)}
     rate = case.problem.learning_rate()
@@ -199,7 +199,7 @@ def _pattern(findings: Sequence[Finding]) -> str:
 
 
 def _failing(failed: Iterable[Any], passed: Iterable[Any]) -> set[Any]:
-    """Return the values of a trait that failures have, but for those with which far more succeed."""
+    """Return the values of a trait that failures have, except those with which far more succeed."""
     failures, successes = Counter(failed), Counter(passed)
     return {value for value, count in failures.items() if count > _BY_CHANCE * successes[value]}
 

@@ -1,7 +1,7 @@
-"""What approximate methods equal, written once more from their papers: dense, plain, and without regard to cost.
+"""What approximate methods equal, implemented independently from their papers: dense, plain, at any cost.
 
 Each takes a case, options and the stream from which the method draws, and returns the hypergradient as a vector, or None where it would be
-zero by its nature: that is no answer, and the method has to say so. Where w_K is meant, it is what plain training reaches. H is d2f/dw2
+zero by its nature: the method then has to refuse. w_K is what plain training reaches. H is d2f/dw2
 (with the optimiser's weight decay), J is d2f/dl dw, v is dF/dw.
 """
 
@@ -294,4 +294,4 @@ FORMULAS: dict[str, tuple[Formula, tuple[dict[str, Any], ...]]] = {
         ({}, {"copies": 5, "noise": "gaussian", "sigma": 0.3, "tau": 0.5}, {"copies": 3, "together": True}),
     ),
 }
-"""By method: its formula, and the options under which it is held to it. A method that is not here is held to what it declares alone."""
+"""By method: its formula, and the options under which it is checked. A method not listed here is checked only against what it declares."""

@@ -1,4 +1,4 @@
-"""Methods that draw, judged by their mean: over many draws it has to be what theory says, by Student's t at a stated level.
+"""Methods that draw, judged by their mean: over many draws it has to agree with theory, by Student's t at a stated level.
 
 The level is the probability that a right method fails by chance, over all coordinates together (Bonferroni). Draws come from fixed
 streams, so that the outcome is the same at every run.
@@ -51,7 +51,7 @@ class Mean:
         return f"mean: {self.case.text}, {', '.join(f'{name}={value}' for name, value in self.options.items())}"
 
     def check(self, method: Method) -> Finding:
-        """Return what comes of the comparison."""
+        """Return the outcome of the comparison."""
         begun = time.perf_counter()
         columns = {"level": LEVEL, "draws": self.draws}
         try:
@@ -77,7 +77,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class MeanTest:
-    """The mean of the draws beside what it should be.
+    """The mean of the draws and its expectation.
 
     standard_error is over the norm of that; p_value is of the worst coordinate, corrected for their number.
     """
@@ -92,7 +92,7 @@ class MeanTest:
 
     @property
     def holds(self) -> bool:
-        """Whether the mean may be what it should be, and the draws were enough to tell."""
+        """Whether the mean agrees with its expectation, and the draws suffice to tell."""
         return self.p_value >= LEVEL and self.standard_error <= RESOLUTION
 
     @property
@@ -109,7 +109,7 @@ class MeanTest:
 
 
 def means(method: Method) -> Iterator[Mean]:
-    """Yield the means that a method is held to, the package's and the one that it declares; none for methods that do not draw."""
+    """Yield the means to check a method against, the package's and the one that it declares; none for methods that do not draw."""
     yield from MEANS.get(method.name, lambda: iter(()))()
     if (declared := method.mean) is not None:
         for given in declared.options:
@@ -206,7 +206,7 @@ def _es() -> Iterator[Mean]:
 
 
 def _pes() -> Iterator[Mean]:
-    """The gradient of the smoothed sum over all windows, the noise drawn anew for each. Vicol et al. 2021, equation 8."""
+    """The gradient of the smoothed sum over all windows, with fresh noise for each. Vicol et al. 2021, equation 8."""
     for problem, options, windows in (
         (Quadratic(inner_steps=2), {"pairs": 8, "sigma": 0.3}, 2),
         (Quadratic("momentum", inner_steps=1), {"pairs": 8, "sigma": 0.2}, 3),
@@ -244,4 +244,4 @@ def _run(case: Case, metas: Sequence[Tree]) -> float:
 
 
 MEANS: dict[str, Callable[[], Iterator[Mean]]] = {"evograd": _evograd, "es": _es, "pes": _pes}
-"""By method: what its mean is held to."""
+"""By method: its expected mean."""

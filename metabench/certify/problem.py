@@ -1,4 +1,4 @@
-"""What certification problems share, so that each of them is its mathematics and little else.
+"""What certification problems share, so that each contains little but its mathematics.
 
 All of them are small, in float64, on the CPU, and the same at every run.
 """
@@ -35,7 +35,7 @@ class CertificationProblem(Problem):
     """An inner loss `scale` * f(w, l), an outer loss F(w, l), and the data of each inner step.
 
     A subclass states f, F and what a batch holds. Step sizes are not 1, batches differ from step to step and from one outer loss to the
-    next, and the parameters are two tensors or more where the mathematics allows it: what a wrong hypergradient hides behind.
+    next, and the parameters are two tensors or more where the mathematics allows it: otherwise wrong hypergradients could pass.
     """
 
     card = ProblemCard("", ("analytic",), {"small": ""}, (Metric("outer loss", "min"),), "", NoOptions, 4, 1)
@@ -102,7 +102,7 @@ class CertificationProblem(Problem):
         return self.scale * self.f(params, meta, batch)
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield windows of batches drawn anew."""
+        """Yield windows of fresh batches."""
         stream = generator(self.seed, f"{self.name} data")
         steps = self.setting.inner_steps
         while True:

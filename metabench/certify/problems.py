@@ -1,4 +1,4 @@
-"""The certification problems: one for each place where meta-parameters can enter, each with what bugs in the field hid behind.
+"""The certification problems: one for each role of meta-parameters, each with conditions that expose bugs found in the field.
 
 w are the inner parameters, l the meta-parameters; f is the inner loss, F the outer loss; (X, y) is an inner batch, (Z, t) the outer one.
 """
@@ -306,7 +306,7 @@ class PenaltiesAndRate(Ridge):
 
 
 class ScaledStart(Ridge):
-    """Ridge regression from a start that is not the meta-parameters themselves: its derivative is no identity."""
+    """Ridge regression from a start that is not the meta-parameters themselves: its derivative is not the identity."""
 
     name = "scaled_start"
     statement = "w_0 = exp(l) c,  f = |Xw - y|^2 / 2n + |w|^2 / 10,  F = |Zw - t|^2 / 2m"

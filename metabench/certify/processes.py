@@ -1,4 +1,4 @@
-"""Many certificates: each method in a process of its own, so that one that crashes or hangs costs the others nothing."""
+"""Many certificates: each method in its own process, so that a crash or a hang does not affect the others."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def certify_all(
     jobs: int | None = None,
     seconds: float = SECONDS,
 ) -> list[Row]:
-    """Return the certificates of the methods `names`, in that order, as rows; `jobs` of them at a time, by default one a core.
+    """Return the certificates of the methods `names`, in that order, as rows; `jobs` of them at a time, by default one per core.
 
     A method whose process crashes, or that takes more than `seconds`, gets one row that says so.
 
     Raises:
-        MetabenchError: there is no method of a name, or a plugin cannot be imported.
+        MetabenchError: there is no such method, or a plugin cannot be imported.
     """
     plugins = tuple(plugins)
     for name in names:
@@ -132,7 +132,7 @@ def _ending(code: int | None) -> str:
 
 
 def _broken_row(name: str, plugins: tuple[Path, ...], message: str) -> Row:
-    """Return the row of a method whose process told nothing."""
+    """Return the row of a method whose process reported nothing."""
     found = method_named(name, plugins)
     return certificate_row(
         **identity(name, plugins),

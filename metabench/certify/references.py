@@ -1,6 +1,6 @@
-"""What methods are held to: exact values of their targets, by plain training, finite differences and dense algebra.
+"""References for methods: exact values of their targets, by plain training, finite differences and dense algebra.
 
-Nothing of `metabench.autodiff`, which methods are made of, is used here.
+Nothing here uses `metabench.autodiff`, on which methods are built.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Minimum:
         return curvature(self.hessian)
 
     def near(self, meta: Tree) -> Tree:
-        """Return w*(l) for an l near by, by Newton's method with the Hessian kept: the error falls by |l - l_0| at every step."""
+        """Return w*(l) for a nearby l, by Newton's method with a fixed Hessian: the error falls by |l - l_0| at every step."""
         point = tree.flatten(self.params)
         for _ in range(50):
             move = torch.linalg.solve(self.hessian, _slope(self.problem, self.batch, self.decay, meta, point, self.params))
@@ -136,7 +136,7 @@ def _slope(
 
 
 def smoothed(function: Callable[[Sequence[Tree]], float], meta: Tree, windows: int, sigma: float, nodes: int = 9) -> Tree:
-    """Return the gradient at l of the mean of `function` over Gaussian noise, drawn anew for each window, by Gauss-Hermite quadrature.
+    """Return the gradient at l of the mean of `function` over Gaussian noise, fresh for each window, by Gauss-Hermite quadrature.
 
     `function` takes the meta-parameters of each window: l + sigma e_1, ..., l + sigma e_windows. It is evaluated nodes^(windows |l|)
     times for each of six differences: for one or two meta-parameters.
@@ -177,7 +177,7 @@ class Expansion:
         return curvature(self.hessian)
 
     def implicit(self, solution: torch.Tensor) -> torch.Tensor:
-        """Return dF/dl - (d2f/dl dw) q for a solution q of H q = dF/dw, or what stands for it."""
+        """Return dF/dl - (d2f/dl dw) q for a solution q of H q = dF/dw, or its approximation."""
         return self.outer_l - self.mixed @ solution
 
 

@@ -1,4 +1,4 @@
-"""The row of a certificate: what every one has, whatever came of it."""
+"""The row of a certificate: the columns of every row, for any outcome."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NOWHERE = {
 
 
 def certificate_row(**values: Any) -> Row:
-    """Return a row of every column: `values`, what stands for no case where they name none, and None for the rest."""
+    """Return a row of all columns: `values`, placeholders if they name no case, and None for the rest."""
     return {column.name: None for column in CERTIFICATE_COLUMNS} | _NOWHERE | values
 
 

@@ -27,14 +27,14 @@ Row = dict[str, Any]
 
 
 class Check(Protocol):
-    """Something that a method is held to."""
+    """Something to check about a method."""
 
     @property
     def text(self) -> str:
-        """What, in words that are the same at every run."""
+        """The claim, in words that are the same at every run."""
 
     def check(self, method: Method) -> Finding:
-        """Return what comes of it for a method."""
+        """Return the outcome for a method."""
 
 
 Progress = Callable[[str, int, int], None]
@@ -79,7 +79,7 @@ def certificate_rows(method: Method, progress: Progress | None = None) -> list[R
 
 
 def checks(method: Method) -> list[Check]:
-    """Return all that a method is held to, in the order in which it is checked; each can be checked alone.
+    """Return all claims of a method, in the order in which they are checked; each can be checked alone.
 
     Raises:
         Exception: whatever the method's declaration raises when it is read.
@@ -108,7 +108,7 @@ def _finding_row(method: Method, finding: Finding, sentence: str | None) -> Row:
 
 
 def _never_draws(method: Method) -> Row | None:
-    """Return the row of a method that says that it draws, and answers the same whatever the generator is seeded with; None if it does."""
+    """Return the row of a method that is declared stochastic but gives the same answer for every seed; None if it draws."""
     if not method.stochastic or method.exact:
         return None
     case = (
@@ -137,7 +137,7 @@ def _declaration_row(method: Method, error: Exception) -> Row:
 
 
 def undeclared_row(method: Method) -> Row:
-    """Return the row of a method that claims nothing: how far it is from its target on one case, and what it might declare."""
+    """Return the row of a method that claims nothing: its distance from the target on one case, and what it might declare."""
     case = settled(Ridge()) if method.target is Target.IMPLICIT else moving(Ridge())
     options = complete(method, {})
     answer = ask(method, case, build(method.options, options, f"method '{method.name}'"))

@@ -1,4 +1,4 @@
-"""Plain training, written once more: what a certificate compares with shares no line with what it certifies.
+"""Plain training, implemented independently: a certificate's references share no line with what it certifies.
 
 Gradients come from `torch.autograd.grad`, updates from the textbook formulas below. Of the problem, only its losses, its start, its
 learning rate and the name of its optimiser are read.
@@ -58,7 +58,7 @@ def update(problem: CertificationProblem, slopes: Tree, state: InnerState, meta:
 def _leaf(
     name: str, rate: Any, decay: float, g: Any, w: Any, slots: dict[str, Any], t: float, momentum: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Return one tensor and its slots after step t: torch.optim's documentation, line by line, but for eps inside the root, too."""
+    """Return one tensor and its slots after step t: torch.optim's documentation, line by line, except that eps is also inside the root."""
     if name != "adamw":
         g = g + decay * w
     if name == "sgd":

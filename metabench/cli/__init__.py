@@ -1,4 +1,4 @@
-"""The command line: a thin face over the suite, the results and the report. What a command needs is imported when it runs."""
+"""The command line: a thin layer over the suite, the results and the report. A command imports what it needs when it runs."""
 
 from __future__ import annotations
 

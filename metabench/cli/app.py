@@ -1,4 +1,4 @@
-"""The commands. Each is a few lines over the layer that does the work."""
+"""The commands. Each calls the layer that does the work."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; may be given several times.")
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Device(str, Enum):
-    """What memory is predicted for; none of them has to be there."""
+    """Devices to predict memory for; none needs to be present."""
 
     cpu = "cpu"
     cuda = "cuda"
@@ -53,7 +53,7 @@ class KernelChoice(str, Enum):
 
 
 class Part(str, Enum):
-    """A part of the report that can be made alone."""
+    """A part of the report that can be built on its own."""
 
     tables = "tables"
     figures = "figures"
@@ -61,7 +61,7 @@ class Part(str, Enum):
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 where all went well, 2 with one message for a user's mistake (`--debug`: with its traceback)."""
+    """Run the command line and exit: 0 on success, 2 with one message for a user error (`--debug`: with its traceback)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Wherever it stands: people add it at the end of the line that failed.
     debug = "--debug" in given
@@ -99,7 +99,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may appear anywhere.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -109,14 +109,14 @@ def options(
 
 @app.command("run")
 def run_command(
-    spec: Annotated[Path, typer.Option(help="The cell: a JSON file, as `metabench plan --json` has them.")],
+    spec: Annotated[Path, typer.Option(help="The cell: a JSON file as `metabench plan --json` prints it.")],
     out: Annotated[Path, typer.Option(help="Where its rows go: a Parquet file.")],
     predictions: Annotated[
         Path | None,
-        typer.Option(help="What `metabench predict --out` wrote: a cell that does not fit its device is not started."),
+        typer.Option(help="Output of `metabench predict --out`: a cell that does not fit its device is not started."),
     ] = None,
 ) -> None:
-    """Run one cell, all its seeds. A failure of the cell is a row with a status, and no failure of this command."""
+    """Run one cell with all its seeds. If the cell fails, its rows say so and the command still succeeds."""
     from metabench.measure.kernels import choose_kernels
     from metabench.suite.predict.predictions import read_predictions
     from metabench.suite.run.supervise import supervise
@@ -157,10 +157,10 @@ def _cell(spec: Path) -> Cell:
 
 @app.command("list")
 def list_command(
-    kind: Annotated[Kind | None, typer.Argument(help="What to list; everything if left out.")] = None,
+    kind: Annotated[Kind | None, typer.Argument(help="What to list; everything by default.")] = None,
     as_json: Json = False,
     plugin: Annotated[
-        list[Path], typer.Option(help="A Python file with further methods; may be given several times.")
+        list[Path], typer.Option(help="A Python file with more methods; repeatable.")
     ] = [],  # noqa: B006
 ) -> None:
     """List methods, problems, data sets, sizes and suites."""
@@ -173,18 +173,18 @@ def plan_command(
     overrides: Overrides = [],  # noqa: B006
     as_json: Json = False,
     predict: Annotated[
-        bool, typer.Option("--predict", help="Predict the memory and the FLOPs of each cell, and whether it fits.")
+        bool, typer.Option("--predict", help="Predict the memory and FLOPs of each cell, and whether it fits.")
     ] = False,
     budget: Annotated[
         str | None,
-        typer.Option(metavar="BYTES", help="Show the largest size and T that fit into so much memory, as 24GiB."),
+        typer.Option(metavar="BYTES", help="Show the largest size and T that fit into this much memory, as in 24GiB."),
     ] = None,
-    device: Annotated[Device | None, typer.Option(help="Predict for this device; the suite's if left out.")] = None,
+    device: Annotated[Device | None, typer.Option(help="Predict for this device; by default the suite's.")] = None,
     size: Annotated[
-        list[str], typer.Option(help="With --budget: a size to look at; all that the problem has if left out.")
+        list[str], typer.Option(help="With --budget: a size to consider; by default all sizes of the problem.")
     ] = [],  # noqa: B006
 ) -> None:
-    """Show the cells of a suite: how many, and what each may use. Nothing is run."""
+    """Show the cells of a suite and their limits, without running them."""
     from metabench.measure.kernels import choose_kernels
     from metabench.suite.plan.plan import load_suite, plan
 
@@ -206,7 +206,7 @@ def plan_command(
         return
     if size:
         raise MetabenchError(
-            "--size chooses among the sizes that --budget looks at: give both, or change the suite with --set"
+            "--size chooses among the sizes that --budget considers: give both, or change the suite with --set"
         )
     from metabench.cli.planning import print_plan
 
@@ -227,16 +227,16 @@ def predict_command(
     overrides: Overrides = [],  # noqa: B006
     spec: Annotated[
         list[Path],
-        typer.Option(help="Cells instead of a suite: JSON files as `metabench run` takes; may be given several times."),
+        typer.Option(help="Cells instead of a suite: JSON files as for `metabench run`; repeatable."),
     ] = [],  # noqa: B006
     out: Annotated[
         Path | None,
-        typer.Option(help="Where the predictions go: JSON Lines; predictions.jsonl in the suite's folder if left out."),
+        typer.Option(help="Where the predictions go: JSON Lines; by default predictions.jsonl in the suite's folder."),
     ] = None,
-    device: Annotated[Device | None, typer.Option(help="Predict for this device; the cells' own if left out.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one per core if left out.")] = None,
+    device: Annotated[Device | None, typer.Option(help="Predict for this device; by default the cells' own.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; by default one per core.")] = None,
 ) -> None:
-    """Predict what each cell of a suite needs, without running it. What the file holds already and still counts is kept."""
+    """Predict what each cell of a suite needs, without running it. Predictions in the file that are still valid are kept."""
     from metabench.measure.kernels import choose_kernels
     from metabench.suite.predict.cells import predict_cells
     from metabench.suite.predict.predictions import added_to, kept_predictions, write_predictions
@@ -273,21 +273,21 @@ def certify_command(
     method: Annotated[
         list[str],
         typer.Option(
-            "--method", help="A method; may be given several times. If left out those of the plugins, else all."
+            "--method", help="A method; repeatable. By default those of the plugins, or all methods if there are no plugins."
         ),
     ] = [],  # noqa: B006
     plugin: Annotated[
-        list[Path], typer.Option(help="A Python file with further methods; may be given several times.")
+        list[Path], typer.Option(help="A Python file with more methods; repeatable.")
     ] = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Where the certificates go: a Parquet file.")] = Path(
         "results/certificates.parquet"
     ),
-    claims: Annotated[bool, typer.Option("--claims", help="Print every claim, not the certificates alone.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Methods at a time; one a core if left out.")] = None,
-    kernels: Annotated[KernelChoice, typer.Option(help="CPU kernels, as a suite's key `kernels`.")] = KernelChoice.portable,
-    report_only: Annotated[bool, typer.Option("--report-only", help="Exit with 0 whatever the verdicts are.")] = False,
+    claims: Annotated[bool, typer.Option("--claims", help="Print every claim, not only the certificates.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Methods that run at the same time; by default one per core.")] = None,
+    kernels: Annotated[KernelChoice, typer.Option(help="CPU kernels, as in the suite key `kernels`.")] = KernelChoice.portable,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Exit with 0 regardless of the verdicts.")] = False,
 ) -> None:
-    """Prove in float64 what each method's hypergradient is: the methods named, else those of the plugins, else all.
+    """Certify in float64 what each method's hypergradient is: of the methods named, else those of the plugins, else all.
 
     Exits with 1 if any FAILED.
     """
@@ -313,19 +313,19 @@ def certify_command(
 @app.command("collect")
 def collect_command(
     cells: Annotated[
-        Path, typer.Option(help="A text file with one row file a line, or a folder: every row file below it.")
+        Path, typer.Option(help="A text file with one row file per line, or a folder: every row file below it.")
     ],
-    out: Annotated[Path, typer.Option(help="The table of all rows, Parquet; a CSV is written beside it.")],
-    suite: Annotated[Path, typer.Option(help="The suite that the rows are of.")] = DEFAULT_SUITE,
+    out: Annotated[Path, typer.Option(help="The table of all rows, in Parquet; a CSV is written next to it.")],
+    suite: Annotated[Path, typer.Option(help="The suite that the rows belong to.")] = DEFAULT_SUITE,
     certificates: Annotated[
         Path | None,
         typer.Option(
-            help="What `metabench certify --out` wrote: a file, a folder of them, or a text file with one a line."
+            help="What `metabench certify --out` wrote: a file, a folder of files, or a text file with one per line."
         ),
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Put the rows of a suite's cells, and the certificates of its methods, into one table."""
+    """Collect the rows of a suite's cells and the certificates of its methods in one table."""
     from metabench.results.certificate import read_all_certificates
     from metabench.results.store import collect
     from metabench.suite.plan.plan import load_suite, plan
@@ -359,10 +359,10 @@ def _listed_files(place: Path, what: str) -> list[Path]:
 @app.command("report")
 def report_command(
     results: Annotated[Path, typer.Argument(help="The table that `metabench collect` wrote.")],
-    out: Annotated[Path, typer.Option(help="The folder of the report.")],
-    only: Annotated[Part | None, typer.Option(help="Make this part only.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the report.")],
+    only: Annotated[Part | None, typer.Option(help="Build only this part.")] = None,
 ) -> None:
-    """Make tables, figures and the page from the results."""
+    """Build tables, figures and the page from the results."""
     if only in (None, Part.tables):
         from metabench.report.tables import build_tables
 
@@ -380,11 +380,11 @@ def report_command(
 
 @app.command("fetch")
 def fetch_command(
-    names: Annotated[list[str] | None, typer.Argument(help="Data sets; all that can be fetched if left out.")] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="A folder to look into first.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Data sets; by default all that can be fetched.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="A folder to search first.")] = None,
     root: Annotated[Path | None, typer.Option(help="The folder for fetched data.")] = None,
 ) -> None:
-    """Bring the data sets that do not ship, checked by their sha256."""
+    """Fetch the data sets that do not ship with metabench, and check their sha256."""
     from metabench.data import datasets
     from metabench.data.fetching import fetch
 
@@ -405,10 +405,10 @@ def fetch_command(
 
 @app.command("new-method")
 def new_method_command(
-    name: Annotated[str, typer.Argument(help="The method's name: a Python identifier that no method has.")],
+    name: Annotated[str, typer.Argument(help="The method's name: a Python identifier not used by another method.")],
     out: Annotated[Path, typer.Option(help="The folder for its two files.")] = Path(),
 ) -> None:
-    """Write a complete method, of about forty lines, to change into yours; and its test."""
+    """Write a complete method of about forty lines, for you to change, and its test."""
     from metabench.cli.new_method import next_commands, write_method
 
     print(next_commands(name, write_method(name, out)), end="")
@@ -418,7 +418,7 @@ def new_method_command(
 def config_reference_command(
     out: Annotated[Path, typer.Option(help="The Markdown file.")] = Path("config/README.md"),
 ) -> None:
-    """Write the reference of every key of a suite."""
+    """Write the reference of all suite keys."""
     from metabench.suite.config.reference import write_reference
 
     write_reference(out)

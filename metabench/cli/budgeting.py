@@ -11,7 +11,7 @@ from metabench.suite.predict.budget import PREDICTED_AT_MOST, Answer
 
 
 def print_budget(budget: int, found: Sequence[Answer], as_json: bool) -> None:
-    """Print a table a problem: methods down, sizes across, in each cell the largest T that fits; or the same as JSON."""
+    """Print one table per problem: methods down, sizes across, in each cell the largest T that fits; or the same as JSON."""
     if as_json:
         print_json({"budget_bytes": budget, "problems": [_plain(answer) for answer in found]})
         return
@@ -27,7 +27,7 @@ def print_budget(budget: int, found: Sequence[Answer], as_json: bool) -> None:
 
 
 def largest_fit(answer: Answer, method: str) -> str:
-    """Return the largest size of which at least one step fits, with its T."""
+    """Return the largest size for which at least one step fits, with its T."""
     fitting = [size for size, found in answer.methods[method].items() if found.any or found.steps is not None]
     last = next((size for size in reversed(answer.sizes) if size in fitting), None)
     if last is not None:
@@ -45,7 +45,7 @@ def _print_notes(answer: Answer) -> None:
         print("*: extrapolated: each further step adds the same number of bytes between the T that were predicted")
     if any(found.more and not found.extrapolated for found in shown):
         print(
-            f"+: larger T were not looked at: memory is no straight line in T, and T above {PREDICTED_AT_MOST} is not predicted"
+            f"+: larger T were not considered: memory is not linear in T, and T above {PREDICTED_AT_MOST} is not predicted"
         )
     for note in dict.fromkeys(found.note for found in shown if found.note):
         print(f"note: T may be too large: {note}")

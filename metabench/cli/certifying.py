@@ -1,4 +1,4 @@
-"""What `metabench certify` prints: a line a method, and in words what failed."""
+"""What `metabench certify` prints: a line per method, and an explanation of each failure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from metabench.results.certificate import VERDICTS, Certificate, certificates
 _COLUMNS = ("method", "target", "verdict", "claims", "worst error", "in float32", "lowest cosine", "norm ratio")
 _CLAIM_COLUMNS = ("method", "case", "options", "claim", "verdict", "error", "cosine", "norm ratio", "what is wrong")
 _SHOWN = 5
-"""Failures that are told of a method; the file has them all."""
+"""Failures printed per method; the file has all of them."""
 
 
 def print_certificates(rows: Sequence[dict[str, Any]], every_claim: bool) -> None:
-    """Print a table of certificates, then each failure in words; with `every_claim` a table of all claims first."""
+    """Print a table of certificates, then explain each failure; with `every_claim` a table of all claims first."""
     if every_claim:
         claims = [row for row in rows if row["kind"] == "claim"]
         print_table("claims", _CLAIM_COLUMNS, [_claim(row) for row in claims])

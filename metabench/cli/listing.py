@@ -16,7 +16,7 @@ Entries = list[dict[str, Any]]
 
 
 class Kind(str, Enum):
-    """What can be listed."""
+    """The kinds that can be listed."""
 
     methods = "methods"
     problems = "problems"
@@ -52,7 +52,7 @@ def _named(cards: dict[str, dict[str, Any]]) -> Entries:
 
 
 def _suites() -> Entries:
-    """Return the suites in ./config: the default one and those of config/suites. One that cannot be read says why."""
+    """Return the suites in ./config: the default one and those in config/suites. One that cannot be read says why."""
     from metabench.suite.plan.plan import load_suite, plan
 
     found: Entries = []

@@ -1,4 +1,4 @@
-"""`metabench new-method`: a method of one's own, complete and right, to be changed into another; and its test."""
+"""`metabench new-method`: a complete, correct method as a starting point, and its test."""
 
 from __future__ import annotations
 
@@ -19,20 +19,18 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_method(name: str, folder: Path) -> tuple[Path, Path]:
-    """Write NAME.py and test_NAME.py into `folder`, which is made if it is not there; return their paths.
+    """Write NAME.py and test_NAME.py into `folder`, created if missing; return their paths.
 
     Raises:
-        MetabenchError: the name is no Python identifier or is taken; one of the files is there; nothing is written then.
+        MetabenchError: the name is not a Python identifier or is taken, or one of the files exists; nothing is written then.
     """
     _check_name(name)
     paths = (folder / f"{name}.py", folder / f"test_{name}.py")
     for path in paths:
         if path.exists():
-            raise MetabenchError(
-                f"'{path}' is there already, and nothing is overwritten: choose another name or folder"
-            )
+            raise MetabenchError(f"'{path}' already exists and is not overwritten: choose another name or folder")
     if folder.exists() and not folder.is_dir():
-        raise MetabenchError(f"'{folder}' is no folder")
+        raise MetabenchError(f"'{folder}' is not a folder")
     folder.mkdir(parents=True, exist_ok=True)
     for path, template in zip(paths, ("method.py.template", "test.py.template"), strict=True):
         with path.open("x", encoding="utf-8") as file:
@@ -47,11 +45,11 @@ def next_commands(name: str, written: tuple[Path, Path]) -> str:
     return f"""\
 written: {method}, {test}
 
-What it is, in float64:
+Certify it in float64:
   metabench certify --plugin {method} --method {name}
 The same as a test:
   pytest {test}
-Beside the others, with this as {shlex.quote(str(suite))}:
+Compare it with others, with this as {shlex.quote(str(suite))}:
   name: {name}
   plugins: [{written[0]}]
   experiments:
@@ -73,9 +71,9 @@ def _check_name(name: str) -> None:
     if not (name.isascii() and name.isidentifier()):
         suggestion = "".join(c if c.isascii() and c.isalnum() else "_" for c in name).strip("_").lower()
         hint = f": did you mean '{suggestion}'?" if suggestion.isidentifier() and suggestion != name else ""
-        raise MetabenchError(f"{what} is no Python identifier (letters, digits and _, no digit first){hint}")
+        raise MetabenchError(f"{what} is not a Python identifier (letters, digits and _, no digit first){hint}")
     if keyword.iskeyword(name):
-        raise MetabenchError(f"{what} is a keyword of Python")
+        raise MetabenchError(f"{what} is a Python keyword")
     known = methods()
     if name in known:
         raise MetabenchError(f"{what} is taken by {known[name].module}: {known[name].title}")
@@ -98,7 +96,7 @@ def _words_of_template() -> set[str]:
 
 
 def _is_installed(name: str) -> bool:
-    """Return whether a module of that name can be imported from elsewhere than the current folder."""
+    """Return whether a module of that name can be imported from outside the current folder."""
     found = importlib.util.find_spec(name)
     if found is None:
         return False

@@ -1,4 +1,4 @@
-"""What the command line prints: tables and messages, coloured on a terminal and plain elsewhere."""
+"""Output of the command line: tables and messages, coloured on a terminal and plain elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_error(message: str) -> None:
-    """Print a user's mistake on standard error."""
+    """Print a user error on standard error."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.text import Text

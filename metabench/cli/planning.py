@@ -1,4 +1,4 @@
-"""`metabench plan`: the cells of a suite and what each may use; with predictions, what each is going to use."""
+"""`metabench plan`: the cells of a suite and their limits, and with predictions, what each will use."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _CELL_COLUMNS = ("experiment", "cell", "inner steps", "options", *_PREDICTED, "f
 
 
 def print_plan(plan: Plan, as_json: bool, predicted: Sequence[Predicted] | None = None) -> None:
-    """Print a table, a line an experiment, or as JSON every cell with its spec, the file of its rows and its code hash.
+    """Print a table, one line per experiment, or as JSON every cell with its spec, the file of its rows and its code hash.
 
-    predicted: what each cell is predicted to need, in the order of the plan: then the table has a line a cell, and whether it fits.
+    predicted: what each cell is predicted to need, in plan order. The table then has one line per cell, and says whether it fits.
     """
     if as_json:
         cells: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, one line a stage in a log. Both go to standard error."""
+"""Progress of a command: a bar on a terminal, one line per stage in a log. Both go to standard error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Progress = Callable[[str, int, int], None]
 
 @contextlib.contextmanager
 def progress_display(what: str) -> Iterator[Progress]:
-    """Yield a function that shows how far `what` is."""
+    """Yield a function that shows the progress of `what`."""
     if not sys.stderr.isatty():
         yield _Lines(what)
         return
@@ -25,7 +25,7 @@ def progress_display(what: str) -> Iterator[Progress]:
 
 
 class _Lines:
-    """A line when a stage begins, and nothing more until the next."""
+    """One line when a stage begins."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -40,7 +40,7 @@ class _Lines:
 class _Bar:
     """One bar for the stage that runs.
 
-    It starts with the first stage: it has a thread, and none may run when a cell's process is forked.
+    It starts with the first stage: it runs a thread, and none may run while a cell's process is forked.
     """
 
     def __init__(self, what: str) -> None:
@@ -64,6 +64,6 @@ class _Bar:
         self.shown.update(self.task, description=f"{self.what}: {stage}", completed=done, total=total or None)
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.shown is not None:
             self.shown.stop()

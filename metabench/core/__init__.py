@@ -1,4 +1,4 @@
-"""The contract: what a problem is, what a method is, and what passes between them. Imports nothing else of the house."""
+"""The contract: what a problem is, what a method is, and what passes between them. Imports nothing else from the package."""
 
 from metabench.core.errors import Diverged, MetabenchError, OutOfMemory, TimeLimit, Unsupported
 from metabench.core.method import Cost, Curvature, Hypergradient, Limit, Mean, Method, Target, method

@@ -1,4 +1,4 @@
-"""What is asked of a method by whoever calls it: of its declaration, once, and of what it returns."""
+"""Checks of a method by its caller: of its declaration, once, and of what it returns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DECLARED: Mapping[str, tuple[type, ...]] = {
 
 
 def check_declaration(method: Method) -> None:
-    """Raise MetabenchError if a method's declaration could not be listed, planned or called; the message names the key."""
+    """Raise MetabenchError if a method's declaration cannot be listed, planned or called; the message names the key."""
     what = f"method '{method.name}'"
     for key, kinds in _DECLARED.items():
         value = getattr(method, key)
@@ -49,10 +49,10 @@ def check_declaration(method: Method) -> None:
 
 
 def check_hypergradient(found: Any, state: InnerState, meta: Tree) -> None:
-    """Raise MetabenchError if `found` is not a hypergradient for `meta` from `state`; the message says what it is instead.
+    """Raise MetabenchError unless `found` is a hypergradient for `meta` from `state`; the message says what it is instead.
 
-    It is one if the hypergradient has the names, shapes, number types and devices of `meta`, the inner state those of `state`, nothing
-    carries a graph, the outer loss is a float and the diagnostics are floats by name. Values are not read: see `non_finite`.
+    It is valid if the hypergradient has the names, shapes, dtypes and devices of `meta`, the inner state those of `state`, nothing
+    carries a graph, the outer loss is a float and the diagnostics are floats by name. Values are not checked: see `non_finite`.
     """
     if not isinstance(found, Hypergradient):
         hint = ": is a `return` missing?" if found is None else ", expected metabench.core.Hypergradient"

@@ -1,6 +1,6 @@
-"""What can go wrong, by whose doing.
+"""The errors, by who causes them.
 
-A `MetabenchError` is a user's mistake or a broken input: the command line prints its message and no traceback.
+A `MetabenchError` is a user error or broken input: the command line prints its message without a traceback.
 The others are outcomes of a cell: the runner turns each into a row with a status.
 """
 
@@ -10,11 +10,11 @@ import difflib
 from collections.abc import Iterable
 
 MESSAGE_LENGTH = 500
-"""Characters of a message in a row, at the most."""
+"""Most characters that a message in a row may have."""
 
 
 class MetabenchError(Exception):
-    """A mistake that the user can mend; the message names the offending thing and what was expected."""
+    """A mistake that the user can fix; the message names the offending value and what was expected."""
 
 
 class Unsupported(Exception):
@@ -26,11 +26,11 @@ class Diverged(Exception):
 
 
 class OutOfMemory(Exception):
-    """The memory limit of the cell was passed."""
+    """The cell exceeded its memory limit."""
 
 
 class TimeLimit(Exception):
-    """The time limit of the cell was passed."""
+    """The cell exceeded its time limit."""
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> MetabenchError:

@@ -1,8 +1,8 @@
 """torch, imported at first use.
 
-Methods and problems declare what they are beside their mathematics. `metabench list`, `metabench plan` and the Snakefile read
-those declarations, and must not pay seconds for `import torch`. So the house writes `from metabench.core.lazy import torch` and
-touches torch inside functions only; a test holds that no declaration loads it. Plugins may `import torch` as usual.
+Methods and problems declare what they are in the same file as their mathematics. `metabench list`, `metabench plan` and the Snakefile
+read those declarations, and must not spend seconds on `import torch`. So the package writes `from metabench.core.lazy import torch` and
+uses torch only inside functions; a test checks that no declaration loads it. Plugins may `import torch` as usual.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 
 class LazyModule(types.ModuleType):
-    """Stands for a module until the first attribute is asked for. It is not put into `sys.modules`."""
+    """Replaces a module until its first attribute is accessed. It is not put into `sys.modules`."""
 
     def __getattr__(self, name: str) -> Any:
         module = importlib.import_module(self.__name__)

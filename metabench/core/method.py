@@ -19,7 +19,7 @@ class Target(str, Enum):
     UNROLLED = "unrolled"
     """dF(w_K(l), l)/dl through all K steps."""
     TRUNCATED = "truncated"
-    """The same through the last k steps, those before taken as constant."""
+    """The same through the last k steps; the earlier ones are constant."""
     ONE_STEP = "one_step"
     """The same through the last step only."""
     IMPLICIT = "implicit"
@@ -27,9 +27,9 @@ class Target(str, Enum):
     SMOOTHED = "smoothed"
     """The gradient of the window's outer objective, smoothed by Gaussian noise on the meta-parameters."""
     PERSISTENT = "persistent"
-    """The gradient of the sum of all windows' outer objectives, smoothed by Gaussian noise drawn anew for each window."""
+    """The gradient of the sum of all windows' outer objectives, smoothed by fresh Gaussian noise for each window."""
     NONE = "none"
-    """Nothing: the meta-parameters stay."""
+    """Nothing: the meta-parameters do not change."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Curvature:
-    """What a solver's theory asks of the Hessian of the objective that training minimises: its dimension and extreme eigenvalues."""
+    """What a solver's theory needs of the Hessian of the training objective: its dimension and extreme eigenvalues."""
 
     dimension: int
     smallest: float
@@ -60,19 +60,19 @@ class Curvature:
 
 @dataclass(frozen=True)
 class Limit:
-    """Where a method that is not exact reaches its target, and what it equals elsewhere. `metabench certify` holds it to both.
+    """Where an approximate method reaches its target, and what it equals elsewhere. `metabench certify` checks both.
 
     Attributes:
-        options: from the curvature of the inner loss to the options under which theory leaves a relative error of `tolerance` at the most;
+        options: from the curvature of the inner loss to the options under which theory bounds the relative error by `tolerance`;
             a list of option sets where several must hold (with a solver's scale at 1 and at 0.1, say). None where there is no such limit.
-        tolerance: see there. It holds for well-conditioned problems in float64.
-        budget: the option that the error falls with: number of solver steps, rank, width of a difference. Empty if there is none.
-        values: of that option, at which the error is drawn against it; the other options are the first set of `options`,
-        curve: but for these: a limit's other options may hide what the budget does.
+        tolerance: that bound, for well-conditioned problems in float64.
+        budget: the option with which the error falls: number of solver steps, rank, width of a difference. Empty if there is none.
+        values: of that option, for the curve of error against budget; the other options are the first set of `options`,
+        curve: except for these: a limit's other options may hide the effect of the budget.
         at_minimum: whether an implicit method reaches its target at a minimum of the inner loss alone. One that solves with the Hessian
             reaches it wherever w_K is.
-        formula: (case, options, generator) -> the hypergradient as a vector in the order of the meta-parameters, written once more in
-            dense algebra: what the method equals at any options, the defaults first. In the limit every mistake may vanish. `case` is a
+        formula: (case, options, generator) -> the hypergradient as a vector in the order of the meta-parameters, implemented independently
+            in dense algebra: what the method equals at any options, the defaults first. In the limit every mistake may vanish. `case` is a
             `metabench.certify.Case`: `case.expansion` holds both losses to second order at w_K.
     """
 
@@ -92,12 +92,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class Mean:
-    """What a method that draws has for its mean. `metabench certify` holds the mean of many draws to it, by Student's t.
+    """The mean of a method that draws. `metabench certify` checks the mean of many draws against it, by Student's t.
 
     Attributes:
         value: (case, options) -> the expected hypergradient as a vector, in the order of the meta-parameters; `case` as in `Limit.formula`.
         options: the option sets under which it holds; {} is the defaults.
-        draws: of the method, of which the mean is taken.
+        draws: how many are averaged.
     """
 
     value: Callable[[Any, Any], torch.Tensor]
@@ -113,7 +113,7 @@ class Hypergradient:
         meta: the hypergradient, a tree with the names and shapes of the meta-parameters.
         state: the inner state after the window's K steps, detached.
         outer_loss: the window's outer objective at the iterates, a float.
-        diagnostics: numbers worth keeping (residuals, number of solver steps).
+        diagnostics: floats worth keeping (residuals, number of solver steps).
     """
 
     meta: Tree
@@ -123,7 +123,7 @@ class Hypergradient:
 
 
 class HypergradientFunction(Protocol):
-    """The signature of every method. All arguments are read, none is changed."""
+    """The signature of every method. It reads its arguments and changes none of them."""
 
     def __call__(
         self, problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
@@ -149,9 +149,9 @@ class Method:
         citation: BibTeX of the paper.
         options: frozen dataclass of its options.
         stochastic: whether it draws from the generator.
-        limit: where it reaches its target and what it equals, if it is not exact and there is such a place or formula.
-        mean: of its draws, if it draws and theory tells.
-        variants: option sets, beside the defaults and every choice, under which a certificate runs an exact method.
+        limit: where it reaches its target and what it equals, if it is not exact and such a limit or formula exists.
+        mean: of its draws, if it draws and theory gives their mean.
+        variants: option sets, besides the defaults and every choice, under which a certificate runs an exact method.
         module: the Python module that holds it.
     """
 

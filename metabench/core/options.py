@@ -1,6 +1,6 @@
-"""Options: a frozen dataclass beside the method or problem that reads them, validated once, at the edge.
+"""Options: a frozen dataclass next to the method or problem that reads them, validated once, at the edge.
 
-A field says its default, its bounds or choices and what it means:
+A field declares its default, its bounds or choices and its meaning:
 
     @dataclass(frozen=True)
     class Options:
@@ -33,7 +33,7 @@ def option(
 ) -> Any:
     """Declare an option: its default, what it means, and its closed (`minimum`, `maximum`) or open (`above`) bounds or `choices`.
 
-    `execution` marks one that says how the arithmetic is carried out (compiled, captured) and not what it is: a certificate, which judges
+    `execution` marks an option that changes how the arithmetic runs (compiled, captured) but not the result: a certificate, which judges
     the mathematics, leaves it at its default.
     """
     bounds = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices, "execution": execution or None}

@@ -1,4 +1,4 @@
-"""A problem: an inner and an outer loss, their data, their optimisers and the metric by which the outcome is judged."""
+"""A problem: an inner and an outer loss, their data, their optimisers and the metrics that judge the outcome."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window
 
 
 class MetaRole(str, Enum):
-    """Where the meta-parameters enter. A method that cannot see a role answers `unsupported`, never zero."""
+    """Where the meta-parameters enter. A method that cannot handle a role answers `unsupported`, never zero."""
 
     INNER_LOSS = "inner_loss"
     """The inner loss: regularisation, example weights, the data, a part of the model."""
@@ -28,7 +28,7 @@ class MetaRole(str, Enum):
 
 @dataclass(frozen=True)
 class Metric:
-    """A number by which the outcome is judged, and which end of it is better."""
+    """A number that judges the outcome, and whether higher or lower is better."""
 
     name: str
     direction: Literal["max", "min"]
@@ -46,7 +46,7 @@ class InnerOptimiser(Protocol):
 
 @dataclass(frozen=True)
 class OuterOptimiser:
-    """How the meta-parameters are moved: SGD (with momentum) or Adam, with torch.optim's meaning of the settings."""
+    """How the meta-parameters are updated: SGD (with momentum) or Adam, with settings as in torch.optim."""
 
     name: Literal["SGD", "Adam"]
     learning_rate: float
@@ -64,7 +64,7 @@ class ProblemCard:
         datasets: names of the data sets that it can run on; the first is its default.
         sizes: named sizes of its model, with one line each; the first is its default.
         metrics: the first is the one that tables show.
-        citation: BibTeX of the paper that the setting comes from.
+        citation: BibTeX of the paper that introduced the setting.
         options: frozen dataclass of its options.
         inner_steps: K, the default number of inner steps per hypergradient.
         outer_steps: the default number of meta-updates of a run.
@@ -90,7 +90,7 @@ class Setting:
         inner_steps: K, the inner steps of a window.
         seed: of initialisation, noise and the order of batches.
         device: where tensors live.
-        dtype: number type of parameters and data.
+        dtype: of parameters and data.
         data: what `metabench.data.load` returned for the cell's data set; None where the problem needs no data.
     """
 
@@ -106,9 +106,9 @@ class Setting:
 class Problem(ABC):
     """A bilevel problem: minimise F(w_K(l), l) over meta-parameters l, where w_K comes from K steps of an inner optimiser on f(w, l).
 
-    Everything a loss depends on is an argument; an instance holds data and constants, never parameters, and none of it changes after it was
-    made: traces of the losses take it for constant. An instance can be rebuilt in another number type from the same setting and then gives
-    the same problem, rounded otherwise.
+    Everything a loss depends on is an argument; an instance holds data and constants, never parameters, and never changes after it was
+    made: traces of the losses treat it as constant. An instance can be rebuilt in another dtype from the same setting and then gives
+    the same problem, rounded differently.
     """
 
     card: ClassVar[ProblemCard]
@@ -118,14 +118,14 @@ class Problem(ABC):
     optimiser: InnerOptimiser
     """The inner optimiser."""
     outer_optimiser: OuterOptimiser
-    """How the meta-parameters are moved."""
+    """How the meta-parameters are updated."""
     carry: bool
-    """Whether the inner run goes on from window to window (online), or starts anew at every window."""
+    """Whether the inner run continues from window to window (online), or restarts at every window."""
     batch: int
     """Examples in an inner batch; 0 where there are no batches."""
     stops_gradients: bool = False
-    """Whether the losses stop derivatives on purpose (`detach()`, straight-through estimators). Then what is stopped counts as a constant,
-    at every order, and the hypergradient is that of the recorded derivatives; methods by differences see through the stop. Without this
+    """Whether the losses stop derivatives on purpose (`detach()`, straight-through estimators). What is stopped then counts as a constant,
+    at every order, and the hypergradient is that of the recorded derivatives; difference methods see through the stop. Otherwise
     a loss whose recorded derivative is not that of its values is refused."""
 
     def __init__(self, setting: Setting) -> None:
@@ -133,7 +133,7 @@ class Problem(ABC):
 
     @classmethod
     def examples_needed(cls, options: Any) -> int:
-        """Return how many training examples of a data set these options take: a suite that asks for more than there are is refused."""
+        """Return how many training examples of a data set these options need: a suite that needs more than exist is refused."""
         return 0
 
     @abstractmethod
@@ -141,7 +141,7 @@ class Problem(ABC):
         """Return (params, meta) drawn from the setting's seed."""
 
     def start(self, params: Tree, meta: Tree) -> Tree:
-        """Return the parameters from which an inner run begins: a differentiable map, the identity unless meta is an initialisation."""
+        """Return the parameters from which an inner run starts: a differentiable map, the identity unless meta is an initialisation."""
         return params
 
     @abstractmethod
@@ -153,21 +153,21 @@ class Problem(ABC):
         """Return F(w, l) on `batch`, a scalar."""
 
     def inner_segments(self) -> Sequence[Segment]:
-        """Return f as a chain of segments, block by block, for methods that can profit; empty where it is one piece.
+        """Return f as a chain of segments, block by block, for methods that can use it; empty if it is one piece.
 
         It is the same loss as `inner_loss`.
         """
         return ()
 
     def outer_segments(self) -> Sequence[Segment]:
-        """Return F as a chain of segments; empty where it is one piece. It is the same loss as `outer_loss`."""
+        """Return F as a chain of segments; empty if it is one piece. It is the same loss as `outer_loss`."""
         return ()
 
     @abstractmethod
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield, without end, the windows of one outer step after another.
+        """Yield the windows of one outer step after another, endlessly.
 
-        One window an outer step, or one a task of a batch of tasks: then each task starts its own inner run, and the meta-update
+        One window per outer step, or one per task in a batch of tasks: each task then starts its own inner run, and the meta-update
         uses the mean of their hypergradients. The order is a function of the seed alone.
         """
 
@@ -176,7 +176,7 @@ class Problem(ABC):
         """Return every metric of the card, on test data that neither loss ever sees."""
 
     def summary(self, meta: Tree) -> dict[str, float]:
-        """Return a few named numbers that tell what was learned."""
+        """Return a few named numbers that describe what was learned."""
         return {}
 
     def initial_state(self) -> tuple[InnerState, Tree]:

@@ -1,4 +1,4 @@
-"""Random streams: one per seed and purpose, so that drawing more of one thing never changes another."""
+"""Random streams: one per seed and purpose, so that drawing more from one never changes another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding methods and problems: each module of a package declares one or more, and nothing lists them by hand."""
+"""Finding methods and problems: each module of a package declares one or more, and no list is kept by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Found(dict[str, T]):
-    """What was found, by name; and by the same names what was left out, and why."""
+    """What was found, by name, and what was left out, by name and with the reason."""
 
     def __init__(self, found: Mapping[str, T], left_out: Mapping[str, str]) -> None:
         super().__init__(found)
@@ -29,7 +29,7 @@ class Found(dict[str, T]):
 
 @dataclass(frozen=True)
 class Installed:
-    """What a package installed beside this one offers under a group of entry points.
+    """What another installed package offers under a group of entry points.
 
     Attributes:
         name: of the entry point.
@@ -47,7 +47,7 @@ class Installed:
 
     @property
     def package(self) -> str:
-        """The top-level package that the value lies in."""
+        """The top-level package of the value."""
         return self.value.partition(":")[0].partition(".")[0].strip()
 
 
@@ -79,9 +79,9 @@ def load_file(path: Path) -> ModuleType:
 
 @functools.cache
 def installed(group: str) -> tuple[Installed, ...]:
-    """Return what the packages installed beside this one declare under `group`, by name; looked up once per process.
+    """Return what other installed packages declare under `group`, by name; looked up once per process.
 
-    One that cannot be imported is among them, and says why.
+    One that cannot be imported is included, with the reason.
     """
     if not _mentioned(group):
         return ()
@@ -101,7 +101,7 @@ def installed(group: str) -> tuple[Installed, ...]:
 
 
 def _mentioned(group: str) -> bool:
-    """Return whether the metadata of a package that can be imported names `group`, or lies where it cannot be read as a file."""
+    """Return whether the metadata of an importable package names `group`, or cannot be read as a file."""
     for place in dict.fromkeys(Path(entry or ".") for entry in sys.path):
         if place.is_file():
             return True
@@ -112,7 +112,7 @@ def _mentioned(group: str) -> bool:
 
 
 def pick(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """Return `known[name]`, or raise the error that says why it was left out, or names the nearest valid one."""
+    """Return `known[name]`, or raise an error that says why it was left out, or names the nearest valid one."""
     if name in known:
         return known[name]
     if isinstance(known, Found) and name in known.left_out:

@@ -1,4 +1,4 @@
-"""A loss as a chain of segments: what is differentiated piece by piece need not fit into memory as a whole.
+"""A loss as a chain of segments: differentiated piece by piece, it need not fit into memory as a whole.
 
     hidden_0 = {},    hidden_{i+1} = segment_i(params, meta, batch, hidden_i),    loss = hidden_n["loss"]
 """
@@ -20,19 +20,19 @@ LOSS = "loss"
 
 @dataclass(frozen=True)
 class Segment:
-    """A link of the chain: a pure function of its own part of the parameters, meta-parameters, batch and of what comes before it.
+    """A link of the chain: a pure function of its own part of the parameters, meta-parameters and batch, and of the previous link's output.
 
     Attributes:
         name: for messages: 'block 3'.
         function: the segment itself. Functions that compare equal compute the same and share a trace, between the blocks of a model and
             between problems: instances of a frozen dataclass that holds the model's sizes and is called, say. (Methods compare by the
-            identity of their object.) What a function captures beside its arguments is taken as constant.
-        params: its parameters, (name within the segment, name in the parameter tree) each; a name in the tree may stand in several
+            identity of their object.) Whatever a function captures besides its arguments counts as constant.
+        params: its parameters, (name within the segment, name in the parameter tree) each; a name in the tree may appear in several
             segments (tied weights).
         meta: the names of the meta-parameters that it reads.
         batch: the names of the tensors of the batch that it reads.
 
-    What is handed on is a dict of floating-point tensors, and goes to the next segment alone; what a later one needs is passed through.
+    A segment hands on a dict of floating-point tensors, to the next segment alone; what a later one needs is passed through.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Segment:
     batch: tuple[str, ...] = ()
 
     def params_of(self, params: Tree) -> Tree:
-        """Return the segment's parameters by its own names."""
+        """Return the segment's parameters by their names within it."""
         return {own: params[name] for own, name in self.params}
 
     def __call__(self, params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:

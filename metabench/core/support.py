@@ -1,4 +1,4 @@
-"""What methods refuse, in one place and in the same words: `Unsupported` becomes a row that says why."""
+"""Common refusals of methods, in one place: `Unsupported` becomes a row that says why."""
 
 from __future__ import annotations
 

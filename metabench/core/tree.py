@@ -15,7 +15,7 @@ def tree_map(function: Callable[..., torch.Tensor], *trees: Tree) -> Tree:
 
 
 def zeros_like(tree: Tree) -> Tree:
-    """Return zeros of the same names, shapes and number types."""
+    """Return zeros of the same names, shapes and dtypes."""
     return tree_map(lambda leaf: torch.zeros_like(leaf), tree)
 
 

@@ -1,4 +1,4 @@
-"""The types that the house shares."""
+"""Types used throughout the package."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ OptimiserState: TypeAlias = "dict[str, Tree]"
 """Slots of an inner optimiser ('momentum', 'second_moment', 'step', ...), each a tree."""
 
 Batch: TypeAlias = "Mapping[str, torch.Tensor]"
-"""What a loss needs of the data: tensors by name, first dimension the examples. The problem that made it can read it."""
+"""The data that a loss needs: tensors by name, first dimension the examples. Only the problem that made it reads it."""
 
 
 @dataclass(frozen=True)
 class InnerState:
-    """Where an inner run stands: parameters, the inner optimiser's state, and what a method keeps. No graph is attached to any of them.
+    """The state of an inner run: parameters, the inner optimiser's state, and what a method keeps. None of them carries a graph.
 
-    `memory` holds trees by name that a method wants to see again at the next window of the same inner run: a solver's last solution, the
-    perturbed copies of a run. A method finds there what it returned, or nothing; a new inner run begins without.
+    `memory` holds trees by name that a method needs at the next window of the same inner run: a solver's last solution, the
+    perturbed copies of a run. A method finds there what it returned, or nothing: a new inner run starts with an empty memory.
     """
 
     params: Tree
@@ -33,10 +33,10 @@ class InnerState:
 
 @dataclass(frozen=True)
 class Window:
-    """The data of one hypergradient: K inner batches, and the outer losses due along the way.
+    """The data of one hypergradient: K inner batches, and the batches of the outer losses due during them.
 
-    `inner[k]` drives inner step k, from w_k to w_{k+1}. `outer[k]` is the batch of the outer loss at w_{k+1}, or None where no
-    outer loss is due there; the outer objective of the window is the sum of those that are. Most problems have one, at the end.
+    `inner[k]` drives inner step k, from w_k to w_{k+1}. `outer[k]` is the batch of the outer loss at w_{k+1}, or None if no
+    outer loss is due there; the window's outer objective is the sum of all outer losses due. Most problems have one, at the end.
     """
 
     inner: tuple[Batch, ...]
@@ -52,7 +52,7 @@ class Window:
 
     @classmethod
     def ending_in(cls, inner: tuple[Batch, ...], outer: Batch) -> Window:
-        """Return the window whose only outer loss stands after its last inner step."""
+        """Return the window whose only outer loss comes after its last inner step."""
         return cls(inner, (None,) * (len(inner) - 1) + (outer,))
 
     def last(self, steps: int) -> Window:

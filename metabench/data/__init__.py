@@ -1,6 +1,6 @@
-"""Data sets: where they come from, their checksums and licences, and their arrays. Knows numpy, never torch.
+"""Data sets: their sources, checksums, licences and arrays. Uses numpy, never torch.
 
-`metabench.data.fetching` brings the sets that do not ship; `metabench.data.splits` draws disjoint splits;
+`metabench.data.fetching` fetches the sets that do not ship; `metabench.data.splits` draws disjoint splits;
 `metabench.data.text.tokens` turns text into tokens.
 """
 

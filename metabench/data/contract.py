@@ -1,4 +1,4 @@
-"""What a data set declares and what loading it gives."""
+"""What a data set declares, and what loading returns."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 Task = Literal["classification", "text", "none"]
 
 Read = Callable[[str], bytes]
-"""Gives the verified bytes of one of a data set's files by its name."""
+"""Returns the verified bytes of a data set's file by name."""
 
 
 @dataclass(frozen=True)
 class DataFile:
     """One file of a data set: its name, its size in bytes and its sha256, in hexadecimal.
 
-    `belongs_to` names the data set whose folder the file lies in, where that is another one: a set put together from
+    `belongs_to` names the data set whose folder holds the file, if that is another one: a set composed of
     others ships no copy of theirs.
     """
 
@@ -33,12 +33,12 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What is known of a data set without loading it.
+    """Description of a data set, known without loading it.
 
     `sizes` counts examples per split for classification and bytes per split for text, over all domains. `input_shape`
     is the shape of one example, empty for text. `domains` names the domains of a text that loads as `Domains`, in
     order. `embedded` sets ship with the package; `fetched` sets need `metabench fetch NAME` first; `library` is the
-    Python module that brings the set, if one does. A set with none of the three has no data at all, or is the user's.
+    Python module that provides the set, if any. A set with none of the three has no data at all, or is the user's own.
     """
 
     name: str
@@ -86,14 +86,14 @@ class Domains:
 
 
 Data = Classification | Text | Domains | None
-"""What loading gives; None for a problem that needs no data."""
+"""The result of loading; None for a problem that needs no data."""
 
 
 Run = Callable[[Sequence[str], Path], None]
 """Runs a command in a folder; raises SourceFailed if it is not installed or fails."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being fetched, the bytes that are here and the bytes in all (0: not known)."""
+"""Called with what is being fetched, the bytes received and the total bytes (0: unknown)."""
 
 
 class Source(Protocol):
@@ -105,13 +105,13 @@ class Source(Protocol):
         ...
 
     def supply(self, files: Sequence[DataFile], folder: Path, progress: Progress, run: Run) -> None:
-        """Put every one of `files` into `folder`, or those that it can and raise SourceFailed with the reason."""
+        """Put all of `files` into `folder`; if some fail, put the others there and raise SourceFailed with the reason."""
         ...
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A declared data set: its card, how its files become arrays, and where the files come from if they are fetched.
+    """A declared data set: its card, how its files become arrays, and the sources of fetched files.
 
     A module of `metabench.data.sets` declares its data sets in a tuple named `DATASETS`; the registry finds them there.
     """

@@ -1,4 +1,4 @@
-"""Bringing the data sets that do not ship with the package."""
+"""Fetching the data sets that do not ship with the package."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from metabench.data.registry import dataset
 
 @dataclass(frozen=True)
 class Fetched:
-    """What fetching one data set came to.
+    """The result of fetching one data set.
 
-    `folder` is where its files lie, None if it has none; `sources` are the places that gave files this time, none if
-    all were there; `kept_aside` are damaged files that stood in the way and were moved.
+    `folder` holds its files, None if it has none; `sources` are the sources used this time, none if all files were
+    there; `kept_aside` are damaged files that were moved out of the way.
     """
 
     name: str
@@ -39,13 +39,13 @@ def fetch(
     progress: Progress | None = None,
     run: Run = run_command,
 ) -> list[Fetched]:
-    """Bring the files of the named data sets to `root`, by default `files.data_root()`, each checked by its sha256.
+    """Fetch the files of the named data sets into `root`, by default `files.data_root()`, each checked by its sha256.
 
     Files that are there and right are kept. The others are taken from the folder `source`, if given, then from the data
-    set's own sources in order. Sets that ship with the package or come from a library need nothing. All names are
+    set's own sources in order. Sets that ship with the package or come from a library need no fetching. All names are
     checked before anything is fetched, and one set that fails does not stop the others. Raises MetabenchError for an
-    unknown name, a `source` that is no folder, a place that cannot be written, and, naming every source and why it
-    failed, for a set that could not be had.
+    unknown name, a `source` that is not a folder, a folder that cannot be written, and, naming every source and why it
+    failed, for a set that could not be fetched.
     """
     wanted = [dataset(name) for name in dict.fromkeys(names)]
     if source is not None and not Path(source).is_dir():
@@ -95,7 +95,7 @@ def _fetch_one(chosen: Dataset, root: Path | None, source: Path | None, progress
             raise _NoSource(
                 f"could not fetch data set '{card.name}', no source gave {', '.join(file.name for file in missing)}:\n"
                 + "\n".join(reasons)
-                + "\n  With the files in a folder of yours: "
+                + "\n  With the files in your own folder: "
                 + f"`metabench fetch {card.name} --from FOLDER`"
             )
     return Fetched(card.name, folder, tuple(gave), aside)

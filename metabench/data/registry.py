@@ -25,14 +25,14 @@ def _declared() -> dict[str, Dataset]:
 
 
 def datasets() -> dict[str, DatasetCard]:
-    """Return every card by name, in alphabetical order; a text of the user, "text:PATH", is not among them."""
+    """Return every card by name, in alphabetical order, without the user's own texts ("text:PATH")."""
     return {name: dataset.card for name, dataset in _declared().items()}
 
 
 def dataset(name: str) -> Dataset:
-    """Return a declared data set, or a text of the user by "text:PATH".
+    """Return a declared data set, or a user's own text by "text:PATH".
 
-    Raises MetabenchError, with the nearest name, if there is none of this name; for a text of the user as `own_text`.
+    Raises MetabenchError, with the nearest name, if there is none of this name; for a user's own text as `own_text`.
     """
     if is_own_text(name):
         return own_text(name)
@@ -59,7 +59,7 @@ def load(name: str, root: Path | None = None) -> Data:
 def is_available(name: str, root: Path | None = None) -> bool:
     """Tell whether `load` would find the data: files there with the declared size, or the library installed.
 
-    A text of the user is available if it can be read and is long enough. Raises MetabenchError for an unknown name.
+    A user's own text is available if it can be read and is long enough. Raises MetabenchError for an unknown name.
     """
     if is_own_text(name):
         try:

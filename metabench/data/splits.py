@@ -19,9 +19,9 @@ def disjoint(
     """Return disjoint random subsets of range(n), one per entry of `sizes`, each in ascending order.
 
     With `targets`, of shape [n], every subset keeps the proportions of the classes: exactly where the counts divide
-    evenly, to about one example a class elsewhere. The order of draw is that of PCG64's raw stream, which numpy
-    promises to keep, and not that of a Generator's methods, which it does not. Raises MetabenchError if more is asked
-    than there is.
+    evenly, to about one example per class elsewhere. The order of draw is that of PCG64's raw stream, which numpy
+    promises to keep, and not that of a Generator's methods, which it does not. Raises MetabenchError if more is requested
+    than exists.
     """
     if seed < 0:
         raise MetabenchError(f"the seed of a split must not be negative, found {seed}")

@@ -1,1 +1,1 @@
-"""What a call costs and where: memory to the byte, time, outcome, environment."""
+"""The cost of a call: memory to the byte, time, outcome, environment."""

@@ -1,4 +1,4 @@
-"""Time: of a call, of a part of a run, and the end of it."""
+"""Time: of a call, of parts of a run, and time limits."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from metabench.core.lazy import torch
 from metabench.measure.device import measured_device, synchronise
 
 REMINDER_S = 10.0
-"""How long after a deadline it is called again, should code in between have swallowed the first call."""
+"""Seconds after a deadline until it is raised again, in case other code swallowed the first."""
 
 SOON_S = 1e-3
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a call: the first one apart, then median and quartiles over `repeats` timed ones."""
+    """Seconds per call: the first one separately, then median and quartiles over `repeats` timed ones."""
 
     first_s: float
     median_s: float
@@ -37,10 +37,10 @@ class Timing:
 def time_call(
     call: Callable[[], Any], device: str | torch.device, *, repeats: int, budget_s: float, min_repeats: int = 3
 ) -> Timing:
-    """Time `call`: a first run apart, then up to `repeats` runs, the device synchronised around each.
+    """Time `call`: one first run, then up to `repeats` timed runs, synchronising the device around each.
 
     Stops when all runs together have taken `budget_s` seconds, but not before `min_repeats` timed ones (or `repeats`,
-    if that is fewer). Python's cyclic collector does not run inside a timed call. The release of a call's result is not
+    if that is fewer). Python's cyclic collector is off during a timed call. Releasing a call's result is not
     timed. Raises ValueError if `repeats` is not positive, and whatever the call raises.
     """
     if repeats < 1:
@@ -73,7 +73,7 @@ def _seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 
 class Stopwatch:
-    """Adds up the seconds spent inside its `with` blocks, of which there may be many, one at a time."""
+    """Adds up the seconds spent inside its `with` blocks, which do not nest."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -82,7 +82,7 @@ class Stopwatch:
 
     def __enter__(self) -> Stopwatch:
         if self._begun is not None:
-            raise RuntimeError("the stopwatch runs already: its blocks do not nest")
+            raise RuntimeError("the stopwatch is already running: its blocks do not nest")
         self._begun = time.perf_counter()
         return self
 
@@ -99,9 +99,9 @@ class Stopwatch:
 class deadline:
     """Raises TimeLimit in its `with` block once the block has run for `seconds`.
 
-    Blocks nest; the one that is due first ends first. Works by SIGALRM, so only in the main thread (RuntimeError
-    elsewhere), and takes effect when control comes back to Python: one long operation of torch is finished first. A
-    handler and timer that were set before are put back, less the time that has passed.
+    Blocks nest; the earliest deadline ends first. Uses SIGALRM, so it works only in the main thread (RuntimeError
+    elsewhere), and takes effect when control returns to Python: one long operation of torch finishes first. A
+    previous handler and timer are restored, less the time that has passed.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -142,7 +142,7 @@ class deadline:
 
     @property
     def message(self) -> str:
-        """What the time limit's error says."""
+        """The message of the time limit's error."""
         return f"passed the time limit of {self.seconds:g} s"
 
 
@@ -190,7 +190,7 @@ class Threads:
 def pin_threads(count: int) -> Threads:
     """Let torch use `count` threads within an operation and one between operations; return what is in effect.
 
-    torch takes the number between operations once a process, before its first parallel work; later calls leave it.
+    torch accepts the number between operations once per process, before its first parallel work; later calls keep it.
     Raises ValueError if `count` is not positive.
     """
     if count < 1:

@@ -11,7 +11,7 @@ DEVICES = ("cpu", "cuda")
 def measured_device(name: str | torch.device) -> torch.device:
     """Return the torch device of that name: 'cpu', 'cuda', 'cuda:1'.
 
-    Raises MetabenchError if it cannot be measured or is not there.
+    Raises MetabenchError if it cannot be measured or does not exist.
     """
     kind = str(name).partition(":")[0]
     if kind not in DEVICES:

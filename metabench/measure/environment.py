@@ -1,4 +1,4 @@
-"""Where a result was measured: hardware, versions, source. Nothing that names a machine or a person."""
+"""Where a result was measured: hardware, versions, source. Nothing identifies a machine or a person."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 def environment(device: str = "cpu") -> dict[str, str | int | float]:
-    """Return what a row says of its surroundings. Imports torch for a CUDA device only.
+    """Return the columns that describe the environment of a row. Imports torch only for a CUDA device.
 
     hardware: processor, with its generation, vector instructions and number of cores, or GPU, with its memory. cores:
     those this process may use. memory_bytes: of the machine or its container. device_memory_bytes: of the GPU, else the
-    same. threads: torch's, once it is loaded, else what it would take. load_at_start: one-minute load average.
-    git_commit: with '+' where tracked files differ from it, and empty outside a checkout; git_dirty: 0 or 1. lock_hash:
+    same. threads: torch's, or those it would use if it is not loaded. load_at_start: one-minute load average.
+    git_commit: with '+' where tracked files differ from it, empty outside a checkout; git_dirty: 0 or 1. lock_hash:
     of requirements.lock, empty without one.
     """
     cores, memory = _cores(), _memory_bytes()
@@ -57,7 +57,7 @@ def environment(device: str = "cpu") -> dict[str, str | int | float]:
 def git_commit(root: Path) -> str:
     """Return the commit checked out at `root`, with '+' if tracked files differ from it.
 
-    Empty if `root` is no checkout, has no commit, or git is missing.
+    Empty if `root` is not a checkout, has no commit, or git is missing.
     """
     # Only a checkout of the project itself counts: an installed copy may lie in the virtual environment of someone
     # else's repository.

@@ -1,20 +1,20 @@
-"""Which CPU kernels a process runs, and so how many bytes they take.
+"""Which CPU kernels a process runs, and therefore how many bytes they take.
 
-torch and oneDNN choose their kernels by the instructions that they find when they are first used. What a kernel allocates follows from
-that, and so do the last digits of what it computes: one hypergradient of `unrolled` on `conv4` takes 8.7 MB with SSE4.1, 11.2 MB with AVX2
+torch and oneDNN choose their kernels at first use, by the processor's instructions. The bytes that a kernel allocates depend on that
+choice, and so do the last digits of its results: one hypergradient of `unrolled` on `conv4` takes 8.7 MB with SSE4.1, 11.2 MB with AVX2
 and 16.3 MB with AVX-512.
 
-`portable` has both use AVX2 on every x86 processor that has it, by two environment variables that must be set before torch is loaded.
+`portable` makes both use AVX2 on every x86 processor that has it, through two environment variables set before torch is loaded.
 Machines with and without AVX-512 then agree in every byte, and AMD's also in every quality, to the last bit. It costs no time: on a
 processor with AVX-512 (AMD, family 25, model 17) one hypergradient took 0.9 times the processor time with portable kernels on `conv4`, and
 1.0 times on `mlp1024`. `native` leaves the choice to the libraries and to the variables that the user has set.
 
-MKL, which multiplies dense float32 matrices, goes by the vendor as well. It is left alone: MKL 2024.2 refuses MKL_CBWR=AVX2 on AMD (its
+MKL, which multiplies dense float32 matrices, also depends on the vendor. It is left alone: MKL 2024.2 refuses MKL_CBWR=AVX2 on AMD (its
 log says CNR:AUTO), and with COMPATIBLE, the one branch that it offers to all vendors, a hypergradient of `mlp64` takes 1.8 times and one of
-`mlp1024` 2.0 times as long. Neither changes a byte. So between vendors the last digits of qualities may differ, and rows name the
-hardware; whoever sets MKL_CBWR finds it in the rows.
+`mlp1024` 2.0 times as long. Neither changes a byte. So the last digits of qualities may differ between vendors, and rows name the
+hardware. Rows also record MKL_CBWR if it is set.
 
-On other architectures there is nothing to choose. A processor without AVX2 runs what it has: rows say which instruction set that was.
+On other architectures there is nothing to choose. A processor without AVX2 runs what it has, and rows record the instruction set.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ _set_here: dict[str, str] = {}
 
 
 def choose_kernels(kernels: str) -> None:
-    """Have this process, and those that it starts, run these kernels: to be called before torch is loaded.
+    """Make this process and its children run these kernels; call it before torch is loaded.
 
     Raises:
-        MetabenchError: no such kernels; torch is loaded already and runs others; the process was set to portable ones and is asked
-            for native ones.
+        MetabenchError: unknown kernels; torch is already loaded with others; the process was set to portable kernels and now
+            needs native ones.
     """
     wanted = variables(kernels)
     if kernels == NATIVE and _set_here:
         raise MetabenchError(
-            "this process was set to portable kernels and is now asked for native ones: measure or predict these in a process of their own"
+            "this process was set to portable kernels and is now asked for native ones: measure or predict these in their own process"
         )
     if not runs(kernels):
         raise MetabenchError(
-            f"torch is loaded in this process with other kernels ({instruction_set(NATIVE)}) than the portable ones that are asked for: "
+            f"torch is loaded in this process with other kernels ({instruction_set(NATIVE)}) than the portable ones requested: "
             f"start it with {_assignments(wanted)} in its environment, or ask for 'kernels: native'"
         )
     if "torch" not in sys.modules:
@@ -72,9 +72,9 @@ def choose_kernels(kernels: str) -> None:
 
 
 def variables(kernels: str) -> dict[str, str]:
-    """Return the environment variables that make a process run these kernels; none for native ones, and where there is no choice.
+    """Return the environment variables that make a process run these kernels; none for native ones, or if there is no choice.
 
-    torch does what its variable says without looking at the processor, so none is set where AVX2 is missing.
+    torch obeys its variable without checking the processor, so none is set if AVX2 is missing.
     """
     if kernels not in KERNELS:
         raise unknown("kernels", kernels, KERNELS)
@@ -93,7 +93,7 @@ def runs(kernels: str) -> bool:
 
 
 def restart_with(kernels: str) -> None:
-    """Replace this process, a script that has loaded torch, by one that runs the same command with these kernels.
+    """Replace this process, a script that has loaded torch, with one that runs the same command with these kernels.
 
     Returns if the process runs them already. Raises MetabenchError if it still does not after it was replaced.
     """
@@ -107,15 +107,15 @@ def restart_with(kernels: str) -> None:
 
 
 def vectors() -> str:
-    """Return the instructions of this process's kernels, by which they allocate: 'AVX2', or 'AVX2 (oneDNN: AVX-512)' where they differ."""
+    """Return the instruction set of this process's kernels, which sets their bytes: 'AVX2', or 'AVX2 (oneDNN: AVX-512)' if they differ."""
     return _named(_torch_set(), _onednn_notes(dict(os.environ), _torch_set()))
 
 
 def instruction_set(kernels: str) -> str:
-    """Return the instructions of these kernels on this machine: what torch runs, where it is loaded with them.
+    """Return the instruction set of these kernels on this machine: what torch runs, if it is loaded with them.
 
-    'AVX2', 'AVX-512' or 'baseline' on x86, and what else sets the kernels apart: 'baseline (oneDNN: SSE4.1)', 'AVX2
-    (MKL_CBWR=COMPATIBLE)'. torch is asked where it is loaded; on other architectures it is loaded to be asked.
+    'AVX2', 'AVX-512' or 'baseline' on x86, and what else distinguishes the kernels: 'baseline (oneDNN: SSE4.1)', 'AVX2
+    (MKL_CBWR=COMPATIBLE)'. torch is asked if it is loaded; on other architectures it is loaded first.
     """
     if ("torch" in sys.modules and runs(kernels)) or not processor().is_x86:
         return _named(_torch_set(), _notes(dict(os.environ), _torch_set()))
@@ -141,7 +141,7 @@ def _named(torch_set: str, notes: list[str]) -> str:
 
 
 def _notes(environment: dict[str, str], torch_set: str) -> list[str]:
-    """Return what sets the other libraries' kernels apart from torch's."""
+    """Return how the other libraries' kernels differ from torch's."""
     mkl = [f"{name}={environment[name]}" for name in _MKL_VARIABLES if environment.get(name)]
     return _onednn_notes(environment, torch_set) + mkl
 

@@ -1,4 +1,4 @@
-"""What became of a cell: an exception as a status and one line.
+"""The outcome of a cell: an exception as a status and one line.
 
 The statuses are those of `metabench.results.schema.STATUSES`, without 'ok'.
 """
@@ -36,7 +36,7 @@ def outcome(error: BaseException) -> tuple[str, str]:
     'oom': OutOfMemory, MemoryError and the failures of torch's allocators. 'diverged': Diverged, FloatingPointError.
     'timeout': TimeLimit. 'unsupported': Unsupported, and torch's refusal to differentiate or batch an operation, which
     the message names. Anything else is 'error', with type and place. An exception raised from another takes the other's
-    status where its own is 'error'.
+    status if its own is 'error'.
     """
     for link in _causes(error):
         status = _status(link)
@@ -95,7 +95,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _short_path(filename: str) -> str:
-    """Return the path within the project, or the file's name: a result does not say where a machine keeps its files."""
+    """Return the path within the project, or the file's name: results do not contain paths of a machine."""
     path, project = Path(filename), _PACKAGE.parent
     return path.relative_to(project).as_posix() if path.is_relative_to(project) else path.name
 

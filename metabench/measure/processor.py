@@ -1,4 +1,4 @@
-"""What the processor is and which vector instructions it has. Nothing that names a machine or a person."""
+"""The processor and its vector instructions. Nothing identifies a machine or a person."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 _X86 = ("x86_64", "amd64", "i386", "i686")
 
 _AVX512 = frozenset({"avx512f", "avx512vl", "avx512bw", "avx512dq"})
-"""Of AVX-512, what torch and oneDNN ask for before they use any of it."""
+"""The parts of AVX-512 that torch and oneDNN require before they use it."""
 
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor: its name, what tells its generations apart ('family 25, model 17'), and its instructions as Linux names them.
+    """A processor: its name, its generation ('family 25, model 17'), and its instructions as Linux names them.
 
-    The name alone does not do: 'AMD EPYC' is what virtual machines call several generations of it.
+    The name alone is not enough: virtual machines call several generations 'AMD EPYC'.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Processor:
 
     @property
     def vectors(self) -> str:
-        """The widest vector instructions that the processor has; empty where that is not known."""
+        """The widest vector instructions of the processor; empty if unknown."""
         if self.has_avx512 or self.has_avx2:
             return "AVX-512" if self.has_avx512 else "AVX2"
         known = (
@@ -65,7 +65,7 @@ class Processor:
 
 @lru_cache(maxsize=1)
 def processor() -> Processor:
-    """Return this machine's processor; what the system does not tell is empty, the name then that of the architecture."""
+    """Return this machine's processor; what the system does not report is empty, and the name falls back to the architecture."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

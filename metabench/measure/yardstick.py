@@ -1,7 +1,7 @@
-"""Whether the exact hypergradient that methods are judged by is right: its slopes compared with those of plain training.
+"""Whether the exact hypergradient that judges methods is right: its slopes compared with those of plain training.
 
-That hypergradient g comes from reverse mode, as many a method's does, and comparing the two cannot show a mistake that they share. Plain
-training shares nothing with either: it takes the values of the losses, the first-order gradient of the inner loss and the optimiser's
+That hypergradient g comes from reverse mode, like that of many methods, and comparing the two cannot reveal a shared mistake. Plain
+training shares nothing with either: it uses the values of the losses, the first-order gradient of the inner loss and the optimiser's
 update. Its outer objective phi is differenced along orthonormal directions u_i in the space of the n meta-parameters: u_0 is that of g,
 the m others are random. With e = g - grad phi,
 
@@ -24,7 +24,7 @@ from metabench.core.problem import Problem
 from metabench.core.types import Batch, InnerState, Tree, Window
 
 TOLERANCE = 1e-4
-"""Relative disagreement above which the hypergradient is wrong. That of right ones was 10^-6 at the most over all problems and inner
+"""Relative disagreement above which the hypergradient is wrong. For correct ones it was at most 10^-6 over all problems and inner
 optimisers of the package."""
 
 DIRECTIONS = 3
@@ -71,7 +71,7 @@ class Disagreement:
 
 
 class Unsettled(Exception):
-    """Differences of plain training do not tell whether the hypergradient is right; the message says why."""
+    """Differences of plain training cannot decide whether the hypergradient is right; the message says why."""
 
 
 def disagreement(
@@ -89,8 +89,8 @@ def disagreement(
 
     Args:
         stream: of the random directions.
-        steps: how many last inner steps the hypergradient goes through, the state before them held fixed; all of them unless given.
-        seconds: that the comparison may take.
+        steps: number of last inner steps that the hypergradient goes through, the state before them fixed; all unless given.
+        seconds: time limit of the comparison.
 
     Raises:
         Unsettled: plain training takes too long or is not finite, or no difference is precise enough.
@@ -126,7 +126,7 @@ def disagreement(
         if found.wrong or others or len(point) == 1:
             return found
     raise Unsettled(
-        "no difference of plain training is precise enough: it has kinks or jumps near by, or there was no time for more"
+        "no difference of plain training is precise enough: there are kinks or jumps nearby, or time ran out"
     )
 
 

@@ -1,5 +1,5 @@
-"""Hypergradient methods, one a file. `methods()` finds every function declared with `metabench.core.method`: in this folder, in packages
-installed beside this one that name it under the entry points of GROUP, and in Python files."""
+"""Hypergradient methods, one per file. `methods()` finds every function declared with `metabench.core.method`: in this folder, in other
+installed packages that name it under the entry points of GROUP, and in Python files."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ ORDER = (
     "torchopt_unrolled",
     "torchopt_ift_cg",
 )
-"""How tables are sorted: exact methods first, peers last; what is not named here follows by name."""
+"""The order in tables: exact methods first, peers last; methods not named here follow by name."""
 
 
 def methods(plugins: Iterable[Path] = ()) -> Found[Method]:
-    """Return all methods by name: the package's, those of packages installed beside it, and those of `plugins` (Python files).
+    """Return all methods by name: the package's, those of other installed packages, and those of `plugins` (Python files).
 
-    What an installed package offers and cannot be used is left out: a line on standard error says so once, and `pick` says why to
-    whoever asks for it. A plugin was asked for, so one that cannot be used is an error.
+    A method of an installed package that cannot be used is left out: a line on standard error says so once, and `pick` says why
+    on request. A plugin that cannot be used is an error, because it was requested.
 
     Raises:
         MetabenchError: a plugin cannot be imported, declares no method, declares one wrongly, or takes a name that is in use.
@@ -83,7 +83,7 @@ def method(name: str, plugins: Iterable[Path] = ()) -> Method:
 
 @functools.cache
 def _offered(taken: frozenset[str]) -> tuple[dict[str, Method], Mapping[str, str]]:
-    """Return the methods of installed packages, and by name why others were left out. Says so on standard error, once."""
+    """Return the methods of installed packages, and by name why others were left out. Warns on standard error, once."""
     found: dict[str, Method] = {}
     left_out: dict[str, str] = {}
     for point in installed(GROUP):
@@ -103,7 +103,7 @@ def _offered(taken: frozenset[str]) -> tuple[dict[str, Method], Mapping[str, str
 
 
 def _methods_of(point: Installed) -> list[Method]:
-    """Return the methods that an entry point leads to; raise MetabenchError, a clause that follows its name, if there is none to use."""
+    """Return the methods that an entry point leads to; raise MetabenchError, a clause that follows its name, if none can be used."""
     if point.problem:
         raise MetabenchError(point.problem)
     if isinstance(point.content, Method):
@@ -125,7 +125,7 @@ def _methods_of(point: Installed) -> list[Method]:
 
 
 def _declared(module: ModuleType, package: str) -> list[Method]:
-    """Return the methods in a module that were declared in `package` or below it, each once, whatever it is called there."""
+    """Return the methods in a module that were declared in `package` or below it, each once, under any name."""
     declared = {
         id(m): m
         for m in vars(module).values()

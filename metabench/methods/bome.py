@@ -1,4 +1,4 @@
-"""BOME: descent of the outer loss that keeps the gap of the inner loss falling, first order only."""
+"""BOME: descent on the outer loss that keeps the gap of the inner loss falling; first order only."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ CITATION = """
 
 @dataclass(frozen=True)
 class Options:
-    """Options of `bome`; eta is the paper's, and so is one step a hypergradient."""
+    """Options of `bome`; eta and one step per hypergradient are the paper's."""
 
-    eta: float = option(0.5, above=0, help="how fast the gap of the inner loss must fall: phi = eta |grad q|^2")
+    eta: float = option(0.5, above=0, help="rate at which the gap of the inner loss must fall: phi = eta |grad q|^2")
     joint: bool = option(
         True,
-        help="whether grad F and grad q of the multiplier are with respect to (l, y), as in the paper, or to y alone",
+        help="take the multiplier's grad F and grad q with respect to (l, y), as in the paper, or to y alone",
     )
     steps: int = option(1, minimum=1, help="steps of the penalised point, per window")
     learning_rate: float = option(0.05, above=0, help="of those steps")
@@ -71,14 +71,14 @@ def bome(
 ) -> Hypergradient:
     """Return dF/dl(y, l) + c (df/dl(y, l) - df/dl(w_K, l)), c = max(eta - <grad F, grad q> / |grad q|^2, 0). Ye et al. 2022, equations 3-6.
 
-    q(y, l) = f(y, l) - f(w_K, l) is the gap of the inner loss; w_K, where the window's K steps end, is a constant in it. c is the least
-    multiplier under which a step along grad F + c grad q lets q fall at a rate of eta |grad q|^2. y makes `steps` such steps from the
-    last window's y, kept in the state's memory, or from w_K in the first; then the hypergradient is the l part of the same direction.
+    q(y, l) = f(y, l) - f(w_K, l) is the gap of the inner loss; w_K, the end of the window's K steps, is a constant in it. c is the smallest
+    multiplier for which a step along grad F + c grad q decreases q at a rate of eta |grad q|^2. y takes `steps` such steps from the
+    last window's y, kept in the state's memory, or from w_K in the first; the hypergradient is the l part of the same direction.
     Where the inner optimiser decays the weights, training minimises f + decay/2 |w|^2: that is f here.
 
-    Where this departs from the paper: there K steps of gradient descent lead from y to w_K in every iteration, and l and y move at once.
-    Here w_K belongs to the problem's own inner run, the same for all methods, and l is moved by the outer optimiser, after y. As l
-    stands still while y moves, y comes to rest where c = eta (1 + |dq/dy|^2 / |dq/dl|^2) and dF/dy + c dq/dy = 0: the error against the
+    Departures from the paper: there K steps of gradient descent lead from y to w_K in every iteration, and l and y move together.
+    Here w_K belongs to the problem's own inner run, the same for all methods, and the outer optimiser moves l after y. Since l
+    is fixed while y moves, y settles where c = eta (1 + |dq/dy|^2 / |dq/dl|^2) and dF/dy + c dq/dy = 0: the error against the
     implicit hypergradient is of order 1/c. With `joint: false` the multiplier reads the slopes of y alone, which is what moves. Then c
     grows as the gap closes, until it is of order 1/learning_rate: the error is of the order of the learning rate.
 

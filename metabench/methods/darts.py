@@ -62,9 +62,9 @@ def darts(
     """Return dF/dl + (dU/dl)^T dF/dw + |c|/(2 e) [df/dl(w + e c/|c|) - df/dl(w - e c/|c|)]. Liu et al. 2019, equations 7 and 8.
 
     w = w_{K-1} are the parameters before the last inner step, w_K = U(df/dw(w, l), w, l) is that step, e is `epsilon`, and
-    c = (dU/dg)^T dF/dw is what dF/dw at w_K asks of the inner gradient. For SGD c = -lr dF/dw, which is the paper's formula with its
-    step 0.01/|dF/dw|; for any other optimiser it goes through the last update. All losses f are on the last inner batch. The error is
-    O(e^2).
+    c = (dU/dg)^T dF/dw is the cotangent of the inner gradient. For SGD c = -lr dF/dw, which is the paper's formula with its
+    step 0.01/|dF/dw|; any other optimiser is differentiated through its last update. All losses f are on the last inner batch. The error
+    is O(e^2).
 
     Raises:
         Unsupported: the meta-parameters are the start of the inner run, or outer losses are due before its end.

@@ -24,8 +24,8 @@ CITATION = """
 class Options:
     """Options of `es`.
 
-    No paper has numbers for all problems. A width of 0.1 is what Vicol et al. 2021 use where they learn schedules of learning rates; the
-    relative standard error is about sqrt(|l| / N), so that 16 pairs suit some ten meta-parameters.
+    No paper has settings for all problems. A width of 0.1 is what Vicol et al. 2021 use to learn schedules of learning rates; the
+    relative standard error is about sqrt(|l| / N), so 16 pairs suit about ten meta-parameters.
     """
 
     pairs: int = option(16, minimum=1, help="N, antithetic pairs of perturbed windows")
@@ -46,11 +46,11 @@ def es(
 ) -> Hypergradient:
     """Return 1/(2 sigma N) sum_i (F(l + sigma e_i) - F(l - sigma e_i)) e_i, F the window's objective. Salimans et al. 2017, section 2.
 
-    The noise e_i is Gaussian; in pairs of opposite signs, as in the paper's section 2.1. The mean is the gradient of
-    E[F(l + sigma e)] without a bias, wherever the meta-parameters enter: only plain inner training from the given state is needed, one
-    run at a time. The state and outer loss that are returned are those of the run that is not perturbed.
+    The noise e_i is Gaussian, in pairs of opposite signs, as in the paper's section 2.1. The mean is an unbiased estimate of the
+    gradient of E[F(l + sigma e)], for meta-parameters in any role: it needs only plain inner training from the given state, one run at a
+    time. The state and outer loss returned are those of the unperturbed run.
 
-    `spread` is the standard error of the mean over its norm: above 1, it points anywhere. One pair has none.
+    `spread` is the standard error of the mean over its norm: above 1 the direction is meaningless. It is undefined for one pair.
     """
     mean = PairedMean(meta, options.pairs)
     for _ in range(options.pairs):

@@ -36,7 +36,7 @@ class Options:
         help="perturbations: signs of a Gaussian, as the paper's code, or Gaussian",
     )
     together: bool = option(
-        False, help="whether the copies' losses are taken in one vectorised call: N times the memory, fewer operations"
+        False, help="compute the copies' losses in one vectorised call: N times the memory, fewer operations"
     )
 
 
@@ -54,12 +54,12 @@ def evograd(
 ) -> Hypergradient:
     """Return dF(w*, l)/dl with w* = sum_k p_k w_k, p = softmax(-f(w_k, l)/tau), w_k = w + sigma e_k. Bohdal et al. 2021, equations 4-7.
 
-    The copies are made of the parameters before the last inner step, and their losses are taken on its batch. The path from l leads
-    through the losses alone, so that by the chain rule
+    The copies perturb the parameters before the last inner step, and their losses are on its batch. l acts through the losses
+    alone, so that by the chain rule
         dF/dl + sum_k c_k df(w_k, l)/dl,    c_k = -(p_k / tau) (s_k - sum_j p_j s_j),    s_k = sigma <dF/dw*, e_k>
-    is the hypergradient: no copy is differentiated, and none outlives its loss, since its noise is drawn again where it is wanted.
+    is the hypergradient: no copy is differentiated, and none outlives its loss, since its noise is redrawn when needed.
     In expectation and to first order in sigma this is the one-step hypergradient with step size sigma^2/tau (1 - 1/N). The outer
-    loss that is returned is F(w*, l).
+    loss returned is F(w*, l).
 
     Raises:
         Unsupported: the meta-parameters enter the inner update or the start, or outer losses are due before the window's end.
@@ -83,7 +83,7 @@ def evograd(
 
 
 class _Copies:
-    """Perturbed copies w_k = w + sigma e_k. None is kept: the noise is drawn again from where the stream stood, copy after copy."""
+    """Perturbed copies w_k = w + sigma e_k. None is kept: the noise is redrawn from the same place in the stream, copy by copy."""
 
     def __init__(self, params: Tree, options: Options, generator: torch.Generator) -> None:
         self._params, self._options, self._first = params, options, generator
@@ -149,7 +149,7 @@ def _one_by_one(problem: Problem, copies: _Copies, meta: Tree, batch: Batch, cou
 
 
 def _loss_and_slope(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> tuple[torch.Tensor, Tree]:
-    """Return f and df/dl. The parameters ask for no gradient: the forward pass keeps nothing that l does not touch."""
+    """Return f and df/dl. The parameters require no gradient: the forward pass keeps nothing that l does not touch."""
     meta = tree.leaves_for_grad(meta)
     with torch.enable_grad():
         loss = problem.inner_loss(params, meta, batch)

@@ -37,8 +37,8 @@ CITATION = """
 class Options:
     """Options of `f2sa`.
 
-    The paper lets the multiplier grow over a run and proves rates for its schedule; here it is fixed, as a hypergradient has no number. At
-    100 its bias is of the order of a percent where both losses are of the same scale, and a mini-batch's noise is not yet all that is left.
+    The paper increases the multiplier over a run and proves rates for its schedule; here it is fixed, because a hypergradient does not know
+    its place in a run. At 100 its bias is about one percent if both losses have the same scale, and mini-batch noise does not yet dominate.
     """
 
     penalty: float = option(100.0, above=0, help="multiplier of the gap between the inner losses at the two points")
@@ -70,11 +70,11 @@ def f2sa(
 ) -> Hypergradient:
     """Return dF/dl(y, l) + penalty (df/dl(y, l) - df/dl(z, l)). Kwon et al. 2023, algorithm 1.
 
-    z = w_K is where the window's K steps end, y a point near the minimum of f + F / penalty: `steps` gradient steps from the last window's
-    y, kept in the state's memory, or from z in the first. Training minimises f + decay/2 |w|^2 where the inner optimiser decays the
-    weights: so does y. Where both have arrived the error against the implicit hypergradient is of order 1 / penalty.
+    z = w_K is the end of the window's K steps, y a point near the minimum of f + F / penalty: `steps` gradient steps from the last window's
+    y, kept in the state's memory, or from z in the first. If the inner optimiser decays the weights, training minimises f + decay/2
+    |w|^2, and so does y. Once both have converged, the error against the implicit hypergradient is of order 1 / penalty.
 
-    `distance` is |y - z| / |z|, which falls as 1 / penalty where y and z stay in one basin.
+    `distance` is |y - z| / |z|, which falls as 1 / penalty while y and z stay in one basin.
 
     Raises:
         Unsupported: the meta-parameters enter the inner update or the start, outer losses are due before the window's end, or the inner

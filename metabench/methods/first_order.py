@@ -58,9 +58,9 @@ def first_order(
     """Return dF/dl with every second-order term dropped: df/dw counts as a constant in every step.
 
     For initial parameters that is dF/dw_K, pulled back through the start: first-order MAML, Finn et al. 2017, section 5.2. For learned
-    updates the sweep back goes through the updates and their slots and not through the gradients that they read: Andrychowicz et al.
-    2016, section 2.1; so does that to initial parameters which the optimiser decays. Where the outer loss sees the meta-parameters, its
-    direct derivative is a part. What they do in the inner loss is none: the first-order variant of DARTS, in which the same parameters
+    updates the backward sweep goes through the updates and their slots and not through the gradients that they read: Andrychowicz et al.
+    2016, section 2.1; so does the sweep to initial parameters that the optimiser decays. If the outer loss reads the meta-parameters, its
+    direct derivative is included. Their effect in the inner loss is not: the first-order variant of DARTS, in which the same parameters
     enter both losses, is this direct part.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Forward mode: the derivative of the inner state along every meta-parameter is carried along with the run."""
+"""Forward mode: the run carries the derivative of the inner state along every meta-parameter."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ CITATION = """
 class Options:
     """Options of `forward`."""
 
-    most: int = option(1000, minimum=1, help="meta-parameters up to which it answers: each costs a JVP a step")
+    most: int = option(1000, minimum=1, help="most meta-parameters that it accepts: each costs one JVP per step")
     together: int = option(
         32,
         minimum=1,
-        help="JVPs carried by one vectorised pass (torch.func); losses that torch.func.vmap refuses take one at a time",
+        help="JVPs in one vectorised pass (torch.func); losses that torch.func.vmap refuses take one at a time",
     )
 
 
@@ -58,8 +58,8 @@ def forward(
 ) -> Hypergradient:
     """Return dF(w_K(l), l)/dl by the tangents of the inner state. Franceschi et al. 2017, section 3.2 and algorithm 2.
 
-    The state counts the optimiser's slots. Nothing of a step outlives it: memory does not grow with K. The diagnostic `together` says how
-    many JVPs a pass carried in the end.
+    The state includes the optimiser's slots. Nothing of a step outlives it: memory does not grow with K. The diagnostic `together` says
+    how many JVPs a pass carried.
 
     Raises:
         Unsupported: there are more than `most` meta-parameters, or an operation of the inner step has no forward-mode derivative.
@@ -67,7 +67,7 @@ def forward(
     del generator
     if (size := tree.count(meta)) > options.most:
         raise Unsupported(
-            f"there are {size:,} meta-parameters, and forward mode takes {options.most:,} at the most (option 'most'): "
+            f"there are {size:,} meta-parameters, and forward mode takes at most {options.most:,} (option 'most'): "
             "each has a tangent as large as the inner state"
         )
     meta = tree.tree_map(torch.Tensor.contiguous, tree.detach(meta))

@@ -1,4 +1,4 @@
-"""The unrolled hypergradient by the library higher: its patched module and its differentiable optimisers."""
+"""The unrolled hypergradient by the library higher, with its patched module and differentiable optimisers."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def higher_unrolled(
 ) -> Hypergradient:
     """Return dF(w_K(l), l)/dl as `higher.innerloop_ctx` gives it. Grefenstette et al. 2019, section 3.
 
-    The inner run goes on from `state`: its slots are put into a torch.optim optimiser, from which higher starts. Learning rates that are
-    learned go through higher's `override`. A parameter that the inner loss does not reach has a gradient of zero, by `grad_callback`:
-    higher alone would leave it where it is, with its momentum and its decay. higher's Adam adds eps before the bias of the second moment
-    is corrected: eps is overridden, for each step, by eps sqrt(1 - beta2^t), which makes it torch's.
+    The inner run continues from `state`: its slots are put into a torch.optim optimiser, from which higher starts. Learned learning rates
+    go through higher's `override`. A parameter that the inner loss does not reach gets a gradient of zero from `grad_callback`: higher
+    alone would skip it, along with its momentum and decay. higher's Adam adds eps before correcting the bias of the second moment: eps is
+    overridden, for each step, by eps sqrt(1 - beta2^t), which gives torch's update.
 
-    What differs from the house: Adam and RMSprop have no eps within the root, which changes a step by eps^2 / (2 v), relatively; where a
-    second moment v is zero, higher masks the infinite slope of its root. Gradients well above eps show neither. At gradients about eps
-    the two RMSprops have hypergradients of their own, and higher itself warns of its RMSprop.
+    Differences from metabench: Adam and RMSprop have no eps within the root, a relative change of eps^2 / (2 v) in a step; where a second
+    moment v is zero, higher masks the infinite slope of its root. Neither matters for gradients well above eps. For gradients near eps
+    the two RMSprops have different hypergradients, and higher itself warns of its RMSprop.
 
     Raises:
         Unsupported: higher is not installed; the inner optimiser is AdamW with weight decay, of which higher has no differentiable
@@ -100,7 +100,7 @@ def _run(
 
 
 def _tree_module(params: Tree) -> torch.nn.Module:
-    """Return a module that holds the parameters and whose forward pass returns them as a tree. Names may hold dots."""
+    """Return a module that holds the parameters and whose forward pass returns them as a tree. Names may contain dots."""
 
     class TreeModule(torch.nn.Module):
         def __init__(self, names: list[str]) -> None:
@@ -121,7 +121,7 @@ def _optimiser(
 ) -> tuple[torch.optim.Optimizer, dict[str, list[Any]]]:
     """Return the torch.optim optimiser with the state's slots, and higher's override of its learning rates.
 
-    A rate for each tensor needs a parameter group for each. The constructor checks numbers: its rate is overridden at once.
+    A rate per tensor needs a parameter group per tensor. The constructor checks numbers: its rate is overridden at once.
     """
     if words.name == "AdamW":
         raise Unsupported("higher has no differentiable AdamW (weight decay that is decoupled from the gradient)")
@@ -150,7 +150,7 @@ def _corrected_eps(words: Recipe, differentiable: Any) -> dict[str, list[float]]
 
 
 def _state(words: Recipe, params: Tree, differentiable: Any, before: InnerState) -> InnerState:
-    """Return where the run stands, without a graph, in the house's words."""
+    """Return the state of the run, without a graph, in metabench's terms."""
     places = [found for group in differentiable.state for _, found in sorted(group.items())]
     slots: dict[str, Tree] = {}
     for ours, theirs in words.slots.items():

@@ -29,10 +29,10 @@ CITATION = """
 class Options:
     """Options of `ift_cg`."""
 
-    steps: int = option(10, minimum=1, help="conjugate gradient steps at the most")
+    steps: int = option(10, minimum=1, help="most conjugate gradient steps")
     tolerance: float = option(1e-10, minimum=0, help="relative residual at which the solver stops")
     damping: float = option(0.0, minimum=0, help="added to the Hessian's diagonal")
-    warm_start: bool = option(False, help="begin from the solution of the window before, for one product more")
+    warm_start: bool = option(False, help="start from the previous window's solution, for one more product")
 
 
 @method(
@@ -49,11 +49,11 @@ def ift_cg(
 ) -> Hypergradient:
     """Return dF/dl - (d2f/dl dw) (H + damping I)^-1 dF/dw at w_K. Pedregosa 2016, algorithm 1; iMAML's solver and damping.
 
-    H is d2f/dw2 on the window's last inner batch, plus the inner optimiser's coupled weight decay. Where it is indefinite, conjugate
-    gradients stop there: the diagnostic `indefinite` is 1.
+    H is d2f/dw2 on the window's last inner batch, plus the inner optimiser's coupled weight decay. If it is indefinite, conjugate
+    gradients stop early, and the diagnostic `indefinite` is 1.
 
     Raises:
-        Unsupported: a minimum of the inner loss does not see the meta-parameters, or there is none (see `implicit_hypergradient`).
+        Unsupported: a minimum of the inner loss does not depend on the meta-parameters, or does not exist (see `implicit_hypergradient`).
         Diverged: a Hessian product is not finite.
     """
     del generator

@@ -22,10 +22,10 @@ CITATION = """
 class Options:
     """Options of `ift_fixed_point`."""
 
-    steps: int = option(20, minimum=1, help="steps of the fixed-point iteration at the most")
+    steps: int = option(20, minimum=1, help="most steps of the fixed-point iteration")
     tolerance: float = option(1e-10, minimum=0, help="relative residual at which the iteration stops")
     damping: float = option(0.0, minimum=0, help="added to the Hessian's diagonal within the step")
-    warm_start: bool = option(False, help="begin from the solution of the window before")
+    warm_start: bool = option(False, help="start from the previous window's solution")
 
 
 @method(
@@ -56,11 +56,11 @@ def ift_fixed_point(
 
     Phi is the inner step on the window's last batch, with the optimiser's slots s a part of the state; only its VJPs are taken. With SGD,
     momentum and Nesterov, weight decay included, this tends to the implicit hypergradient at the optimiser's own rate. Adam and RMSprop
-    are linearised where they are: away from a minimum their slots still move, and what is found belongs to that linear map. `contracting`
-    is 0 where the iteration does not settle: the map's spectral radius is above 1.
+    are linearised at the current state: away from a minimum their slots still move, and the result belongs to that linear map.
+    `contracting` is 0 if the iteration does not settle: the map's spectral radius is above 1.
 
     Raises:
-        Unsupported: where the inner run rests does not depend on the meta-parameters, or outer losses are due before the window's end.
+        Unsupported: the fixed point does not depend on the meta-parameters, or outer losses are due before the window's end.
         Diverged: an iterate is not finite.
     """
     del generator

@@ -43,7 +43,7 @@ class Options:
     )
     tolerance: float = option(0.0, minimum=0, help="relative residual at which the solver stops")
     damping: float = option(0.0, minimum=0, help="added to the Hessian's diagonal")
-    warm_start: bool = option(False, help="go on from the solution of the window before: no truncated series then")
+    warm_start: bool = option(False, help="continue from the previous window's solution: no longer a truncated series")
 
 
 def converged(at: Curvature) -> list[dict[str, Any]]:
@@ -70,12 +70,12 @@ def ift_neumann(
 ) -> Hypergradient:
     """Return dF/dl - (d2f/dl dw) alpha sum_{j<=steps} (I - alpha H)^j dF/dw at w_K. Lorraine et al. 2020, algorithm 3.
 
-    H is d2f/dw2 on the window's last inner batch, plus the inner optimiser's coupled weight decay and the damping. A warm start goes on
-    from the last solution by as many terms, which then is gradient descent on the linear system rather than a truncated series. The
+    H is d2f/dw2 on the window's last inner batch, plus the inner optimiser's coupled weight decay and the damping. A warm start adds
+    as many terms to the last solution, which is then gradient descent on the linear system rather than a truncated series. The
     diagnostic `contracting` is 0 where the terms grow: the scale is too large, or H is indefinite.
 
     Raises:
-        Unsupported: a minimum of the inner loss does not see the meta-parameters, or there is none (see `implicit_hypergradient`).
+        Unsupported: a minimum of the inner loss does not depend on the meta-parameters, or does not exist (see `implicit_hypergradient`).
         Diverged: a term is not finite.
     """
     del generator

@@ -37,16 +37,16 @@ CITATION = """
 class Options:
     """Options of `ift_nystrom`."""
 
-    rank: int = option(10, minimum=1, help="k, columns of the Hessian; all of them where there are fewer")
+    rank: int = option(10, minimum=1, help="k, columns of the Hessian; all of them if there are fewer")
     rho: float = option(0.01, above=0, help="added to the diagonal of the approximation")
     storage: str = option(
         "dense", choices=("dense", "blocked"), help="keep all k columns, or `block` at a time for twice the products"
     )
-    block: int = option(1, minimum=1, help="columns worked out together, in one backward pass where more than one")
+    block: int = option(1, minimum=1, help="columns computed together, in one backward pass if more than one")
 
 
 def full_rank(at: Curvature) -> list[dict[str, Any]]:
-    """Return full rank and a rho far below every eigenvalue: what is left is at most rho / h_min."""
+    """Return full rank and a rho far below every eigenvalue: the error is at most rho / h_min."""
     whole = {"rank": at.dimension, "rho": 1e-6 * at.smallest}
     return [whole, {**whole, "storage": "blocked"}, {**whole, "storage": "blocked", "block": 3}]
 
@@ -72,12 +72,12 @@ def ift_nystrom(
 ) -> Hypergradient:
     """Return dF/dl - (d2f/dl dw) (H_k + rho I)^-1 dF/dw at w_K, H_k from k random columns of H. Hataya & Yamada 2023, equations 4 to 6.
 
-    H is d2f/dw2 on the window's last inner batch, plus the inner optimiser's coupled weight decay. Where H is positive definite and k the
+    H is d2f/dw2 on the window's last inner batch, plus the inner optimiser's coupled weight decay. If H is positive definite and k the
     number of parameters, the relative error is at most rho over H's smallest eigenvalue; below full rank, rho acts as the eigenvalue of
-    all that the columns do not see. `rho` is this method's damping. One product of those declared is spent on `solver_residual`.
+    every direction that the columns miss. `rho` is this method's damping. One of the declared products computes `solver_residual`.
 
     Raises:
-        Unsupported: a minimum of the inner loss does not see the meta-parameters, or there is none (see `implicit_hypergradient`).
+        Unsupported: a minimum of the inner loss does not depend on the meta-parameters, or does not exist (see `implicit_hypergradient`).
         Diverged: a column is not finite.
     """
     chosen = drawn_columns(tree.count(state.params), options.rank, generator)

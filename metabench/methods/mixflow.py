@@ -1,4 +1,4 @@
-"""Mixed mode: the sweep back over the steps is reverse, the second-order products within a step are forward over reverse."""
+"""Mixed mode: reverse over the steps, forward over reverse for the second-order products within a step."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Options:
     mixed_mode: bool = option(
         True, help="second-order products forward over reverse, on flat graphs; off: recorded, reverse over reverse"
     )
-    block_remat: bool = option(True, help="take the values of each segment of the model again instead of keeping them")
+    block_remat: bool = option(True, help="recompute the values of each segment of the model instead of keeping them")
     save_inner_grads: bool = option(
-        True, help="keep the inner gradients for the way back, a tree a step, instead of taking them again"
+        True, help="keep the inner gradients for the backward pass, one tree per step, instead of recomputing them"
     )
     trajectory: str = option(
         "device",
         choices=("device", "host", "recompute"),
-        help="states kept: all on the device, all in host memory, or about 2 sqrt(K) of them, the others run again",
+        help="states kept: all on the device, all in host memory, or about 2 sqrt(K) of them, the others recomputed",
     )
     compile: bool = option(False, help="run the flat graphs through torch.compile", execution=True)
     cuda_graphs: bool = option(False, help="capture the flat graphs as CUDA graphs", execution=True)
@@ -61,10 +61,10 @@ def mixflow(
 ) -> Hypergradient:
     """Return dF(w_K(l), l)/dl; no backward pass of an inner step is ever recorded. Kemaev et al. 2025, algorithm 2.
 
-    The three switches of the paper's ablation (section 4), in any combination: second-order products forward over reverse; segments of the
-    model taken again (where the problem offers segments); inner gradients kept. What does not depend on values is traced once into flat
-    graphs of torch's operations; a segment whose control flow reads values is differentiated untraced, and the diagnostic
-    `untraced_segments` counts it.
+    The three switches of the paper's ablation (section 4) combine freely: second-order products forward over reverse; segments of the model
+    recomputed (if the problem offers segments); inner gradients kept. Code that does not depend on values is traced once into flat graphs
+    of torch operations. A segment whose control flow reads values is differentiated untraced, and counted by the diagnostic
+    `untraced_segments`.
 
     Raises:
         Unsupported: an operation has no forward-mode derivative, or `cuda_graphs` without a CUDA device.

@@ -1,4 +1,4 @@
-"""Persistent evolution strategies: perturbed runs go on from window to window, and remember all their perturbations."""
+"""Persistent evolution strategies: perturbed runs continue from window to window and accumulate their perturbations."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ CITATION = """
 class Options:
     """Options of `pes`.
 
-    The width is that of the paper's experiments with schedules of learning rates. There an inner run ends, and its particles with it,
-    after a set number of windows. Here a run may last as long as the meta-optimisation, and the variance grows in proportion to the
-    windows that the particles have seen: after twenty, the standard error is 4.5 times that of one.
+    The width is that of the paper's experiments with schedules of learning rates. There an inner run ends after a fixed number of windows,
+    and its particles with it. Here a run may last as long as the meta-optimisation, and the variance grows in proportion to the number
+    of windows that the particles have seen: after twenty, the standard error is 4.5 times that after one.
     """
 
     pairs: int = option(16, minimum=1, help="N, antithetic pairs of particles")
     sigma: float = option(
-        0.1, above=0, help="standard deviation of the perturbation of the meta-parameters, drawn anew for each window"
+        0.1, above=0, help="standard deviation of the perturbation of the meta-parameters, redrawn for each window"
     )
     horizon: int = option(
         20,
         minimum=0,
-        help="windows after which the particles start again from the plain run; 0: never, as within a run of the paper",
+        help="windows after which the particles restart from the plain run; 0: never, as within a run of the paper",
     )
 
 
@@ -68,16 +68,16 @@ def pes(
 ) -> Hypergradient:
     """Return 1/(2 sigma^2 N) sum_i (F_i+ - F_i-) xi_i over N pairs of particles. Vicol et al. 2021, algorithm 2.
 
-    The particles of a pair are inner runs of their own: in every window they train under l + sigma e_i and l - sigma e_i from where they
-    stood, and xi_i adds up the perturbations sigma e_i of all windows since they began. F_i are their objectives in this window. The mean
+    The particles of a pair are separate inner runs: in every window they continue training under l + sigma e_i and l - sigma e_i, and
+    xi_i accumulates the perturbations sigma e_i of all windows since they started. F_i are their objectives in this window. The mean
     is the gradient of E[F(l + sigma e_1, ..., l + sigma e_t)], the window's objective as a function of the meta-parameters of all windows
-    since then: no bias from cutting the run into windows. The state and outer loss that are returned are those of the run that is not
-    perturbed; the particles are in the state's memory, stacked along a first dimension of N.
+    since then: cutting the run into windows causes no bias. The state and outer loss returned are those of the unperturbed
+    run; the particles are in the state's memory, stacked along a first dimension of N.
 
-    Particles begin at the given state where its memory is empty: at the first window of an inner run, and at every one where a problem
-    does not carry its run on; then this is `es`. A problem whose meta-parameters are initial parameters passes every window's state
-    through its start, that of the particles too: what they carry is what the start leaves as it was, and the perturbations of
-    earlier windows, whose effect has ended, add variance and no bias.
+    Particles start at the given state if its memory is empty: at the first window of an inner run, or at every window if the problem does
+    not continue its run; this is then `es`. A problem whose meta-parameters are initial parameters passes every window's state through
+    its start, including that of the particles: they carry only what the start leaves unchanged, and the perturbations of earlier windows,
+    whose effect has ended, add variance but no bias.
 
     `spread` is the standard error of the mean over its norm; `windows` counts those that the particles have seen.
 
@@ -105,11 +105,11 @@ def pes(
 
 SIDES = {"plus": 1.0, "minus": -1.0}
 PERTURBATION, WINDOWS = "perturbation", "windows"
-"""Keys of the memory, beside 'plus.params', 'minus.params', 'plus.optimiser.momentum', ...: sums xi, shape [N, ...], and a count."""
+"""Keys of the memory, besides 'plus.params', 'minus.params', 'plus.optimiser.momentum', ...: sums xi, shape [N, ...], and a count."""
 
 
 def _particles(state: InnerState, meta: Tree, options: Options) -> Mapping[str, Tree]:
-    """Return the particles of the run so far, or those that begin at `state`; raise MetabenchError if they are not of this run."""
+    """Return the particles of the run so far, or new ones at `state`; raise MetabenchError if they belong to another run."""
     begun = _begun(state, meta, options.pairs)
     if not state.memory:
         return begun

@@ -1,4 +1,4 @@
-"""Reptile: the way that inner training went stands for the hypergradient of initial parameters."""
+"""Reptile: the displacement of inner training takes the place of the hypergradient of initial parameters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def reptile(
 ) -> Hypergradient:
     """Return w_0 - w_K pulled back through the start: for learned initial parameters, w_0 - w_K itself. Nichol et al. 2018, algorithm 1.
 
-    Its length is that of K inner steps and not of a gradient: with an outer learning rate e, SGD does the paper's
+    Its length is that of K inner steps, not of a gradient: with an outer learning rate e, SGD does the paper's
     w_0 <- w_0 + e (w_K - w_0). No outer loss is differentiated; its value is returned.
 
     Raises:
@@ -52,7 +52,7 @@ def reptile(
     del options, generator
     if MetaRole.START not in problem.roles:
         raise Unsupported(
-            "the meta-parameters are not the initial parameters of the inner run, and Reptile moves those alone"
+            "the meta-parameters are not the initial parameters of the inner run, and Reptile moves only those"
         )
     meta = tree.detach(meta)
     with torch.no_grad():
@@ -76,5 +76,5 @@ def _pulled(problem: Problem, state: InnerState, meta: Tree, way: Tree) -> Tree:
         torch.autograd.grad(outputs, list(meta.values()), weights, allow_unused=True) if learned else [None] * len(meta)
     )
     if unread := [name for name, leaf in zip(meta, found, strict=True) if leaf is None]:
-        raise Unsupported(f"the meta-parameters {unread} are no initial parameters, and Reptile moves those alone")
+        raise Unsupported(f"the meta-parameters {unread} are not initial parameters, and Reptile moves only those")
     return {name: leaf for name, leaf in zip(meta, found, strict=True) if leaf is not None}

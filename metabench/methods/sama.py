@@ -60,8 +60,8 @@ def sama(
             that step, g = df/dw at w_{K-1} on the last inner batch. For SGD du/dg = lr.
         dF/dw and dF/dl: at w_K.
         d2f/dl dw: at w_K on the last inner batch, as [df/dl(w_K + e v/|v|) - df/dl(w_K - e v/|v|)] |v| / (2 e), with e = `epsilon`.
-    The inverse Hessian is replaced by du/dg, so that the length is that of one step and not of the implicit hypergradient; there is no
-    budget with which the two meet. The paper's code leaves the parameters at the far end of the difference; here the inner run goes on
+    The inverse Hessian is replaced by du/dg, so the length is that of one step, not of the implicit hypergradient; no budget makes
+    the two agree. The paper's code leaves the parameters at the far end of the difference; here the inner run continues
     from w_K.
 
     Raises:

@@ -33,7 +33,7 @@ def t1t2(
 ) -> Hypergradient:
     """Return dF/dl - lr (d2f/dl dw) dF/dw, written for SGD; for any optimiser, through its last update. Luketina et al. 2016, equation 5.
 
-    Where the problem offers segments the step is pulled back in mixed mode, in the memory of one segment.
+    If the problem offers segments, the step is pulled back in mixed mode, in the memory of one segment.
 
     Raises:
         Unsupported: the meta-parameters are the start of the inner run, or outer losses are due before its end.

@@ -1,4 +1,4 @@
-"""Implicit differentiation by the library TorchOpt: its `custom_root` with its conjugate gradients."""
+"""Implicit differentiation by the library TorchOpt, with its `custom_root` and conjugate gradients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEES = "a minimum of the inner loss does not depend on them"
 class Options:
     """Options of `torchopt_ift_cg`."""
 
-    steps: int = option(10, minimum=1, help="maxiter: conjugate gradient steps at the most")
+    steps: int = option(10, minimum=1, help="maxiter: most conjugate gradient steps")
     tolerance: float = option(1e-10, minimum=0, help="rtol: relative residual at which the solver stops")
 
 
@@ -47,12 +47,12 @@ def torchopt_ift_cg(
     """Return dF/dl - (d2f/dl dw) H^-1 dF/dw at w_K by `torchopt.diff.implicit.custom_root`. Ren et al. 2023, section 2.
 
     The root is that of df/dw on the window's last inner batch, plus the inner optimiser's coupled weight decay; H is its Jacobian. The
-    solver is `torchopt.linear_solve.solve_cg`. It takes one product more than its steps, for the residual at zero, and does not look for
-    directions of negative curvature: where the Hessian is indefinite it goes on in silence. A tolerance below the rounding of the number
-    type counts as that, or the solver would divide zero by zero.
+    solver is `torchopt.linear_solve.solve_cg`. It takes one more product than steps, for the residual at zero, and does not look for
+    directions of negative curvature: with an indefinite Hessian it continues silently. A tolerance below the rounding of the dtype
+    is raised to it, or the solver would divide zero by zero.
 
     Raises:
-        Unsupported: TorchOpt is not installed; the meta-parameters enter where a minimum of f does not see them; outer losses are due
+        Unsupported: TorchOpt is not installed; a minimum of f does not depend on the meta-parameters; outer losses are due
             before the window's end; or the inner optimiser minimises no loss (AdamW with decay).
     """
     del generator

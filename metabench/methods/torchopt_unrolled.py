@@ -1,4 +1,4 @@
-"""The unrolled hypergradient by the library TorchOpt: its functional optimisers."""
+"""The unrolled hypergradient by the library TorchOpt, with its functional optimisers."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def torchopt_unrolled(
 ) -> Hypergradient:
     """Return dF(w_K(l), l)/dl through TorchOpt's functional optimisers, `inplace=False`. Ren et al. 2023, section 2.
 
-    The inner run goes on from `state`. TorchOpt's momentum leaves the decay of its buffer out at the first step of an optimiser: it is
-    given the buffer decayed. Its step counts are integers, whose powers torch takes in single precision: it is given them in the number
-    type of the problem. `eps_root` of its Adam is eps^2, as in the house. Learning rates that are learned are given as schedules.
-    RMSprop has no eps within the root, which changes a step by eps^2 / (2 v), relatively: nothing where gradients are well above eps.
+    The inner run continues from `state`. TorchOpt's momentum omits the decay of its buffer at the first step of an optimiser, so the
+    buffer is passed decayed. Its step counts are integers, whose powers torch computes in single precision, so they are passed in the
+    dtype of the problem. `eps_root` of its Adam is eps^2, as in metabench. Learned learning rates are passed as schedules.
+    RMSprop has no eps within the root, a relative change of eps^2 / (2 v) in a step: negligible for gradients well above eps.
 
     Raises:
         Unsupported: TorchOpt is not installed; the inner optimiser is none of torch.optim; or RMSprop, which has no `eps_root` there, has a
@@ -64,7 +64,7 @@ def torchopt_unrolled(
 def _run(
     torchopt: Any, problem: Problem, state: InnerState, meta: Tree, window: Window
 ) -> tuple[torch.Tensor, InnerState, Recipe]:
-    """Return the window's objective with its graph, the last inner state, and the optimiser in torch.optim's words."""
+    """Return the window's objective with its graph, the last inner state, and the optimiser in torch.optim's terms."""
     params = variables_of(state.params)
     words = recipe(problem.optimiser, meta, "TorchOpt")
     # One optimiser for all tensors, or one for each where each has a learning rate.
@@ -92,7 +92,7 @@ def _run(
 
 
 def _optimiser(torchopt: Any, words: Recipe, rate: Any) -> Any:
-    """Return TorchOpt's optimiser. What is learned must be a schedule: a number is checked as such."""
+    """Return TorchOpt's optimiser. A learned rate must be a schedule, because TorchOpt checks numbers."""
     settings = dict(words.settings)
     if words.name in ("Adam", "AdamW"):
         settings["eps_root"] = settings["eps"] ** 2
@@ -124,7 +124,7 @@ def _loaded(fresh: Any, slots: dict[str, list[torch.Tensor]]) -> Any:
 
 
 def _unloaded(words: Recipe, states: list[Any], parts: list[list[str]], before: InnerState) -> dict[str, Tree]:
-    """Return TorchOpt's states, one for each part, as the house's slots, without a graph."""
+    """Return TorchOpt's states, one per part, as metabench's slots, without a graph."""
     found: dict[str, dict[str, torch.Tensor]] = {SLOTS[theirs]: {} for theirs in words.slots.values()}
     for one, part in zip(states, parts, strict=True):
         for inner in one if isinstance(one, tuple) and not hasattr(one, "_fields") else (one,):

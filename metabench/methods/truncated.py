@@ -37,7 +37,7 @@ class Options:
     """Options of `truncated`."""
 
     steps: int = option(
-        5, minimum=1, help="k, the last inner steps that are differentiated; all of them where K is smaller"
+        5, minimum=1, help="k, the number of last inner steps differentiated; all of them if K is smaller"
     )
 
 
@@ -53,9 +53,9 @@ class Options:
 def truncated(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Options, generator: torch.Generator
 ) -> Hypergradient:
-    """Return the exact hypergradient of the last k steps, the state before them taken as constant. Shaban et al. 2019, section 2.3.
+    """Return the exact hypergradient of the last k steps, the state before them held constant. Shaban et al. 2019, section 2.3.
 
-    Outer losses due before those steps count in the objective and are constant too.
+    Outer losses due before those steps count in the objective but are constant.
 
     Raises:
         Unsupported: the meta-parameters are the start of the inner run and k < K, or no outer loss is due in the last k steps: the

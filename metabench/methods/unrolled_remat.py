@@ -1,4 +1,4 @@
-"""Reverse mode over one step at a time, each recorded again on the way back."""
+"""Reverse mode over one step at a time, each recorded again in the backward pass."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Options:
     schedule: str = option(
         "every",
         choices=("every", "sqrt", "binomial"),
-        help="states kept: of every step, of every sqrt(K)-th step, or `checkpoints` of them where the fewest steps are run again",
+        help="states kept: of every step, of every sqrt(K)-th step, or `checkpoints` of them, placed to recompute the fewest steps",
     )
-    checkpoints: int = option(4, minimum=0, help="states kept at the most beside the first; read by `binomial` alone")
+    checkpoints: int = option(4, minimum=0, help="most states kept besides the first; read by `binomial` alone")
 
 
 @method(
@@ -58,7 +58,7 @@ def unrolled_remat(
 ) -> Hypergradient:
     """Return dF(w_K(l), l)/dl, with the graph of one step alive at a time. Chen et al. 2016, section 4, with steps for layers.
 
-    The binomial schedule is that of Griewank & Walther 2000: no other runs fewer steps again with as many states.
+    The binomial schedule is that of Griewank & Walther 2000: with the same number of states, none recomputes fewer steps.
     """
     del generator
     return sweep_back(problem, state, meta, window, recomputed_step, _schedule(options, len(window.inner)))

@@ -1,6 +1,6 @@
-"""A block of causal attention with rotary positions and of a GELU perceptron, written for second derivatives.
+"""A block of causal attention with rotary positions and of a GELU MLP, written for second derivatives.
 
-Every operation has a second derivative and a forward-mode one; the fused kernels of attention have neither.
+Every operation has a second derivative and a forward-mode one; fused attention kernels have neither.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ BASE = 10_000.0
 
 
 def cast(values: torch.Tensor, compute: str) -> torch.Tensor:
-    """Return values in the number type named `compute`; as they are where the name is empty."""
+    """Return values in the dtype named `compute`; unchanged if the name is empty."""
     return values.to(getattr(torch, compute)) if compute else values
 
 
 def norm(params: Tree, name: str, stream: torch.Tensor, compute: str) -> torch.Tensor:
-    """Return the layer norm of the residual stream, scaled and shifted, in the number type `compute`."""
+    """Return the layer norm of the residual stream, scaled and shifted, in the dtype `compute`."""
     scale, shift = cast(params[f"{name}.scale"], compute), cast(params[f"{name}.shift"], compute)
     return torch.nn.functional.layer_norm(cast(stream, compute), stream.shape[-1:], scale, shift)
 
@@ -36,8 +36,8 @@ class Block:
     Attributes:
         width: of the residual stream.
         heads: of attention; each has width / heads features, an even number.
-        hidden: width of the perceptron.
-        compute: number type of the arithmetic, "" for the stream's own. The stream itself is summed in its own.
+        hidden: width of the MLP.
+        compute: dtype of the arithmetic, "" for that of the stream. The stream itself is summed in its own dtype.
     """
 
     width: int
@@ -60,7 +60,7 @@ class Block:
         }
 
     def __call__(self, params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
-        """Return the residual stream after attention and perceptron."""
+        """Return the residual stream after attention and MLP."""
         del meta, batch
         stream = hidden[HIDDEN]
         stream = stream + self._attention(params, norm(params, "norm1", stream, self.compute)).to(stream.dtype)

@@ -1,4 +1,4 @@
-"""Every named classifier, whatever its family."""
+"""All named classifiers, of every family."""
 
 from __future__ import annotations
 

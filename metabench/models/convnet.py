@@ -37,7 +37,7 @@ class ConvNet:
         return cls((input_shape[0], *SIZES[size]), input_shape[-1], classes)
 
     def initial(self, generator: torch.Generator, dtype: torch.dtype) -> Tree:
-        """Return parameters drawn as He et al. 2015; biases zero. Always drawn in float64, then rounded: the same in every number type."""
+        """Return parameters drawn as He et al. 2015; biases zero. Always drawn in float64, then rounded: the same in every dtype."""
         params: Tree = {}
         for i, (fan_in, fan_out) in enumerate(zip(self.channels, self.channels[1:], strict=False)):
             kernel = torch.randn(fan_out, fan_in, 3, 3, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What language models of every problem share: their options, sequences drawn from tokens, and next-token losses."""
+"""What all language-model problems share: options, sequences drawn from tokens, and next-token losses."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 AT_ONCE = 8192
-"""Tokens that are evaluated at a time."""
+"""Tokens evaluated at a time."""
 
 
 @dataclass(frozen=True)
 class LanguageOptions:
-    """Options of every problem with a language model: its text and its shape."""
+    """Options of every language-model problem: its text and its shape."""
 
     tokeniser: str = option(
         "bytes", choices=("bytes", "bpe"), help="every byte a token, or merges learned on the training text"
     )
     vocabulary: int = option(0, minimum=0, help="tokens of the tokeniser; 0 for 256 bytes, or 1024 with merges")
-    sequence: int = option(64, minimum=1, help="tokens that are predicted in each sequence")
+    sequence: int = option(64, minimum=1, help="tokens predicted per sequence")
     batch: int = option(16, minimum=1, help="sequences in an inner and in an outer batch")
-    blocks: int = option(0, minimum=0, help="of the transformer; 0 for the size's own number")
-    width: int = option(0, minimum=0, help="of its residual stream; 0 for the size's own")
-    heads: int = option(0, minimum=0, help="of its attention; 0 for the size's own number")
+    blocks: int = option(0, minimum=0, help="of the transformer; 0 for that of the size")
+    width: int = option(0, minimum=0, help="of its residual stream; 0 for that of the size")
+    heads: int = option(0, minimum=0, help="of its attention; 0 for that of the size")
     hidden: int = option(
-        0, minimum=0, help="width of its perceptrons; 0 for the size's own, or four of the width given"
+        0, minimum=0, help="width of its MLPs; 0 for that of the size, or four times the width given"
     )
     compute: str = option(
-        "", choices=("", "bfloat16"), help="number type of its arithmetic; empty for the parameters' own"
+        "", choices=("", "bfloat16"), help="dtype of its arithmetic; empty for that of the parameters"
     )
-    evaluated: int = option(256, minimum=1, help="sequences of the held-out text that the metric reads, evenly spread")
+    evaluated: int = option(256, minimum=1, help="sequences of the held-out text used by the metric, evenly spread")
 
 
 def sizes() -> Mapping[str, str]:
@@ -52,7 +52,7 @@ def sizes() -> Mapping[str, str]:
 
 
 def language_model(size: str, vocabulary: int, options: LanguageOptions) -> Transformer:
-    """Return the model of a named size for so many tokens, changed as the options say.
+    """Return the model of a named size for a vocabulary of this size, modified by the options.
 
     Raises:
         MetabenchError: no size has that name, or the heads do not divide the width into even numbers of features.
@@ -71,7 +71,7 @@ def language_model(size: str, vocabulary: int, options: LanguageOptions) -> Tran
 
 
 def drawn(tokens: torch.Tensor, count: int, sequence: int, stream: torch.Generator) -> Batch:
-    """Return a batch of `count` sequences and the token after each, int64 [count, sequence + 1], from places at random.
+    """Return a batch of `count` sequences and the token after each, int64 [count, sequence + 1], from random places.
 
     `tokens` is of shape [m], m > sequence; the stream is on the CPU, wherever the tokens are.
     """

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons with ReLU."""
+"""Multilayer perceptrons (MLPs) with ReLU."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SIZES = {"mlp64": (64,), "mlp256": (256,), "mlp1024": (1024,), "mlp512x3": (512,
 
 def describe(size: str) -> str:
     """Return one line about a named size."""
-    return "perceptron, hidden layers of " + ", ".join(str(width) for width in SIZES[size])
+    return "MLP, hidden layers of " + ", ".join(str(width) for width in SIZES[size])
 
 
 @dataclass(frozen=True)
 class MLP:
-    """A perceptron from flattened inputs to class scores.
+    """An MLP from flattened inputs to class scores.
 
     Attributes:
         widths: of the input, the hidden layers and the output.
@@ -33,7 +33,7 @@ class MLP:
         return cls((math.prod(input_shape), *SIZES[size], classes))
 
     def initial(self, generator: torch.Generator, dtype: torch.dtype) -> Tree:
-        """Return parameters drawn as He et al. 2015; biases zero. Always drawn in float64, then rounded: the same in every number type."""
+        """Return parameters drawn as He et al. 2015; biases zero. Always drawn in float64, then rounded: the same in every dtype."""
         params: Tree = {}
         for i, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
             weight = torch.randn(fan_out, fan_in, generator=generator, dtype=torch.float64) * math.sqrt(2.0 / fan_in)

@@ -1,4 +1,4 @@
-"""A `torch.nn.Module` as a pure function of its parameters: for those who bring a network that exists."""
+"""A `torch.nn.Module` as a pure function of its parameters, for reusing existing networks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from metabench.core.types import Tree
 
 
 def as_function(module: torch.nn.Module) -> tuple[Tree, Callable[..., Any]]:
-    """Return (params, function): function(params, *inputs) is what the module gives for inputs, with these parameters in place of its own.
+    """Return (params, function): function(params, *inputs) is the module's output for inputs, with these parameters in place of its own.
 
-    The tree holds the parameters that ask for a gradient, detached, by their names in the module; one that is used in several places
-    (tied weights) stands there once, under its first name. Frozen parameters and buffers are constants. The function stays in the mode
-    that the module is in, training or not. Scaled dot-product attention is computed by its formula: the fused kernels have one
-    derivative only.
+    The tree holds the parameters that require gradients, detached, by their names in the module; one used in several places
+    (tied weights) appears once, under its first name. Frozen parameters and buffers are constants. The function keeps the module's
+    mode, training or evaluation. Scaled dot-product attention is computed by its formula, because the fused kernels have only one
+    derivative.
 
-    A module draws its own initial parameters from torch's global random numbers. In a problem, build it where these are set by the seed:
+    A module draws its own initial parameters from torch's global random numbers. In a problem, build it with these set by the seed:
 
         with torch.random.fork_rng():
             torch.manual_seed(stream_seed(setting.seed, "initial params"))
             params, network = as_function(Network().to(setting.device, setting.dtype))
 
     Raises:
-        MetabenchError: a part of the module is no function of parameters and inputs (dropout that is active, running statistics), has
-            no second derivative, or has no parameters yet; the message names the part and what to use instead. The function raises it
-            where a call changes a buffer.
+        MetabenchError: a part of the module is not a function of parameters and inputs (active dropout, running statistics), has
+            no second derivative, or has no parameters yet; the message names the part and an alternative. The function raises it
+            if a call changes a buffer.
     """
     for name, part in module.named_modules():
         if reason := _refusal(part):
@@ -36,7 +36,7 @@ def as_function(module: torch.nn.Module) -> tuple[Tree, Callable[..., Any]]:
     parameters = dict(module.named_parameters())
     params = {name: leaf.detach() for name, leaf in parameters.items() if leaf.requires_grad}
     if not params:
-        raise MetabenchError(f"the module, a {type(module).__name__}, has no parameter that asks for a gradient")
+        raise MetabenchError(f"the module, a {type(module).__name__}, has no parameter that requires a gradient")
     constants = {name: leaf.detach() for name, leaf in parameters.items() if not leaf.requires_grad}
     constants |= dict(module.named_buffers())
 
@@ -49,7 +49,7 @@ def as_function(module: torch.nn.Module) -> tuple[Tree, Callable[..., Any]]:
             # Written to, or put in another's place: functional_call hands back what the module then holds.
             if values[name] is not constants[name] or constants[name]._version != version:
                 raise MetabenchError(
-                    f"the module is no function of its parameters: a call changes '{name}'; keep what changes among the parameters, "
+                    f"the module is not a function of its parameters: a call changes '{name}'; keep what changes among the parameters, "
                     "or compute it from the batch"
                 )
         return output
@@ -58,7 +58,7 @@ def as_function(module: torch.nn.Module) -> tuple[Tree, Callable[..., Any]]:
 
 
 def _refusal(part: torch.nn.Module) -> str:
-    """Return why a part cannot be there, and what can, as a clause that follows its name; empty if it can."""
+    """Return why a part is not allowed and what to use instead, as a clause that follows its name; empty if it is allowed."""
     nn = torch.nn
     own = list(part.parameters(recurse=False)) + list(part.buffers(recurse=False))
     if any(nn.parameter.is_lazy(leaf) for leaf in own):

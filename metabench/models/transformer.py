@@ -18,7 +18,7 @@ TOKENS = "tokens"
 
 @dataclass(frozen=True)
 class Size:
-    """A named size: the rows of vocabulary that it has at least, and the shape of its blocks."""
+    """A named size: its minimum vocabulary, and the shape of its blocks."""
 
     rows: int
     width: int
@@ -45,7 +45,7 @@ SIZES: Mapping[str, Size] = {
     "489M": Size(32_000, 1280, 20, 23, 5120, tied=True),
     "1B": Size(32_000, 1792, 28, 24, 7168, tied=True),
 }
-"""Named sizes. A name is the number of parameters within 3 %, at the size's own rows of vocabulary."""
+"""Named sizes. A name is the number of parameters within 3 %, with the size's own vocabulary."""
 
 
 def describe(size: str) -> str:
@@ -68,7 +68,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Head:
-    """Final norm and unembedding. A problem's last segment calls it, and takes its loss."""
+    """Final norm and unembedding. A problem's last segment calls it, then computes the loss."""
 
     compute: str = ""
 
@@ -80,7 +80,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Transformer:
-    """Embedding, pre-norm blocks of causal attention with rotary positions and of a GELU perceptron, final norm, unembedding.
+    """Embedding, pre-norm blocks of causal attention with rotary positions and of a GELU MLP, final norm, unembedding.
 
     Vaswani et al. 2017; rotary positions: Su et al. 2021; pre-norm: Xiong et al. 2020. Only the norms have shifts.
 
@@ -89,9 +89,9 @@ class Transformer:
         width: of the residual stream.
         heads: of attention; each has width / heads features, an even number.
         blocks: number of blocks.
-        hidden: width of a block's perceptron.
-        compute: number type of the arithmetic in the blocks and of the unembedding's product: "" for that of the parameters, or
-            "bfloat16". The residual stream, the logits that are returned, and so the loss and every gradient, keep the parameters' type.
+        hidden: width of a block's MLP.
+        compute: dtype of the arithmetic in the blocks and of the unembedding's product: "" for that of the parameters, or
+            "bfloat16". The residual stream, the logits returned, and so the loss and every gradient, keep the parameters' dtype.
         tied: whether the embedding's matrix unembeds too; there is no "head.weight" then.
     """
 
@@ -105,7 +105,7 @@ class Transformer:
 
     @classmethod
     def named(cls, size: str, vocabulary: int, compute: str = "") -> Transformer:
-        """Return the model of a named size, with `vocabulary` rows or the size's own number of rows, whichever is more.
+        """Return the model of a named size, with `vocabulary` rows or the size's own number of rows, whichever is larger.
 
         Raises:
             MetabenchError: no size has that name; the nearest valid one is named.
@@ -136,9 +136,9 @@ class Transformer:
         return sum(math.prod(shape) for shape in self.shapes().values())
 
     def initial(self, generator: torch.Generator, dtype: torch.dtype) -> Tree:
-        """Return parameters drawn as Nguyen & Salazar 2019; what adds to the residual stream is smaller by sqrt(2 blocks).
+        """Return parameters drawn as Nguyen & Salazar 2019; weights that add to the residual stream are smaller by sqrt(2 blocks).
 
-        Always drawn in float64, then rounded: the same in every number type.
+        Always drawn in float64, then rounded: the same in every dtype.
         """
         spread = math.sqrt(2 / (5 * self.width))
         params: Tree = {}
@@ -154,7 +154,7 @@ class Transformer:
         return params
 
     def __call__(self, params: Tree, tokens: torch.Tensor) -> torch.Tensor:
-        """Return logits [n, sequence, vocabulary] for tokens [n, sequence]: those at a place tell of the token that follows it."""
+        """Return logits [n, sequence, vocabulary] for tokens [n, sequence]: those at each place predict the next token."""
         hidden = {HIDDEN: torch.nn.functional.embedding(tokens, params["embed.weight"])}
         for segment in self.body()[1:]:
             hidden = segment(params, {}, {}, hidden)

@@ -1,4 +1,4 @@
-"""Bilevel problems, one a file. `problems()` finds every `Problem` class in this folder; its name is its file's."""
+"""Bilevel problems, one per file. `problems()` finds every `Problem` class in this folder, named after its file."""
 
 from __future__ import annotations
 

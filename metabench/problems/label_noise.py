@@ -1,14 +1,14 @@
-"""Learning with noisy labels: a small network weighs each example by its loss, and learns to from a few clean examples.
+"""Learning with noisy labels: a small network weights each example by its loss, and is trained on a few clean examples.
 
 f(w, l) = sum_i v_i CE_i(w) + decay/2 |w|^2, where v_i = V_l(CE_i) / sum_j V_l(CE_j) over the batch and V_l is a 1-100-1 network
 with a sigmoid; F = mean cross-entropy on clean meta-validation examples. Shu et al. 2019 (Meta-Weight-Net),
 whose code normalises the weights over a batch.
 
-The inner optimiser is SGD. The papers' momentum of 0.9 is an option; in runs as short as these, with no schedule of the step size,
-the accuracy at the last step then varies by twenty points between seeds, whatever the method.
+The inner optimiser is SGD. The papers' momentum of 0.9 is an option; in runs this short, with no schedule of the step size,
+the accuracy at the last step then varies by twenty points between seeds, for every method.
 
-V reads the losses as constants, as in the paper: the stop-gradient is part of f, and every method differentiates f as it stands.
-For windows of one step this is the derivative in the plain sense too; with `detach: false` it is for longer ones. Methods that take
+V reads the losses as constants, as in the paper: the stop-gradient is part of f, and every method differentiates f with it.
+For windows of one step this is also the derivative in the plain sense; with `detach: false` it is for longer ones. Methods that take
 differences of df/dl between two points (darts, sama, f2sa, bome) or of whole runs (es, pes) see no stop-gradient: theirs is the plain
 derivative.
 """
@@ -40,25 +40,25 @@ class Options:
     """Options of `label_noise`."""
 
     noise: str = option(
-        "flip", choices=("flip", "uniform"), help="wrong labels: one other class for each class, or any class"
+        "flip", choices=("flip", "uniform"), help="wrong labels: one fixed other class per class, or any class"
     )
-    rate: float = option(0.4, minimum=0, maximum=1, help="share of training labels that are drawn anew")
+    rate: float = option(0.4, minimum=0, maximum=1, help="share of training labels that are redrawn")
     train: int = option(8000, minimum=1, help="noisy training examples")
     validation: int = option(1000, minimum=1, help="clean meta-validation examples")
     batch: int = option(100, minimum=1, help="examples in an inner and in an outer batch")
-    hidden: int = option(100, minimum=1, help="hidden units of the weighing network")
+    hidden: int = option(100, minimum=1, help="hidden units of the weighting network")
     optimiser: str = option("sgd", choices=INNER_OPTIMISERS, help="inner optimiser")
     learning_rate: float = option(0.05, above=0, help="of the inner optimiser")
     weight_decay: float = option(5e-4, minimum=0, help="l2 penalty of the inner loss")
     outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser, Adam")
-    detach: bool = option(True, help="whether the weighing network reads the losses as constants")
+    detach: bool = option(True, help="whether the weighting network reads the losses as constants")
 
 
 class LabelNoise(Problem):
-    """Learn the network that weighs the examples."""
+    """Learn the network that weights the examples."""
 
     card = ProblemCard(
-        title="weighing noisily labelled examples",
+        title="weighting noisily labelled examples",
         datasets=("fashion_mnist_10k", "fashion_mnist", "mnist_10k", "mnist", "digits"),
         sizes={"mlp256": sizes()["mlp256"], **sizes()},
         metrics=(Metric("test accuracy (%)", "max"), Metric("test cross-entropy (nat)", "min")),
@@ -106,7 +106,7 @@ class LabelNoise(Problem):
         }
 
     def initial(self) -> tuple[Tree, Tree]:
-        """Return the classifier's and the weighing network's parameters."""
+        """Return the classifier's and the weighting network's parameters."""
         params = self._network.initial(generator(self.setting.seed, "initial params"), self.setting.dtype)
         stream = generator(self.setting.seed, "initial meta")
         hidden = self.setting.options.hidden
@@ -166,7 +166,7 @@ class LabelNoise(Problem):
         return {accuracy: 100 * float(torch.cat(hits).mean()), cross_entropy: float(torch.cat(losses).mean())}
 
     def summary(self, meta: Tree) -> dict[str, float]:
-        """Return the weight of an example that fits well over that of one that does not: above 1, noise is discounted."""
+        """Return the weight of a well-fitted example over that of a badly fitted one: above 1, noise is discounted."""
         losses = torch.tensor([0.1, 5.0], device=self.setting.device, dtype=self.setting.dtype)
         fitting, misfit = weigh(meta, losses).tolist()
         return {"weight at loss 0.1 / weight at loss 5": fitting / misfit}
@@ -184,7 +184,7 @@ def weigh(meta: Tree, losses: torch.Tensor) -> torch.Tensor:
 
 
 def corrupted(targets: torch.Tensor, classes: int, noise: str, rate: float, seed: int) -> torch.Tensor:
-    """Return labels of which a share `rate` is drawn anew: 'flip' gives one other class for each class, 'uniform' any class."""
+    """Return labels of which a share `rate` is redrawn: 'flip' gives one fixed other class per class, 'uniform' any class."""
     stream = generator(seed, "noise")
     chosen = torch.rand(len(targets), generator=stream) < rate
     if noise == "uniform":

@@ -1,12 +1,12 @@
 """The initial parameters of a language model that adapts to a topic in a few steps: MAML on text.
 
-A topic is a contiguous span of a domain's text, a run of neighbouring entries of a dictionary, say. An inner run adapts to it
+A topic is a contiguous span of a domain's text, such as neighbouring entries of a dictionary. An inner run adapts to it
 with K steps on sequences of its first half, the support; F is the loss on sequences of its second half, the query; the
-meta-parameters are where every inner run starts. Topics of an outer step are drawn from the domains in turn. Finn et al. 2017.
+meta-parameters are the start of every inner run. Topics of an outer step are drawn from the domains in turn. Finn et al. 2017.
 
-The metric is that of topics of the test text, none of which is seen in training: adapted as in training, and measured on their
-queries. How much of it is adaptation is told by the same before any step. With the default options and seed 0 a model drawn at random
-adapts from 8.44 to 5.96 bits per byte, and one that was learned from 6.34 to 4.67.
+The metric uses topics of the test text, never seen in training: the model adapts to them as in training and is measured on their
+queries. The same loss before any step shows how much adaptation contributes. With the default options and seed 0 a random model
+adapts from 8.44 to 5.96 bits per byte, and a learned one from 6.34 to 4.67.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Options(LanguageOptions):
 
     batch: int = option(8, minimum=1, help="sequences in an inner and in an outer batch")
     topic: int = option(4096, minimum=4, help="tokens of a topic: half of them support, half query")
-    tasks: int = option(4, minimum=1, help="topics of an outer step")
+    tasks: int = option(4, minimum=1, help="topics per outer step")
     test_topics: int = option(
-        12, minimum=1, help="topics of the test text that the metric reads, evenly spread over each domain"
+        12, minimum=1, help="topics of the test text used by the metric, evenly spread over each domain"
     )
     evaluated: int = option(
-        32, minimum=1, help="sequences of each test topic's query that the metric reads, evenly spread"
+        32, minimum=1, help="sequences of each test topic's query used by the metric, evenly spread"
     )
     optimiser: str = option("sgd", choices=INNER_OPTIMISERS, help="inner optimiser")
     learning_rate: float = option(0.3, above=0, help="of the inner optimiser")
@@ -108,13 +108,13 @@ class LanguageModelInitialisation(Problem):
         return options.topic
 
     def _topics(self, tokens: object) -> list[torch.Tensor]:
-        """Return consecutive topics of the same length; what is left over at the end belongs to none."""
+        """Return consecutive topics of equal length; a remainder at the end is dropped."""
         placed = torch.as_tensor(tokens).to(self.setting.device)
         size = self.setting.options.topic
         return list(placed[: len(placed) - len(placed) % size].split(size))
 
     def initial(self) -> tuple[Tree, Tree]:
-        """Return the model's parameters, as parameters and as the meta-parameters that are learned from there."""
+        """Return the model's parameters, both as parameters and as initial meta-parameters."""
         params = self._model.initial(generator(self.setting.seed, "initial params"), self.setting.dtype)
         params = {name: leaf.to(self.setting.device) for name, leaf in params.items()}
         return params, {name: leaf.clone() for name, leaf in params.items()}
@@ -140,7 +140,7 @@ class LanguageModelInitialisation(Problem):
         return self._segments
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield the windows of one batch of topics after another, all of an outer step different as far as there are so many."""
+        """Yield the windows of one batch of topics after another; topics within an outer step differ if there are enough."""
         stream = generator(self.setting.seed, "topics")
         orders = [_endlessly(topics, stream) for topics in self._train]
         turn = itertools.cycle(orders)

@@ -1,13 +1,13 @@
-"""Learning rates of a language model: one for each parameter tensor, learned while the model is trained.
+"""Learning rates of a language model: one per parameter tensor, learned while the model trains.
 
 f = F = mean next-token cross-entropy, f on the training text and F on the validation text; the inner optimiser's step of
-a parameter tensor p is multiplied by exp(l_p). One run goes on from window to window, so the rates that it has are those
+a parameter tensor p is multiplied by exp(l_p). One run continues from window to window, so its rates are those
 of its next steps. Kemaev et al. 2025, section 5 (learning adaptive learning rates).
 
-Windows are short and the run is long: what is learned is the rate that helps most within K steps, which is too small in the end where
+Windows are short and the run is long: the rate learned is the one that helps most within K steps, which is eventually too small if
 gradients are noisy (Wu et al. 2018, short-horizon bias). With the default options and seed 0, fixed rates of 3e-4, 1e-3, 3e-3, 1e-2 and
-3e-2 end at 3.63, 3.16, 3.03, 3.25 and 3.90 bits per byte. Learned from 1e-3 they end at 3.08 and from 1e-2 at 3.21: better than where
-they began, not better than the best fixed one, and begun from that they end at 3.11.
+3e-2 end at 3.63, 3.16, 3.03, 3.25 and 3.90 bits per byte. Learned from 1e-3 they end at 3.08 and from 1e-2 at 3.21: better than
+their start, but not than the best fixed rate; started from that rate they end at 3.11.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LanguageModelLearningRates(Problem):
     """Learn a learning rate for every parameter tensor of a language model."""
 
     card = ProblemCard(
-        title="learning rates of a language model, one a parameter tensor",
+        title="learning rates of a language model, one per parameter tensor",
         datasets=("jargon", "foldoc", "jargon_foldoc"),
         sizes=sizes(),
         metrics=(Metric("held-out loss (bits per byte)", "min"),),
@@ -118,7 +118,7 @@ class LanguageModelLearningRates(Problem):
         return self._segments
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield windows of sequences from places at random of the training and of the validation text."""
+        """Yield windows of sequences from random places in the training and the validation text."""
         inner, outer = self._batches(self._train, "inner batches"), self._batches(self._valid, "outer batches")
         while True:
             yield [Window.ending_in(tuple(next(inner) for _ in range(self.setting.inner_steps)), next(outer))]

@@ -1,18 +1,18 @@
-"""Weights of a language model's losses: a small network weighs each token or sequence of mixed text to serve one domain.
+"""Weights of a language model's losses: a small network weights each token or sequence of mixed text to serve one domain.
 
 f(w, l) = sum_i v_i CE_i(w), where v = softmax over the batch of the scores S_l(x_i, CE_i), and F = the mean next-token
 cross-entropy on the validation text of the target domain; i runs over tokens or over sequences, whose CE is their tokens' mean.
 S_l reads the sum of its own embeddings of the sequence's tokens, over the square root of their number, for a token its own embedding
-too, and the loss, through one layer of tanh. Inner batches mix the domains. It is the data-rater of Calian et al. 2025, whose scores
+too, and the loss, through one layer of tanh. Inner batches mix the domains. This is the DataRater of Calian et al. 2025, whose scores
 become weights in the same way.
 
-Uneven weights are noisier steps, so the gain is small: with the default options, seed 0 and FOLDOC as the target, even weights end at
+Uneven weights make steps noisier, so the gain is small: with the default options, seed 0 and FOLDOC as the target, even weights end at
 3.10 bits per byte and learned ones at 3.06, with two thirds more weight on the target; batches of the target alone would end at 2.77.
 Learned faster (an outer learning rate of 0.05, or windows of one step) weights were more uneven, and runs of half that length ended worse
-than with even ones.
+than with even weights.
 
-S reads the losses as constants: the stop-gradient is part of f, and every method differentiates f as it stands. For windows of one
-step this is the derivative in the plain sense too; with `detach: false` it is for longer ones. Methods that take differences of df/dl
+S reads the losses as constants: the stop-gradient is part of f, and every method differentiates f with it. For windows of one
+step this is also the derivative in the plain sense; with `detach: false` it is for longer ones. Methods that take differences of df/dl
 between two points (darts, sama, f2sa, bome) or of whole runs (es, pes) see no stop-gradient: theirs is the plain derivative.
 """
 
@@ -56,25 +56,25 @@ CITATION = """
 class Options(LanguageOptions):
     """Options of `lm_loss_weights`."""
 
-    weigh: str = option("sequence", choices=("token", "sequence"), help="what has a weight of its own")
-    target: str = option("", help="domain that the outer loss and the metric are of; empty for the data set's first")
+    weigh: str = option("sequence", choices=("token", "sequence"), help="what has its own weight")
+    target: str = option("", help="domain of the outer loss and the metric; empty for the data set's first")
     share: float = option(
-        0.1, minimum=0, maximum=1, help="of the target domain in inner batches, the rest evenly of the others"
+        0.1, minimum=0, maximum=1, help="of the target domain in inner batches; the rest come evenly from the others"
     )
     outer_batch: int = option(16, minimum=1, help="sequences in an outer batch")
-    features: int = option(16, minimum=1, help="width of the weighing network's embeddings")
-    weigher_hidden: int = option(32, minimum=1, help="hidden units of the weighing network")
+    features: int = option(16, minimum=1, help="width of the weighting network's embeddings")
+    weigher_hidden: int = option(32, minimum=1, help="hidden units of the weighting network")
     optimiser: str = option("adam", choices=INNER_OPTIMISERS, help="inner optimiser")
     learning_rate: float = option(3e-3, above=0, help="of the inner optimiser")
     outer_learning_rate: float = option(0.02, above=0, help="of the outer optimiser, Adam")
-    detach: bool = option(True, help="whether the weighing network reads the losses as constants")
+    detach: bool = option(True, help="whether the weighting network reads the losses as constants")
 
 
 class LanguageModelLossWeights(Problem):
-    """Learn the network that weighs the losses of mixed text."""
+    """Learn the network that weights the losses of mixed text."""
 
     card = ProblemCard(
-        title="weighing mixed text for one domain",
+        title="weighting mixed text for one domain",
         datasets=("jargon_foldoc",),
         sizes=sizes(),
         metrics=(Metric("held-out loss of the target (bits per byte)", "min"),),
@@ -96,14 +96,14 @@ class LanguageModelLossWeights(Problem):
         self._corpus = corpus(setting.data, options.tokeniser, options.vocabulary, options.sequence + 1)
         domains = self._corpus.domains
         if len(domains) < 2:
-            raise MetabenchError("weighing mixed text takes a data set of two domains or more, and this one has one")
+            raise MetabenchError("weighting mixed text needs a data set of at least two domains, and this one has one")
         self._target = options.target or next(iter(domains))
         if self._target not in domains:
             raise unknown("domain for option 'target'", self._target, domains)
         self._model = language_model(setting.size, self._corpus.vocabulary, options)
         head = self._model.head
         weighed = Segment(
-            "head and weighed loss",
+            "head and weighted loss",
             WeighedLoss(head, options.weigh, options.detach),
             self._model.head_names(),
             tuple(self._meta_shapes()),
@@ -133,7 +133,7 @@ class LanguageModelLossWeights(Problem):
         }
 
     def initial(self) -> tuple[Tree, Tree]:
-        """Return the model's and the weighing network's parameters; the network's scores differ little at first."""
+        """Return the model's and the weighting network's parameters; the network's scores differ little at first."""
         params = self._model.initial(generator(self.setting.seed, "initial params"), self.setting.dtype)
         stream = generator(self.setting.seed, "initial meta")
         # Scores of about a tenth: weights that are nearly even.
@@ -147,7 +147,7 @@ class LanguageModelLossWeights(Problem):
         return {k: v.to(device) for k, v in params.items()}, {k: v.to(device) for k, v in meta.items()}
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the weighed next-token cross-entropy on mixed text."""
+        """Return the weighted next-token cross-entropy on mixed text."""
         return chain_loss(self._inner_segments, params, meta, batch)
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
@@ -155,7 +155,7 @@ class LanguageModelLossWeights(Problem):
         return chain_loss(self._outer_segments, params, meta, batch)
 
     def inner_segments(self) -> Sequence[Segment]:
-        """Return the embedding, each block, and the head with the weighed loss."""
+        """Return the embedding, each block, and the head with the weighted loss."""
         return self._inner_segments
 
     def outer_segments(self) -> Sequence[Segment]:
@@ -205,7 +205,7 @@ class LanguageModelLossWeights(Problem):
 
 @dataclass(frozen=True)
 class WeighedLoss:
-    """The cross-entropy weighed token by token or sequence by sequence: the function of the last segment."""
+    """The cross-entropy weighted token by token or sequence by sequence: the function of the last segment."""
 
     head: Head
     weigh: str

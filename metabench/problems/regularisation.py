@@ -75,7 +75,7 @@ class Regularisation(Problem):
         return {"inputs": flat, "targets": torch.as_tensor(targets).to(device)}
 
     def initial(self) -> tuple[Tree, Tree]:
-        """Return zero weights and equal penalties: the problem is convex, the seed draws the split."""
+        """Return zero weights and equal penalties: the problem is convex, and the seed draws only the split."""
         features = self._train["inputs"].shape[1]
         place = {"device": self.setting.device, "dtype": self.setting.dtype}
         params = {"weight": torch.zeros(features, self._classes, **place), "bias": torch.zeros(self._classes, **place)}
@@ -91,7 +91,7 @@ class Regularisation(Problem):
         return self._cross_entropy(params, batch)
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield the same window: every batch is all of its split."""
+        """Yield the same window: every batch is its whole split."""
         window = Window.ending_in((self._train,) * self.setting.inner_steps, self._validation)
         while True:
             yield [window]

@@ -55,7 +55,7 @@ class Toy1D(Problem):
         self.optimiser = inner_optimiser(setting.options.optimiser, setting.options.learning_rate)
 
     def initial(self) -> tuple[Tree, Tree]:
-        """Return x from a standard normal and l from [0.1, 2], uniformly."""
+        """Return x drawn from a standard normal and l drawn uniformly from [0.1, 2]."""
         stream = generator(self.setting.seed, "initial")
         x = torch.randn((), generator=stream, dtype=torch.float64)
         penalty = 0.1 + 1.9 * torch.rand((), generator=stream, dtype=torch.float64)

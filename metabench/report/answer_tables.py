@@ -1,4 +1,4 @@
-"""The tables that answer: best quality and what it costs, least cost, and each method at a glance."""
+"""The answer tables: best quality and its cost, least cost, and each method at a glance."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from metabench.results.statistics import MINIMUM_SEEDS
 
 
 def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
-    """Return, for each setting that was trained to the end, the best quality and the cheapest way to have it."""
+    """Return, for each setting that was trained, the best quality and the cheapest method that reaches it."""
     table = Table(
         "answer-quality",
-        "Which method gives the best quality, and which that ties with it costs least",
-        f"Mean test quality and {INTERVAL_WORDS}. A method ties with the best where their intervals overlap; it may still be worse. "
-        "Both are sought among methods whose every seed finished, if there is any. "
+        "Which method gives the best quality, and which tied method costs least",
+        f"Mean test quality and {INTERVAL_WORDS}. A method ties with the best if their intervals overlap; it may still be worse. "
+        "Only methods whose every seed finished are considered, if there are any. "
         f"Ratios in parentheses are to {suite.baseline}. Hardware: {', '.join(suite.hardware) or 'none'}.",
         [
             Column("task", "problem", numeric=False),
@@ -37,11 +37,11 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
                 "tied",
                 "tie with it",
                 numeric=False,
-                description="other methods, every seed finished, whose interval overlaps that of the best",
+                description="other methods whose every seed finished and whose interval overlaps that of the best",
             ),
             Column("memory", "least memory among these", numeric=False),
             Column("time", "fastest among these", numeric=False),
-            Column("failures", "runs not finished", numeric=False),
+            Column("failures", "unfinished runs", numeric=False),
         ],
     )
     for answer in found:
@@ -75,7 +75,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
         if answer.idle_ties:
             table.notes.append(
                 f"{answer.setting.task.problem} on {answer.setting.task.dataset}, {suite.titles[answer.setting]}: training without any "
-                "hypergradient ties with the best, so this setting does not tell the methods apart."
+                "hypergradient ties with the best, so this setting does not separate the methods."
             )
     state_marks(table, _shown(found, "quality"))
     return table
@@ -85,8 +85,8 @@ def cost_answer_table(suite: Suite, found: list[Answer]) -> Table:
     """Return, for each setting that measures cost only, the cheapest methods, exact ones apart."""
     table = Table(
         "answer-cost",
-        "What one hypergradient costs at least, where only cost was measured",
-        f"At the setting's largest number of inner steps K, so that like is compared with like. Ratios in parentheses are to "
+        "The least cost of one hypergradient, where only cost was measured",
+        f"At the setting's largest number of inner steps K. Ratios in parentheses are to "
         f"{suite.baseline}. "
         f"Exact: exact for the hypergradient of the whole unrolled window. Hardware: {', '.join(suite.hardware) or 'none'}.",
         [
@@ -97,7 +97,7 @@ def cost_answer_table(suite: Suite, found: list[Answer]) -> Table:
             Column("exact_time", "fastest", "Exact for the unrolled hypergradient", numeric=False),
             Column("memory", "least memory", "Of all that estimate one", numeric=False),
             Column("time", "fastest", "Of all that estimate one", numeric=False),
-            Column("failures", "runs not finished", numeric=False),
+            Column("failures", "unfinished runs", numeric=False),
         ],
     )
     for answer in found:
@@ -196,10 +196,10 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
         "methods",
         "Each method at a glance",
         f"Over all settings. Beats {reference}: chance that a run has better quality than a run of {reference}, averaged over settings, "
-        f"with a {NOMINAL} interval that resamples seeds within each setting and never settings; a run that failed counts as a loss, "
+        f"with a {NOMINAL} interval that resamples seeds within each setting, never settings; a failed run counts as a loss, "
         f"unless the method does not apply (unsupported). Ratios: cost over that of {suite.baseline} under equal conditions, "
-        "median of one value a setting [range of all], each method over its own settings: "
-        "where their numbers differ, two rows do not compare.",
+        "median of one value per setting [range of all], each method over its own settings: "
+        "rows over different numbers of settings are not comparable.",
         [
             Column("label", "method", numeric=False),
             Column("target", "target", numeric=False),
@@ -208,14 +208,14 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                 "ties",
                 "best or ties",
                 "Test quality",
-                "settings where every seed of it finished and it has the best quality or its interval overlaps the best one's",
+                "settings in which every seed finished and the method has the best quality, or its interval overlaps that of the best",
             ),
             Column("improvement", f"beats {reference}", "Test quality", f"chance of improvement [{NOMINAL} interval]"),
             Column(
                 "ratio_settings",
                 "settings",
                 f"Cost over {suite.baseline}",
-                "settings that the medians of cost are over",
+                "settings over which the medians of cost are taken",
             ),
             Column("memory_ratio", "memory", f"Cost over {suite.baseline}", "peak bytes of one hypergradient"),
             Column("time_ratio", "time", f"Cost over {suite.baseline}", "median time of one hypergradient"),
@@ -223,7 +223,7 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                 "cosine",
                 "least cosine",
                 "Hypergradient",
-                "the lowest cosine with the exact unrolled hypergradient, over all settings; of the mean draw where a method draws",
+                "the lowest cosine with the exact unrolled hypergradient, over all settings; of the mean draw if the method draws",
             ),
             Column(
                 "own_error",
@@ -231,7 +231,7 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                 "Hypergradient",
                 "the largest relative error against its own target, over all settings",
             ),
-            Column("failures", "runs not finished", numeric=False),
+            Column("failures", "unfinished runs", numeric=False),
         ],
     )
     first = {entry.label: entry for entry in reversed(suite.entries)}
@@ -296,8 +296,8 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
     drawn = sorted({glance.samples for glance in found if glance.samples})
     if drawn:
         table.caption += (
-            f" Mean draw: the cosine of the mean over draws, of {' or '.join(map(str, drawn))} samples a seed, since one draw is "
-            "noise; the own error of such a method is that of single draws, noise and scale included."
+            f" Mean draw: the cosine of the mean over draws, of {' or '.join(map(str, drawn))} samples per seed, since one draw is "
+            "noise; its own error is that of single draws, noise and scale included."
         )
     state_marks(table, suite.entries)
     table.drop_absent(("ties", "improvement", "ratio_settings", "memory_ratio", "time_ratio", "cosine", "own_error"))

@@ -1,4 +1,4 @@
-"""The answer of a suite: for each setting the best quality, what it costs least to have it, and each method at a glance."""
+"""The answer of a suite: for each setting the best quality and its least cost, and each method at a glance."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Answer:
 class Glance:
     """One label over all settings.
 
-    Ratios are to the suite's baseline: median, least and greatest over its own settings, one value a setting; ratio_settings counts these.
+    Ratios are to the suite's baseline: median, least and greatest over its own settings, one value each; ratio_settings counts them.
     cosine: the least `direction_cosine`. samples: of each seed, where the method draws.
     """
 
@@ -168,7 +168,7 @@ def _outcomes(entry: Entry, higher_is_better: bool) -> list[float]:
 
 
 def by_setting(entries: list[Entry], name: str) -> dict[Setting, float]:
-    """Return one number a setting, the median of what its entries measured: a sweep of options or inner steps counts once."""
+    """Return one number per setting, the median over its entries: a sweep of options or inner steps counts once."""
     found: dict[Setting, list[float]] = {}
     for entry in entries:
         value = getattr(entry, name)

@@ -57,7 +57,7 @@ def draw_bars(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> Non
 
 
 def _say(axes: Axes, x: float, y: float, stack: list[Bar], upright: bool) -> None:
-    """Write what stands above a stack: its words, or what became of a run without a figure."""
+    """Label a stack: its words, or the status of a run without a value."""
     failed = next((bar.status for bar in stack if bar.status != "ok"), "")
     words = failed or next((bar.words for bar in stack if bar.words), "")
     if words:

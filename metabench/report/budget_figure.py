@@ -1,4 +1,4 @@
-"""Error against solver budget: how a method that reaches its target only in a limit goes there."""
+"""Error against solver budget: how a method that is exact only in a limit approaches its target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ERROR = Axis("relative error against its own target", "error")
 
 
 def budget_figure(suite: Suite) -> Figure | Missing:
-    """Return the curves of the certificates that are of the rows' source: a panel for each budget option and case.
+    """Return the curves of those certificates that match the rows' source: a panel per budget option and case.
 
     Its labels are methods: it is drawn with `Suite.method_styles`.
     """
@@ -54,7 +54,7 @@ def budget_figure(suite: Suite) -> Figure | Missing:
         "error_budget",
         "budget",
         "Error against solver budget",
-        "Relative error against the exact value of the method's own target, float64, n = 1 computation a point (of a method that draws, "
+        "Relative error against the exact value of the method's own target, float64, n = 1 computation per point (of a method that draws, "
         "the mean error of eight), as metabench certify measured it; logarithmic axes. Each panel is one option that a method's error "
         "depends on, on one certification problem; lines join the budgets of one method. Strip at the bottom: zero, up to rounding. "
         "Strip at the top: no longer finite.",
@@ -80,5 +80,5 @@ def _options_from_zero(suite: Suite) -> set[str]:
 
 
 def _place(points: dict[tuple[str, str], list[Point]], option: str) -> int:
-    """Return the place of an option in the order in which the suite's methods bring them."""
+    """Return the place of an option in the order of the suite's methods."""
     return list(dict.fromkeys(name for name, _ in points)).index(option)

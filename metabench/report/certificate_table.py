@@ -1,4 +1,4 @@
-"""The table of certificates: what each method is held to, and whether it is that."""
+"""The table of certificates: what each method declares, and whether it holds."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def certificate_table(suite: Suite) -> Table:
     table = Table(
         "certificates",
         "Whether each method is what it declares to be",
-        "Each method against a reference of its own, in float64, on small problems whose answer is known. "
+        "Each method against its own reference, in float64, on small problems with known answers. "
         + " ".join(f"{verdict}: {words}." for verdict, words in VERDICTS.items())
-        + f" {NOT_CERTIFIED}: there is no certificate of the method, or it is of another source than these rows are (the hashes differ). "
+        + f" {NOT_CERTIFIED}: the method has no certificate, or one of other source than these rows (the hashes differ). "
         "A method that samples is judged by a test of the mean of its draws, not by one draw. Error: relative, the largest of the claims "
         "that have a tolerance, those in float32 apart; cosine and norm ratio: against the exact value of the target, the lowest, and the "
         "range."
@@ -32,18 +32,18 @@ def certificate_table(suite: Suite) -> Table:
         [
             Column("label", "method", numeric=False),
             Column("target", "target", numeric=False, description="what the method estimates"),
-            Column("verdict", "verdict", numeric=False, description="what its claims come to"),
+            Column("verdict", "verdict", numeric=False, description="verdict over all claims"),
             Column(
                 "claims",
                 "claims",
                 numeric=False,
                 description="combinations of problem, optimiser and options, by verdict",
             ),
-            Column("error", "worst error", description="largest relative error from what the method is held to"),
-            Column("error_float32", "in float32", description="likewise, where the method is called in float32"),
+            Column("error", "worst error", description="largest relative error against the method's reference"),
+            Column("error_float32", "in float32", description="the same, for calls in float32"),
             Column("cosine", "lowest cosine", description="with the exact value of its target"),
             Column("norm_ratio", "norm ratio", description="norm over that of the exact value of its target"),
-            Column("why", "what failed, what is unsupported", numeric=False),
+            Column("why", "what failed, and what is unsupported", numeric=False),
             Column("hash", "source", numeric=False, description="hash of the source that the method depends on"),
         ],
     )

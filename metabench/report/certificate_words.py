@@ -1,4 +1,4 @@
-"""How every table marks its methods: whether they are certified, and whether those declared exact are, on labels, in caption and below."""
+"""How tables mark methods, in labels, captions and notes: whether they are certified, and whether those declared exact are exact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMAND = "metabench certify"
 
 
 def label_cell(entry: Entry, text: str = "", title: str = "") -> Cell:
-    """Return the cell of an entry's label, marked where its method is not certified or not exact; `text` stands below the label."""
+    """Return the cell of an entry's label, marked where its method is not certified or not exact; `text` appears below the label."""
     return Cell(
         text or entry.label,
         entry.label,
@@ -31,7 +31,7 @@ def marked(entry: Entry) -> str:
 
 
 def state_marks(table: Table, entries: Iterable[Entry]) -> None:
-    """Say in the caption of `table` how many of the methods of `entries` are certified, and below it what its marks mean."""
+    """Say in the caption of `table` how many methods of `entries` are certified, and explain its marks below it."""
     listed = list(entries)
     _state_certificates(table, listed)
     state_exactness(table, listed)
@@ -67,7 +67,7 @@ def state_exactness(table: Table, entries: Iterable[Entry]) -> None:
 
 
 def doubtful_words(verdicts: dict[str, str]) -> str:
-    """Return methods that are not certified, by verdict, the gravest first: 'FAILED: a; not certified: never run: b and 3 more'."""
+    """Return methods that are not certified, by verdict, the worst first: 'FAILED: a; not certified: never run: b and 3 more'."""
     groups = []
     for verdict in GRAVITY:
         names = [method for method, own in verdicts.items() if own == verdict]

@@ -1,4 +1,4 @@
-"""Whether a method is what it declares to be, at the source that its rows were measured with."""
+"""Whether a method is what it declares to be, for the source that its rows were measured with."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NEVER = f"{NOT_CERTIFIED}: never run"
 
 VERDICT_WORDS: Mapping[str, str] = {
     **VERDICTS,
-    OTHER_SOURCE: "its source is not the one that was certified, so the certificate says nothing about these rows",
-    NEVER: "there is no certificate of it",
+    OTHER_SOURCE: "its source is not the certified one, so the certificate does not apply to these rows",
+    NEVER: "it has no certificate",
 }
 
 VALID = (CERTIFIED, AS_DECLARED)
@@ -39,15 +39,15 @@ def verdict(certificate: Certificate | None, hashes: Iterable[str]) -> str:
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """Return the gravest verdict; that there is no certificate where there is no verdict."""
+    """Return the worst verdict; without any verdict, that there is no certificate."""
     return min(verdicts, key=GRAVITY.index, default=NEVER)
 
 
 def doubt(verdict: str) -> str:
-    """Return why what bears this verdict is marked with a dagger; empty where it is certified."""
+    """Return why a method with this verdict is marked with a dagger; empty if it is certified."""
     return "" if verdict in VALID else f"{verdict}: {VERDICT_WORDS[verdict]}"
 
 
 def short(verdict: str) -> str:
-    """Return the verdict as CSV has it: one word for all that has no certificate of its own source."""
+    """Return the verdict for CSV: one word for every method without a certificate of its own source."""
     return NOT_CERTIFIED if verdict.startswith(NOT_CERTIFIED) else verdict

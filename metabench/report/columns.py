@@ -1,4 +1,4 @@
-"""What the seeds of a cell come to in one column."""
+"""Summaries of one column over the seeds of a cell."""
 
 from __future__ import annotations
 

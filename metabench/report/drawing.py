@@ -118,7 +118,7 @@ def draw_svg(panel: Panel, styles: Mapping[str, LabelStyle], name: str) -> str:
 
 
 def _add_axes(canvas: Canvas, corner: tuple[float, float]) -> Axes:
-    """Return axes with fixed margins in the panel whose lower left corner (inches) is given: panels line up whatever their ticks say."""
+    """Return axes with fixed margins in the panel whose lower left corner (inches) is given: panels line up for any tick labels."""
     width, height = canvas.get_size_inches()
     left, bottom, right, top = _MARGINS
     return canvas.add_axes(
@@ -277,7 +277,7 @@ def _draw_floor(axes: Axes, points: list[Point], words: str, styles: Mapping[str
 
 
 def _draw_front(axes: Axes, panel: Panel) -> None:
-    """Draw the Pareto front as a staircase from the cheapest point on: to the right of a point nothing worse is worth its cost."""
+    """Draw the Pareto front as a staircase from the cheapest point: nothing to the right of a point and below it is worth its cost."""
     xs, ys = [panel.front[0].x], [panel.front[0].y]
     for before, after in pairwise(panel.front):
         xs += [after.x, after.x]
@@ -288,7 +288,7 @@ def _draw_front(axes: Axes, panel: Panel) -> None:
 def _draw_placed(
     axes: Axes, failures: list[Failure], rows: list[str], styles: Mapping[str, LabelStyle], top: float
 ) -> None:
-    """Draw failures above the data at the x where they would stand, a row for each label."""
+    """Draw failures above the data at their x, one row per label."""
     across = blended_transform_factory(axes.transData, axes.transAxes)
     placed = [(failure.x, failure) for failure in failures if failure.x is not None]
     axes.add_patch(Rectangle((0, 1 - top), 1, top, transform=axes.transAxes, facecolor=FAINT, linewidth=0, zorder=0.5))

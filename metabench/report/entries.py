@@ -1,7 +1,7 @@
-"""What the report is about: results.parquet with the seeds of each cell brought together.
+"""The report's data: results.parquet with the seeds of each cell combined.
 
 An `Entry` is one method in one setting with one number of inner steps; a `Setting` is what makes entries comparable. Tables, figures
-and the page are made from a `Suite` and from nothing else.
+and the page are made from a `Suite` alone.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Task:
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where and how a row was measured. Bytes and the last digits of qualities follow from the kernels, times from the hardware.
+    """Where and how a row was measured. Bytes and the last digits of qualities depend on the kernels, times on the hardware.
 
     kernels, instruction_set: of the CPU; empty on a GPU, and in rows of versions that did not record them.
     """
@@ -82,7 +82,7 @@ class Place:
 
     @property
     def caption_of_kernels(self) -> str:
-        """The same for a caption: of native kernels, that the bytes are theirs."""
+        """The same for a caption, with a note that native kernels determine the bytes."""
         own = f", whose bytes are those of {self.instruction_set}" * (self.kernels == "native")
         return f"{self.kernel_words}{own}" if self.kernel_words else ""
 
@@ -106,14 +106,14 @@ class Setting:
 
 @dataclass
 class Entry:
-    """One method in one setting: its seeds brought together. Bytes and seconds are those of one hypergradient.
+    """One method in one setting, its seeds combined. Bytes and seconds are those of one hypergradient.
 
     Memory is the largest over seeds, time the median of the seeds' medians (quartiles likewise), the hypergradient's figures their mean.
     own_error: largest of a seed, against the method's own target. yardstick_error: largest disagreement of the exact hypergradient with
     plain training. samples: of each seed, windows times draws that the hypergradient's figures are means of. batch: 0 where no seed came
     to draw one.
-    verdict: what the certificate of the method, at the source of these rows, says. inexact: why its label, in whatever setting, is not
-    exact as declared; empty where it is, or does not claim to be.
+    verdict: that of the method's certificate for the source of these rows. inexact: why its label, in any setting, is not
+    exact as declared; empty if it is, or does not claim to be.
     """
 
     setting: Setting
@@ -192,7 +192,7 @@ class Entry:
 
 @dataclass
 class Suite:
-    """Everything that the report shows: rows as they are, entries, the order and style of labels, and the suite's own metadata.
+    """Everything that the report shows: the rows, entries, the order and style of labels, and the suite's metadata.
 
     method_styles: the style of each method, in the suite's order: that of its label without options, whether or not such a label is there.
     """
@@ -223,7 +223,7 @@ class Suite:
 
     @property
     def description(self) -> str:
-        """What the suite says of itself; may be empty."""
+        """The suite's own description; may be empty."""
         return str(self.config.get("description") or "")
 
     @cached_property
@@ -265,7 +265,7 @@ class Suite:
 
     @cached_property
     def verdicts(self) -> dict[str, str]:
-        """What the certificates say of each label: the worst of its entries."""
+        """The certificates' verdict on each label: the worst of its entries."""
         return {label: worst(entry.verdict for entry in self.entries if entry.label == label) for label in self.styles}
 
     @cached_property
@@ -313,7 +313,7 @@ class Suite:
         return list(dict.fromkeys(entry.setting.place for entry in self.entries))
 
     def apart(self, place: Place) -> list[str]:
-        """Return what tells a place from the suite's others: device, number type, and on its device kernels and hardware."""
+        """Return what distinguishes a place from the suite's others: device, dtype, and on its device kernels and hardware."""
         words = [name for name in ("device", "dtype") if len({getattr(one, name) for one in self.places}) > 1]
         found = [str(getattr(place, name)) for name in words]
         beside = [one for one in self.places if one.device == place.device]
@@ -348,7 +348,7 @@ def parse_config(text: str) -> dict[str, Any]:
 
 
 def load_suite(results: Path) -> Suite:
-    """Read results.parquet and bring the seeds of each cell together. Raises as `read_rows`."""
+    """Read results.parquet and combine the seeds of each cell. Raises as `read_rows`."""
     table = read_rows(results)
     metadata = decode_metadata(table.schema.metadata)
     rows: list[Row] = table.to_pylist()
@@ -424,7 +424,7 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
 
 
 def _add_exactness(entries: list[Entry]) -> None:
-    """Say of every entry of a label that one of them exceeds rounding: what is not exact somewhere is to be trusted nowhere."""
+    """Mark every entry of a label if one of them exceeds rounding: a method that is inexact anywhere is trusted nowhere."""
     worst: dict[str, Entry] = {}
     for entry in entries:
         if exceeds(entry.exact, entry.target, entry.own_error):

@@ -1,4 +1,4 @@
-"""What every figure shares: the axes of cost, which points a line joins, failures, and the words of captions."""
+"""What all figures share: cost axes, the points that a line joins, failures, and caption text."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def _write(out: Path, name: str, pdf: bytes, png: bytes, data: str) -> list[Path
 
 
 def all_figures(suite: Suite) -> list[Figure | Missing]:
-    """Return, for each task, each kind of figure or the reason why the rows do not warrant it."""
+    """Return, for each task, each kind of figure or the reason why the rows do not support it."""
     found: list[Figure | Missing] = []
     for task in suite.tasks:
         settings = {setting: entries for setting, entries in suite.settings.items() if setting.task == task}
@@ -79,7 +79,7 @@ def all_figures(suite: Suite) -> list[Figure | Missing]:
 
 
 def _thin_panels(figures: list[Figure]) -> None:
-    """Leave out panels until the suite has few enough to be read and drawn: the same number for every figure, at least two."""
+    """Drop panels until few enough remain to read and draw: the same number for every figure, at least two."""
     limit = PANELS_AT_MOST
     while limit > 2 and sum(min(limit, len(figure.panels)) for figure in figures) > PANELS_OF_A_SUITE:
         limit -= 2

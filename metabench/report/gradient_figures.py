@@ -68,14 +68,14 @@ def error_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
 
 
 def _drawing_words(entries: list[Entry]) -> str:
-    """Say how methods that draw at random are shown; empty where there is none."""
+    """Explain how methods that draw at random are shown; empty if there are none."""
     drawn = sorted({entry.samples or 0 for entry in entries if entry.draws})
     if not drawn:
         return ""
     methods = ", ".join(dict.fromkeys(entry.method for entry in entries if entry.draws))
     return (
-        f" {methods} draws at random: its cosine is that of the mean draw, of n = {' or '.join(map(str, drawn))} samples a seed; its error "
-        "is that of single draws and includes noise and the scale of its step, which differs by construction."
+        f" {methods} draws at random: its cosine is that of the mean draw, of n = {' or '.join(map(str, drawn))} samples per seed; "
+        "its error is that of single draws and includes noise and the scale of its step, which differs by construction."
     )
 
 

@@ -1,4 +1,4 @@
-"""What is said of intervals, everywhere the same: nominal 95 %, and how much less they cover with few seeds."""
+"""The standard words about intervals: nominal 95 %, and how much less they cover with few seeds."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ INTERVAL_WORDS = (
 INTERVAL_CAUTION = (
     f"{NOMINAL} percentile bootstrap over seeds. With few seeds it is too short: on normal data it covers the mean in "
     f"{', '.join(_COVERED[:-1])} and {_COVERED[-1]} seeds, not in {CONFIDENCE * 100:.0f} % of cases. So intervals of three seeds "
-    f"lie apart by chance in about one of {1 / APART_BY_CHANCE:.0f} pairs of equal methods, and a table of many pairs has some of these."
+    f"are disjoint by chance in about one of {1 / APART_BY_CHANCE:.0f} pairs of equal methods, and large tables contain some of them."
 )

@@ -67,7 +67,7 @@ def verdict_badge(verdict: str) -> Markup:
 
 
 def code_names(sentence: str) -> Markup:
-    """Return a sentence in which names stand in backquotes as HTML."""
+    """Return a sentence with names in backquotes as HTML."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(sentence)))
 
 
@@ -151,7 +151,7 @@ def _cell(cell: Cell, classes: str, first: bool, styles: Mapping[str, LabelStyle
 
 
 def _group_starts(columns: list[Column]) -> set[str]:
-    """Return the keys of columns before which a rule stands: where a group begins or ends."""
+    """Return the keys of columns that follow a rule: where a group begins or ends."""
     return {after.key for before, after in pairwise(columns) if before.group != after.group}
 
 

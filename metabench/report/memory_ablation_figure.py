@@ -1,4 +1,4 @@
-"""What each switch of a method does: memory, time and operations of all combinations."""
+"""The effect of each switch of a method: memory, time and operations of all combinations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the figures of a memory study share: the name of the floor, captions and the notes of points."""
+"""What the figures of a memory study share: the floor's name, captions and the notes of points."""
 
 from __future__ import annotations
 

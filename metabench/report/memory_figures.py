@@ -21,7 +21,7 @@ def study_styles(suite: Suite) -> dict[str, LabelStyle]:
 
 
 def study_figures(suite: Suite) -> list[Figure]:
-    """Return the figures that the suite's memory study warrants; none where it has no such study. They are drawn with `study_styles`."""
+    """Return the figures of the suite's memory study; none if it has no such study. They are drawn with `study_styles`."""
     study = memory_study(suite)
     if study is None:
         return []

@@ -1,4 +1,4 @@
-"""A memory study over all its configurations at once: sorted gains, gain against cost, time against arithmetic."""
+"""A memory study over all configurations: sorted gains, gain against cost, time against arithmetic."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def trade_figure(study: Study) -> Figure | None:
         study,
         "study_trade",
         "Gain in memory against its cost in time",
-        "Each point is one configuration; upper left is better. Below the rising dotted line a method saves less than it costs in time; "
+        "Each point is one configuration; upper left is better. Below the rising dotted line, a method saves less than it costs in time; "
         f"below the level one it takes more memory than {study.reference}.",
         panels,
     )
@@ -113,7 +113,7 @@ def arithmetic_figure(study: Study) -> Figure | None:
         study,
         "study_arithmetic",
         "Time and arithmetic",
-        "Each point is one configuration. On the rising dotted line a method is as much slower as it computes more; 4/3 is the arithmetic "
+        "Each point is one configuration. On the rising dotted line, a method's time grows with its arithmetic; 4/3 is the arithmetic "
         "of mixed mode that rematerialises nothing. Operations as PyTorch counts them, matrix products and convolutions.",
         [panel],
     )

@@ -1,7 +1,7 @@
-"""What exact hypergradients of the unrolled window cost against plain unrolling: configurations, and the ratios within each.
+"""The cost of exact hypergradients of the unrolled window, relative to plain unrolling: configurations, and the ratios within each.
 
-A configuration is all that the cost experiments fix: problem, data set, size, options, inner steps, number type, kernels and hardware.
-Experiments that sweep one thing at a time share their centre, so configurations are brought together over experiments.
+A configuration is everything that the cost experiments fix: problem, data set, size, options, inner steps, dtype, kernels and hardware.
+Experiments that sweep one thing at a time share their centre, so configurations are merged across experiments.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Run:
     """One method in one configuration: its entry, and what only some results hold.
 
     floor: bytes of dynamic memory below which no mixed-mode sweep with a saved trajectory can go. operations: floating-point operations of
-    one hypergradient. predicted: peak bytes foretold without a run.
+    one hypergradient. predicted: peak bytes predicted without a run.
     """
 
     entry: Entry
@@ -53,13 +53,13 @@ class Run:
 
     @property
     def too_large(self) -> bool:
-        """Whether it was not run since its predicted peak does not fit."""
+        """Whether it was not run because its predicted peak does not fit."""
         return self.predicted is not None and self.entry.peak_bytes is None and "unsupported" in self.entry.statuses
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method beside the reference of its configuration. Gains are the reference's bytes over the method's: above 1 the method needs less.
+    """A method and the reference of its configuration. Gains are the reference's bytes over the method's: above 1 the method needs less.
 
     slowdown: its time over that of the reference; arithmetic: its operations over those of the reference; over_floor: its dynamic bytes
     over the floor; against_recomputation: dynamic bytes of recomputation, step by step, over its own. Each is None where a part is missing.
@@ -166,7 +166,7 @@ _WIDELY = 3
 
 
 def memory_study(suite: Suite) -> Study | None:
-    """Return the study that the suite's cost experiments make; None where none of them measured a method of it beside the baseline.
+    """Return the study that the suite's cost experiments make; None if none of them measured a study method along with the baseline.
 
     The baseline must be exact for the hypergradient of the unrolled window.
     """

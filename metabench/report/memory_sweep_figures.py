@@ -1,4 +1,4 @@
-"""Memory along each sweep of a study: gains beside the floor, static and dynamic apart, and what was only predicted."""
+"""Memory along each sweep of a study: gains and the floor, static and dynamic memory, and predictions alone."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def gain_figure(study: Study, found: list[Sweep]) -> Figure | None:
 
 
 def _shown(study: Study, points: list[Point]) -> list[Point]:
-    """Leave out labels that the study does not show, and a label with options that stands at one place only."""
+    """Drop labels that the study does not show, and labels with options at a single place only."""
     places = Counter(point.label for point in points)
     methods = {one.run.entry.method for one in study.comparisons}
     return [
@@ -127,7 +127,7 @@ def _parts(run: Run, group: str, gain: float | None) -> list[Bar]:
 
 
 def predicted_figure(suite: Suite, study: Study, found: list[Sweep]) -> Figure | None:
-    """Predicted peaks of what was not run since it does not fit."""
+    """Predicted peaks of cells that were not run because they do not fit."""
     panels = []
     for sweep in found:
         points = [
@@ -155,7 +155,7 @@ def predicted_figure(suite: Suite, study: Study, found: list[Sweep]) -> Figure |
         study,
         "study_predicted",
         "Predicted, for a GPU",
-        "Cells that were not run since their predicted peak does not fit this machine. Predicted from a trace without numbers, not "
+        "Cells that were not run because their predicted peak does not fit this machine. Predicted from a trace without numbers, not "
         f"measured. A title names what differs from the most common configuration ({centre_words(study)}).",
         panels,
     )

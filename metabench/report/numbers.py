@@ -1,4 +1,4 @@
-"""How numbers are written, everywhere the same."""
+"""How all numbers are written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECOND_UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Write a number with so many significant digits: plain between 0.001 and 100,000, else with a power of ten."""
+    """Write a number with the given significant digits: plain between 0.001 and 100,000, else with a power of ten."""
     if not math.isfinite(value):
         return ABSENT
     if value == 0:
@@ -33,7 +33,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def fixed(value: float, decimals: int) -> str:
-    """Write a number with so many decimals, with a true minus sign and no negative zero."""
+    """Write a number with the given decimals, with a true minus sign and no negative zero."""
     text = f"{value:.{decimals}f}"
     return text.lstrip("-") if float(text) == 0 else _sign(text)
 

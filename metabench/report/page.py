@@ -1,4 +1,4 @@
-"""The page: one file that needs nothing else, made from results.parquet alone."""
+"""The page: one self-contained file, made from results.parquet alone."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _headline(suite: Suite) -> list[tuple[str, str]]:
 
 
 def _sections(suite: Suite) -> list[dict[str, Any]]:
-    """Return what stands in the section of each problem and data set: figures as SVG, why others are missing, and tables."""
+    """Return the section of each problem and data set: figures as SVG, why others are missing, and tables."""
     figures: dict[Task, list[dict[str, Any]]] = {task: [] for task in suite.tasks}
     missing: dict[Task, list[str]] = {task: [] for task in suite.tasks}
     for figure in all_figures(suite):
@@ -149,7 +149,7 @@ def _sections(suite: Suite) -> list[dict[str, Any]]:
 
 
 def _study(suite: Suite) -> dict[str, Any]:
-    """Return what stands in the section of the memory study; empty lists where the suite makes none."""
+    """Return the section of the memory study; empty lists if the suite makes none."""
     styles = study_styles(suite)
     return {
         "figures": [_figure(figure, styles) for figure in study_figures(suite)],
@@ -166,7 +166,7 @@ def _prediction(suite: Suite) -> dict[str, Any] | None:
 
 
 def _budget(suite: Suite) -> dict[str, Any] | None:
-    """Return the figure of the certificates' curves; None where there is none."""
+    """Return the figure of the certificates' curves; None if there is none."""
     figure = budget_figure(suite)
     return _figure(figure, suite.method_styles) if isinstance(figure, Figure) else None
 

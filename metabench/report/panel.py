@@ -39,7 +39,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Failure:
-    """Runs of a label that have no point. x: where they would stand on the x axis, None where that is not known either."""
+    """Runs of a label that have no point. x: their place on the x axis, None if that is unknown too."""
 
     label: str
     status: str
@@ -49,7 +49,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a label in a group of bars. part: what it is part of a stack of; parts of one label and group stand on each other in order,
+    """A bar of a label in a group of bars. part: its part of a stack; parts of one label and group are stacked in order,
     all but the first pale. words: above it. status: of a run without a figure, whose value is 0.
     """
 
@@ -72,10 +72,10 @@ class Rule:
 
 @dataclass
 class Panel:
-    """One pair of axes. lines: points to join, all of one label's colour. front: the Pareto front, from cheapest to dearest.
+    """One pair of axes. lines: points to join, all of one label's colour. front: the Pareto front, from cheapest to most expensive.
 
     notes: what the legend adds to a label, such as a fitted exponent. ticks: fixed ticks of the x axis. floor: points whose y is below it
-    stand in a strip at the bottom, and floor_words says what that means. bars: instead of points; their groups stand along the x axis.
+    go into a strip at the bottom, explained by floor_words. bars: instead of points; their groups are along the x axis.
     """
 
     title: str
@@ -102,8 +102,8 @@ class Panel:
 
 @dataclass
 class Figure:
-    """Panels under one caption. kind: which question it answers; task: the section of the page in which it stands, None for what is of
-    methods and of no task: its labels are methods, and it stands with the certificates.
+    """Panels under one caption. kind: which question it answers; task: its section of the page, None for a figure about
+    methods and no task: its labels are methods, and it appears with the certificates.
 
     omitted: panels that are not drawn, so that a suite of thousands of cells stays readable; the CSV has their data.
     """
@@ -118,7 +118,7 @@ class Figure:
     omitted: list[Panel] = field(default_factory=list)
 
     def keep(self, at_most: int) -> None:
-        """Draw no more than so many panels, the first ones."""
+        """Draw at most this many panels, the first ones."""
         self.panels, self.omitted = self.panels[:at_most], self.panels[at_most:] + self.omitted
 
     @property
@@ -135,7 +135,7 @@ class Figure:
         return list(dict.fromkeys(label for panel in self.panels for label in panel.labels))
 
     def to_csv(self) -> str:
-        """Return the data of every panel: one row a point and one row a failure."""
+        """Return the data of every panel: one row per point and one per failure."""
         records: list[dict[str, Any]] = []
         for panel in self.panels + self.omitted:
             head = {"panel": panel.title, "x_axis": panel.x.name, "y_axis": panel.y.name}
@@ -175,7 +175,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Missing:
-    """A figure that the rows do not warrant, and why in one line. task: as that of a figure."""
+    """A figure that the rows do not support, and why in one line. task: as for a figure."""
 
     kind: str
     task: Task | None

@@ -1,4 +1,4 @@
-"""Predicted against measured memory: whether the numbers by which cells were admitted were right."""
+"""Predicted against measured memory: whether the numbers that admitted cells were right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metabench.report.figure_parts import MEMORY
 from metabench.report.panel import Axis, Figure, Panel, Point, Rule
 
 WITHIN = 0.05
-"""A prediction farther than this from what was measured, as a share of it, is a miss."""
+"""A prediction that differs from the measurement by more than this share is a miss."""
 
 _PREDICTED = Axis("predicted before the cell was run", "bytes")
 _RATIO = Axis("predicted / measured", "ratio", log=False)
@@ -35,7 +35,7 @@ class Comparison:
 
     @property
     def within(self) -> bool:
-        """Whether the prediction is as good as is asked for."""
+        """Whether the prediction is accurate enough."""
         return abs(self.predicted - self.measured) <= WITHIN * self.measured
 
 
@@ -59,7 +59,7 @@ def comparisons(suite: Suite) -> list[Comparison]:
 
 
 def prediction_sentence(found: list[Comparison]) -> str:
-    """Say how many predictions are as good as is asked for, and which is the worst; empty without any."""
+    """Say how many predictions are accurate enough, and which is the worst; empty without any."""
     if not found:
         return ""
     worst = max(found, key=lambda one: abs(one.ratio - 1.0))
@@ -77,7 +77,7 @@ def prediction_sentence(found: list[Comparison]) -> str:
 
 
 def prediction_figure(suite: Suite) -> Figure | None:
-    """Return two panels a device, one point a cell: predicted against measured, and their ratio. None where nothing was predicted.
+    """Return two panels per device, one point per cell: predicted against measured, and their ratio. None where nothing was predicted.
 
     It is drawn with `Suite.styles`.
     """
@@ -114,8 +114,8 @@ def prediction_figure(suite: Suite) -> Figure | None:
         "predicted_memory",
         "prediction",
         "Memory: predicted against measured",
-        f"Peak memory of one hypergradient, static and dynamic, one point a cell: the largest over its seeds, and what was predicted from "
-        f"tracing without data before the cell was run. Dotted: equal, and {100 * WITHIN:.0f} % to either side. "
+        f"Peak memory of one hypergradient, static and dynamic, one point per cell: the largest over its seeds, and the prediction "
+        f"from tracing without data before the cell was run. Dotted: equal, and {100 * WITHIN:.0f} % to either side. "
         f"Cells that were not started, not measured or not predicted have no point. {prediction_sentence(found)}",
         panels,
         None,

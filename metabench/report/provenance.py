@@ -1,4 +1,4 @@
-"""Where the rows come from, and what in them should not be compared."""
+"""Where the rows come from, and which of them should not be compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def facts(suite: Suite) -> list[tuple[str, str]]:
     return [
         (
             "rows",
-            f"{numbers.plural(len(suite.rows), 'row')}, one a cell and seed, of {numbers.plural(len(cells), 'cell')}",
+            f"{numbers.plural(len(suite.rows), 'row')}, one per cell and seed, of {numbers.plural(len(cells), 'cell')}",
         ),
         ("measured", f"{dates[0]} to {dates[-1]}" if dates else "nothing yet"),
         ("time inside measured work", numbers.seconds(measured) if measured else "none"),
@@ -35,7 +35,7 @@ def facts(suite: Suite) -> list[tuple[str, str]]:
         ("CPU kernels", ", ".join(sorted({place.caption_of_kernels for place in suite.places} - {""})) or "not recorded"),
         ("device", listed("device")),
         ("threads of torch", listed("threads")),
-        ("number type", listed("dtype")),
+        ("dtype", listed("dtype")),
         ("load at start", f"{min(loads):.2f} to {max(loads):.2f}" if loads else "not recorded"),
         ("memory read from", listed("memory_source")),
         ("torch", listed("torch_version")),
@@ -51,7 +51,7 @@ def facts(suite: Suite) -> list[tuple[str, str]]:
 
 
 def warnings(suite: Suite) -> list[str]:
-    """Return what a reader must know before comparing rows: mixed code, hardware, versions, or files that differed from the commit."""
+    """Return what readers must know before comparing rows: mixed code, hardware or versions, or files that differed from the commit."""
     found: list[str] = []
     codes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in suite.rows:
@@ -59,18 +59,18 @@ def warnings(suite: Suite) -> list[str]:
     mixed = [f"{method} on {problem}" for (method, problem), hashes in codes.items() if len(hashes) > 1]
     if mixed:
         found.append(
-            f"Rows of one method and problem come from different versions of the code: {_some(mixed)}. Run the suite again to mend this."
+            f"Rows of one method and problem come from different versions of the code: {_some(mixed)}. Rerun the suite to fix this."
         )
     if split := _measured_apart(suite, "hardware"):
         found.append(
-            f"Rows of {_some(split)} were measured on different hardware: each has tables, figures and ratios of its own, "
-            "since times do not compare. What is said of a method over all settings is over those of all hardware."
+            f"Rows of {_some(split)} were measured on different hardware: each has its own tables, figures and ratios, "
+            "because times do not compare. Statements about a method over all settings cover all hardware."
         )
     if split := _measured_apart(suite, "kernel_words"):
         kernels = sorted({place.kernel_words or "kernels not recorded" for place in suite.places if place.device == "cpu"})
         found.append(
-            f"Rows of {_some(split)} were measured with different CPU kernels ({_some(kernels)}): each has tables, figures and ratios of "
-            "its own, since they take different bytes. What is said of a method over all settings is over those of all kernels."
+            f"Rows of {_some(split)} were measured with different CPU kernels ({_some(kernels)}): each has its own tables, figures "
+            "and ratios, because they take different bytes. Statements about a method over all settings cover all kernels."
         )
     for column, what in (
         ("torch_version", "versions of torch"),

@@ -20,7 +20,7 @@ _SIZES_AT_LEAST = 3
 def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missing:
     """Return memory and time against the number of inner parameters, with the fitted exponent of each method.
 
-    Each family of models has panels and exponents of its own: a dense and a convolutional network share no law.
+    Each family of models has its own panels and exponents: dense and convolutional networks scale differently.
     """
     groups: dict[tuple[object, ...], list[Entry]] = {}
     for setting, entries in settings.items():

@@ -1,4 +1,4 @@
-"""The table of one setting: every method, what it reached and what it cost, those that failed in their place."""
+"""The table of one setting: every method with its quality and cost, failures in their place."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ _GRADIENT_COLUMNS = (
         _EXACT_GROUP,
         "norm of the difference from the exact unrolled hypergradient, over its norm",
     ),
-    Column(
-        "target_cosine", "cosine", _OWN_GROUP, "cosine with the exact value of what the method says that it estimates"
-    ),
+    Column("target_cosine", "cosine", _OWN_GROUP, "cosine with the exact value of the method's own target"),
     Column(
         "target_mean_cosine",
         "cosine of mean draw",
@@ -63,12 +61,12 @@ _GRADIENT_COLUMNS = (
 
 
 def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table:
-    """Return the table of one setting: a row for each method, options and number of inner steps, those that failed among them."""
+    """Return the table of one setting: a row for each method, options and number of inner steps, failures included."""
     metric = next((entry.metric for entry in entries if entry.metric), "quality")
     arrow = "↑" if next((entry.higher_is_better for entry in entries if entry.metric), True) else "↓"
     columns = [
         Column("label", "method", numeric=False, description="method with the options that differ from its defaults"),
-        Column("status", "status", numeric=False, description="what became of the runs: one a seed"),
+        Column("status", "status", numeric=False, description="outcome of the runs, one per seed"),
         Column("target", "target", numeric=False, description="what the method estimates"),
         Column("exact", "exact", numeric=False, description="whether it is exact for that target"),
         Column("inner_steps", "K", description="inner steps per hypergradient"),
@@ -79,8 +77,8 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
             "Test quality",
             f"mean over shared seeds of its quality minus that of {suite.baseline}",
         ),
-        Column("n", "n", "Test quality", "seeds that the quality is a mean of"),
-        Column("peak", "peak", "Memory", "peak bytes of one hypergradient, everything that is live included"),
+        Column("n", "n", "Test quality", "seeds in the mean"),
+        Column("peak", "peak", "Memory", "peak bytes of one hypergradient, everything live included"),
         Column("dynamic", "dynamic", "Memory", "peak minus what was live before the hypergradient began"),
         Column("memory_ratio", "ratio", "Memory", f"peak over that of {suite.baseline}, same inner steps"),
         Column("time", "median [quartiles]", "Time", "time of one hypergradient after warm-up"),
@@ -90,14 +88,14 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     sources = ", ".join(sorted({entry.memory_source for entry in entries if entry.memory_source})) or "not measured"
     trained = any(entry.quality for entry in entries)
     quality = (
-        f"Quality: mean and {INTERVAL_WORDS}; bold: the best, and what overlaps it, of methods whose every seed finished (if any). "
+        f"Quality: mean and {INTERVAL_WORDS}; bold: the best, and those that overlap it, among methods whose every seed finished (if any). "
         if trained
         else ""
     )
     table = Table(
         setting_name(suite, setting),
         f"{setting.task.problem} on {setting.task.dataset}: {suite.titles[setting]}",
-        f"{quality}Memory and time are of one hypergradient; ratios are to {suite.baseline}, same inner steps. "
+        f"{quality}Memory and time are per hypergradient; ratios are to {suite.baseline}, same inner steps. "
         f"{setting.place.dtype} on {setting.place.caption}; memory from: {sources}.{drawing_words(entries)}{_yardstick_words(entries)}",
         columns,
     )
@@ -124,7 +122,7 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     if not trained:
         table.columns = [column for column in table.columns if column.key not in ("quality", "difference", "n")]
         if setting.purpose == "cost":
-            table.notes.append("Measured only: this setting trains nothing to the end, so it has no quality.")
+            table.notes.append("Cost only: this setting does not train, so it has no quality.")
     if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
         table.notes.append(_why_no_ratio(suite.baseline, entries))
     state_marks(table, entries)
@@ -175,19 +173,19 @@ def _gradient_cell(entry: Entry, key: str) -> Cell:
     spread = entry.gradient.get(f"{key}_sd")
     if spread is None:
         return Cell(numbers.cosine(value), value, title=repr(value))
-    title = f"{value!r}; standard deviation {spread!r} over {entry.samples} samples a seed"
+    title = f"{value!r}; standard deviation {spread!r} over {entry.samples} samples per seed"
     return Cell(f"{numbers.fixed(value, 2)} ± {numbers.fixed(spread, 2)}", value, title=title)
 
 
 def drawing_words(entries: list[Entry]) -> str:
-    """Say what the figures of methods that draw at random are; empty where there is none."""
+    """Explain the figures of methods that draw at random; empty if there are none."""
     drawn = sorted({entry.samples or 0 for entry in entries if entry.draws})
     if not drawn:
         return ""
     methods = ", ".join(dict.fromkeys(entry.method for entry in entries if entry.draws))
     return (
         f" {methods} draws at random: its cosine is that of one draw ± standard deviation over "
-        f"n = {' or '.join(map(str, drawn))} samples a seed, and its relative error includes that noise and the scale of its step."
+        f"n = {' or '.join(map(str, drawn))} samples per seed, and its relative error includes that noise and the scale of its step."
     )
 
 

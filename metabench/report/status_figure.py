@@ -48,7 +48,7 @@ def status_csv(suite: Suite) -> str:
 
 
 def draw_status_figure(suite: Suite) -> tuple[bytes, bytes]:
-    """Return the matrix as (PDF, PNG). A cell has the colour of its most frequent status that is not ok, and says its counts."""
+    """Return the matrix as (PDF, PNG). A cell shows its counts, in the colour of its most frequent status that is not ok."""
     labels = list(suite.styles)
     # A figure of ten thousands of pixels opens nowhere: a large suite is shown by problem and data set, the table has every setting.
     by_task = len(suite.settings) > _SETTINGS_AT_MOST

@@ -1,4 +1,4 @@
-"""What a study sweeps: the configurations that differ in one thing, how memory grows along it, and the method's switches on and off."""
+"""The sweeps of a study: configurations that differ in one thing, how memory grows along it, and the method's switches on and off."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def sweeps(study: Study) -> list[Sweep]:
 
 
 def centre_words(study: Study) -> str:
-    """Say of each problem what most of its configurations share: what titles that name a difference differ from."""
+    """Return what most configurations of each problem share: titles name the differences from it."""
     parts = []
     for task, values in _usual(study).items():
         varying = {
@@ -225,7 +225,7 @@ def _usual(study: Study) -> dict[Task, dict[str, str]]:
 
 
 def _value(study: Study, configuration: Configuration, swept: str) -> float | None:
-    """Return where a configuration stands along an axis; None where its value is no positive number."""
+    """Return a configuration's place on an axis; None if its value is not a positive number."""
     if swept == "size":
         return parameters_of(study, configuration)
     try:

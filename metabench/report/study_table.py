@@ -59,7 +59,7 @@ def _numbers_table(suite: Suite, study: Study) -> Table:
     columns = [
         Column("configuration", "configuration", numeric=False),
         Column("label", "method", numeric=False, description="method with the options that differ from its defaults"),
-        Column("status", "status", numeric=False, description="what became of the run"),
+        Column("status", "status", numeric=False, description="outcome of the run"),
         Column("dynamic", "dynamic", "Memory", "peak minus what was live before the hypergradient began"),
         Column(
             "static",
@@ -74,7 +74,7 @@ def _numbers_table(suite: Suite, study: Study) -> Table:
         who = {"reference": study.reference}
         columns.append(Column(name, header, group.format(**who), description.format(**who)))
     columns += [
-        Column("predicted", "peak", "Predicted", "peak memory foretold without a run"),
+        Column("predicted", "peak", "Predicted", "peak memory predicted without a run"),
         Column("predicted_gain", "times less", "Predicted", f"predicted peak of {study.reference} over its own"),
         Column(
             "worth",
@@ -86,8 +86,8 @@ def _numbers_table(suite: Suite, study: Study) -> Table:
     table = Table(
         "memory-study",
         f"Memory and time against {study.reference}, and against their floors",
-        f"One row a configuration and method. Times less memory: {study.reference}'s bytes over the method's, higher is better. "
-        "The analytic floor is that of mixed mode with the trajectory saved. What was predicted not to fit was not run: it is for a GPU.",
+        f"One row per configuration and method. Times less memory: {study.reference}'s bytes over the method's, higher is better. "
+        "The analytic floor is that of mixed mode with the trajectory saved. Cells predicted not to fit were not run: they need a GPU.",
         columns,
     )
     for configuration, runs in study.runs.items():
@@ -106,7 +106,7 @@ def _numbers_table(suite: Suite, study: Study) -> Table:
 def _row(words: str, run: Run, compared: Comparison | None) -> dict[str, Cell]:
     entry = run.entry
     message = "; ".join(text for text in entry.messages.values() if text and entry.failed)
-    message = "predicted not to fit: for a GPU" if run.too_large else message
+    message = "predicted not to fit: needs a GPU" if run.too_large else message
     row = {
         "configuration": Cell(words, words, title=f"cell {', '.join(entry.cells)}"),
         "label": label_cell(entry),

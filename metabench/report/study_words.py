@@ -1,4 +1,4 @@
-"""What a memory study answers, in sentences: how much memory, at what time, and when it is not worth it. Names stand in backquotes."""
+"""The answers of a memory study, in sentences: how much memory, at what time, and when it is not worth it. Names are in backquotes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REASONS = {
 
 
 def study_sentences(suite: Suite) -> list[tuple[str, str]]:
-    """Return (what it is about, sentence) pairs; none where the suite makes no memory study."""
+    """Return (subject, sentence) pairs; none if the suite makes no memory study."""
     study = memory_study(suite)
     if study is None:
         return []
@@ -33,7 +33,7 @@ def study_sentences(suite: Suite) -> list[tuple[str, str]]:
 
 
 def is_the_question(suite: Suite) -> bool:
-    """Say whether the suite is about this more than about anything else: more than half of its rows stand in the study."""
+    """Say whether this is the suite's main question: more than half of its rows belong to the study."""
     study = memory_study(suite)
     return study is not None and 2 * sum(entry.seeds for entry in study.entries) > len(suite.rows)
 
@@ -46,18 +46,20 @@ def _memory(study: Study) -> str:
     number = sum(one.total_gain is not None for one in study.of(study.subject))
     where = f"Over {numbers.plural(number, 'configuration')} (median, from least to greatest)"
     text = (
-        f"{where} `{study.reference}` takes {_spread(dynamic)} the dynamic memory of `{study.subject}`, and {_spread(total)} its memory in "
-        "total."
+        f"{where} `{study.reference}` takes {_spread(dynamic)} the dynamic memory of `{study.subject}`, and {_spread(total)} its total "
+        "memory."
     )
     others = [label for label in study.labels if label != study.subject and label == _method(study, label)]
     for label in others:
         gains = middle(one.dynamic_gain for one in study.of(label))
         totals = middle(one.total_gain for one in study.of(label))
         if gains and totals:
-            text += f" It takes {_spread(gains)} the dynamic memory of `{label}`, {_spread(totals)} in total."
+            text += (
+                f" It takes {_spread(gains)} the dynamic memory of `{label}`, and {_spread(totals)} its total memory."
+            )
     over = middle(one.over_floor for one in study.of(study.subject))
     if over:
-        text += f" `{study.subject}` takes {_spread(over)} what the analytic floor says that mixed mode must."
+        text += f" `{study.subject}` takes {_spread(over)} the analytic floor of mixed mode."
     survived = sum(
         one.run.entry.peak_bytes is not None and "oom" in one.reference.entry.statuses
         for one in study.of(study.subject)
@@ -93,7 +95,7 @@ def _share(study: Study) -> str:
         parts.append(f"{reached} of {numbers.plural(len(gains), 'configuration')} ({100 * reached / len(gains):.0f} %)")
     return (
         f"`{study.reference}` takes at least four times the dynamic memory of `{study.subject}` in {parts[0]}, and at least four times its "
-        f"memory in total in {parts[1]}."
+        f"total memory in {parts[1]}."
     )
 
 
@@ -109,7 +111,7 @@ def _not_worth(study: Study) -> str:
         where = numbers.plural(len(judged), "configuration")
         return f"In none of {where}: `{study.subject}` saves more memory than it costs in time in each."
     number = sum(map(len, groups.values()))
-    parts = [f"In {number} of {numbers.plural(len(judged), 'configuration')}, judged by memory in total."]
+    parts = [f"In {number} of {numbers.plural(len(judged), 'configuration')}, judged by total memory."]
     for reason, words in _REASONS.items():
         if mine := groups.get(reason):
             where = _named(
@@ -121,7 +123,7 @@ def _not_worth(study: Study) -> str:
 
 
 def _smaller(judged: list[Comparison]) -> str:
-    """Say how small the models are for which it is not worth it, beside those for which it is."""
+    """Say how small the models are for which it is not worth it, and those for which it is."""
     bad = [one.run.entry.n_params for one in judged if one.why_not_worth_it and one.run.entry.n_params]
     good = [one.run.entry.n_params for one in judged if not one.why_not_worth_it and one.run.entry.n_params]
     problems = {one.configuration.task.problem for one in judged}
@@ -129,7 +131,7 @@ def _smaller(judged: list[Comparison]) -> str:
     won = {one.configuration.task.problem for one in judged if not one.why_not_worth_it}
     text = ""
     if lost and won and not lost & won and len(problems) > 1:
-        text = f"That is all of {_named(sorted(lost))} and nothing of {_named(sorted(won))}."
+        text = f"These are all of {_named(sorted(lost))} and none of {_named(sorted(won))}."
     elif bad and good and max(bad) < min(good):
         text = f"Those have at most {numbers.count(max(bad))} inner parameters, all others {numbers.count(min(good))} or more."
     return text
@@ -143,12 +145,10 @@ def _too_large(study: Study) -> str:
     gains = middle(one.predicted_gain for one in study.of(study.subject) if one.total_gain is None)
     text = (
         f"{numbers.plural(len(large), 'cell')} were not run: predicted to need {numbers.memory(min(predicted))} to "
-        f"{numbers.memory(max(predicted))}, for a GPU."
+        f"{numbers.memory(max(predicted))}, which takes a GPU."
     )
     if gains:
-        text += (
-            f" Predicted there: `{study.reference}` takes {_spread(gains)} the memory of `{study.subject}` in total."
-        )
+        text += f" Predicted there: `{study.reference}` takes {_spread(gains)} the total memory of `{study.subject}`."
     return text
 
 

@@ -1,4 +1,4 @@
-"""One colour and one marker a method, everywhere.
+"""One colour and one marker per method, everywhere.
 
 Colours are those of Okabe and Ito (Wong 2011, Nature Methods 8:441), told apart with every common colour blindness, darkened where they
 would be pale on white, and extended. A method takes its colour from its place in the suite, not from who else is in the figure. The options

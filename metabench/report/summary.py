@@ -1,4 +1,4 @@
-"""The answer in sentences. Names stand in backquotes."""
+"""The answer in sentences. Names are in backquotes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMED_AT_MOST = 4
 
 
 def sentences(suite: Suite, found: list[Answer], overview: list[Glance]) -> list[tuple[str, str]]:
-    """Return (what it is about, sentence) pairs, the answer first; empty for a suite without rows."""
+    """Return (subject, sentence) pairs, the answer first; empty for a suite without rows."""
     if not suite.rows:
         return []
     pairs = [
@@ -34,7 +34,7 @@ def sentences(suite: Suite, found: list[Answer], overview: list[Glance]) -> list
 
 
 def _mark(text: str, suite: Suite) -> str:
-    """Put a dagger behind the names of what is not certified, and a double one behind those of what is not exact as declared."""
+    """Mark names of uncertified methods with a dagger, and of methods that are not exact as declared with a double dagger."""
     doubtful = {label for label, found in suite.verdicts.items() if doubt(found)}
     doubtful |= {entry.method for entry in suite.entries if doubt(entry.verdict)}
     inexact = suite.inexact_methods | suite.inexact
@@ -48,7 +48,7 @@ def _mark(text: str, suite: Suite) -> str:
 def _quality(found: list[Answer], overview: list[Glance]) -> str:
     trained = [answer for answer in found if answer.best is not None]
     if not trained:
-        return "No setting was trained to the end, so this suite says nothing about quality."
+        return "No setting was trained, so this suite says nothing about quality."
     clear = [
         answer
         for answer in trained
@@ -93,9 +93,9 @@ def _cost(suite: Suite, name: str, what: str, word: str) -> str:
 
 
 def _cheapest(baseline: str, entries: list[Entry], which: str, name: str, what: str, word: str) -> str:
-    """Compare methods over the settings that all of them share, at the inner steps that all share, one value a method and setting.
+    """Compare methods over the settings and inner steps that all of them share, one value per method and setting.
 
-    Empty for fewer than two methods, and where none is shared: medians over different settings do not compare.
+    Empty for fewer than two methods, or if they share none: medians over different settings are not comparable.
     """
     measured = [entry for entry in entries if getattr(entry, name) is not None]
     methods = list(dict.fromkeys(entry.method for entry in measured))
@@ -114,7 +114,7 @@ def _cheapest(baseline: str, entries: list[Entry], which: str, name: str, what: 
     best = min(methods, key=lambda method: statistics.median(values[method].values()))
     ratios = list(values[best].values())
     low, high = numbers.ratio(min(ratios)), numbers.ratio(max(ratios))
-    spread = f" (median; a sweep counts once a setting; from {low} to {high})" if len(ratios) > 1 else ""
+    spread = f" (median; a sweep counts once per setting; from {low} to {high})" if len(ratios) > 1 else ""
     where = "In the one setting" if len(ratios) == 1 else f"Over the {numbers.count(len(ratios))} settings"
     if all(ratio == 1.0 for ratio in ratios) and best == next(
         (entry.method for entry in measured if entry.label == baseline), ""
@@ -125,7 +125,7 @@ def _cheapest(baseline: str, entries: list[Entry], which: str, name: str, what: 
 
 
 def _certified(suite: Suite) -> str:
-    """Say how many methods are what they declare to be, which are not, and which nothing is known of; then who is farthest from exact."""
+    """Say how many methods are what they declare to be, which are not, and which are unknown; then which is farthest from exact."""
     verdicts = {
         method: verdict(suite.certificates.get(method), hashes)
         for method, hashes in suite.method_hashes.items()
@@ -136,7 +136,7 @@ def _certified(suite: Suite) -> str:
     failed = [method for method, found in verdicts.items() if found == FAILED]
     other = {method: found for method, found in verdicts.items() if found not in (*VALID, FAILED)}
     if not held and not failed:
-        parts = ["No method is certified: nothing here says that a hypergradient is what it is said to be."]
+        parts = ["No method is certified: nothing here shows that a hypergradient is what its method declares."]
     else:
         verb = "is" if len(held) == 1 else "are"
         parts = [f"{len(held)} of {numbers.plural(len(verdicts), 'method')} {verb} certified to be what they declare"]
@@ -162,7 +162,7 @@ def _certified(suite: Suite) -> str:
         default=None,
     )
     if far is not None:
-        drawn = f" (of the mean draw, n = {far.samples} samples a seed)" if far.draws else ""
+        drawn = f" (of the mean draw, n = {far.samples} samples per seed)" if far.draws else ""
         parts.append(
             f"Farthest from the unrolled hypergradient in direction: `{far.label}` on {far.setting.task.problem}, cosine "
             f"{numbers.cosine(far.direction_cosine)}{drawn}."
@@ -192,7 +192,7 @@ def _failures(suite: Suite) -> str:
     listed = ", ".join(f"{status} {number}" for status, number in bad.items())
     runs = numbers.plural(len(suite.rows), "run")
     return (
-        f"{numbers.count(sum(bad.values()))} of {runs} did not finish: {listed}. They stand in every table and figure."
+        f"{numbers.count(sum(bad.values()))} of {runs} did not finish: {listed}. They appear in every table and figure."
     )
 
 

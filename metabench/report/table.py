@@ -19,7 +19,7 @@ class Cell:
     """One cell. sort: what the page sorts by (None sorts last). title: shown on hover, exact values. label: a method, drawn with its
     marker. doubt, inexact: why the label has a dagger, a double dagger (empty: it has none). badges: (status, count) pairs, drawn before
     the text. verdict: of a certificate, drawn likewise. tone: 'best', 'muted', 'prose' or 'lines'. anchor: where a link leads on the
-    page. folded: what the page shows only when asked, as pairs of words to ask by and lines.
+    page. folded: what the page shows only on request, as pairs of a summary and lines.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: header, the group that it stands in (empty: by itself), what it says, whether it holds numbers, and why a header that is
+    """A column: header, its group (empty: none), description, whether it holds numbers, and why a header that is
     a label has a dagger (doubt), a double dagger (inexact).
     """
 
@@ -64,7 +64,7 @@ class Column:
 class Table:
     """A table with its caption; `records` are the raw values of its rows, one dictionary each, for CSV.
 
-    certificates: what the certificates say of the methods in it, a sentence of the caption that the page leads from to that section.
+    certificates: what the certificates say of the methods in it, a sentence of the caption, which the page links to that section.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Table:
         return found
 
     def drop_absent(self, keys: tuple[str, ...]) -> None:
-        """Leave out those of the columns in `keys` that no row fills."""
+        """Drop the columns in `keys` that no row fills."""
         empty = {key for key in keys if all(row[key].text == ABSENT for row in self.rows)}
         self.columns = [column for column in self.columns if column.key not in empty]
 
@@ -146,7 +146,7 @@ class Table:
 
 
 def signs(doubt: str, inexact: str) -> str:
-    """Return the signs of a name: a dagger where it is in doubt, a double dagger where it is declared exact and is not."""
+    """Return the marks of a label: a dagger if it is in doubt, a double dagger if it is declared exact but is not."""
     return DAGGER * bool(doubt) + DOUBLE_DAGGER * bool(inexact)
 
 

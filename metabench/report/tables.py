@@ -1,4 +1,4 @@
-"""The tables: one a setting, and those that span the suite. A run that failed is a row in its place."""
+"""The tables: one per setting, and those that span the suite. A failed run is a row in its place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build_tables(results: Path, out: Path) -> list[Path]:
 
 
 def all_tables(suite: Suite) -> list[Table]:
-    """Return every table: the answer, methods at a glance, a memory study, one a setting, certificates, coverage, what did not finish."""
+    """Return every table: the answer, methods at a glance, a memory study, one per setting, certificates, coverage, unfinished runs."""
     found = answers(suite)
     tables = [
         quality_answer_table(suite, found),
@@ -47,7 +47,7 @@ def all_tables(suite: Suite) -> list[Table]:
 
 
 def coverage_table(suite: Suite) -> Table:
-    """Return the status matrix: what became of the runs of each method in each setting."""
+    """Return the status matrix: the outcome of the runs of each method in each setting."""
     labels = list(suite.styles)
     columns = [Column("task", "problem", numeric=False), Column("setting", "setting", numeric=False)]
     columns += [
@@ -62,8 +62,8 @@ def coverage_table(suite: Suite) -> Table:
     ]
     table = Table(
         "coverage",
-        "What ran and what became of it",
-        "Runs by status, one run a seed. A dash: the suite does not ask for it.",
+        "What ran, and its outcome",
+        "Runs by status, one run per seed. A dash: not part of the suite.",
         columns,
     )
     for setting, entries in suite.settings.items():
@@ -90,10 +90,10 @@ def coverage_table(suite: Suite) -> Table:
 
 
 def failure_table(suite: Suite) -> Table:
-    """Return every group of runs that did not finish, with its message."""
+    """Return every group of unfinished runs, with its message."""
     table = Table(
         "failures",
-        "What did not finish",
+        "Unfinished runs",
         "One row for each method, setting and status.",
         [
             Column("task", "problem", numeric=False),

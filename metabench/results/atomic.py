@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from metabench.core.errors import MetabenchError
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Call `write` with a binary file that becomes `path` only when everything is on disk.
 
-    The folder is made where it is missing. Whatever goes wrong, `path` keeps its old content and nothing else is left beside it.
-    Raises MetabenchError for what the file system refuses: a full disk, a read-only folder, a file in a folder's place.
+    The folder is created if missing. On any failure `path` keeps its old content, and no other file is left behind.
+    Raises MetabenchError for errors of the file system: a full disk, a read-only folder, a file where a folder should be.
     """
     temporary: str | None = None
     try:
@@ -36,12 +36,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 with the line ends that it has, whole or not at all. Raises MetabenchError as `write_atomically`."""
+    """Write `text` as UTF-8 with its line ends unchanged, completely or not at all. Raises MetabenchError as `write_atomically`."""
     write_bytes_atomically(path, text.encode("utf-8"))
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write `content`, whole or not at all. Raises MetabenchError as `write_atomically`."""
+    """Write `content`, completely or not at all. Raises MetabenchError as `write_atomically`."""
 
     def write(file: BinaryIO) -> None:
         file.write(content)

@@ -1,4 +1,4 @@
-"""Certificates: what `metabench certify` found, one row a method, case and claim, and what they come to for a method.
+"""Certificates: what `metabench certify` found, one row per method, case and claim, and the verdict on each method.
 
 The only place where their columns are declared. A file of another version is refused.
 """
@@ -28,10 +28,10 @@ UNDECLARED = "undeclared"
 
 VERDICTS = {
     CERTIFIED: "equals the exact value of its target up to rounding, wherever it answers",
-    AS_DECLARED: "approximates its target as it declares: it reaches it in a limit, equals its formula, or has the mean that theory gives",
+    AS_DECLARED: "approximates its target as declared: reaches it in a limit, equals its formula, or has the mean that theory gives",
     FAILED: "is not what it declares to be",
     UNSUPPORTED: "declines this combination and says why",
-    UNDECLARED: "declares neither to be exact nor a limit in which it is: nothing to hold it to",
+    UNDECLARED: "declares neither that it is exact nor a limit in which it is: nothing to check it against",
 }
 
 _STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
@@ -43,16 +43,16 @@ CERTIFICATE_COLUMNS: tuple[Column, ...] = (
     Column(
         "kind",
         _STRING,
-        "'claim': held to a tolerance; 'budget': a point of the curve of error against solver budget",
+        "'claim': checked to a tolerance; 'budget': a point of the curve of error against solver budget",
         required=True,
     ),
     Column("problem", _STRING, "certification problem", required=True),
-    Column("case", _STRING, "the problem with all that sets this case apart", required=True),
+    Column("case", _STRING, "the problem with everything that distinguishes this case", required=True),
     Column("optimiser", _STRING, "inner optimiser", required=True),
     Column("inner_steps", _INT, "K", required=True),
     Column("dimension", _INT, "number of inner parameters", required=True),
     Column("n_meta", _INT, "number of meta-parameters", required=True),
-    Column("dtype", _STRING, "number type of the call; what it is held to is worked out in float64", required=True),
+    Column("dtype", _STRING, "dtype of the call; the reference is computed in float64", required=True),
     Column("scale", _FLOAT, "factor on the inner loss", required=True),
     Column("weight_decay", _FLOAT, "of the inner optimiser", required=True),
     Column(
@@ -61,31 +61,31 @@ CERTIFICATE_COLUMNS: tuple[Column, ...] = (
     Column(
         "claim",
         _STRING,
-        "what it is held to: 'exact', 'limit', 'formula', 'mean', 'carried' (what it keeps brings it to its target), 'again' (it answers "
+        "what it is checked against: 'exact', 'limit', 'formula', 'mean', 'carried' (its memory leads to the target), 'again' (it answers "
         "the same when it is called again), 'drawn' (it draws), 'none' or 'undeclared'",
         required=True,
     ),
     Column("target", _STRING, "what the method estimates", required=True),
     Column("verdict", _STRING, "one of " + ", ".join(VERDICTS), required=True),
-    Column("relative_error", _FLOAT, "norm of the difference from what it is held to, over the norm of that"),
-    Column("cosine", _FLOAT, "cosine with the exact value of its target; of a mean, with what theory gives for it"),
+    Column("relative_error", _FLOAT, "norm of the difference from the reference, over the norm of the reference"),
+    Column("cosine", _FLOAT, "cosine with the exact value of its target; for a mean, with its theoretical value"),
     Column(
         "norm_ratio",
         _FLOAT,
-        "norm over the norm of the exact value of its target; of a mean, of what theory gives for it",
+        "norm over the norm of the exact value of its target; for a mean, over that of its theoretical value",
     ),
     Column("tolerance", _FLOAT, "relative error that is allowed"),
-    Column("draws", _INT, "draws that the mean is of; methods that sample only"),
-    Column("standard_error", _FLOAT, "standard error of that mean over the norm of what it is held to"),
+    Column("draws", _INT, "draws in the mean; methods that sample only"),
+    Column("standard_error", _FLOAT, "standard error of that mean over the norm of the reference"),
+    Column("p_value", _FLOAT, "probability of a difference at least this large, if the mean is right"),
     Column(
-        "p_value", _FLOAT, "probability of so large a difference, or a larger one, if the mean is what it is held to"
+        "level", _FLOAT, "p_value below which the claim fails: the probability of failing a correct method by chance"
     ),
-    Column("level", _FLOAT, "p_value below which the claim fails: the probability of failing a right method by chance"),
-    Column("budget_option", _STRING, "the option that `budget` is of; empty for claims", required=True),
-    Column("budget", _FLOAT, "solver budget of a point of the curve"),
-    Column("message", _STRING, "what failed, in words; why it is unsupported", required=True),
+    Column("budget_option", _STRING, "the option that `budget` refers to; empty for claims", required=True),
+    Column("budget", _FLOAT, "solver budget at this point of the curve"),
+    Column("message", _STRING, "explanation of the failure; why it is unsupported", required=True),
     Column("seconds", _FLOAT, "time of this row's check"),
-    Column("instruction_set", _STRING, "the CPU's instructions that the kernels used", required=True),
+    Column("instruction_set", _STRING, "CPU instruction set that the kernels used", required=True),
     Column("torch_version", _STRING, "version of torch", required=True),
     Column("metabench_version", _STRING, "version of metabench", required=True),
 )
@@ -103,10 +103,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the rows of one method come to.
+    """Summary of the rows of one method.
 
-    verdict: FAILED if any claim failed; else CERTIFIED if all that was answered is exact; else AS_DECLARED; UNDECLARED or UNSUPPORTED where
-    nothing was held to anything. claims: rows by verdict. error: the worst relative error in float64 of the claims with a tolerance;
+    verdict: FAILED if any claim failed; else CERTIFIED if every answer is exact; else AS_DECLARED; UNDECLARED or UNSUPPORTED if
+    nothing was checked. claims: rows by verdict. error: the worst relative error in float64 of the claims with a tolerance;
     error_float32: of those in float32, most of it rounding; cosine and norm_ratio: the lowest, and (lowest, highest), against the exact
     target. failures: case, options and message of what failed, each message once. unsupported: why, each reason once. curves: (case,
     budget option, [(budget, relative error), ...]).
@@ -139,7 +139,7 @@ class Certificate:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Certificate:
-        """Return what `to_json` was made from; raise MetabenchError if it was not."""
+        """Return the inverse of `to_json`; raise MetabenchError for anything else."""
         try:
             ratio = values["norm_ratio"]
             return cls(
@@ -193,7 +193,7 @@ def read_certificates(path: Path) -> list[Row]:
 def read_all_certificates(paths: Iterable[Path]) -> dict[str, Certificate]:
     """Return the certificates of several files by method, in their order.
 
-    Raises MetabenchError as `read_certificates` does, and for a method that two files certify: which one counts, only the reader can say.
+    Raises MetabenchError as `read_certificates` does, and for a method that two files certify: the caller must choose.
     """
     found: dict[str, Certificate] = {}
     place: dict[str, Path] = {}
@@ -206,7 +206,7 @@ def read_all_certificates(paths: Iterable[Path]) -> dict[str, Certificate]:
 
 
 def certificates(rows: Iterable[Row]) -> dict[str, Certificate]:
-    """Return what the rows come to, by method, in their order."""
+    """Return the certificates by method, in the order of the rows."""
     grouped: dict[str, list[Row]] = {}
     for row in rows:
         grouped.setdefault(row["method"], []).append(row)
@@ -250,7 +250,7 @@ def _certificate(method: str, rows: list[Row]) -> Certificate:
 
 
 def _failures(claims: list[Row]) -> tuple[str, ...]:
-    """Return what failed and where; a message that several cases have, once, with the first of them."""
+    """Return what failed and where; a message shared by several cases appears once, with the first of them."""
     told: dict[str, str] = {}
     for row in claims:
         if row["verdict"] == FAILED:
@@ -260,7 +260,7 @@ def _failures(claims: list[Row]) -> tuple[str, ...]:
 
 
 def _verdict(counts: dict[str, int], declined: int) -> str:
-    """Return what claims come to. `declined` counts the refusals where there is an answer: more of them than answers is no certificate."""
+    """Return the verdict over claims. `declined` counts refusals where an answer exists: more refusals than answers give no certificate."""
     answered = sum(counts.get(verdict, 0) for verdict in (CERTIFIED, AS_DECLARED))
     if counts.get(FAILED):
         return FAILED

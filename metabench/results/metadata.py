@@ -1,4 +1,4 @@
-"""What results.parquet says beside its rows: the suite, its commit, who is to be cited, and what was certified."""
+"""Metadata of results.parquet: the suite, its commit, citations, and certificates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Cards = dict[str, dict[str, Any]]
 class Metadata:
     """The suite behind a table of rows.
 
-    suite: the resolved configuration, YAML. methods, problems, datasets: name to what is known of it (title, target, exact, cost, memory,
+    suite: the resolved configuration, YAML. methods, problems, datasets: name to its description (title, target, exact, cost, memory,
     citation as BibTeX), in the order of the suite. certificates: method to `Certificate.to_json()`, empty where nothing was certified and
-    in files from before there were certificates. git_commit, created_at (UTC, ISO 8601) and version say which source collected the rows.
+    in files from before there were certificates. git_commit, created_at (UTC, ISO 8601) and version identify the collecting source.
     """
 
     suite: str = ""
@@ -38,7 +38,7 @@ _CARDS = ("methods", "problems", "datasets", "certificates")
 
 
 def encode_metadata(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
-    """Return `metadata` as Parquet key-value pairs. Raises MetabenchError for an unknown key, a value that is no string, or bad JSON."""
+    """Return `metadata` as Parquet key-value pairs. Raises MetabenchError for an unknown key, a value that is not a string, or bad JSON."""
     pairs: dict[bytes, bytes] = {}
     for key, value in metadata.items():
         if key not in KEYS:

@@ -1,4 +1,4 @@
-"""The row: one per cell and seed. The only place where columns are declared, typed and described.
+"""The row: one per cell and seed. Columns are declared, typed and described only here.
 
 `SCHEMA_VERSION` is stored in every file. A file of an older version is read where `metabench.results.upgrades` says how, with the columns
 that it lacks empty; any other version is refused, never guessed at.
@@ -32,7 +32,7 @@ COLUMNS: tuple[Column, ...] = (
     # What the cell is.
     Column("suite", _STRING, "name of the suite", required=True),
     Column("experiment", _STRING, "name of the experiment within the suite", required=True),
-    Column("purpose", _STRING, "'quality': trained to the end and evaluated; 'cost': measured only, no quality", required=True),
+    Column("purpose", _STRING, "'quality': trained and evaluated; 'cost': cost only, no quality", required=True),
     Column("problem", _STRING, "bilevel problem", required=True),
     Column("dataset", _STRING, "data set", required=True),
     Column("size", _STRING, "named size of the model", required=True),
@@ -64,7 +64,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("target_cosine", _FLOAT, "cosine with the exact value of the method's own target"),
     Column("target_norm_ratio", _FLOAT, "norm over the norm of the exact value of the method's own target"),
     Column("target_error", _FLOAT, "norm of the difference from the exact value of the method's own target, over its norm"),
-    Column("hypergradient_samples", _INT, "windows times draws that the six figures above are means of"),
+    Column("hypergradient_samples", _INT, "windows times draws over which the six figures above are averaged"),
     Column("hypergradient_cosine_sd", _FLOAT, "standard deviation of the cosine over those samples; methods that draw only"),
     Column("hypergradient_mean_cosine", _FLOAT, "cosine of the mean of a window's draws, averaged over windows; methods that draw only"),
     Column("target_cosine_sd", _FLOAT, "the same standard deviation, against the method's own target"),
@@ -73,21 +73,21 @@ COLUMNS: tuple[Column, ...] = (
         "yardstick_error",
         _FLOAT,
         "relative difference of the exact hypergradient from finite differences of plain training, at the first window; the larger of two "
-        "where the method's own target goes through fewer steps; empty where that is not affordable",
+        "where the method's own target goes through fewer steps; empty if too expensive",
     ),
-    Column("yardstick_precision", _FLOAT, "the part of yardstick_error that the finite differences may cause"),
-    Column("diagnostics", _STRING, "what the method reports of itself at the checkpoint (residual of a solver, ...), a JSON object"),
+    Column("yardstick_precision", _FLOAT, "the part of yardstick_error that may come from the finite differences"),
+    Column("diagnostics", _STRING, "the method's own diagnostics at the checkpoint (residual of a solver, ...), a JSON object"),
     # Memory of one hypergradient, from the allocator, float32.
     Column("peak_bytes", _INT, "static_bytes + dynamic_bytes"),
     Column("static_bytes", _INT, "bytes of the storages given to the method: parameters, inner optimiser state, meta-parameters, batches"),
-    Column("dynamic_bytes", _INT, "peak of live allocator bytes during the hypergradient minus what was live before it"),
+    Column("dynamic_bytes", _INT, "peak of live allocator bytes during the hypergradient minus those live before it"),
     Column("memory_source", _STRING, "where the bytes were read: the CPU allocator's events or the CUDA allocator"),
     Column("predicted_bytes", _INT, "peak_bytes as predicted before the cell was run; empty where nothing was predicted"),
-    Column("prediction_note", _STRING, "what predicted_bytes leaves out, if anything: workspaces of CPU kernels that are not known"),
+    Column("prediction_note", _STRING, "what predicted_bytes omits, if anything: unknown workspaces of CPU kernels"),
     Column("floor_bytes", _INT, "analytic floor of dynamic_bytes for mixed mode, block by block; problems with segments only"),
     Column("flops", _INT, "floating-point operations of one hypergradient, counted without running it; empty where nothing was predicted"),
     # Time, seconds. Memory and time are measured in separate passes.
-    Column("first_call_s", _FLOAT, "first call in its process, with one-time costs that checks and plain steps before it left unpaid"),
+    Column("first_call_s", _FLOAT, "first call in its process, with one-time costs not yet paid by earlier checks and plain steps"),
     Column("time_median_s", _FLOAT, "median time of one hypergradient after warm-up"),
     Column("time_q1_s", _FLOAT, "lower quartile of the same"),
     Column("time_q3_s", _FLOAT, "upper quartile of the same"),
@@ -104,7 +104,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("kernels", _STRING, "CPU kernels that were asked for: 'portable' or 'native'; empty in older rows"),
     Column("instruction_set", _STRING, "instruction set of the CPU kernels that ran; empty on a GPU and in older rows"),
     Column("threads", _INT, "threads of torch", required=True),
-    Column("dtype", _STRING, "number type of training and measurement", required=True),
+    Column("dtype", _STRING, "dtype of training and measurement", required=True),
     Column("load_at_start", _FLOAT, "one-minute load average when the cell began"),
     Column("torch_version", _STRING, "version of torch"),
     Column("python_version", _STRING, "version of Python"),
@@ -112,7 +112,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("metabench_version", _STRING, "version of metabench", required=True),
     Column("git_commit", _STRING, "commit of the source, with '+' where files differed from it; empty outside a checkout"),
     Column("code_hash", _STRING, "hash of the source that the cell depends on", required=True),
-    Column("method_hash", _STRING, "hash of the source that the method alone depends on: the one that its certificate has", required=True),
+    Column("method_hash", _STRING, "hash of the source that the method alone depends on, as in its certificate", required=True),
     Column("lock_hash", _STRING, "hash of requirements.lock; empty where there is none"),
     Column("started_at", _STRING, "UTC time, ISO 8601", required=True),
 )

@@ -1,8 +1,8 @@
 """Statistics over seeds: intervals, aggregates over tasks, fits and comparisons.
 
 Every interval here is a nominal 95 % percentile bootstrap over seeds, with a fixed generator, so that equal rows give equal intervals.
-The percentile method is chosen over BCa since BCa needs a jackknife that is degenerate with the three to five seeds that suites use. With
-so few seeds any bootstrap interval is too short: `COVERAGE` says by how much. With fewer than `MINIMUM_SEEDS` none is given.
+The percentile method is chosen over BCa because BCa needs a jackknife, which is degenerate with the three to five seeds of a suite. With
+so few seeds any bootstrap interval is too short: `COVERAGE` says by how much. Fewer than `MINIMUM_SEEDS` seeds give no interval.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Estimate:
     n: int
 
     def overlaps(self, other: Estimate) -> bool:
-        """Say whether the two intervals meet; False where either has none."""
+        """Return whether the two intervals overlap; False if either has none."""
         if self.low is None or self.high is None or other.low is None or other.high is None:
             return False
         return self.low <= other.high and other.low <= self.high
@@ -90,7 +90,7 @@ def intervals(samples: Sequence[Sequence[float]]) -> list[Estimate]:
 
 
 def _bootstrap_means(data: Array) -> tuple[Array, Array]:
-    """Return lower and upper bounds for the mean of each row. The same draws of seeds serve every row: hence no row depends on another."""
+    """Return lower and upper bounds for the mean of each row. All rows use the same draws of seeds, so no row depends on another."""
     lows, highs = [], []
     for start in range(0, len(data), _BATCH):
         result = stats.bootstrap(
@@ -158,7 +158,7 @@ def probability_of_improvement(tasks: Sequence[tuple[Sequence[float], Sequence[f
     """Return the chance that a run of the first method beats a run of the second, averaged over tasks (ties count half).
 
     tasks: for each task, the two methods' values per seed, higher better. A run that failed is -inf: it loses against every run that
-    finished. Seeds are resampled for each method and task by themselves (Agarwal et al. 2021, section 4.3: the Mann-Whitney U statistic
+    finished. Seeds are resampled separately for each method and task (Agarwal et al. 2021, section 4.3: the Mann-Whitney U statistic
     over the number of pairs).
     """
     samples = [(np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)) for ours, theirs in tasks]
@@ -229,7 +229,7 @@ def line(x: Sequence[float], y: Sequence[float]) -> Fit | None:
 
 
 def pareto_front(cost: Sequence[float], quality: Sequence[float], higher_is_better: bool) -> list[int]:
-    """Return the indices of the points that no other beats on cost (lower) and quality at once, from cheapest to dearest.
+    """Return the indices of the points that no other beats on both cost (lower) and quality, from cheapest to most expensive.
 
     Of points with equal cost and equal quality the first is kept.
     """

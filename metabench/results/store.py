@@ -1,4 +1,4 @@
-"""Rows on disk: one small Parquet file a cell, and results.parquet with all of them."""
+"""Rows on disk: one small Parquet file per cell, and results.parquet with all of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ACCEPTED = {pa.string(): (str,), pa.int64(): (int,), pa.float64(): (float, int)
 
 
 class CorruptRows(MetabenchError):
-    """A row file that is truncated, is no Parquet, or lacks columns of its own schema version."""
+    """A row file that is truncated, not Parquet, or lacks columns of its own schema version."""
 
 
 class OtherSchema(MetabenchError):
@@ -52,7 +52,7 @@ class CollectReport:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str] | None = None) -> None:
-    """Write the rows of one cell, whole or not at all.
+    """Write the rows of one cell, completely or not at all.
 
     Raises MetabenchError naming the column for an unknown or missing one or a value of the wrong type, and for what the disk refuses.
     """
@@ -65,9 +65,9 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping[
 
 
 def read_rows(path: Path) -> pa.Table:
-    """Return the rows of a cell's file or of results.parquet; those of an older version with the columns that it lacked, empty.
+    """Return the rows of a cell's file or of results.parquet; columns missing from older versions are added, empty.
 
-    Raises OtherSchema for another schema version, CorruptRows for a file that cannot be read, MetabenchError for one that is not there.
+    Raises OtherSchema for another schema version, CorruptRows for a file that cannot be read, MetabenchError for a missing one.
     """
     path = Path(path)
     try:
@@ -92,7 +92,7 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def quarantine(path: Path) -> Path:
-    """Move a corrupt row file to NAME.corrupt-XXXXXXXX beside it (eight digits of its content's hash) and return where it is now."""
+    """Move a corrupt row file to NAME.corrupt-XXXXXXXX in its folder (eight digits of its content's hash); return the new path."""
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -110,10 +110,10 @@ def collect(
     metadata: Mapping[str, str] | None = None,
     rerun: str = "snakemake --cores all",
 ) -> CollectReport:
-    """Concatenate cells' files, in their order, to `out` (Parquet) and to a CSV beside it; both whole or not at all.
+    """Concatenate cells' files, in their order, to `out` (Parquet) and a CSV next to it; both completely or not at all.
 
-    No file at all makes an empty, valid table. Every corrupt file is set aside before MetabenchError lists them with the command that runs
-    their cells again (`rerun` and the files); files of another schema version, and a cell with two rows of one seed, are refused too.
+    No files give an empty, valid table. Every corrupt file is set aside before MetabenchError lists them with the command that reruns
+    their cells (`rerun` and the files); files of another schema version, and a cell with two rows of one seed, are refused too.
     """
     paths = [Path(path) for path in row_files]
     encoded = encode_metadata(metadata or {})

@@ -1,7 +1,7 @@
-"""Rows of older schema versions, read as those of this one.
+"""Rows of older schema versions, read as rows of the current one.
 
-An upgrade adds columns that the older version lacked, empty: nothing is computed, renamed or left out. A change that needs more than
-that is a version that is not upgraded, and its files are refused.
+An upgrade adds the columns that the older version lacked, empty: nothing is computed, renamed or dropped. Versions that need more than
+that are not upgraded, and their files are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UPGRADES: Mapping[int, Upgrade] = {
         added=("yardstick_error", "yardstick_precision", "kernels", "instruction_set", "prediction_note"),
     ),
 }
-"""By the version that a file has. Version 1 had no `method_hash`, which cannot be empty."""
+"""By the version of the file. Version 1 had no `method_hash`, which cannot be empty."""
 
 
 def can_read(version: str) -> bool:
@@ -45,7 +45,7 @@ def missing_columns(version: str) -> tuple[str, ...]:
 def upgraded(table: pa.Table, version: str) -> pa.Table | None:
     """Return a table of `version`, one that can be read, with the columns that were added since, empty, each in its place.
 
-    None where the table does not have the columns of its version.
+    None if the table lacks the columns of its version.
     """
     added = missing_columns(version)
     if table.schema.names != [name for name in SCHEMA.names if name not in added]:

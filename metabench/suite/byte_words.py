@@ -1,10 +1,10 @@
-"""Numbers of bytes for people."""
+"""Human-readable numbers of bytes."""
 
 from __future__ import annotations
 
 
 def human_bytes(count: int) -> str:
-    """Return a number of bytes for people, as '4 GiB' or '61.23 GiB'."""
+    """Return a human-readable number of bytes, as '4 GiB' or '61.23 GiB'."""
     size, unit = float(count), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size < 1024:

@@ -1,4 +1,4 @@
-"""Whether the folders that a run writes to beside its results can be written to."""
+"""Whether the folders that a run writes to, besides its results, are writable."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def check_writable(folder: Path) -> None:
 
 
 def check_user_cache() -> None:
-    """End the process with one sentence where the user's cache folder, which Snakemake needs, cannot be made or written to.
+    """End the process with one sentence if the user's cache folder, which Snakemake needs, cannot be created or written to.
 
-    profiles/default calls it: nothing that comes later is early enough.
+    profiles/default calls it: anything later is too late.
     """
     given = os.environ.get("XDG_CACHE_HOME")
     try:

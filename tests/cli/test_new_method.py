@@ -83,12 +83,12 @@ def test_the_suite_that_it_shows_is_one(tmp_path: Path) -> None:
 
 
 NAMES = {
-    "class": "is a keyword of Python",
-    "my-cg": "is no Python identifier .*: did you mean 'my_cg'?",
-    "9lives": "is no Python identifier",
-    "": "is no Python identifier",
-    "../up": "is no Python identifier .*: did you mean 'up'?",
-    "größe": "is no Python identifier",
+    "class": "is a Python keyword",
+    "my-cg": "is not a Python identifier .*: did you mean 'my_cg'?",
+    "9lives": "is not a Python identifier",
+    "": "is not a Python identifier",
+    "../up": "is not a Python identifier .*: did you mean 'up'?",
+    "größe": "is not a Python identifier",
     "ift_cg": "is taken by metabench.methods.ift_cg: implicit differentiation with conjugate gradients",
     "solve": "means something else in the file",
     "tree": "means something else in the file",
@@ -109,7 +109,7 @@ def test_a_name_that_would_not_work_is_refused_and_nothing_is_written(tmp_path: 
 @pytest.mark.parametrize("there", ["mine.py", "test_mine.py"])
 def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("kept")
-    with pytest.raises(MetabenchError, match=f"'.*{there}' is there already, and nothing is overwritten"):
+    with pytest.raises(MetabenchError, match=f"'.*{there}' already exists and is not overwritten"):
         write_method("mine", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "kept"
@@ -119,4 +119,4 @@ def test_a_folder_is_made_and_what_is_no_folder_is_named(tmp_path: Path) -> None
     written = write_method("mine", tmp_path / "deep" / "folder")
     assert [path.name for path in written] == ["mine.py", "test_mine.py"]
     done = run("-m", "metabench", "new-method", "other", "--out", "deep/folder/mine.py", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "error: 'deep/folder/mine.py' is no folder\n")
+    assert (done.returncode, done.stderr) == (2, "error: 'deep/folder/mine.py' is not a folder\n")

@@ -48,7 +48,7 @@ WRONG: dict[str, tuple[Any, str]] = {
         "['out', 'shift', 'in'], expected",
     ),
     "another shape": (with_meta("in", torch.zeros(2)), "a hypergradient for 'in' of shape (2,), expected ()"),
-    "another number type": (
+    "another dtype": (
         with_meta("in", RIGHT.meta["in"].float()),
         "a hypergradient for 'in' in torch.float32, expected torch.float64",
     ),

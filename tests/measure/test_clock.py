@@ -100,7 +100,7 @@ def test_a_stopwatch_adds_up_its_laps_only() -> None:
 
 def test_a_stopwatch_does_not_nest() -> None:
     watch = Stopwatch()
-    with watch, pytest.raises(RuntimeError, match="runs already"):
+    with watch, pytest.raises(RuntimeError, match="is already running"):
         watch.__enter__()
     assert watch.laps == 1
     with pytest.raises(RuntimeError, match="was not running"):

@@ -115,7 +115,7 @@ try:
 except Exception as error:
     print(json.dumps(str(error)))
 """
-    assert "a process of their own" in of_process(program, {})
+    assert "their own process" in of_process(program, {})
 
 
 def test_native_kernels_leave_the_environment_as_it_is() -> None:

@@ -172,7 +172,7 @@ def test_a_step_map_that_expands_is_reported_and_at_last_an_error() -> None:
 
 def test_learning_rates_move_no_fixed_point() -> None:
     problem = LearningRates()
-    with pytest.raises(Unsupported, match="comes to rest does not depend on them"):
+    with pytest.raises(Unsupported, match="does not depend on them"):
         call("ift_fixed_point", problem, *checkpoint(problem))
 
 

@@ -81,5 +81,5 @@ def test_without_a_learned_start_it_refuses(kind: type[Tanh]) -> None:
 
 def test_a_meta_parameter_that_the_start_does_not_read_is_named() -> None:
     problem = StartAndPenalty()
-    with pytest.raises(Unsupported, match=r"meta-parameters \['penalty'\] are no initial parameters"):
+    with pytest.raises(Unsupported, match=r"meta-parameters \['penalty'\] are not initial parameters"):
         call("reptile", problem, *checkpoint(problem))

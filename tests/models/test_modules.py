@@ -193,5 +193,5 @@ def test_spectral_normalisation_is_refused_where_it_iterates() -> None:
 
 
 def test_a_module_with_nothing_to_learn_is_refused() -> None:
-    with pytest.raises(MetabenchError, match="a Tanh, has no parameter that asks for a gradient"):
+    with pytest.raises(MetabenchError, match="a Tanh, has no parameter that requires a gradient"):
         as_function(nn.Tanh())

@@ -331,7 +331,7 @@ def test_scores_read_the_losses_as_constants_unless_asked_otherwise() -> None:
 
 
 def test_weighing_takes_two_domains_and_a_target_that_is_one_of_them() -> None:
-    with pytest.raises(MetabenchError, match="two domains or more"):
+    with pytest.raises(MetabenchError, match="at least two domains"):
         made("lm_loss_weights", TWO.texts["first"])
     with pytest.raises(MetabenchError, match="unknown domain for option 'target' 'secnd': did you mean 'second'"):
         made("lm_loss_weights", target="secnd")

@@ -187,7 +187,7 @@ def test_what_draws_is_judged_by_its_mean_draw(load_rows: Any, synthetic: Any) -
     overview = glances(suite, answers(suite))
     assert next(glance.cosine for glance in overview if glance.label == "evograd") == 0.55
     text = dict(sentences(suite, answers(suite), overview))["Hypergradients"]
-    assert "`evograd` on label_noise, cosine 0.550 (of the mean draw, n = 16 samples a seed)" in text
+    assert "`evograd` on label_noise, cosine 0.550 (of the mean draw, n = 16 samples per seed)" in text
     table = glance_table(suite, overview)
     cells = {row["label"].text: row["cosine"].text for row in table.rows}
     assert cells["evograd"] == "0.550 (mean draw)" and "draw" not in cells["t1t2"]

@@ -264,12 +264,12 @@ def test_the_first_lines_say_how_much_memory_at_what_time_and_when_not(suite: Su
     )
 
 
-def test_it_is_not_worth_it_for_small_perceptrons(suite: Suite) -> None:
+def test_it_is_not_worth_it_for_small_mlps(suite: Suite) -> None:
     study, text = _study(suite), dict(_said(suite))["Not worth it"]
     lost = [one for one in study.of("mixflow") if one.why_not_worth_it]
     assert {one.configuration.task.problem for one in lost} == {SMALL}
     assert len(lost) == 4 and text.startswith("In 4 of 22 configurations")
-    assert "That is all of label_noise and nothing of lm_learning_rates." in text
+    assert "These are all of label_noise and none of lm_learning_rates." in text
     reasons = Counter(one.why_not_worth_it for one in lost)
     assert reasons["more memory"] and f"In {reasons['more memory']} it takes at least as much memory as" in text
 
@@ -315,7 +315,7 @@ def test_what_does_not_fit_is_in_the_table_with_its_predicted_bytes(suite: Suite
     ]
     assert len(large) == 9
     for row, record in large:
-        assert row["status"].text == "predicted not to fit: for a GPU"
+        assert row["status"].text == "predicted not to fit: needs a GPU"
         assert record["predicted_bytes"] > 24 * 2**30 and row["predicted"].text.endswith(("GiB", "TiB"))
     gains = {record["label"]: record["predicted_gain"] for _, record in large}
     assert gains["mixflow"] == pytest.approx(400 / 30)

@@ -134,7 +134,7 @@ def test_drawings_take_their_colours_from_the_page(text: str) -> None:
 def test_the_page_says_whom_to_cite_and_what_was_run(text: str, suite: Any) -> None:
     for method in suite.metadata.methods:
         assert f"@article{{{method}2024," in text
-    assert "No citation is declared." in text
+    assert "No citation declared." in text
     assert "memory_bytes: 2147483648" in text
     for column in COLUMNS:
         assert f"<code>{column.name}</code>" in text

@@ -105,7 +105,7 @@ def test_what_draws_has_its_spread_and_its_mean_draw_in_the_table(load_rows: Any
     assert cells["evograd"]["hypergradient_cosine"].text == "−0.20 ± 0.90"
     assert cells["evograd"]["hypergradient_mean_cosine"].text == "0.550"
     assert cells["unrolled"]["hypergradient_mean_cosine"].text == "–"
-    assert "n = 16 samples a seed" in table.caption
+    assert "n = 16 samples per seed" in table.caption
     exact = load_rows([synthetic.row("unrolled", 0)])
     keys = [column.key for column in setting_table(exact, setting, exact.entries).columns]
     assert "hypergradient_cosine" in keys and "hypergradient_mean_cosine" not in keys

@@ -28,7 +28,7 @@ MISTAKES = [
     ("name: x\ndevice_memory: 0GiB", "key 'device_memory': must be above 0, got '0GiB'"),
     (
         "name: x\ndevice_memory: 24GiB\npredict: false",
-        "key 'device_memory': nothing is compared with it while 'predict' is false",
+        "key 'device_memory': it has no effect while 'predict' is false",
     ),
     (
         "name: x\nlimits: {memory: 4096}",
@@ -54,7 +54,7 @@ MISTAKES = [
         "key 'experiments': expected a mapping from names to experiments (none: {}), got ['a']",
     ),
     ("name: x\nexperiments: {a: 3}", "key 'experiments.a': expected a mapping with keys among problem, datasets"),
-    ("name: x\nexperiments: {a b: {}}", "key 'experiments': 'a b' is no name"),
+    ("name: x\nexperiments: {a b: {}}", "key 'experiments': 'a b' is not a name"),
     ("name: x\nexperiments: {a: {methods: [none]}}", "key 'experiments.a.problem' is missing: bilevel problem"),
     (
         "name: x\nexperiments: {a: {problem: toy_1d, methods: none}}",

@@ -40,5 +40,5 @@ def test_its_example_is_a_suite_with_as_many_cells_as_it_says() -> None:
 def test_it_is_written_where_it_belongs(tmp_path: Path) -> None:
     write_reference(tmp_path / "README.md")
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == reference()
-    with pytest.raises(MetabenchError, match="is no folder"):
+    with pytest.raises(MetabenchError, match="is not a folder"):
         write_reference(tmp_path / "nowhere" / "README.md")

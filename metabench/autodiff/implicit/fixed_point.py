@@ -16,10 +16,10 @@ from metabench.core.types import Batch, InnerState, Tree, Window
 
 
 class StepMap:
-    """Phi at a state, linearised: the graph of one inner step, recorded once, from which every VJP is taken.
+    """Phi at a state, linearised: the graph of one inner step, recorded once and used for every VJP.
 
-    A state is one flat tree here: parameters under 'params/NAME', slots under 'SLOT/NAME'. A count of steps never settles, so that there
-    is no fixed point with it: it is a constant of the map.
+    A state is one flat tree here: parameters under 'params/NAME', slots under 'SLOT/NAME'. A step count never settles and would prevent a
+    fixed point, so it is a constant of the map.
     """
 
     def __init__(self, problem: Problem, state: InnerState, meta: Tree, batch: Batch, damping: float = 0.0) -> None:
@@ -36,7 +36,7 @@ class StepMap:
         self._outputs = list(_flat({"params": moved} | {slot: slots[slot] for slot in recorded}).values())
 
     def outer_slope(self, of_params: Tree) -> Tree:
-        """Return the cotangent of a state of which only the parameters have one."""
+        """Return the cotangent of a state in which only the parameters have one."""
         return tree.zeros_like(tree.detach(self._state)) | _flat({"params": of_params})
 
     def pull(self, cotangent: Tree) -> Tree:
@@ -69,7 +69,7 @@ def fixed_point_hypergradient(
         Unsupported: the meta-parameters are the start of the inner run or enter its update, or outer losses are due before its end.
         Diverged: an iterate is not finite.
     """
-    refuse_update_and_start(problem, "where the inner run comes to rest does not depend on them")
+    refuse_update_and_start(problem, "the fixed point of the inner run does not depend on them")
     refuse_earlier_outer_losses(window, "the fixed point has no steps before it")
     outer = window.outer[-1]
     assert outer is not None

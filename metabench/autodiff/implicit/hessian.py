@@ -1,7 +1,7 @@
-"""The matrix of implicit differentiation, d2f/dw2 + shift I, as products: with one direction, or with several at once.
+"""The matrix of implicit differentiation, d2f/dw2 + shift I, as products with one direction or with several at once.
 
-Where the problem offers segments, products are taken in mixed mode, segment by segment: the memory of one segment, for about one and a
-half times the arithmetic of a product with a recorded graph. Elsewhere that graph is recorded once.
+If the problem offers segments, products are computed in mixed mode, segment by segment: in the memory of one segment, for about 1.5 times
+the arithmetic of a product with a recorded graph. Otherwise that graph is recorded once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class DampedHessian:
     def rows(self, directions: torch.Tensor) -> torch.Tensor:
         """Return the products with directions given as flat rows, shape [n, |w|], as such rows.
 
-        More than one go through one backward pass vectorised over them (vmap), of a recorded graph: the memory of n products at once.
+        Several directions share one vectorised backward pass (vmap) of a recorded graph, with the memory of n products at once.
         """
         if self._by_segments is not None:
             products = [self(tree.unflatten(row, self._params)) for row in directions]

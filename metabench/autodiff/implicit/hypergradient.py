@@ -18,10 +18,10 @@ from metabench.core.support import refuse_earlier_outer_losses, refuse_update_an
 from metabench.core.types import InnerState, Tree, Window
 
 Solver: TypeAlias = Callable[[DampedHessian, Tree, "Tree | None"], Solution]
-"""(H + damping I, the right-hand side dF/dw, where to start or None) -> a solution."""
+"""(H + damping I, the right-hand side dF/dw, a starting point or None) -> a solution."""
 
 ADJOINT = "adjoint"
-"""The name of the last solution among what a method keeps of an inner run."""
+"""The name of the last solution in the inner run's memory."""
 
 
 def implicit_hypergradient(
@@ -35,15 +35,15 @@ def implicit_hypergradient(
 ) -> Hypergradient:
     """Run the window's K steps, then differentiate as if w_K were a minimum of what training minimises on the window's last batch.
 
-    With coupled weight decay c in the inner optimiser that is f + c/2 |w|^2, and H = d2f/dw2 + c I.
+    With coupled weight decay c in the inner optimiser, training minimises f + c/2 |w|^2, and H = d2f/dw2 + c I.
 
     Args:
         damping: added to the Hessian's diagonal.
-        warm_start: begin from the solution of the window before, which the inner run's memory keeps.
+        warm_start: start from the previous window's solution, which the inner run's memory keeps.
 
     Raises:
-        Unsupported: the meta-parameters enter where a minimum of f does not see them, outer losses are due before the window's end, or the
-            inner optimiser minimises no loss (AdamW with decay).
+        Unsupported: a minimum of f does not depend on the meta-parameters, outer losses are due before the window's end, or the inner
+            optimiser minimises no loss (AdamW with decay).
     """
     refuse_update_and_start(problem, "a minimum of the inner loss does not depend on them")
     refuse_earlier_outer_losses(window, "the minimum has no steps before it")

@@ -1,4 +1,4 @@
-"""Solvers of linear systems that need only products. Trees stand for vectors."""
+"""Solvers of linear systems that need only matrix-vector products. Vectors are trees."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Operator: TypeAlias = Callable[[Tree], Tree]
 
 
 class Solution(NamedTuple):
-    """An approximate solution of A x = b, and what is known of it.
+    """An approximate solution of A x = b, with diagnostics.
 
     Attributes:
         value: x.
-        steps: those taken.
-        residual: |b - A x| / |b|; of an affine iteration, that of the iterate before the last.
-        indefinite: whether A showed a direction d with d'Ad <= 0; None where the solver does not look.
-        contracting: whether the increments of an iteration shrink; None where there are none to compare.
-        rank: of the approximation of A that was inverted; None where A itself is.
+        steps: number of steps taken.
+        residual: |b - A x| / |b|; for an affine iteration, that of the second-to-last iterate.
+        indefinite: whether A showed a direction d with d'Ad <= 0; None if the solver does not check.
+        contracting: whether the increments of an iteration shrink; None if there are none to compare.
+        rank: of the inverted approximation of A; None if A itself was inverted.
     """
 
     value: Tree
@@ -35,7 +35,7 @@ class Solution(NamedTuple):
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """What is known, as numbers."""
+        """The diagnostics, as floats."""
         found = {"solver_steps": float(self.steps), "solver_residual": self.residual}
         others = {"indefinite": self.indefinite, "contracting": self.contracting, "rank": self.rank}
         return found | {name: float(value) for name, value in others.items() if value is not None}
@@ -46,9 +46,9 @@ def conjugate_gradients(
 ) -> Solution:
     """Solve A x = b for symmetric positive definite A from x = `start`, or from zero. Hestenes & Stiefel 1952.
 
-    Stops after `steps`, when |r| <= tolerance |b|, or before a direction of non-positive curvature, where no step is defined: then
-    `indefinite` is set and the iterate so far is returned. The residual is the one carried by the recurrence. A tolerance below the
-    rounding of the number type counts as that. A start costs one product more, for its residual.
+    Stops after `steps`, when |r| <= tolerance |b|, or before a direction of non-positive curvature, where no step is defined:
+    `indefinite` is then set and the current iterate returned. The residual is that of the recurrence. A tolerance below the
+    rounding of the dtype is raised to it. A start costs one more product, for its residual.
 
     Raises:
         Diverged: a product is not finite.
@@ -86,12 +86,12 @@ def affine_iteration(
 ) -> Solution:
     """Iterate x <- T x + c, which tends to (I - T)^-1 c where the spectral radius of T is below 1.
 
-    From x_0 = c, where a series begins whose n-th iterate is sum_{j=0..n} T^j c; or from `start`, if there are steps to take. Stops after
-    `steps`, or when an increment |x_n - x_{n-1}| is at most tolerance |c|, or is rounding of x_n. That increment is the residual
-    c - (I - T) x_{n-1} of the iterate before: known without another product, and relative to |c| reported as `residual`.
+    Starts from x_0 = c, so that the n-th iterate is sum_{j=0..n} T^j c; or from `start`, if `steps` is not 0. Stops after `steps`, or when
+    an increment |x_n - x_{n-1}| is at most tolerance |c|, or is rounding of x_n. That increment is the residual c - (I - T) x_{n-1} of the
+    previous iterate: it costs no further product, and is reported relative to |c| as `residual`.
 
-    `contracting` compares the last increment with the one half as many steps back: an oscillating iteration, as with momentum, may grow
-    for a while and settle yet.
+    `contracting` compares the last increment with the one at half the number of steps: an oscillating iteration, as with momentum, may
+    grow for a while before it settles.
 
     Raises:
         Diverged: an iterate is not finite.
@@ -120,8 +120,8 @@ def neumann_series(
 ) -> Solution:
     """Return scale * sum_{j=0..steps} (I - scale A)^j b, which tends to A^-1 b where |I - scale A| < 1. Lorraine et al. 2020, equation 8.
 
-    It is the affine iteration with T = I - scale A and c = scale b, and goes on from `start` where one is given: then `steps` steps of
-    gradient descent on x'Ax/2 - b'x. `residual` is |b - A x| / |b| of the iterate before the last, which from no start is
+    This is the affine iteration with T = I - scale A and c = scale b. With a `start` it continues from there: `steps` steps of gradient
+    descent on x'Ax/2 - b'x. `residual` is |b - A x| / |b| of the second-to-last iterate, which without a start is
     |(I - scale A)^steps b| / |b|, the last term's relative size: above 1 the series diverges.
 
     Raises:

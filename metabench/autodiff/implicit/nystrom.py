@@ -2,7 +2,7 @@
 
 With C = H[:, S] and W = H[S, S] the approximation is H_k = C W^+ C^T, and by Woodbury's identity (their equation 6)
     (H_k + rho I)^-1 b = (b - C (rho W + C^T C)^-1 C^T b) / rho.
-Both ways to form it below give the same up to rounding.
+The two implementations below agree up to rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from metabench.core.types import Tree
 
 
 class Sketch(NamedTuple):
-    """What Woodbury's identity needs of k columns: C^T C and W, shape [k, k], C^T b, shape [k], and y -> C y."""
+    """The terms of Woodbury's identity for k columns: C^T C and W, shape [k, k], C^T b, shape [k], and y -> C y."""
 
     gram: torch.Tensor
     core: torch.Tensor
@@ -28,13 +28,13 @@ class Sketch(NamedTuple):
 
 
 SketchOf: TypeAlias = "Callable[[DampedHessian, torch.Tensor, torch.Tensor, int], Sketch]"
-"""(H, b as one vector, the indices S, how many columns to work out together) -> the sketch."""
+"""(H, b as one vector, the indices S, how many columns to compute together) -> the sketch."""
 
 
 def drawn_columns(size: int, rank: int, stream: torch.Generator) -> torch.Tensor:
     """Return `rank` of the indices below `size`, or all of them, drawn uniformly without replacement, shape [k].
 
-    An index counts through all parameters, in the order of their names.
+    Indices run through all parameters, in the order of their names.
     """
     return torch.randperm(size, generator=stream, device=stream.device)[:rank]
 
@@ -48,9 +48,9 @@ def kept_columns(hessian: DampedHessian, target: torch.Tensor, chosen: torch.Ten
 
 
 def passing_columns(hessian: DampedHessian, target: torch.Tensor, chosen: torch.Tensor, block: int) -> Sketch:
-    """Let `block` columns live at a time: 2 k + 2 Hessian products, memory O(block |w| + k^2).
+    """Hold `block` columns at a time: 2 k + 2 Hessian products, memory O(block |w| + k^2).
 
-    H is symmetric, so that C^T c = (H c)[S] for every column c, C^T b = (H b)[S], and C y = H z with z = y on S and zero elsewhere.
+    H is symmetric, so C^T c = (H c)[S] for every column c, C^T b = (H b)[S], and C y = H z with z = y on S and zero elsewhere.
     """
     gram = target.new_empty(len(chosen), len(chosen))
     core = torch.empty_like(gram)
@@ -72,14 +72,14 @@ def nystrom(
 ) -> Solution:
     """Return (H_k + rho I)^-1 b. Hataya & Yamada 2023, equation 6 and algorithm 1.
 
-    The k x k system is solved in float64 by its eigenvectors; what its eigenvalues say is rounding of the columns' number type is left
-    out, and `rank` counts those that stay: less than k where the columns depend on each other. `indefinite` says whether H[S, S] has a
-    negative eigenvalue. The residual is that of H itself, for one product more: what rank k and rho leave of b.
+    The k x k system is solved in float64 by its eigenvectors; eigenvalues within rounding of the columns' dtype are
+    dropped, and `rank` counts the rest: fewer than k where the columns depend on each other. `indefinite` says whether H[S, S] has a
+    negative eigenvalue. The residual is that of H itself, for one more product: it includes the errors of rank k and rho.
 
     Args:
         chosen: the indices S, shape [k].
         sketch_of: `kept_columns` or `passing_columns`.
-        block: how many columns are worked out together.
+        block: how many columns are computed together.
 
     Raises:
         Diverged: a column is not finite.

@@ -1,7 +1,7 @@
-"""The value-function pair: first-order hypergradients from two points, one that minimises f and one that is drawn towards F.
+"""The value-function pair: first-order hypergradients from two points, one that minimises f and one pulled towards F.
 
-A minimum of f over w is where the gap f(w, l) - min_w f(w, l) is zero. Charging it with a multiplier c turns the bilevel problem into one
-level, F(w, l) + c (f(w, l) - f(w_K, l)), whose gradient with respect to l is first order:
+A minimum of f over w is where the gap f(w, l) - min_w f(w, l) is zero. Penalising the gap with a multiplier c gives a single-level
+problem, F(w, l) + c (f(w, l) - f(w_K, l)), whose gradient with respect to l is first order:
     dF/dl(y, l) + c (df/dl(y, l) - df/dl(w_K, l)),
 y an approximate minimum over w of F + c f, and w_K, from the problem's own inner run, of f.
 """
@@ -23,7 +23,7 @@ from metabench.core.support import refuse_earlier_outer_losses, refuse_update_an
 from metabench.core.types import Batch, InnerState, Tree, Window
 
 PENALISED = "penalised"
-"""Where the memory of the inner run keeps y."""
+"""Key of y in the inner run's memory."""
 
 
 class Slopes(NamedTuple):
@@ -48,7 +48,7 @@ class Pair:
         return Slopes(tree.add_scaled(d_params, self._decay, params) if self._decay else d_params, d_meta)
 
     def inner_meta(self, params: Tree) -> Tree:
-        """Return df/dl alone: the backward pass goes to l and not to the parameters."""
+        """Return df/dl alone: the backward pass goes only to l, not to the parameters."""
         meta = tree.leaves_for_grad(self._meta)
         with torch.enable_grad():
             (d_meta,) = gradients(self._problem.inner_loss(tree.detach(params), meta, self._inner), [meta])
@@ -61,7 +61,7 @@ class Pair:
 
 
 class Penalised(NamedTuple):
-    """Where the descent ended: y, the hypergradient there, and the multiplier of the gap."""
+    """The end of the descent: y, the hypergradient there, and the multiplier of the gap."""
 
     params: Tree
     meta: Tree
@@ -75,18 +75,18 @@ def penalised_hypergradient(
     window: Window,
     descend: Callable[[Pair, Tree, Tree], Penalised],
 ) -> Hypergradient:
-    """Run the window's K steps to w_K, then descend from the last y of the inner run, or from w_K where there is none.
+    """Run the window's K steps to w_K, then descend from the last y of the inner run, or from w_K if there is none.
 
     Args:
-        descend: from (the pair of losses on the window's last batches, y, df/dl at w_K) to where it ends.
+        descend: (the pair of losses on the window's last batches, y, df/dl at w_K) -> the end of the descent.
 
     Raises:
-        Unsupported: the meta-parameters enter where a minimum of f does not see them, outer losses are due before the window's end, or the
-            inner optimiser minimises no loss (decoupled weight decay).
+        Unsupported: a minimum of f does not depend on the meta-parameters, outer losses are due before the window's end, or the inner
+            optimiser minimises no loss (decoupled weight decay).
         MetabenchError: the memory of the inner run holds another method's trees.
     """
     refuse_update_and_start(problem, "the two points differ by the inner loss alone")
-    refuse_earlier_outer_losses(window, "the inner minimum knows the last alone")
+    refuse_earlier_outer_losses(window, "the inner minimum depends on the last alone")
     outer = window.outer[-1]
     assert outer is not None
     pair = Pair(problem, tree.detach(meta), window.inner[-1], outer)

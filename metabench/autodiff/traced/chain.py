@@ -1,7 +1,7 @@
 """Derivatives of a loss that is a chain of segments, segment by segment, on flat graphs.
 
-With rematerialised blocks nothing of a segment is kept on the way ahead but what it hands on; on the way back its value is taken again.
-Without, what its backward pass reads is kept.
+With rematerialised blocks the forward pass keeps only what a segment hands on; the backward pass recomputes its value.
+Without, whatever its backward pass reads is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from metabench.core.types import Batch, Tree
 
 
 class Gradient(NamedTuple):
-    """A loss, a scalar, and its gradients; a tree that was not asked for is empty."""
+    """A loss, a scalar, and its gradients; trees not requested are empty."""
 
     loss: torch.Tensor
     params: Tree
@@ -44,7 +44,7 @@ class Chain:
     def gradient(
         self, params: Tree, meta: Tree, batch: Batch, *, of_params: bool = True, of_meta: bool = False
     ) -> Gradient:
-        """Return the loss and its gradients; a leaf that the loss does not reach gets zeros."""
+        """Return the loss and its gradients; a leaf that the loss does not depend on gets zeros."""
         loss = next(iter(params.values())).new_zeros(())
         of: tuple[Tree, Tree] = ({}, {})
         for segment, found in self._back(params, meta, batch, None, of_params, of_meta):
@@ -58,8 +58,8 @@ class Chain:
     ) -> tuple[Tree, Tree]:
         """Return (into + (d2f/dw2) v, (d2f/dl dw) v) with v = `direction`, by one JVP of the backward pass along (v, 0).
 
-        Without `into` there is no Hessian product, without `mixed` no mixed one: an empty tree stands for it. `into` is the caller's to
-        give away: its leaves are replaced one after another, so that no two whole trees of them are alive.
+        Without `into` there is no Hessian product, without `mixed` no mixed one: an empty tree takes its place. `into` is consumed:
+        its leaves are replaced one after another, so that two whole trees of them are never alive.
         """
         total = {} if into is None else into
         share: Tree = {}
@@ -69,7 +69,7 @@ class Chain:
         return total, _filled(share, meta) if mixed else {}
 
     def kept_bytes(self, params: Tree, meta: Tree, batch: Batch) -> Iterator[tuple[int, int]]:
-        """Yield, segment by segment, the bytes that it hands on and those that a first-order backward pass of it reads.
+        """Yield, for each segment, the bytes that it hands on and those that its first-order backward pass reads.
 
         Nothing is computed: both follow from the traces.
         """
@@ -82,10 +82,10 @@ class Chain:
             yield sum(leaf.numel() * leaf.element_size() for leaf in hidden.values()), graphs.kept_bytes
 
     def check(self, params: Tree, meta: Tree, batch: Batch) -> None:
-        """Trace the products of every segment, as far as they can be traced.
+        """Trace the products of every segment that can be traced.
 
         Raises:
-            Unsupported: an operation lacks a derivative that they need; the message names it and its place.
+            Unsupported: an operation lacks a required derivative; the message names the operation and its place.
         """
         segments = self.segments(params, meta, batch)
         hidden: Tree = {}
@@ -97,7 +97,7 @@ class Chain:
             hidden = graphs.like
 
     def segments(self, params: Tree, meta: Tree, batch: Batch) -> tuple[Segment, ...]:
-        """Return the chain. The whole loss, where it is one piece, is a method of the problem: its traces are the problem's own."""
+        """Return the chain. A loss in one piece is a method of the problem, and its traces belong to the problem."""
         if self._offered:
             return self._offered
         function = types.MethodType(_inner if self._which == "inner" else _outer, self._problem)
@@ -106,14 +106,14 @@ class Chain:
     def _back(
         self, params: Tree, meta: Tree, batch: Batch, direction: Tree | None, of_params: bool, of_meta: bool
     ) -> Iterator[tuple[Segment, Groups]]:
-        """Yield (segment, its results) from the last segment back to the first that something is asked of."""
+        """Yield (segment, its results) from the last segment back to the first one needed."""
         segments = self.segments(params, meta, batch)
         first = _first_asked(segments, of_params, of_meta)
         boundaries: list[tuple[Tree, Tree] | None] = [({}, {})]
         saved: list[Tree | None] = []
 
         def handed_on(i: int) -> tuple[Tree, Tree]:
-            """Return what segment i is given. What the first one gives is taken again where it was not kept."""
+            """Return the input of segment i. The output of the first is recomputed if it was not kept."""
             boundary = boundaries[i]
             if boundary is not None:
                 return boundary
@@ -193,7 +193,7 @@ def _inputs(
 
 
 def _accumulate(total: Tree, names_of: Iterable[tuple[str, str]], found: Tree) -> None:
-    """Add to `total` what a segment found, under the names of the tree. A leaf may be shared with others: nothing is written in place."""
+    """Add a segment's results to `total`, under the names of the tree. Leaves may be shared, so nothing is written in place."""
     for own, name in names_of:
         if own in found:
             leaf = found.pop(own)

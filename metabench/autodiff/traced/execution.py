@@ -1,6 +1,6 @@
-"""How flat graphs are run: as they are, compiled by torch.compile, or captured as CUDA graphs.
+"""Execution of flat graphs: plain, compiled by torch.compile, or captured as CUDA graphs.
 
-Compiled and captured graphs are held to the plain ones: the first call of each runs both, and their results must agree to rounding.
+Compiled and captured graphs are checked against the plain ones: the first call of each runs both, which must agree to rounding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Execution:
         """Return what the graph gives for `groups`, a dict that is emptied.
 
         Raises:
-            MetabenchError: what a compiled or captured graph gives is not what the plain one does.
+            MetabenchError: a compiled or captured graph does not agree with the plain one.
         """
         if not isinstance(piece, FlatGraph) or not (self.compile or self.cuda_graphs):
             found: Groups = piece(groups)
@@ -83,9 +83,9 @@ def _captured(run: Run, given: list[Any]) -> Run:
 
 
 def _check(found: Sequence[Any], expected: Sequence[Any], how: str) -> None:
-    """Raise MetabenchError if two lists of outputs differ by more than rounding in another order of operations.
+    """Raise MetabenchError if two lists of outputs differ by more than rounding with reordered operations.
 
-    Where the plain graph gives no finite number the other must give none either: a run may have diverged.
+    They must be non-finite in the same places: a run may have diverged.
     """
     for one, other in zip(found, expected, strict=True):
         if not other.is_floating_point():

@@ -1,10 +1,10 @@
 """A function of trees as a flat list of aten calls, each tensor dropped after its last use.
 
-Autograd keeps what a backward pass may need; a flat graph keeps what is needed, and no Python runs between its calls. It is traced with
-fake tensors: no arithmetic, no memory. Kemaev et al. 2025 get the same from JAX, where every function is traced.
+Autograd keeps what a backward pass might need; a flat graph keeps only what is needed, and runs no Python between its calls. It is traced
+with fake tensors: no arithmetic, no memory. Kemaev et al. 2025 get the same from JAX, where every function is traced.
 
-Inputs and outputs are groups of trees by name ('params', 'hidden', ...), so that one trace can serve several purposes: `part` keeps of
-it what some outputs need, `split` cuts it into what can run early and what must wait for its late inputs.
+Inputs and outputs are groups of trees by name ('params', 'hidden', ...), so that one trace can serve several purposes: `part` keeps
+what some outputs need, `split` separates what can run early from what must wait for late inputs.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Name: TypeAlias = tuple[str, str]
 """(group, name within the tree)."""
 
 SAVED = "saved"
-"""The group of what the early part of a split graph leaves for the late one."""
+"""The group that the early part of a split graph saves for the late one."""
 
 
 class FlatGraph:
-    """A callable from groups of trees to groups of trees, as a flat list of aten calls. No graph of autograd is recorded."""
+    """A callable from groups of trees to groups of trees, as a flat list of aten calls. Autograd records nothing."""
 
     def __init__(self, graph: Any, constants: Mapping[str, Any], inputs: list[Name], outputs: list[Name]) -> None:
         self.inputs, self.outputs = inputs, outputs
@@ -48,9 +48,9 @@ class FlatGraph:
         return found
 
     def __call__(self, groups: Groups) -> Groups:
-        """Return the outputs for inputs of the shapes and number types that were traced. No tensor of `groups` is written to.
+        """Return the outputs for inputs of the shapes and dtypes that were traced. No tensor of `groups` is written to.
 
-        The dict `groups` itself is emptied: what nobody else holds is let go of after its last use.
+        The dict `groups` itself is emptied: tensors without other references are freed after their last use.
         """
         given = [groups[group][name] for group, name in self.inputs]
         groups.clear()
@@ -67,7 +67,7 @@ class FlatGraph:
         )
 
     def output_bytes(self, group: str) -> int:
-        """Return the bytes of the distinct memory that the outputs of a group stand on, as far as this graph made it."""
+        """Return the bytes of distinct memory behind the outputs of a group, if allocated by this graph."""
         nodes = list(self.functional.graph.nodes)
         owner = owners(nodes)
         made = {
@@ -86,15 +86,15 @@ class FlatGraph:
 
 
 class Trace:
-    """A traced function, of which parts are made into flat graphs."""
+    """A traced function, from which flat graphs are made."""
 
     def __init__(self, function: Function, like: Groups) -> None:
-        """Trace `function` for inputs such as `like`: nothing but shapes, strides, number types and devices is read.
+        """Trace `function` for inputs such as `like`: only shapes, strides, dtypes and devices are read.
 
         Raises:
-            ValueError: the function writes to its inputs, draws random numbers, or keeps a tensor that it makes: a cache that it fills
+            ValueError: the function writes to its inputs, draws random numbers, or keeps a tensor that it made, such as a cache filled
                 at its first call.
-            Exception: whatever torch raises where the function cannot be traced, as where its control flow depends on values.
+            Exception: whatever torch raises if the function cannot be traced, for example because its control flow depends on values.
         """
         self.inputs: list[Name] = [(group, name) for group, tree in like.items() for name in tree]
         leaves = [leaf for tree in like.values() for leaf in tree.values()]
@@ -120,7 +120,7 @@ class Trace:
             raise ValueError("it keeps a tensor that it made while it was traced")
 
     def part(self, outputs: Collection[str]) -> FlatGraph:
-        """Return what computes the output groups named, and no more; inputs that are not read are not asked for."""
+        """Return a graph that computes only the named output groups, without inputs that it does not read."""
         graph, inputs, results = self._copied()
         kept = [(name, node) for name, node in zip(self.outputs, results, strict=True) if name[0] in outputs]
         return self._finished(graph, inputs, kept)
@@ -130,8 +130,8 @@ class Trace:
     ) -> tuple[FlatGraph, FlatGraph]:
         """Return (ahead, back), which together compute the output groups `outputs`: `ahead` those in `early` and a group `SAVED`.
 
-        `back` computes the others from `SAVED` and the inputs; input groups `late` are known to it alone. What is saved is what does not
-        depend on them and is needed behind.
+        `back` computes the others from `SAVED` and the inputs; only it receives the input groups `late`. `SAVED` holds what
+        does not depend on them and is needed later.
         """
         graph, inputs, results = self._copied()
         named = [(name, node) for name, node in zip(self.outputs, results, strict=True) if name[0] in outputs]
@@ -187,7 +187,7 @@ class Trace:
 
 
 def specification(groups: Groups) -> tuple[Any, ...]:
-    """Return what a trace depends on beside its function, hashable: names, shapes, strides, number types and devices."""
+    """Return what a trace depends on besides its function, hashable: names, shapes, strides, dtypes and devices."""
     return tuple(
         (
             group,
@@ -203,7 +203,7 @@ def specification(groups: Groups) -> tuple[Any, ...]:
 
 
 def on_fakes(function: Function, like: Groups) -> Any:
-    """Return what `function` gives for fake tensors such as `like`: tensors without values, of the right shapes."""
+    """Return the output of `function` for fake tensors such as `like`: tensors without values, of the right shapes."""
     with _faking():
         return function({group: {name: _fake(leaf) for name, leaf in tree.items()} for group, tree in like.items()})
 
@@ -227,7 +227,7 @@ def is_fake(value: Any) -> bool:
 
 @contextlib.contextmanager
 def _faking() -> Iterator[None]:
-    """Make tensors without memory in the block, apart from every mode that is on outside of it, and record for autograd."""
+    """Within the block, make tensors without memory, independently of outer modes, and record for autograd."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._python_dispatch import _disable_current_modes
 
@@ -264,7 +264,7 @@ def _needed(nodes: list[Any]) -> set[Any]:
 
 
 def _base(node: Any) -> Any:
-    """Return what a node is a view of, through views of views."""
+    """Return the base of a node, through views of views."""
     while is_aten(node) and is_view(node) and isinstance(node.meta.get("val"), torch.Tensor):
         source = node.args[0]
         if not isinstance(source.meta.get("val"), torch.Tensor):

@@ -1,4 +1,4 @@
-"""What of a flat graph is in memory when: from sizes alone, without running it."""
+"""Liveness of a flat graph's memory, from sizes alone, without running it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metabench.core.lazy import torch
 
 
 def owners(nodes: Sequence[Node]) -> dict[Node, Node]:
-    """Return for every node whose tensor was made by the graph the node that made its memory, through views of views.
+    """Return, for every node whose tensor the graph made, the node that made its memory, through views of views.
 
     Graph inputs and constants, and views of them, have none.
     """
@@ -40,7 +40,7 @@ def size(node: Node) -> int:
 
 
 def last_reads(nodes: Sequence[Node], owner: dict[Node, Node]) -> dict[Node, int]:
-    """Return for every owner the place of the last node that reads its memory, through whichever view."""
+    """Return, for every owner, the place of the last node that reads its memory, through any view."""
     place = {node: i for i, node in enumerate(nodes)}
     found: dict[Node, int] = {}
     for node, of in owner.items():
@@ -49,7 +49,7 @@ def last_reads(nodes: Sequence[Node], owner: dict[Node, Node]) -> dict[Node, int
 
 
 def peak_bytes(graph: Graph) -> int:
-    """Return the most bytes that the graph's calls have allocated at a time; its inputs do not count, its outputs do."""
+    """Return the peak bytes allocated by the graph's calls; inputs do not count, outputs do."""
     nodes = list(graph.nodes)
     owner = owners(nodes)
     ends: dict[int, list[Node]] = {}
@@ -64,9 +64,9 @@ def peak_bytes(graph: Graph) -> int:
 
 
 def order_for_memory(graph: Graph) -> None:
-    """Put the calls of a graph that writes to nothing into an order with a lower peak, where a simple rule finds one.
+    """Reorder the calls of a pure graph for a lower peak, if a simple rule finds one.
 
-    Greedy: of the calls whose operands are there, first what frees more than it takes, the most first; then what comes first now.
+    Greedy: of the calls whose operands exist, first those that free more than they allocate, the largest gain first; then the given order.
     """
     nodes = list(graph.nodes)
     before = peak_bytes(graph)

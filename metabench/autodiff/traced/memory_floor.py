@@ -1,4 +1,4 @@
-"""The analytic floor of mixed mode's memory: what the algorithm must hold, whatever program carries it out."""
+"""The analytic floor of mixed mode's memory: what the algorithm must hold in any implementation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from metabench.core.types import InnerState, Tree, Window
 
 
 def mixed_mode_floor(problem: Problem, state: InnerState, meta: Tree, window: Window) -> int | None:
-    """Return the bytes that mixed mode with rematerialised segments has allocated at its peak; None without segments that can be traced.
+    """Return the bytes that mixed mode with rematerialised segments allocates at its peak; None without segments that can be traced.
 
         T (|w| + |s|) + (T - 1) |w| + 2 |w| + |s| + max_i (2 A_i + 2 sum_{j <= i} |hidden_j|)
 
-    On the way back through the last step the T states that the run has come to are kept (|s|: the optimiser's slots), the inner gradients
-    but the one just used, and the cotangents of w, of s and of the inner gradient. In segment i there are the boundaries up to it, with
-    their tangents, and A_i with its tangent: what a first-order backward pass of the segment reads. The state that the window starts from
-    is given and does not count. A program may do a little better where not all that a segment reads is alive at once.
+    In the backward pass of the last step these are alive: the T states that the run has reached (|s|: the optimiser's slots), the inner
+    gradients except the one just used, and the cotangents of w, of s and of the inner gradient. In segment i there are also the boundaries
+    up to it and A_i, which a first-order backward pass of the segment reads, each with its tangent. The state that the window starts from
+    is given and does not count. A program may do slightly better if it does not need all that a segment reads at once.
     """
     chain = Chain(problem, "inner", block_remat=False)
     if not problem.inner_segments():

@@ -1,7 +1,7 @@
-"""Buffers of a flat graph used again: a call whose operand is read for the last time writes its result there.
+"""Buffer reuse in a flat graph: a call that is the last to read an operand writes its result there.
 
-A flat graph drops each tensor after its last use, but an elementwise call still holds operand and result side by side for a moment, and
-the moment may be the peak. The values are the same to the bit.
+A flat graph drops each tensor after its last use, but an elementwise call still holds operand and result together for a moment, and
+that moment may be the peak. The values are identical to the bit.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _IN_PLACE = (
     "addmm.default",
     "baddbmm.default",
 )
-"""Calls that have a twin which writes its result over the first operand."""
+"""Calls with an in-place variant that overwrites the first operand."""
 
 _INTO_COTANGENT = ("gelu_backward", "sigmoid_backward", "silu_backward", "tanh_backward", "threshold_backward")
-"""Elementwise backward passes, which may write over the cotangent that they read first."""
+"""Elementwise backward passes, which may overwrite the cotangent that they read."""
 
 
 def reuse_memory(graph: Graph) -> None:
-    """Rewrite calls to work in place where nothing can tell."""
+    """Rewrite calls to work in place if the result cannot change."""
     in_place = {_overload(name): _overload(name.replace(".", "_.", 1)) for name in _IN_PLACE}
     into = {_overload(f"{name}.default"): _overload(f"{name}.grad_input") for name in _INTO_COTANGENT}
     nodes = list(graph.nodes)

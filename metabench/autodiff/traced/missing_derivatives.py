@@ -1,4 +1,4 @@
-"""Operations that lack a derivative: which one, and in which layer, from what torch says when it refuses."""
+"""Operations that lack a derivative: which one, and in which layer, from torch's error message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MISSING = (
     (r"attempting to call Tensor\.requires_grad_\(\)", "torch.func does not take requires_grad_() inside a function"),
     (r"don't yet support saved tensor hooks", "torch.func does not work with saved-tensor hooks, as of checkpointing"),
 )
-"""What torch says of operations that lack a derivative or a batching rule, and what that means for a method."""
+"""Torch's messages for operations without a derivative or a batching rule, and what they mean for a method."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -30,7 +30,7 @@ _INSTEAD = "set mixed_mode: false, or write the operation out in others"
 
 
 def refusal(error: BaseException) -> tuple[str, str]:
-    """Return what an operation of torch lacks, in a few words, and its name; both empty if the error is of another kind."""
+    """Return what a torch operation lacks, in a few words, and its name; both empty for other errors."""
     if isinstance(error, RuntimeError):
         for pattern, words in MISSING:
             if found := re.search(pattern, str(error)):
@@ -44,11 +44,11 @@ def refused_by_vmap(error: BaseException) -> bool:
 
 
 def missing_derivative(error: BaseException, run: Any, where: str) -> str:
-    """Return one line about an operation that lacks a derivative, with the layer that calls it; empty if the error is another one.
+    """Return one line about an operation that lacks a derivative, with the layer that calls it; empty for other errors.
 
     Args:
-        error: what torch raised while a derivative was taken.
-        run: the function without derivatives; it is called once more to find the operation's place, where the backward pass met it.
+        error: what torch raised during differentiation.
+        run: the function without derivatives, called again to locate the operation if the backward pass raised the error.
         where: the segment.
     """
     words, operation = refusal(error)
@@ -59,7 +59,7 @@ def missing_derivative(error: BaseException, run: Any, where: str) -> str:
 
 
 def _place(trace: TracebackType | None) -> str:
-    """Return the layer and the line that a traceback ends in, outside of torch and of this package's derivatives."""
+    """Return the layer and line in which a traceback ends, outside torch and this package's derivatives."""
     frames = []
     while trace is not None:
         frames.append((trace.tb_frame, trace.tb_lineno))

@@ -2,7 +2,7 @@
 
 With hidden' = f(p, l, b, hidden), the backward pass is (p, l, b, hidden, g) -> g^T (df/dp, df/dl, df/dhidden); its tangent along
 (dp, 0, dhidden, dg) is the segment's share of (d2f/dw2) v and (d2f/dl dw) v: forward over reverse. Kemaev et al. 2025, section 3.
-Traces are made when they are first asked for, once per function and shapes, and kept for the process: equal blocks share them.
+Traces are made on first use, once per function and shapes, and kept for the process: equal blocks share them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PRIMALS = (PARAMS, META, BATCH, HIDDEN)
 Piece = Callable[[Groups], Groups]
 
 _KEPT = 512
-"""Traces kept at the most; the one used longest ago makes room."""
+"""Most traces kept; the least recently used is dropped first."""
 
 
 class SegmentGraphs:
@@ -52,7 +52,7 @@ class SegmentGraphs:
         """Why the segment could not be traced; empty if it was."""
         primals = {group: leaves for group, leaves in inputs.items() if group in _PRIMALS}
         self.like: Tree = {}
-        """Fake tensors such as what the segment hands on; none for a last segment."""
+        """Fake tensors like those that the segment hands on; none for a last segment."""
         self._value = _value_dual(segment) if dual else _value_alone(segment)
         try:
             with torch.no_grad():
@@ -76,7 +76,7 @@ class SegmentGraphs:
         return self._part((OUT, D_OUT) if self._dual else (OUT,))
 
     def back(self, params: bool, meta: bool) -> Piece:
-        """(inputs, cotangents) -> the backward pass, or its tangent beside the cotangents of what came before; the value is taken again."""
+        """(inputs, cotangents) -> the backward pass, or its tangent and the cotangents of its inputs; the value is recomputed."""
         return self._part(self._wanted(params, meta))
 
     def through(self, params: bool, meta: bool) -> Piece:
@@ -84,7 +84,7 @@ class SegmentGraphs:
         return self._part((OUT, *self._wanted(params, meta)))
 
     def halves(self, params: bool, meta: bool) -> tuple[Piece, Piece]:
-        """Return (ahead, back) where `back` reads what `ahead` saved, instead of taking the value again."""
+        """Return (ahead, back) where `back` reads what `ahead` saved, instead of recomputing the value."""
         key = ("halves", params, meta)
         if key not in self._pieces:
             if self._trace is None:
@@ -98,12 +98,12 @@ class SegmentGraphs:
 
     @functools.cached_property
     def multiplies(self) -> bool:
-        """Whether the segment's value takes arithmetic worth sparing, a matrix product or a convolution; a table looked up does not."""
+        """Whether recomputing the segment's value is costly (a matrix product or a convolution); a table look-up is not."""
         return self._trace is None or self._trace.part((OUT,)).multiplies
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of what the segment's backward pass reads of its value, beside its inputs; 0 where the segment could not be traced."""
+        """Bytes that the segment's backward pass reads, besides its inputs; 0 if the segment could not be traced."""
         if self._trace is None:
             return 0
         early = (OUT,)
@@ -153,7 +153,7 @@ def _like(out: Tree) -> Tree:
 
 
 def _with_tangents(primals: Groups, cotangent: Tree, dual: bool) -> Groups:
-    """Return the primals with what else the joint function reads: cotangents such as the segment's value, and the tangents of all."""
+    """Return the primals and the other inputs of the joint function: cotangents like the segment's value, and the tangents of all."""
     groups = {**primals, COTANGENT: cotangent} if cotangent else dict(primals)
     if dual:
         for group, tangents in ((PARAMS, D_PARAMS), (HIDDEN, D_HIDDEN), (COTANGENT, D_COTANGENT)):
@@ -224,7 +224,7 @@ def _value_dual(segment: Segment) -> Function:
 
 
 def _typed(tangents: Tree, primals: Tree) -> Tree:
-    """Return tangents in the number types of their primals: torch gives a float64 one for a scalar times a Python number."""
+    """Return tangents in the dtypes of their primals: torch gives a float64 one for a scalar times a Python number."""
     return {name: leaf.to(primals[name].dtype) for name, leaf in tangents.items()}
 
 
@@ -237,7 +237,7 @@ _cache: collections.OrderedDict[Hashable, SegmentGraphs] = collections.OrderedDi
 
 
 def forget() -> None:
-    """Drop all traces that problems share: the next call of each makes them anew."""
+    """Drop all traces that problems share: the next call of each makes new ones."""
     _cache.clear()
 
 
@@ -245,7 +245,7 @@ def segment_graphs(segment: Segment, inputs: Groups, owner: Any, dual: bool, las
     """Return the flat graphs of `segment` for inputs such as these; `owner` keeps them where the function is a method of its own.
 
     Raises:
-        Unsupported: an operation of the segment has no derivative of the kind that is needed; the message names it and its place.
+        Unsupported: an operation of the segment lacks a required derivative; the message names it and its place.
     """
     kept, function = _home(segment, owner)
     key = (function, dual, last, specification({group: inputs.get(group, {}) for group in _PRIMALS}))
@@ -261,8 +261,8 @@ def segment_graphs(segment: Segment, inputs: Groups, owner: Any, dual: bool, las
 def _home(segment: Segment, owner: Any) -> tuple[Any, Hashable]:
     """Return where traces of the segment are kept, and its function as a key there.
 
-    Problems share the traces of functions that are what they are by name, and of frozen dataclasses. Anything else (a method of the
-    problem, a function made on the spot) may close over a problem's data: its traces live and die with the problem.
+    Problems share the traces of named functions and of frozen dataclasses. Anything else (a method of the problem, a closure) may capture
+    a problem's data: its traces last as long as the problem.
     """
     function: Any = segment.function
     by_name = isinstance(function, types.FunctionType) and "<locals>" not in function.__qualname__
@@ -274,7 +274,7 @@ def _home(segment: Segment, owner: Any) -> tuple[Any, Hashable]:
 
 
 class _Itself:
-    """A key that is equal for one and the same object, and keeps it: its number alone could be given to another one."""
+    """A key equal only for the same object, which it keeps alive: a bare id could be reused."""
 
     def __init__(self, value: Any) -> None:
         self._value = value

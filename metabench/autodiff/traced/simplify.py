@@ -1,6 +1,6 @@
 """Rewrites of a flat graph of aten calls that leave its values as they are: less to compute, and less alive at a time.
 
-What forward mode leaves in a trace is full of copies of what is already there and of the same product taken twice. The graphs are pure:
+Forward mode leaves many redundant copies and repeated products in a trace. The graphs are pure:
 no call writes to a tensor.
 """
 
@@ -33,7 +33,7 @@ def writes(graph: Graph) -> bool:
 def draws(graph: Graph) -> list[str]:
     """Return the names of the operations that draw random numbers, each once.
 
-    What drops out draws nothing where its probability is zero, or where it is not training.
+    Dropout draws nothing if its probability is zero or it is not training.
     """
     names = (node.target._schema.name for node in graph.nodes if is_aten(node) and _draws(node))
     return list(dict.fromkeys(name.removeprefix("aten::") for name in names))
@@ -50,7 +50,7 @@ def _draws(node: Node) -> bool:
 
 
 def drop_copies(graph: Graph) -> None:
-    """Replace aliases, copies and expansions that change nothing by what they are of."""
+    """Replace aliases, copies and expansions that change nothing with their source."""
     for node in list(graph.nodes):
         if not is_aten(node) or not node.args or not isinstance(node.args[0], torch.fx.Node):
             continue
@@ -72,9 +72,9 @@ def drop_copies(graph: Graph) -> None:
 
 
 def merge_equal(graph: Graph) -> None:
-    """Compute what two calls have in common once: calls of one operation with the same arguments.
+    """Merge calls of one operation with the same arguments.
 
-    What an elementwise call gives is taken again rather than held over a long stretch: that costs a pass over memory, not arithmetic.
+    Elementwise results are recomputed rather than held for long: that costs a pass over memory, not arithmetic.
     """
     place = {node: i for i, node in enumerate(graph.nodes)}
     seen: dict[Any, Node] = {}
@@ -102,7 +102,7 @@ def merge_equal(graph: Graph) -> None:
 
 
 _FAR = 40
-"""Calls over which an elementwise result is not held only to be read again."""
+"""Number of calls across which an elementwise result is not kept for reuse."""
 
 
 def _idle(first: Node, again: Node, place: dict[Node, int]) -> int:
@@ -111,7 +111,7 @@ def _idle(first: Node, again: Node, place: dict[Node, int]) -> int:
 
 
 def add_into_products(graph: Graph) -> None:
-    """Let a matrix product add to what it would be added to: x + a @ b in one call, without a matrix for a @ b."""
+    """Fuse an addition into a matrix product: x + a @ b in one call, without a matrix for a @ b."""
     aten = torch.ops.aten
     fused = {aten.mm.default: aten.addmm.default, aten.bmm.default: aten.baddbmm.default}
     place = {node: i for i, node in enumerate(graph.nodes)}
@@ -152,11 +152,11 @@ def is_aten(node: Node) -> bool:
 
 
 _UNMARKED_VIEWS = ("aten::_unsafe_view", "aten::unsafe_split", "aten::unsafe_split_with_sizes", "aten::unsafe_chunk")
-"""Operations that return views of their argument and do not say so."""
+"""Operations that return undeclared views of their argument."""
 
 
 def is_view(node: Node) -> bool:
-    """Tell whether what the node gives stands on the memory of its first argument."""
+    """Tell whether the node's result shares the memory of its first argument."""
     return is_aten(node) and (node.target._schema.name in _UNMARKED_VIEWS or _is_marked(node))
 
 
@@ -167,7 +167,7 @@ def _is_marked(node: Node) -> bool:
 
 
 def _frozen(value: Any) -> Any:
-    """Return `value`, a nest of arguments, as something hashable; raise TypeError where that cannot be."""
+    """Return `value`, nested arguments, as a hashable object; raise TypeError if that is impossible."""
     if isinstance(value, list | tuple):
         return tuple(_frozen(one) for one in value)
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""Which states of an inner run are kept for the way back, and which are run again: time against memory.
+"""Which states of an inner run are kept for the backward pass, and which are recomputed: time against memory.
 
-A sweep back needs the states of a run from the last to the first. Whenever it needs state `last` and holds none later than `first`, the
-steps between are run, once more or for the first time, and the schedule names the states that are kept on the way. State 0, from which
-the run starts, is always held; a state that has been used is let go of.
+A backward sweep needs the states of a run from the last to the first. Whenever it needs state `last` and holds none later than `first`,
+the steps between are run, again or for the first time, and the schedule names the states to keep on the way. State 0, from which the run
+starts, is always held; a state that has been used is freed.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection
 from typing import TypeAlias
 
 Schedule: TypeAlias = Callable[[int, int, int], Collection[int]]
-"""(first, last, held) -> those of the states first + 1, ..., last that are kept; `held` states beside state 0 are kept already."""
+"""(first, last, held) -> those of the states first + 1, ..., last that are kept; `held` states besides state 0 are kept already."""
 
 
 def every_state(first: int, last: int, held: int) -> Collection[int]:
-    """Keep all states: no step is run again."""
+    """Keep all states: no step is recomputed."""
     del held
     return range(first + 1, last + 1)
 
@@ -32,16 +32,16 @@ def spaced(spacing: int) -> Schedule:
 
 
 def square_root(steps: int) -> Schedule:
-    """Return the schedule that keeps about 2 sqrt(K) states at the most and runs no step more than twice. Chen et al. 2016."""
+    """Return the schedule that keeps at most about 2 sqrt(K) states and runs no step more than twice. Chen et al. 2016."""
     return spaced(max(1, math.isqrt(steps - 1) + 1))
 
 
 def binomial(checkpoints: int) -> Schedule:
-    """Return the schedule that keeps at most `checkpoints` states beside state 0 and runs the fewest steps again. Griewank & Walther 2000.
+    """Return the schedule that keeps at most `checkpoints` states besides state 0 and recomputes the fewest steps. Griewank & Walther 2000.
 
     With s = checkpoints + 1 states held, state 0 among them, and beta(s, r-1) < K <= beta(s, r) = binom(s + r, s), the first pass and all
-    reruns together are r K - beta(s+1, r-1) steps, and no schedule takes less (proposition 1 there). The state that the sweep works on,
-    which moves along between the kept ones, comes on top. `checkpoints` may be 0: then every state is run from the start.
+    reruns together are r K - beta(s+1, r-1) steps, and no schedule takes fewer (proposition 1 there). The state that the sweep works on,
+    which moves between the kept ones, is not counted. `checkpoints` may be 0: then every state is recomputed from the start.
     """
 
     def keep(first: int, last: int, held: int) -> Collection[int]:
@@ -60,10 +60,10 @@ def binomial(checkpoints: int) -> Schedule:
 
 
 def _stride(steps: int, free: int) -> int:
-    """Return how far the next kept state lies ahead, where `free` more can be kept in the reversal of `steps` steps.
+    """Return the distance to the next kept state, where `free` more can be kept in the reversal of `steps` steps.
 
     With s = free + 1 every stride m is optimal for which beta(s, r-2) <= m <= beta(s, r-1) and beta(s-1, r-1) <= K - m <= beta(s-1, r).
-    This is the shortest: the states lie as late as they may, and fewer are run again before the first is pulled back.
+    This is the shortest: states are kept as late as possible, so fewer are recomputed before the first is pulled back.
     """
     held = free + 1
     repeats = _repeats(steps, held)
@@ -71,7 +71,7 @@ def _stride(steps: int, free: int) -> int:
 
 
 def _repeats(steps: int, held: int) -> int:
-    """Return how often a step is run at the most: the least r with steps <= beta(held, r)."""
+    """Return how often a step is run at most: the least r with steps <= beta(held, r)."""
     repeats = 0
     while _reach(held, repeats) < steps:
         repeats += 1

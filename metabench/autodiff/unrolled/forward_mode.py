@@ -1,7 +1,7 @@
-"""Forward mode through an inner run: dstate/dl_j, for every scalar l_j of the meta-parameters, carried along with the state.
+"""Forward mode through an inner run: it carries dstate/dl_j, for every scalar l_j of the meta-parameters, with the state.
 
     Z_j <- (dPhi / d state) Z_j + dPhi / dl_j,    dF/dl_j += <dF/dw, Z_j> + the direct term.
-Franceschi et al. 2017, section 3.2. The tangent of a step is taken by dual numbers, through the backward pass of the inner gradient
+Franceschi et al. 2017, section 3.2. Dual numbers give the tangent of a step, through the backward pass of the inner gradient
 (forward over reverse) and through the update. Tangents are stacked: a leaf of shape [...] has those of all scalars in one of [|l|, ...].
 """
 
@@ -36,12 +36,11 @@ def start_tangents(problem: Problem, state: InnerState, started: InnerState, met
 def step_with_tangents(
     problem: Problem, state: InnerState, tangents: InnerState, meta: Tree, batch: Batch, together: int
 ) -> tuple[InnerState, int]:
-    """Return the next inner state, and bring `tangents` along in place: a JVP of the step map for every scalar of `meta`.
+    """Return the next inner state, and update `tangents` in place: a JVP of the step map for every scalar of `meta`.
 
-    `together` scalars are carried by one vectorised pass of torch.func, which computes the state itself once for all of them. 1 is one
-    pass of plain dual numbers for each, which takes any loss that torch can differentiate; a loss that torch.func.vmap refuses is taken
-    that way, too. How many were carried together is returned beside the state. No graph is left; of the tangents those of one pass alone
-    are held twice.
+    One vectorised pass of torch.func carries `together` scalars and computes the state once for all of them. With 1, each scalar has its
+    own pass of plain dual numbers, which supports any loss that torch can differentiate; so do losses that torch.func.vmap refuses. The
+    number carried together is returned with the state. The step leaves no graph; only the tangents of one pass are held twice.
 
     Raises:
         Unsupported: an operation of the step has no forward-mode derivative.

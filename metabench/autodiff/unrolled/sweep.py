@@ -1,8 +1,8 @@
-"""The hypergradient of a window: through the recorded graph, or by a sweep back over its steps.
+"""The hypergradient of a window: through the recorded graph, or by a backward sweep over its steps.
 
 The sweep carries cotangents a_k of the inner state. With the outer loss due at w_{k+1} added first,
     a_k = (dPhi_k / d state)^T a_{k+1},     dF/dl += (dPhi_k / dl)^T a_{k+1} + direct terms.
-What differs between methods is how the two products of a step are formed (its pullback), and what of the run is kept (the schedule).
+Methods differ in how they form the two products of a step (its pullback), and in what they keep of the run (the schedule).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Pullback: TypeAlias = Callable[
 ]
 """(problem, state_k, meta, batch_k, a_{k+1}, through, gradient) -> (a_k, the step's share of dF/dl).
 
-Slots that a_{k+1} lacks have no cotangent yet: zero. `through` says whether a_k is wanted; if not, an empty state stands for it, and
-nothing is computed that only a_k needs. The first step of a window is such a one, unless its start depends on l. `gradient` is df/dw at
+Slots that a_{k+1} lacks have no cotangent yet: zero. `through` says whether a_k is wanted; if not, an empty state takes its place, and
+nothing is computed that only a_k needs. The first step of a window is such a step, unless its start depends on l. `gradient` is df/dw at
 state_k where the sweep has kept it.
 """
 
@@ -65,10 +65,10 @@ def sweep_back(
 
     Args:
         pullback: how one step is pulled back.
-        schedule: which states of the run are kept for the way back; the others are run again.
-        derivatives: how the gradients of the run and of the outer losses are taken; recorded by autograd unless given.
+        schedule: which states of the run are kept for the backward pass; the others are recomputed.
+        derivatives: how the gradients of the run and of the outer losses are computed; recorded by autograd unless given.
         save_inner_grads: whether the inner gradient at a kept state is kept too, for the pullback.
-        trajectory: where what is kept lies; on the device unless given.
+        trajectory: where kept states are stored; on the device unless given.
     """
     meta = tree.detach(meta)
     start = state
@@ -125,7 +125,7 @@ class _Run:
     kept: Trajectory
 
     def reach(self, last: int) -> Visit:
-        """Return state `last`, run from the nearest state kept, none of which is later; keep those on the way that the schedule names."""
+        """Return state `last`, run from the nearest earlier state kept; keep the states on the way that the schedule names."""
         first = self.kept.last()
         if first == last:
             return self.kept.at(last)
@@ -139,7 +139,7 @@ class _Run:
         return Visit(state, None)
 
     def step(self, k: int, state: InnerState, save: bool = True) -> InnerState:
-        """Return state k+1 from `state`, which is state k; keep the gradient with it if `save` and that is wanted."""
+        """Return state k+1 from `state`, which is state k; keep the gradient with it if `save` asks for it."""
         gradient = self.derivatives.inner(state.params, self.meta, self.window.inner[k])
         if save and self.save_inner_grads:
             self.kept.keep(k, Visit(state, gradient))
@@ -155,7 +155,7 @@ def recomputed_step(
     through: bool,
     gradient: Tree | None = None,
 ) -> tuple[InnerState, Tree]:
-    """Pull a step back by recording it again: reverse over reverse. The gradient is recorded too, whether or not it is known."""
+    """Pull a step back by recording it again: reverse over reverse. The gradient is recorded too, even if it is known."""
     del gradient
     before, variables = _recorded(state) if through else (state, [])
     meta = tree.leaves_for_grad(meta)
@@ -166,7 +166,7 @@ def recomputed_step(
 
 
 def split_step(derivatives: Derivatives) -> Pullback:
-    """Return how to pull a step back with its inner gradient taken for an argument of the update. Kemaev et al. 2025, equation 4.
+    """Return how to pull a step back, treating its inner gradient as an argument of the update. Kemaev et al. 2025, equation 4.
 
     state_{k+1} = Upsilon(g, state_k, l) with g = df/dw. A VJP of Upsilon, which is cheap, gives the direct shares and the cotangent c
     of g; second-order products give the shares of g: (d2f/dw2) c and (d2f/dl dw) c.

@@ -1,4 +1,4 @@
-"""What a sweep back keeps of the inner run: states, and the inner gradients taken there if they are to be spared a second time."""
+"""What a backward sweep keeps of the inner run: states, and their inner gradients if these are not to be recomputed."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class Trajectory:
         return self._kept[k]
 
     def drop(self, k: int) -> None:
-        """Let go of step k, if it is kept."""
+        """Free step k, if it is kept."""
         self._kept.pop(k, None)
 
 
 class HostTrajectory(Trajectory):
-    """Visits in the host's memory, brought back when they are asked for. On a CPU that is the same memory.
+    """Visits in host memory, brought back on request. On a CPU that is the same memory.
 
-    From CUDA the copies go into page-locked memory on a stream of their own, beside the steps that follow; a visit's device memory is held
-    until its copy has been made, and a copy is waited for before it is brought back.
+    From CUDA the copies go into page-locked memory on a separate stream, in parallel with the steps that follow. A visit's device memory is
+    held until its copy is complete, and its copy is complete before it is loaded back.
     """
 
     def __init__(self) -> None:

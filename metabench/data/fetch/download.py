@@ -1,4 +1,4 @@
-"""One file from an address: resumed where it stopped, checked, and put in place in one move."""
+"""One file from a URL: resumed where it stopped, checked, and moved into place atomically."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _CHUNK = 1 << 18
 
 
 class SourceFailed(Exception):
-    """A source could not give what was asked; the message says why."""
+    """A source could not provide the file; the message says why."""
 
 
 def download(url: str, destination: Path, file: DataFile, progress: Progress, timeout: float = 30.0) -> None:
-    """Bring `file` from `url` to `destination`.
+    """Download `file` from `url` to `destination`.
 
-    What has arrived is kept in NAME.part and the rest is asked for with an HTTP range, at once after a broken
-    connection as long as every attempt brings something, and by the next call after that. The finished file gets its
-    name only when its size and sha256 are right; one with a wrong sha256 is moved to NAME.corrupt-<8 digits>, and asked
-    for once more from the start if it had been resumed. `timeout` is in seconds without a byte. Raises SourceFailed, or
-    MetabenchError if the disk cannot be written.
+    Received bytes are kept in NAME.part, and the rest is requested with an HTTP range: immediately after a broken
+    connection, while every attempt makes progress, and otherwise by the next call. The finished file gets its name only
+    when its size and sha256 are right. One with a wrong sha256 is moved to NAME.corrupt-<8 digits>, and requested again
+    from the start if it had been resumed. `timeout` is in seconds without a byte. Raises SourceFailed, or MetabenchError
+    if the disk cannot be written.
     """
     part = destination.with_name(destination.name + ".part")
     resumed = False

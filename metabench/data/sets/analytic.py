@@ -1,4 +1,4 @@
-"""No data: the name that problems in closed form give for their data set."""
+"""No data: the data set of problems in closed form."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ TENTH = DatasetCard(
     licence=_LICENCE,
     attribution=_ATTRIBUTION,
     source=(
-        "1,000 images a class of Fashion-MNIST's train file and 200 a class of its test file: the first of each class "
+        "1,000 images per class of Fashion-MNIST's train file and 200 per class of its test file: the first of each class "
         "in the order of the sha256 of the image's 784 bytes, kept in the order of the files"
     ),
     citation=_CITATION,

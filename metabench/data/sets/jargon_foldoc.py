@@ -1,7 +1,7 @@
 """Two domains of English prose that differ in style: the Jargon File and FOLDOC (embedded).
 
 FOLDOC took over entries of an older Jargon File. Both are alphabetical and cut at nearly the same letters, so what they
-share falls in spans of the same kind, but for little: of the test span of jargon 3.2 % stand verbatim, in runs of at
+share falls almost entirely in spans of the same kind: of the test span of jargon 3.2 % appear verbatim, in runs of at
 least 60 bytes, in the training span of foldoc, of that of foldoc 0.7 % in the training span of jargon.
 """
 

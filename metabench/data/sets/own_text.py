@@ -16,11 +16,11 @@ from metabench.data.text.spans import spans
 PREFIX = "text:"
 
 SHORTEST = 10_000
-"""Bytes that a file needs: its validation and its test span are a twentieth of it each."""
+"""Fewest bytes of a file: its validation and test spans are a twentieth of it each."""
 
 
 def is_own_text(name: str) -> bool:
-    """Tell whether the name of a data set is that of a text of the user."""
+    """Tell whether the name of a data set denotes a user's own text."""
     return name.startswith(PREFIX)
 
 
@@ -29,10 +29,10 @@ def own_text(name: str) -> Dataset:
 
     A file loads as `Text`, a folder as `Domains` of its .txt files in alphabetical order. Each file is cut into
     consecutive spans: the last twentieth is the test, the one before the validation, the rest is the training span.
-    Bytes are taken as they are, in any encoding.
+    Bytes are used as they are, in any encoding.
 
     Raises:
-        MetabenchError: there is no such file or folder; it cannot be read; a file has less than SHORTEST bytes; a folder
+        MetabenchError: there is no such file or folder; it cannot be read; a file has fewer than SHORTEST bytes; a folder
             has fewer than two .txt files.
     """
     paths = _paths(name)
@@ -55,13 +55,13 @@ def own_text(name: str) -> Dataset:
 
 
 def own_text_digest(name: str) -> str:
-    """Return twelve hexadecimal digits over the names and the content of a text of the user; raises as `own_text`."""
+    """Return twelve hexadecimal digits over the names and the content of a user's own text; raises as `own_text`."""
     lines = [f"{file.name} {file.sha256}" for file in own_text(name).card.files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def dataset_folder(name: str) -> str:
-    """Return the name of a data set as one part of a path: its own, or for "text:PATH" one made of PATH, and no other's."""
+    """Return the name of a data set as one part of a path: its own, or for "text:PATH" a unique one made from PATH."""
     if not is_own_text(name):
         return name
     given = name.removeprefix(PREFIX)

@@ -13,7 +13,7 @@ from metabench.data.contract import Domains, Text
 from metabench.data.text.tokens import BYTES, Ids, tokeniser
 
 MERGED = 1024
-"""Tokens of the tokeniser 'bpe' where no number is asked for."""
+"""Default vocabulary of the tokeniser 'bpe'."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Corpus:
 
     Attributes:
         domains: the spans of every domain by name, in the order of the data set; one domain, "text", where there are no others.
-        vocabulary: number of tokens that there are.
+        vocabulary: number of tokens.
         bytes_of: number of bytes of each, int64 of shape [vocabulary].
     """
 
@@ -49,12 +49,12 @@ def corpus(
     unit: str = "a sequence and the token after it",
     key: str = "sequence",
 ) -> Corpus:
-    """Return the tokens of `data`, a `Text` or `Domains`, under the tokeniser of a name; a vocabulary of 0 is its usual one.
+    """Return the tokens of `data`, a `Text` or `Domains`, under the named tokeniser; a vocabulary of 0 means its default.
 
-    Every span is to hold one `unit` of `shortest` tokens, whose length the option `key` decides.
+    Every span must hold one `unit` of `shortest` tokens, whose length the option `key` decides.
 
     Raises:
-        MetabenchError: the data are no text; a span has fewer than `shortest` tokens; what the tokeniser raises.
+        MetabenchError: the data are not text; a span has fewer than `shortest` tokens; what the tokeniser raises.
     """
     if not isinstance(data, Text | Domains):
         raise MetabenchError(f"a language model needs text, got {type(data).__name__}")

@@ -67,10 +67,10 @@ class SingleBytes:
 
 
 class BytePairs:
-    """Byte-pair encoding (Sennrich et al. 2016, section 3.2) on bytes: the commonest pair becomes a token, again and again.
+    """Byte-pair encoding (Sennrich et al. 2016, section 3.2) on bytes: the most common pair becomes a token, repeatedly.
 
     No merge crosses a piece: a word, a number of up to three digits, punctuation, each with the space before it, or a
-    run of white space. The library merges characters; each byte is handed to it as the character of the same number.
+    run of white space. The library merges characters; so each byte is passed as the character of the same number.
     """
 
     name = "bpe"
@@ -116,7 +116,7 @@ def tokeniser(name: str, vocabulary: int = BYTES, train_text: Bytes | None = Non
     """Return a tokeniser: "bytes", or "bpe" with `vocabulary` tokens learned on `train_text`, uint8 of shape [n].
 
     The same training text and vocabulary give the same tokens, on every machine; they are learned once per process.
-    Give the training span alone: a vocabulary learned on more has seen what it is tested on.
+    Pass the training span alone: a vocabulary learned on more has seen test data.
 
     Raises:
         MetabenchError: an unknown name; a vocabulary that is not 256 for "bytes", or below 256 or beyond what the text

@@ -1,11 +1,11 @@
 """The CPU allocator's own record of a call: every allocation and every release, with its bytes.
 
-torch's profiler reports each event of the allocator beneath the operations, so that it sees what kernels allocate
-inside (the columns of a convolution, the workspace of a softmax) and what the autograd engine and compiled code hold;
-it changes nothing in the program. Watching from `__torch_dispatch__` does change it: the engine no longer accumulates
-gradients in place, and compiled code falls back.
+torch's profiler reports each allocator event below the level of operations. It therefore sees what kernels allocate
+inside (the columns of a convolution, the workspace of a softmax) and what the autograd engine and compiled code hold,
+and it does not change the program. `__torch_dispatch__` would change it: the engine no longer accumulates gradients in
+place, and compiled code falls back.
 
-The events of operations are left out of the record (it listens to user scopes only), or a call of small operations
+The record omits the events of operations (it listens to user scopes only); with them a call of small operations
 would take three times as long.
 """
 
@@ -21,9 +21,9 @@ from metabench.core.lazy import torch
 class AllocatorEvents:
     """Records the CPU allocator during a `with` block. The bytes are those asked for, without alignment.
 
-    Memory from before the block is not known to the record: its release lowers nothing. Threads that Python code starts
-    inside the block are not seen; the threads of the autograd engine are. Raises RuntimeError where torch's profiler
-    runs already.
+    The record does not know memory from before the block, and ignores its release. It does not see threads that Python
+    code starts inside the block; it sees those of the autograd engine. Raises RuntimeError if torch's profiler is
+    already running.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class AllocatorEvents:
 
 
 def _profiler() -> Any:
-    """Return where torch keeps the profiler's entry points; only these take scopes, which the public class does not."""
+    """Return the profiler's entry points in torch; unlike the public class, they accept scopes."""
     return torch.autograd
 
 
@@ -99,8 +99,8 @@ def _allocations(roots: list[Any]) -> list[tuple[int, int, int]]:
 def _live_curve(events: list[tuple[int, int, int]]) -> list[int]:
     """Return the live bytes after each event, of memory that was allocated in the record.
 
-    Blocks are followed by their address: torch keeps the sizes of the blocks that an earlier record saw and reports the
-    release of a block at such an address with the old size, whatever has been allocated there since.
+    Blocks are tracked by address: torch keeps the block sizes of an earlier record, and reports the release of a block at
+    such an address with the old size, even if another block has been allocated there since.
     """
     blocks: dict[int, int] = {}
     live, curve = 0, []

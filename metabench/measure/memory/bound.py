@@ -1,9 +1,9 @@
 """A bound on the memory that a process may take, set below torch.
 
-The allocation that would pass it fails, and so does the call. It stops a call that cannot fit in the middle of a
-forward or backward pass, at no cost and without a change to the program. It is not a measurement: the system counts
-pages and cached blocks, the meter counts bytes. So the bound lies a slack above what is asked for, and whether a call
-has passed its limit is decided by the meter.
+The allocation that would exceed it fails, and so does the call. It stops a call that cannot fit in the middle of a
+forward or backward pass, at no cost and without changing the program. It is not a measurement: the system counts
+pages and cached blocks, the meter counts bytes. So the bound allows a slack above the limit, and the meter decides
+whether a call exceeded it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ SLACK_SHARE = 0.25
 
 @contextlib.contextmanager
 def memory_bound(growth_bytes: int, device: torch.device) -> Iterator[None]:
-    """Let the process grow by `growth_bytes` and the slack, and no further, within the block.
+    """Within the block, let the process grow by at most `growth_bytes` plus the slack.
 
     On a CPU an allocation beyond it raises torch's RuntimeError of the allocator or MemoryError, on CUDA
-    torch.OutOfMemoryError; `metabench.measure.outcome.is_allocation_failure` knows them. CPU memory is bounded on
+    torch.OutOfMemoryError; `metabench.measure.outcome.is_allocation_failure` recognises them. CPU memory is bounded on
     Linux, where the kernel counts it; elsewhere the block runs unbounded.
     """
     room = growth_bytes + SLACK_BYTES + int(growth_bytes * SLACK_SHARE)

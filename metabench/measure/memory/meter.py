@@ -1,8 +1,8 @@
 """The memory of a call, to the byte, by the same definition on CPU and CUDA.
 
 static: bytes of the distinct storages of the call's arguments. dynamic: the peak of the allocator's live bytes during
-the call, less what was live before it. peak: their sum. Resident-set size is no substitute: it ranks methods by imports
-and fragments of the heap.
+the call, minus those live before it. peak: their sum. Resident-set size is no substitute: it ranks methods by imports
+and heap fragmentation.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def measure_memory(
 ) -> tuple[Result, Memory]:
     """Run `call` once and return its result and its memory on `device`.
 
-    `arguments` is every tensor that the call is given, closures included, as a tree (see `storages`). Memory from
-    before the call that is not among them should outlive it: its release is no gain that every allocator reports. Run
-    the call once beforehand, so that what is made once a process (traces, cuBLAS workspaces) is not counted. Python's
-    cyclic collector is off during the call, or the bytes would depend on when it ran.
+    `arguments` is every tensor passed to the call, closures included, as a tree (see `storages`). Other memory from before
+    the call should outlive it, because not every allocator reports its release. Run the call once beforehand, so that
+    one-time allocations per process (traces, cuBLAS workspaces) are not counted. Python's cyclic collector is off during
+    the call; otherwise the bytes would depend on when it ran.
 
-    Raises OutOfMemory if the peak passes `limit_bytes`. A call that passes it by more than a slack is stopped inside
+    Raises OutOfMemory if the peak exceeds `limit_bytes`. A call that exceeds it by more than a slack is interrupted
     (see `memory_bound`).
     """
     place = measured_device(device)

@@ -1,7 +1,7 @@
 """A second, independent meter: live bytes of tensor storages, watched from the dispatcher.
 
-It sees what operations return and not what kernels allocate inside, and it changes the program a little (the autograd
-engine accumulates out of place under a dispatch mode). It is here to check the allocator's record, not to replace it.
+It sees what operations return, not what kernels allocate inside, and it changes the program slightly (the autograd
+engine accumulates out of place under a dispatch mode). Its purpose is to check the allocator's record, not to replace it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class StorageMeter(TorchDispatchMode):
-    """Counts the bytes of real storages that operations inside the `with` block make, until each dies.
+    """Counts the bytes of real storages that operations inside the `with` block create, until each is freed.
 
-    Storages are followed by weak reference: a finaliser forgets one at its death, before its address can be given to
-    another. Storages from before the block do not count, nor do meta and fake tensors, nor zeros that are not written out.
+    Storages are tracked by weak reference: a finaliser removes one when it is freed, before its address can be
+    reused. Storages from before the block do not count, nor do meta and fake tensors, nor zeros that are not written out.
     With `device`, only storages on a device of its type count. `live_bytes` and `peak_bytes` can be read at any time.
     """
 

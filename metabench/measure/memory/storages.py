@@ -1,4 +1,4 @@
-"""The memory that tensors stand on: distinct storages, however many views there are of each."""
+"""The memory behind tensors: distinct storages, regardless of the number of views of each."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from metabench.core.lazy import torch
 
 
 def storages(tree: Any, device: torch.device | None = None) -> list[torch.UntypedStorage]:
-    """Return the distinct storages of all tensors in `tree`, in the order in which they are met.
+    """Return the distinct storages of all tensors in `tree`, in the order of traversal.
 
-    `tree` nests mappings, sequences, sets, dataclasses and modules (their parameters and buffers); anything else in it
-    is passed over. Gradients in `.grad` are not followed. Views share a storage. The tensors of `torch.func` are looked
-    through to what they wrap, dual numbers count with their tangents, meta and fake tensors have no memory. With
+    `tree` nests mappings, sequences, sets, dataclasses and modules (their parameters and buffers); anything else is
+    ignored. Gradients in `.grad` are not followed. Views share a storage. Tensors of `torch.func` count as the tensors
+    that they wrap, dual numbers with their tangents; meta and fake tensors have no memory. With
     `device`, only storages there are returned.
     """
     found: dict[int, torch.UntypedStorage] = {}

@@ -29,7 +29,7 @@ class Ledger(TorchDispatchMode):
     non-zero: so that a solver runs all of its steps, and a check of finite values passes.
 
     Attributes:
-        live_bytes, peak_bytes: now, and at the most.
+        live_bytes, peak_bytes: bytes now, and the most so far.
         flops: floating-point operations, by the formulas of torch's FLOP counter.
         operations: how many operations were called.
 

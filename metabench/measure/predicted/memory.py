@@ -48,7 +48,7 @@ class Predicted:
 
 @contextlib.contextmanager
 def fake_tensors() -> Iterator[Any]:
-    """Make every tensor that is created in the block a fake one, of shape, number type and device, without memory.
+    """Make every tensor created in the block a fake one: it has a shape, dtype and device, and no memory.
 
     Yields the mode, which `predict_memory` takes. Tensors from before the block are read as fake ones where an operation meets them.
     """
@@ -85,7 +85,7 @@ def predict_memory(
     may_be_small = kind == "cpu" and static <= _SMALL
     found, left = _counted(call, fakes, kind, before is not None and may_be_small)
     is_small = kind == "cpu" and found.dynamic_bytes <= _SMALL
-    # What stays behind was made once a process: a second call finds it there, as the measured one does.
+    # What stays behind was made once per process: a second call finds it there, as the measured one does.
     if left or (is_small and not (before is not None and may_be_small)):
         found, _ = _counted(call, fakes, kind, is_small)
     memory = Memory(static + found.dynamic_bytes, static, found.dynamic_bytes, SOURCE)

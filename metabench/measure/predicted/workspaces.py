@@ -1,4 +1,4 @@
-"""What CPU kernels allocate beside their results: bytes as functions of shapes, strides and number types.
+"""What CPU kernels allocate beside their results: bytes as functions of shapes, strides and dtypes.
 
 Each rule was read off the allocator's record of the operation alone (`AllocatorEvents`, torch 2.13, one thread), in float32, float64 and
 bfloat16 at several shapes; the tests do it again. What has no rule was seen to allocate nothing but its results, or a few bytes a call.
@@ -91,7 +91,7 @@ def kernel_bytes(function: Any, arguments: tuple[Any, ...], result: Any) -> int:
 
 
 def _promoted(function: Any, arguments: tuple[Any, ...]) -> int:
-    """Return the bytes of operands that are cast to the common number type before an elementwise operation.
+    """Return the bytes of operands that are cast to the common dtype before an elementwise operation.
 
     Numbers are operands too: a double or a long, cast where the common type is another. `Scalar` overloads wrap it themselves.
     """
@@ -116,7 +116,7 @@ _WRAPPED = {bool: torch.bool, int: torch.int64, float: torch.float64}
 
 @functools.cache
 def _common_type(tensors: tuple[tuple[torch.dtype, bool], ...], numbers: tuple[type, ...]) -> torch.dtype:
-    """Return the number type in which tensors, given by type and whether they have dimensions, meet with numbers of Python."""
+    """Return the dtype in which tensors, given by type and whether they have dimensions, meet with numbers of Python."""
     with no_dispatch():
         made = [torch.empty((1,) if has_dimensions else (), dtype=dtype) for dtype, has_dimensions in tensors]
         meeting = made[0]
@@ -154,7 +154,7 @@ def _batched_product(first: int) -> Rule:
 
 
 def _logsumexp(arguments: tuple[Any, ...], result: torch.Tensor) -> int:
-    """The exponentials of all inputs, and the largest of each row once more."""
+    """The exponentials of all inputs, and the largest of each row again."""
     return arguments[0].nbytes + result.nbytes
 
 

@@ -33,11 +33,11 @@ _NOUNS = {int: "whole number", float: "number", str: "text", bool: "true or fals
 def load_suite(source: Mapping[str, Any] | Path | str, overrides: Sequence[str] = ()) -> Suite:
     """Return the suite of a YAML file (a path) or of parsed values (a mapping).
 
-    `overrides`, 'key=value' or 'section.key=value' with a YAML value, go on top.
+    `overrides`, 'key=value' or 'section.key=value' with a YAML value, are applied last.
 
     Raises:
-        MetabenchError: the file cannot be read or is no YAML mapping; a key is unknown or missing; a value has the wrong type or
-            lies out of bounds.
+        MetabenchError: the file cannot be read or is not a YAML mapping; a key is unknown or missing; a value has the wrong type or
+            is out of bounds.
     """
     where = "configuration" if isinstance(source, Mapping) else str(source)
     values = _with_overrides(_read(source, where), overrides, where)
@@ -60,7 +60,7 @@ def load_suite(source: Mapping[str, Any] | Path | str, overrides: Sequence[str] 
         memory_bytes(suite.device_memory, f"{where}: key 'device_memory'")
         if not suite.predict:
             raise MetabenchError(
-                f"{where}: key 'device_memory': nothing is compared with it while 'predict' is false: "
+                f"{where}: key 'device_memory': it has no effect while 'predict' is false: "
                 "set 'predict: true', or leave it empty"
             )
     return suite
@@ -113,7 +113,7 @@ def _with_overrides(values: Any, overrides: Sequence[str], where: str) -> Any:
 
 
 def _check_keys(values: Any, section: type, path: str, where: str) -> None:
-    """Raise for the first key that `section` lacks and for whatever stands in a section's place; go down into sections."""
+    """Raise for the first key that `section` lacks and for anything else in a section's place; recurse into sections."""
     hints = typing.get_type_hints(section)
     if not isinstance(values, dict):
         raise MetabenchError(
@@ -133,7 +133,7 @@ def _check_keys(values: Any, section: type, path: str, where: str) -> None:
             for entry, inner in value.items():
                 if not isinstance(entry, str) or not _EXPERIMENT_NAME.fullmatch(entry):
                     raise MetabenchError(
-                        f"{where}: key '{below}': {entry!r} is no name: expected letters, digits, '_' and '-'"
+                        f"{where}: key '{below}': {entry!r} is not a name: expected letters, digits, '_' and '-'"
                     )
                 _check_keys(inner, Experiment, f"{below}.{entry}", where)
 
@@ -174,7 +174,7 @@ def _declaration(path: str) -> tuple[dataclasses.Field[Any], Any]:
 
 
 def _explained(error: OmegaConfBaseException, values: Any, where: str) -> MetabenchError:
-    """Return omegaconf's objection in the words of this house: the key, the type expected and the value."""
+    """Return omegaconf's error in metabench's wording: the key, the type expected and the value."""
     path = error.full_key
     if not path or "Interpolation" in type(error).__name__:
         return MetabenchError(f"{where}: {f'key {path!r}: ' if path else ''}{_one_line(error)}")

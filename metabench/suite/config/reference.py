@@ -1,4 +1,4 @@
-"""The reference of a suite's keys, as Markdown: `config/README.md` is this text."""
+"""The reference of a suite's keys, in Markdown: the text of `config/README.md`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ A suite is a YAML file. `config/config.yaml` is the default one; others are in `
     metabench plan config/suites/smoke.yaml                          # what would run
     metabench plan --set seeds=[0,1] --set limits.seconds=60
 
-A suite is made of experiments. An experiment is a grid: every combination of its data sets, sizes, options, inner steps and methods is a
+A suite consists of experiments. An experiment is a grid: every combination of its data sets, sizes, options, inner steps and methods is a
 cell, and every seed of a cell is a row of the results. A list of values for an option is a sweep:
 
 ```yaml
@@ -39,8 +39,8 @@ experiments:
     methods: [none, t1t2, {evograd: {copies: [2, 4]}}]
 ```
 
-These are 2 sizes x 2 rates x (1 + 1 + 2) methods = 16 cells. `metabench list` shows what there is to choose from, with every option.
-An unknown key, name or option, a value of the wrong type and a cell that is described twice are refused before anything runs.
+These are 2 sizes x 2 rates x (1 + 1 + 2) methods = 16 cells. `metabench list` shows the available choices, with every option.
+Unknown keys, names or options, values of the wrong type and cells described twice are refused before anything runs.
 
 This file is generated from `metabench/suite/config/keys.py` by `metabench config-reference`.
 """
@@ -66,7 +66,7 @@ def write_reference(path: Path = REFERENCE) -> None:
     """Write the reference to `path`; raise MetabenchError where its folder is missing."""
     if not path.parent.is_dir():
         raise MetabenchError(
-            f"'{path.parent}' is no folder: run this in the root of the repository, or name a file with --out"
+            f"'{path.parent}' is not a folder: run this in the root of the repository, or name a file with --out"
         )
     path.write_text(reference(), encoding="utf-8")
 

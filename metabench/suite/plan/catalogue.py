@@ -1,4 +1,4 @@
-"""What there is to choose from, as plain values: for listings, for the command line's JSON and for the metadata of results."""
+"""The available choices as plain values: for listings, for the command line's JSON and for the metadata of results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEY = re.compile(r"@\w+\{\s*([^,\s]+)")
 
 
 def method_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
-    """Return every method by name: what it estimates, whether exactly, at what cost, its options and its paper."""
+    """Return every method by name: its target, exactness, cost, options and paper."""
     return {
         name: {
             "title": found.title,
@@ -58,12 +58,12 @@ def problem_cards() -> dict[str, Card]:
 
 
 def dataset_cards() -> dict[str, Card]:
-    """Return every data set by name: licence, sizes, where it comes from and whether it is here."""
+    """Return every data set by name: licence, sizes, source and whether it is available."""
     return {name: dataset_card(name) for name in datasets()}
 
 
 def dataset_card(name: str) -> Card:
-    """Return what `dataset_cards` says of one data set; a text of the user, "text:PATH", has a card too."""
+    """Return the card of one data set, as in `dataset_cards`; a user's own text, "text:PATH", has a card too."""
     found = card(name)
     return {
         "title": found.title,

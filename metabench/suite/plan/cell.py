@@ -18,10 +18,10 @@ SPEC_VERSION = 1
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that decides a cell's rows, but for the code. `problem_options` and `method_options` are complete and validated.
+    """Everything that decides a cell's rows, except the code. `problem_options` and `method_options` are complete and validated.
 
     `limit_bytes` bounds the peak memory of one hypergradient, `limit_seconds` the whole cell. `device_bytes` is the memory that the device
-    is declared to have, 0 where nothing is declared: a cell that is predicted to need more is not started. `kernels` are the CPU's, see
+    is declared to have, or 0: a cell predicted to need more is not started. `kernels` are those of the CPU, see
     `metabench.measure.kernels`.
     """
 
@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits over all that sets two cells of a suite apart: not its limits, its seeds or how it is measured."""
+        """Eight hexadecimal digits over everything that distinguishes two cells of a suite: not limits, seeds or how it is measured."""
         identity = (
             self.problem,
             self.dataset,
@@ -68,12 +68,12 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """Where the cell lies under the suite's `cells/`: problem/dataset/size; a text of the user by a name made of its path."""
+        """The cell's folder under the suite's `cells/`: problem/dataset/size; a user's own text by a name made from its path."""
         return Path(self.problem, dataset_folder(self.dataset), self.size)
 
     @property
     def stem(self) -> str:
-        """Name of the cell's files without their ending: method-hash."""
+        """Name of the cell's files without suffix: method-hash."""
         return f"{self.method}-{self.hash}"
 
     @property
@@ -87,7 +87,7 @@ class Cell:
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Cell:
-        """Return the cell of a spec; raise MetabenchError naming `where` if it is not one."""
+        """Return the cell of a spec; raise MetabenchError naming `where` if the spec is invalid."""
         try:
             values = json.loads(text)
             if not isinstance(values, dict):

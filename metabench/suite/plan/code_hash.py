@@ -1,7 +1,7 @@
-"""Which source a cell depends on, as a hash: editing one method re-runs the cells of that method and no others.
+"""Which source a cell depends on, as a hash: editing one method reruns the cells of that method and no others.
 
-The sources are read, not imported: the imports written in them are followed inside the package. The registries find methods and
-problems by listing a folder, so no written import leads from one to its siblings, and the command line and the report are never met.
+The sources are read, not imported: their import statements are followed inside the package. The registries find methods and problems
+by listing a folder, so no import leads from one to its siblings, and none leads to the command line or the report.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PACKAGE = "metabench"
 
 
 class Sources:
-    """The modules of a package's folder: where they lie, what they import from each other, and a hash of their text."""
+    """The modules of a package's folder: their files, what they import from each other, and a hash of their text."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -41,9 +41,9 @@ class Sources:
         return next((found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file()), None)
 
     def closure(self, modules: Iterable[str]) -> set[str]:
-        """Return `modules` and all that they import from the package, directly or not, wherever the import is written.
+        """Return `modules` and all that they import from the package, directly or indirectly, anywhere in their code.
 
-        The package's own first file holds nothing but the version and stays out: a release alone re-runs nothing.
+        The package's own `__init__` holds only the version and is left out: a release alone reruns nothing.
         """
         found: set[str] = set()
         waiting = list(modules)
@@ -93,7 +93,7 @@ class Sources:
 def code_hash(cell: Cell) -> str:
     """Return twelve hexadecimal digits over the source that decides the cell's rows: its method, problem, data set and the runner.
 
-    A method of a plugin counts with its file and what that imports from this package, a text of the user with its content. Read once
+    A plugin's method counts with its file and what that imports from this package, a user's own text with its content. Read once
     per process.
     """
     code = _hash(_installed(), cell.method, tuple(cell.plugins), _roots(cell))
@@ -104,7 +104,7 @@ def code_hash(cell: Cell) -> str:
 
 @functools.cache
 def predictor_hash() -> str:
-    """Return twelve hexadecimal digits over the source that predicts. What is predicted depends on it and on the cell's own source."""
+    """Return twelve hexadecimal digits over the source that predicts. Predictions depend on it and on the cell's own source."""
     sources = _installed()
     return sources.digest(sources.closure([PREDICTOR]))
 
@@ -112,7 +112,7 @@ def predictor_hash() -> str:
 def method_hash(name: str, plugins: Iterable[str] = ()) -> str:
     """Return twelve hexadecimal digits over the source that decides a method's hypergradient: its module and what that imports.
 
-    Two rows with the same one were made by the same method; a certificate is valid for the rows that have its own.
+    Rows with the same hash were made by the same method; a certificate is valid for rows with its hash.
     """
     return _hash(_installed(), name, tuple(plugins), ())
 
@@ -156,7 +156,7 @@ def _hash(sources: Sources, method_name: str, plugins: tuple[str, ...], roots: t
 
 
 def _roots(cell: Cell) -> tuple[str, ...]:
-    """Return the modules that decide the cell's rows beside its method."""
+    """Return the modules that decide the cell's rows, besides its method."""
     return (RUNNER, f"metabench.problems.{cell.problem}", *_declaring(cell.dataset))
 
 
@@ -164,7 +164,7 @@ def _roots(cell: Cell) -> tuple[str, ...]:
 def _declaring(dataset: str) -> list[str]:
     """Return the module of `metabench.data.sets` that declares the data set: the registry finds it, so no import leads there.
 
-    There is none for a text of the user, which every loading can read.
+    A user's own text has none: every loader can read it.
     """
     return [
         module.__name__

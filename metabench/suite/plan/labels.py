@@ -1,4 +1,4 @@
-"""A cell's method, and what it is called with its options."""
+"""A cell's method, and its label with options."""
 
 from __future__ import annotations
 

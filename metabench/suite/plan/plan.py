@@ -1,4 +1,4 @@
-"""From a suite to its cells: the grids are spread out, and every name and option is checked before anything runs. Imports no torch."""
+"""From a suite to its cells: grids are expanded, and every name and option is checked before anything runs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Where the suite's files go: results/<suite>."""
+        """Folder of the suite's files: results/<suite>."""
         return Path(self.suite.results, self.suite.name)
 
     @property
@@ -46,7 +46,7 @@ class Plan:
         return sum(len(cell.seeds) for cell in self.cells)
 
     def row_file(self, cell: Cell) -> Path:
-        """Return where the rows of `cell` go; its spec and log lie beside them, as .json and .log."""
+        """Return the path of the rows of `cell`; its spec and log are next to it, as .json and .log."""
         return self.folder / "cells" / cell.folder / f"{cell.stem}.parquet"
 
     @property
@@ -100,8 +100,8 @@ def plan(suite: Suite) -> Plan:
     """Return the cells of `suite`.
 
     Raises:
-        MetabenchError: an unknown method, problem, data set, size or option (the nearest valid one is named); a value that an
-            option does not take; a cell that two experiments, or two places of one, describe; a plugin that cannot be imported.
+        MetabenchError: an unknown method, problem, data set, size or option (the nearest valid one is named); an invalid option
+            value; a cell described twice, in one experiment or in two; a plugin that cannot be imported.
     """
     known_methods = methods([Path(path) for path in suite.plugins])
     known_problems = problems()
@@ -186,7 +186,7 @@ def _cells(
 
 
 def _check_own_text(own: DatasetCard, offered: Sequence[DatasetCard], where: str) -> None:
-    """Raise MetabenchError unless a problem with the data sets `offered` takes a text as the user's own loads: whole, or by domain."""
+    """Raise MetabenchError unless a problem with the data sets `offered` accepts the user's own text as it loads: whole, or by domain."""
     texts = [card for card in offered if card.task == "text"]
     if not texts:
         raise MetabenchError(
@@ -212,7 +212,7 @@ def _method_entry(entry: Any, known: Mapping[str, Method]) -> tuple[Method, dict
 
 
 def _sweep(options: type, given: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    """Yield every combination of the options given, where a list is a sweep: complete and validated."""
+    """Yield every combination of the given options, complete and validated; a list is a sweep."""
     for name, value in given.items():
         if value == []:
             raise MetabenchError(

@@ -124,7 +124,7 @@ def answers(
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Yield what `map` is, spread over so many processes."""
+    """Yield what `map` is, spread over `workers` processes."""
     if workers < 2:
         yield map
         return
@@ -134,7 +134,7 @@ def _pool(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
 @dataclass
 class _Search:
-    """What is asked, and the predictions so far: each is made once a process."""
+    """What is asked, and the predictions so far: each is made once per process."""
 
     budget: int
     device: str | None

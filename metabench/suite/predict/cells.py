@@ -46,7 +46,7 @@ def predict_cells(
 ) -> list[Predicted]:
     """Return a prediction for each cell, in order; those that `earlier` holds are reused.
 
-    predictor: `metabench.suite.predict.one_cell.predict` unless given. workers: processes; a predictor of one's own runs in this one.
+    predictor: `metabench.suite.predict.one_cell.predict` unless given. workers: processes; a predictor that is given runs in this one.
     keep: called with each new prediction as soon as it is there. Whatever fails in one cell is its message: a cell that cannot be predicted
     can still be run. A prediction that takes longer than the cell may is given up.
 

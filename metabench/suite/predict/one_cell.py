@@ -83,7 +83,7 @@ def _predicted(cell: Cell, device: str) -> Predicted:
         def call(through: Window) -> Any:
             return method(instance, state, meta, through, options, stream)
 
-        # What is made once a process is made by the last step alone, so that the long call need not be simulated twice.
+        # What is made once per process is made by the last step alone, so that the long call need not be simulated twice.
         before = functools.partial(call, window.last(1)) if len(window.inner) > 2 else None
         return predict_memory(functools.partial(call, window), arguments, fakes, device, before)
 
@@ -123,7 +123,7 @@ def _threads(number: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _caches_left_real() -> Iterator[None]:
-    """Empty, after the block, every cache of a function of the house or of a plugin that has kept a fake tensor in it.
+    """Empty, after the block, every cache of a function, in metabench or a plugin, that has kept a fake tensor in it.
 
     Such a function would hand it to a real computation later in the process.
     """

@@ -93,7 +93,7 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Return the predictions of a file, but for a last line that an interruption left unfinished.
+    """Return the predictions of a file, except a last line that an interruption left unfinished.
 
     Raises MetabenchError if the file is not there or holds no predictions.
     """

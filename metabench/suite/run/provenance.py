@@ -1,4 +1,4 @@
-"""What the table of a suite's results says beside its rows: the configuration, what was used, and the source that made it."""
+"""Metadata of a suite's table of results: the configuration, what was used, and the source that made it."""
 
 from __future__ import annotations
 

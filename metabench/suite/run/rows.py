@@ -1,4 +1,4 @@
-"""What every row of a cell has, whatever became of it."""
+"""The columns of every row of a cell, for any outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metabench.suite.plan.labels import label, method_of, method_options, option
 
 
 def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns that are known before a seed is run: what the cell is, and where it runs."""
+    """Return the columns known before a seed runs: what the cell is, and where it runs."""
     card = problem(cell.problem).card
     used = method_of(cell)
     of_problem, of_method = problem_options(cell), method_options(cell)
@@ -60,5 +60,5 @@ def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str,
 
 
 def failed_row(cell: Cell, seed: int, status: str, message: str, environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a seed that has no figures: its status and why."""
+    """Return the row of a seed without measurements: its status and the reason."""
     return base_row(cell, seed, environment) | {"status": status, "message": message[:MESSAGE_LENGTH]}

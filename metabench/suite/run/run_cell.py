@@ -1,7 +1,7 @@
-"""Running a cell: for each seed, cost at a shared checkpoint, error against the exact hypergradient, and quality at the end.
+"""Running a cell: for each seed, cost at a shared checkpoint, error against the exact hypergradient, and final quality.
 
 Memory, time and error are measured at the same checkpoint for every method: the state after a few windows of plain training at the
-initial meta-parameters. Every failure becomes a row; what was measured before it stays in the row.
+initial meta-parameters. Every failure becomes a row, which keeps what was measured before.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ Progress = Callable[[str, int, int], None]
 Row = dict[str, Any]
 
 _NET = 2
-"""How many times its memory limit a whole cell may grow by. The limit itself is held to the byte by the memory pass; this net below it
-lets a cell far past its limit end as a row, and take no other process with it."""
+"""By how many times its memory limit a whole cell may grow. The memory pass enforces the limit itself to the byte; this safety net
+lets a cell far past its limit end as a row, without affecting other processes."""
 
 _LOOKED_THROUGH = 4
-"""Outer steps in whose windows a meta-parameter must reach the outer loss."""
+"""Outer steps within whose windows a meta-parameter must reach the outer loss."""
 
 _CHECK_SHARE = 0.05
 """Share of a cell's time limit that checks of the exact hypergradient against plain training may take, all seeds together."""
 
 
 def run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:
-    """Yield one finished row per seed. Whatever goes wrong with a seed is in its row.
+    """Yield one finished row per seed. Failures of a seed are recorded in its row.
 
     Raises MetabenchError if this process has loaded torch with other kernels than the cell's.
     """
@@ -90,7 +90,7 @@ def run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:
 
 @dataclass
 class _SeedRun:
-    """One seed of a cell, stage by stage; each stage yields the columns that it fills."""
+    """One seed of a cell, in stages; each stage yields the columns that it fills."""
 
     cell: Cell
     seed: int
@@ -317,10 +317,10 @@ class _SeedRun:
     ) -> Iterator[Row]:
         """Compare the exact hypergradients of a window with plain training; what cannot be compared is added to `missing`.
 
-        The own target of an implicit or smoothed method is no derivative of plain training: of such a method `exact` alone is compared.
+        The target of an implicit or smoothed method is not a derivative of plain training: for these, only `exact` is compared.
 
         Raises:
-            MetabenchError: one of them is wrong, so that no error measured against it means anything.
+            MetabenchError: one of them is wrong, so errors measured against it are meaningless.
         """
         whole = len(window.inner)
         references = [(exact, whole)]
@@ -358,7 +358,7 @@ class _SeedRun:
 
 
 def _steps_through(target: Target, options: Any, window: Window) -> int | None:
-    """Return how many last inner steps a target goes through; None for one that is no derivative of plain training."""
+    """Return the number of last inner steps that a target goes through; None if it is not a derivative of plain training."""
     whole = len(window.inner)
     if target is Target.TRUNCATED:
         return min(options.steps, whole)
@@ -370,7 +370,7 @@ def _differ(left: Tree, right: Tree) -> bool:
 
 
 def _plain(instance: Problem, state: InnerState, meta: Tree, window: Window) -> InnerState:
-    """Return the inner state after the window, without a hypergradient; the initial one where a window does not carry on."""
+    """Return the inner state after the window, without a hypergradient; the initial one if the inner run does not continue."""
     after = run(instance, detached(begin(instance, state, meta)), meta, window.inner)
     return after if instance.carry else state
 
@@ -378,7 +378,7 @@ def _plain(instance: Problem, state: InnerState, meta: Tree, window: Window) -> 
 def _outer_update(instance: Problem, meta: Tree) -> Callable[[Tree, Tree], Tree]:
     """Return the function from a hypergradient and the meta-parameters to the next ones; it keeps the outer optimiser's state.
 
-    The pure optimisers serve here too: the first use of torch.optim imports the compiler, 1.7 s in every cell.
+    The pure optimisers serve here too: the first use of torch.optim imports the compiler, which costs 1.7 s per cell.
     """
     settings = instance.outer_optimiser
     if settings.name == "Adam":
@@ -397,7 +397,7 @@ def _outer_update(instance: Problem, meta: Tree) -> Callable[[Tree, Tree], Tree]
 
 
 class Comparison(NamedTuple):
-    """A hypergradient beside an exact one: cosine, norm over norm, and norm of the difference over the exact norm."""
+    """A hypergradient compared with an exact one: cosine, ratio of norms, and norm of the difference over the exact norm."""
 
     cosine: float
     norm_ratio: float

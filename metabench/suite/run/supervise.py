@@ -1,4 +1,4 @@
-"""One cell in a process of its own: whatever ends that process, the cell has a row for every seed, or there is no file at all.
+"""One cell in its own process: however that process ends, the cell has a row for every seed, or there is no file at all.
 
 The process is forked before torch is imported. While it imports torch, its parent imports pyarrow. Rows and progress come back as
 lines of JSON through a pipe.
@@ -37,9 +37,9 @@ Row = dict[str, Any]
 Runner = Callable[[Cell, Progress], Iterator[Row]]
 
 START_SECONDS = 600.0
-"""How long a process may take to import torch before it is given up."""
+"""Seconds that a process may take to import torch."""
 PROGRESS_SECONDS = 0.1
-"""Progress within one stage is sent no more often: telling it must not slow what is timed."""
+"""Least seconds between progress reports within a stage, so that they do not slow timed code."""
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _THREAD_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -52,16 +52,16 @@ def supervise(
     grace: float | None = None,
     predicted: Predicted | None = None,
 ) -> list[Row]:
-    """Run `cell` in a process of its own, write its rows to `out` and return them, in the order of the cell's seeds.
+    """Run `cell` in its own process, write its rows to `out` and return them, in the order of the cell's seeds.
 
-    Seeds without a row of their own get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
+    Seeds without a row get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
     limit if that is more) after the cell's time limit, 'oom' if something else killed it, 'error' for any other end.
 
-    `runner` is `metabench.suite.run.run_cell` unless given. What is `predicted` stands in every row; a cell that is predicted to need more
+    `runner` is `metabench.suite.run.run_cell` unless given. `predicted` columns are added to every row; a cell predicted to need more
     memory than its device is declared to have is not started: its rows are 'unsupported'.
 
     Raises:
-        MetabenchError: a mistake of the user's, found by the runner or while writing; nothing is written.
+        MetabenchError: a user error found by the runner or while writing; nothing is written.
         SystemExit: SIGINT, SIGTERM or SIGHUP reached this process: the cell's process is killed, nothing is written; the code is
             128 + the signal's number.
     """
@@ -134,19 +134,19 @@ class _Child:
 
 @dataclass
 class _Heard:
-    """What came through the pipe, and how it ended."""
+    """What the pipe delivered, and how it ended."""
 
     rows: dict[int, Row] = field(default_factory=dict)
     finished: bool = False
     mistake: str = ""
     error: str = ""
     silent: str = ""
-    """Why the process was killed from here."""
+    """Why this process killed it."""
     exit_code: int = 0
 
 
 def _listen(child: _Child, cell: Cell, patience: float, progress: Progress) -> _Heard:
-    """Read the pipe until its other end has gone; put an end to that when the time is over."""
+    """Read the pipe until its other end closes; stop when time is up."""
     heard = _Heard()
     allowed, reason = START_SECONDS, f"did not start within {START_SECONDS:g} s"
     since, rest = time.monotonic(), b""
@@ -184,7 +184,7 @@ def _listen(child: _Child, cell: Cell, patience: float, progress: Progress) -> _
 
 
 def _complete(cell: Cell, heard: _Heard) -> list[Row]:
-    """Return a row for every seed. The first seed without one was running when the process ended; it and those after it get the reason."""
+    """Return a row for every seed. The first seed without one was running when the process ended; it and later seeds get the reason."""
     if heard.mistake:
         raise MetabenchError(heard.mistake)
     missing = [seed for seed in cell.seeds if seed not in heard.rows]
@@ -262,7 +262,7 @@ def _child(cell: Cell, runner: Runner, writing: int, parent: int) -> NoReturn:
 
 
 def _settle(cell: Cell, parent: int) -> None:
-    """Leave the terminal and its signals to the parent, end when it ends, and choose threads and kernels before libraries are loaded."""
+    """Leave the terminal and its signals to the parent, end with it, and choose threads and kernels before libraries are loaded."""
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -289,7 +289,7 @@ def _die_with(parent: int) -> None:
 
 
 class _Throttled:
-    """Sends progress: every new stage and every last step, what lies between at most every `PROGRESS_SECONDS`."""
+    """Sends progress: every new stage and every last step, other steps at most every `PROGRESS_SECONDS`."""
 
     def __init__(self, pipe: BinaryIO) -> None:
         self.pipe = pipe
@@ -310,10 +310,10 @@ def _send(pipe: BinaryIO, message: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _stopping_signals() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """Turn SIGINT, SIGTERM and SIGHUP into SystemExit, but only inside of the context manager that this yields.
+    """Turn SIGINT, SIGTERM and SIGHUP into SystemExit, but only inside the context manager that this yields.
 
-    Outside of it they wait, so that none falls between the fork and the code that ends the forked process. What was ignored
-    (nohup) stays so.
+    Outside it they wait, so that none arrives between the fork and the code that ends the forked process. Ignored signals
+    (nohup) stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield contextlib.nullcontext

@@ -1,4 +1,4 @@
-"""What a problem must be for its hypergradient to mean something; each violation is told in the terms of who wrote the problem.
+"""Conditions for a problem's hypergradient to be meaningful; each violation is reported in terms of the problem's code.
 
 Parameters and meta-parameters are tensors of real numbers; both losses are finite scalars and functions of their arguments; the
 meta-parameters enter where the problem says that they do; and the outer loss depends on every one of them.
@@ -28,7 +28,7 @@ _WORDS = {
 
 
 def check_trees(state: InnerState, meta: Tree) -> None:
-    """Raise MetabenchError if a parameter, meta-parameter or number of the inner optimiser's state is not one to differentiate in."""
+    """Raise MetabenchError if a parameter, a meta-parameter or the inner optimiser's state cannot be differentiated."""
     slots = [(f"the inner optimiser's '{slot}'", leaves) for slot, leaves in state.optimiser.items()]
     for what, leaves in [("parameter", state.params), ("meta-parameter", meta), *slots]:
         if not isinstance(leaves, dict) or (not leaves and not what.startswith("the")):
@@ -39,7 +39,7 @@ def check_trees(state: InnerState, meta: Tree) -> None:
             if not leaf.is_floating_point():
                 raise MetabenchError(
                     f"{what} '{name}' is of {leaf.dtype}, in which there is no derivative: "
-                    "constants, indices and masks belong into the batch, counts into the number type of the parameters"
+                    "put constants, indices and masks into the batch, and convert counts to the dtype of the parameters"
                 )
 
 
@@ -47,8 +47,8 @@ def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window
     """Check both losses at the start of the window's inner run: two evaluations of each, and no derivative.
 
     Raises:
-        MetabenchError: a loss is not a scalar, is cut off from the parameters, is not a function of its arguments, or reads meta-parameters
-            otherwise than the problem's roles say.
+        MetabenchError: a loss is not a scalar, is detached from the parameters, is not a function of its arguments, or its use of
+            meta-parameters contradicts the problem's roles.
         Diverged: a parameter or a loss is not finite.
     """
     meta = tree.detach(meta)
@@ -67,9 +67,9 @@ def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window
 
 
 def check_derivatives(problem: Problem, state: InnerState, meta: Tree, window: Window) -> None:
-    """Raise MetabenchError if a loss's recorded derivative is not that of its values, unless the problem says that it stops gradients.
+    """Raise MetabenchError if a loss's recorded derivative is not that of its values, unless the problem declares `stops_gradients`.
 
-    In float64; nothing is checked elsewhere. See `metabench.autodiff.recorded`.
+    Only in float64; other dtypes are not checked. See `metabench.autodiff.recorded`.
     """
     if problem.stops_gradients:
         return
@@ -84,8 +84,8 @@ def check_derivatives(problem: Problem, state: InnerState, meta: Tree, window: W
 def check_reach(problem: Problem, state: InnerState, meta: Tree, windows: Iterable[Window]) -> None:
     """Raise MetabenchError if the outer loss depends on a meta-parameter neither directly nor through any inner step of `windows`.
 
-    One inner step is recorded at a time, and its graph is followed, not evaluated: an operation without a second derivative is no
-    hindrance. Only what the first step does not reach is looked for in those that follow.
+    One inner step is recorded at a time, and its graph is traversed, not evaluated, so operations without a second derivative are
+    allowed. Only what the first step does not reach is searched for in later steps.
     """
     missing = set(meta)
     watched = tree.leaves_for_grad(meta)
@@ -100,7 +100,7 @@ def check_reach(problem: Problem, state: InnerState, meta: Tree, windows: Iterab
     declared = " and ".join(_WORDS[role] for role in MetaRole if role in problem.roles) or "nothing"
     raise MetabenchError(
         f"the outer loss does not depend on the meta-parameter '{name}', declared to enter {declared}: neither directly nor through an "
-        f"inner step of the first {'window' if seen == 1 else f'{seen} windows'}; its hypergradient would be zero whatever it is"
+        f"inner step of the first {'window' if seen == 1 else f'{seen} windows'}; its hypergradient would always be zero"
     )
 
 
@@ -139,7 +139,7 @@ def _check_loss(what: str, loss: Callable[..., Any], params: Tree, meta: Tree, b
 def _check_segments(
     what: str, segments: Sequence[Segment], loss: Callable[..., Any], params: Tree, meta: Tree, batch: Batch
 ) -> None:
-    """Raise MetabenchError if a chain of segments is not the loss that it stands for."""
+    """Raise MetabenchError if a chain of segments differs from the loss that it represents."""
     if not segments:
         return
     hidden: Tree = {}
@@ -151,7 +151,7 @@ def _check_segments(
             hidden = segment(params, meta, batch, hidden)
             if versions != [leaf._version for leaf in given]:
                 raise MetabenchError(
-                    f"{segment.name} of {what} writes to a tensor that it is given: what is taken again on the way back would be another "
+                    f"{segment.name} of {what} writes to one of its inputs: recomputed in the backward pass, it would have another "
                     "value; write x = x + y instead of x += y"
                 )
         chain = hidden[LOSS]
@@ -174,7 +174,7 @@ def _global_streams() -> list[torch.Tensor]:
 
 
 def _check_roles(problem: Problem, state: InnerState, start: InnerState, meta: Tree, window: Window) -> None:
-    """Raise MetabenchError if the meta-parameters enter where they are not declared to, or do not where they are."""
+    """Raise MetabenchError if the meta-parameters enter where they are not declared, or do not enter where they are."""
     watched = tree.leaves_for_grad(meta)
     slope = tree.zeros_like(start.params)
 
@@ -211,7 +211,7 @@ def _check_roles(problem: Problem, state: InnerState, start: InnerState, meta: T
 
 
 def _dependent(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Iterator[list[torch.Tensor]]:
-    """Yield what may carry the meta-parameters into the outer loss, the likeliest first.
+    """Yield what may carry the meta-parameters into the outer loss, the most likely first.
 
     The outer loss after one recorded step, then the inner state after each of the window's steps, each recorded alone.
     """
