@@ -12,6 +12,7 @@ adapts from 8.44 to 5.96 bits per byte, and a learned one from 6.34 to 4.67.
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from metabench.core import Batch, InnerState, MetaRole, Metric, Problem, Problem
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
-from metabench.core.randomness import generator
+from metabench.core.randomness import generator, stream_seed
 from metabench.core.segments import Segment, chain_loss
 from metabench.data.text.corpus import corpus
 from metabench.data.text.tokens import bits_per_byte
@@ -142,7 +143,9 @@ class LanguageModelInitialisation(Problem):
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield the windows of one batch of topics after another; topics within an outer step differ if there are enough."""
         stream = generator(self.setting.seed, "topics")
-        orders = [_endlessly(topics, stream) for topics in self._train]
+        # Python's random numbers: which topic is next must be known where tensors have no values, as in a prediction.
+        order = random.Random(stream_seed(self.setting.seed, "order of topics"))
+        orders = [_endlessly(topics, order) for topics in self._train]
         turn = itertools.cycle(orders)
         while True:
             yield [self._window(next(next(turn)), stream) for _ in range(self.setting.options.tasks)]
@@ -179,8 +182,7 @@ def _evenly(topics: list[torch.Tensor], count: int) -> list[torch.Tensor]:
     return [topics[i * len(topics) // chosen] for i in range(chosen)]
 
 
-def _endlessly(topics: list[torch.Tensor], stream: torch.Generator) -> Iterator[torch.Tensor]:
+def _endlessly(topics: list[torch.Tensor], order: random.Random) -> Iterator[torch.Tensor]:
     """Yield the topics in one random order after another."""
     while True:
-        for index in torch.randperm(len(topics), generator=stream).tolist():
-            yield topics[index]
+        yield from order.sample(topics, len(topics))

@@ -79,14 +79,14 @@ def predict_memory(
     if kind not in DEVICES:
         raise unknown("device", device, DEVICES)
     static = _distinct_bytes(arguments)
-    if before is not None:
-        with contextlib.suppress(Exception):  # the call itself will say it, if it does not know better
+    prepared = before is not None and kind == "cpu" and static <= _SMALL
+    if prepared:
+        with contextlib.suppress(Exception):  # whatever it raises, the call raises too
             _ran(before, fakes, kind)
-    may_be_small = kind == "cpu" and static <= _SMALL
-    found, left = _counted(call, fakes, kind, before is not None and may_be_small)
+    found, left = _counted(call, fakes, kind, prepared)
     is_small = kind == "cpu" and found.dynamic_bytes <= _SMALL
     # What stays behind was made once per process: a second call finds it there, as the measured one does.
-    if left or (is_small and not (before is not None and may_be_small)):
+    if left or (is_small and not prepared):
         found, _ = _counted(call, fakes, kind, is_small)
     memory = Memory(static + found.dynamic_bytes, static, found.dynamic_bytes, SOURCE)
     return Predicted(memory, found.flops, found.operations, found.note)

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
@@ -31,7 +31,10 @@ Predictor = Callable[[Cell, str | None], Any]
 
 FIGURES = ("peak_bytes", "static_bytes", "dynamic_bytes", "flops", "operations")
 
-BENT = 0.01
+WORTH_IT = 2.5
+"""Steps of long runs for each further step of short ones: what a solver or an outer loss takes comes with every run, short or long."""
+
+BENT = 0.02
 """Share of a figure by which the line through the last two short runs may miss, at the longest run, that through the first two."""
 
 
@@ -83,38 +86,33 @@ def _predicted(
     for cell in cells:
         choose_kernels(cell.kernels)
     _import_once()
-    with ThreadPoolExecutor(min(workers, len(tasks))) as threads:
-        pools = _Pools()
-        running = {threads.submit(pools.run, [cells[place] for place in places], device): places for places in tasks}
-        try:
-            for future in as_completed(running):
-                yield running[future], future.result()
-        finally:
-            threads.shutdown(cancel_futures=True)
-            pools.close()
+    waiting, idle = list(reversed(tasks)), [_worker() for _ in range(min(workers, len(tasks)))]
+    running: dict[Future[list[Predicted]], tuple[ProcessPoolExecutor, list[int]]] = {}
+    try:
+        while waiting or running:
+            while waiting and idle:
+                places, worker = waiting.pop(), idle.pop()
+                running[worker.submit(predict_group, [cells[place] for place in places], device)] = worker, places
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                worker, places = running.pop(future)
+                try:
+                    entries = future.result()
+                except BrokenProcessPool:  # of too little memory, say: that costs no prediction but its own
+                    words = "the process that predicted it was ended"
+                    entries = [_entry(cells[place], device, {}, words, 0.0) for place in places]
+                    worker = _worker()
+                idle.append(worker)
+                yield places, entries
+    finally:
+        for worker in [*idle, *(worker for worker, _ in running.values())]:
+            worker.shutdown(wait=False, cancel_futures=True)
 
 
-class _Pools:
-    """A process for each thread: one that dies, of too little memory say, costs no prediction but its own."""
-
-    def __init__(self) -> None:
-        self._pools: dict[int, ProcessPoolExecutor] = {}
-
-    def run(self, cells: Sequence[Cell], device: str | None) -> list[Predicted]:
-        import threading
-
-        own = threading.get_ident()
-        if own not in self._pools:
-            self._pools[own] = ProcessPoolExecutor(1, mp_context=get_context("fork"))
-        try:
-            return self._pools[own].submit(predict_group, cells, device).result()
-        except BrokenProcessPool:
-            del self._pools[own]
-            return [_entry(cell, device, {}, "the process that predicted it was ended", 0.0) for cell in cells]
-
-    def close(self) -> None:
-        for pool in self._pools.values():
-            pool.shutdown(cancel_futures=True)
+def _worker() -> ProcessPoolExecutor:
+    """Return a pool of one process, forked here and now: torch's profiler looks for the thread that imported it."""
+    worker = ProcessPoolExecutor(1, mp_context=get_context("fork"))
+    worker.submit(int)
+    return worker
 
 
 def _import_once() -> None:
@@ -191,7 +189,7 @@ class _Simulations:
         while first is not None:
             looked = [first, first + 1, first + 2]
             extra = sum(steps for steps in {*self._made, *looked} if steps not in lengths)
-            if extra >= sum(steps for steps in lengths if steps > looked[-1]):
+            if WORTH_IT * extra > sum(steps for steps in lengths if steps > looked[-1]):
                 return []
             if any(self.at(steps).message for steps in looked):
                 return []
