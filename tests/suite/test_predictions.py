@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_choice import KERNELS
 
 from metabench.core.errors import MetabenchError
 from metabench.measure.kernels import foreseen
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, predictor_hash
-from metabench.suite.plan.plan import Plan
+from metabench.suite.plan.plan import Plan, load_suite, plan
+from metabench.suite.predict import cells as many
 from metabench.suite.predict import predictions
 from metabench.suite.predict.cells import predict_cells
 from metabench.suite.predict.predictions import (
@@ -285,3 +287,29 @@ def test_a_truncated_run_is_a_line_beyond_its_steps_alone(planned: Callable[...,
     (found,) = predict_cells(cells, Predictions(), silent, None, Counting(along(lambda steps: 1000 * min(steps, 10), asked)))
     assert found.peak_bytes == 10_000
     assert min(asked) == 12
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["none", "unrolled", {"unrolled_remat": {"schedule": "every"}}, "mixflow", {"truncated": {"steps": 3}}, "t1t2", "evograd"],
+)
+def test_a_line_is_within_two_percent_of_the_prediction_in_full(planned: Callable[..., Plan], method: Any) -> None:
+    (cell,) = planned(problem="regularisation", methods=[method], inner_steps=[48]).cells
+    (drawn,), (full,) = many.predict_group([cell]), many.predict_group([cell], lines=False)
+    assert not drawn.message and not full.message
+    for name in many.FIGURES:
+        assert getattr(drawn, name) == pytest.approx(getattr(full, name), rel=0.02), name
+
+
+def test_a_process_that_is_ended_costs_its_own_prediction_alone(tmp_path: Path) -> None:
+    path = tmp_path / "deadly.py"
+    path.write_text(
+        "import os\nfrom metabench.core import Cost, Target, method\n\n"
+        '@method(title="dies", target=Target.NONE, exact=True, cost=Cost(), citation="")\n'
+        "def deadly(problem, state, meta, window, options, generator):\n    os._exit(9)\n"
+    )
+    toy = {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 1, "methods": ["deadly", "none", "t1t2"]}
+    cells = plan(load_suite({"name": "deadly", "plugins": [str(path)], "kernels": KERNELS, "experiments": {"toy": toy}})).cells
+    found = {entry.method: entry for entry in predict_cells(cells, Predictions(), silent, workers=2)}
+    assert found["deadly"].message == "the process that predicted it was ended"
+    assert not found["none"].message and found["t1t2"].peak_bytes > 0
