@@ -18,6 +18,8 @@ PLUGIN = '''"""Two methods of the tests: one is twice as long as it declares to 
 
 from __future__ import annotations
 
+import dataclasses
+
 from metabench.core import Cost, Target, method, tree
 from metabench.methods import t1t2 as right
 
@@ -25,7 +27,7 @@ from metabench.methods import t1t2 as right
 @method(title="twice one step", target=Target.ONE_STEP, exact=True, cost=Cost(), citation="")
 def double(problem, state, meta, window, options, generator):
     found = right.t1t2.function(problem, state, meta, window, right.t1t2.options(), generator)
-    return found._replace(gradient=tree.scale(2.0, found.gradient))
+    return dataclasses.replace(found, meta=tree.scale(2.0, found.meta))
 
 
 @method(title="raises", target=Target.ONE_STEP, exact=True, cost=Cost(), citation="")
@@ -78,7 +80,9 @@ def test_a_wrong_method_is_marked_in_the_tables_and_on_the_page(certified: tuple
     marked = re.findall(r"<code>(\w+)</code><a class=\"dagger\" href=\"#certificates\" title=\"(\w+)", page)
     assert set(marked) == {("double", "FAILED"), ("raising", "FAILED")}
     assert "† FAILED: double, raising." in page
-    assert "out of luck" in page[page.index('id="certificates"') : page.index('id="coverage"')]
+    told = page[page.index('id="certificates"') : page.index('id="coverage"')]
+    assert "out of luck" in told
+    assert "it has the right direction and is 2 times as long" in told
     records = list(csv.DictReader((report / "tables" / "certificates.csv").open(encoding="utf-8")))
     assert {record["method"]: record["certificate"] for record in records} == {
         "none": "certified",
