@@ -201,8 +201,7 @@ def plan_command(
 
         room = memory_bytes(budget, "--budget")
         with progress_display("budget") as progress:
-            found = answers(planned, room, progress, place, size, workers=os.cpu_count() or 1)
-        print_budget(room, found, as_json)
+            print_budget(room, answers(planned, room, progress, place, size, workers=os.cpu_count() or 1), as_json)
         return
     if size:
         raise MetabenchError(

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from metabench.cli.output import human_bytes, print_json, print_table
+from metabench.cli.output import human_bytes, print_json
 from metabench.suite.predict.budget import PREDICTED_AT_MOST, Answer
 
 
-def print_budget(budget: int, found: Sequence[Answer], as_json: bool) -> None:
-    """Print one table per problem: methods down, sizes across, in each cell the largest T that fits; or the same as JSON."""
+def print_budget(budget: int, found: Iterable[tuple[Answer, str]], as_json: bool) -> None:
+    """Print a table per problem, each row as soon as it is known: methods down, sizes across, in each cell the largest T that fits.
+
+    With `as_json` the same as JSON, at the end.
+    """
+    shown: list[Answer] = []
+    for answer, name in found:
+        if not shown or shown[-1] is not answer:
+            if shown and not as_json:
+                _print_notes(shown[-1])
+            shown.append(answer)
+            if not as_json:
+                where = ", ".join(filter(None, (answer.dataset, answer.problem_options, answer.dtype, answer.device)))
+                print(f"{answer.problem} ({where}): largest number of inner steps T within {human_bytes(budget)}")
+                _print_row("method", answer.sizes, "largest that fits", answer)
+        if not as_json:
+            texts = [answer.methods[name][size].text for size in answer.sizes]
+            _print_row(name, texts, largest_fit(answer, name), answer)
     if as_json:
-        print_json({"budget_bytes": budget, "problems": [_plain(answer) for answer in found]})
-        return
-    for answer in found:
-        where = ", ".join(filter(None, (answer.dataset, answer.problem_options, answer.dtype, answer.device)))
-        print(f"{answer.problem} ({where}): largest number of inner steps T within {human_bytes(budget)}")
-        rows = [
-            (name, *(by_size[size].text for size in answer.sizes), largest_fit(answer, name))
-            for name, by_size in answer.methods.items()
-        ]
-        print_table("", ("method", *answer.sizes, "largest that fits"), rows, right=answer.sizes)
-        _print_notes(answer)
+        print_json({"budget_bytes": budget, "problems": [_plain(answer) for answer in shown]})
+    elif shown:
+        _print_notes(shown[-1])
+
+
+def _print_row(name: str, texts: Sequence[str], largest: str, answer: Answer) -> None:
+    cells = (text.rjust(max(8, len(size))) for text, size in zip(texts, answer.sizes, strict=True))
+    print(f" {name:28} {' '.join(cells)}  {largest}", flush=True)
 
 
 def largest_fit(answer: Answer, method: str) -> str:

@@ -59,7 +59,7 @@ class Largest:
 
 @dataclass(frozen=True)
 class Answer:
-    """One problem on one data set with its options: each method's answers by size, the sizes from small to large."""
+    """One problem on one data set with its options: answers by method and size, from small to large; methods are added when known."""
 
     experiment: str
     problem: str
@@ -79,11 +79,12 @@ def answers(
     sizes: Sequence[str] = (),
     predictor: Predictor | None = None,
     workers: int = 1,
-) -> list[Answer]:
-    """Return, for each problem of the plan (with its data set and options), what fits into `budget` bytes on `device`.
+) -> Iterator[tuple[Answer, str]]:
+    """Yield each problem's answer (with its data set and options) with a method, as soon as what of it fits into `budget` bytes is known.
 
-    sizes: those of the problems' cards if empty. A method that the plan has twice on a problem is answered once. workers: processes, each
-    of which takes a method; more than one needs a main module that can be imported, as a command line has, and no predictor of its own.
+    An answer is the same object from its first method to its last. device: the cells' own if None. sizes: those of the problems' cards if
+    empty. A method that the plan has twice on a problem is answered once. workers: processes, each of which takes a method; more than one
+    needs a main module that can be imported, as a command line has, and no predictor of its own.
 
     Raises:
         MetabenchError: a size that no problem of the plan has.
@@ -94,32 +95,27 @@ def answers(
         if size not in known:
             raise unknown("size", size, known)
     search = _Search(budget, device, predictor)
-    asked: list[tuple[list[Cell], list[str]]] = []
-    for cells in groups:
-        wanted = [size for size in problem(cells[0].problem).card.sizes if not sizes or size in sizes]
-        if wanted:
-            progress("sizes", len(asked), len(groups))
-            asked.append((cells, search.order(cells[0], wanted)))
-    tasks = [(cell, order) for cells, order in asked for cell in cells]
-    found: list[dict[str, Largest]] = []
-    with _pool(min(workers, len(tasks)) if predictor is None else 1) as spread:
-        for by_size in spread(search.method, *zip(*tasks, strict=True)) if tasks else ():
-            found.append(by_size)
-            progress("methods", len(found), len(tasks))
-    each = iter(found)
-    return [
-        Answer(
-            cells[0].experiment,
-            cells[0].problem,
-            cells[0].dataset,
-            options_text(_options(cells[0])),
-            device or cells[0].device,
-            cells[0].dtype,
-            tuple(order),
-            {_label(cell): next(each) for cell in cells},
-        )
-        for cells, order in asked
-    ]
+    total, done = sum(map(len, groups)), 0
+    with _pool(workers if predictor is None else 1) as spread:
+        for cells in groups:
+            progress("sizes", done, total)
+            order = search.order(cells[0], [size for size in problem(cells[0].problem).card.sizes if not sizes or size in sizes])
+            answer = Answer(
+                cells[0].experiment,
+                cells[0].problem,
+                cells[0].dataset,
+                options_text(problem_options(cells[0])),
+                device or cells[0].device,
+                cells[0].dtype,
+                tuple(order),
+                {},
+            )
+            found = spread(search.method, cells, [order] * len(cells)) if order else ()
+            for cell, by_size in zip(cells, found, strict=bool(order)):
+                done += 1
+                answer.methods[_label(cell)] = by_size
+                progress("methods", done, total)
+                yield answer, _label(cell)
 
 
 @contextlib.contextmanager
@@ -237,13 +233,9 @@ def _groups(plan: Plan) -> list[list[Cell]]:
     """Return the cells of the plan by problem, data set and problem's options, each method with its options once."""
     grouped: dict[tuple[str, ...], dict[str, Cell]] = {}
     for cell in plan.cells:
-        key = (cell.problem, cell.dataset, options_text(_options(cell)), cell.dtype)
+        key = (cell.problem, cell.dataset, options_text(problem_options(cell)), cell.dtype)
         grouped.setdefault(key, {}).setdefault(_label(cell), cell)
     return [list(cells.values()) for cells in grouped.values()]
-
-
-def _options(cell: Cell) -> Any:
-    return problem_options(cell)
 
 
 def _label(cell: Cell) -> str:
