@@ -11,12 +11,13 @@ ifneq ($(shell cat '$(INSTALLED)' 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce smoke test lint install lock
+.PHONY: help reproduce smoke test test-full lint install lock
 
 help:
 	@echo 'make reproduce   run the default suite and make its report'
 	@echo 'make smoke       the same for a suite of two minutes'
 	@echo 'make test        run every test'
+	@echo 'make test-full   the same, with every planted bug on every case of the certificates'
 	@echo 'make lint        ruff, snakefmt, snakemake --lint, import contracts, strict types'
 	@echo 'make install     only install, with the versions of requirements.lock'
 	@echo 'make lock        write requirements.lock anew with the newest versions'
@@ -31,6 +32,10 @@ smoke: install
 
 test: install
 	$(BIN)/python -m pytest -n 2
+
+# Every planted bug on every case of the certificates: about ten minutes more.
+test-full: install
+	$(BIN)/python -m pytest -n 2 --full
 
 lint: install
 	$(BIN)/ruff check .

@@ -120,7 +120,7 @@ def test_its_memory_grows_with_the_number_of_meta_parameters() -> None:
 
 def test_more_meta_parameters_than_it_takes_are_refused_with_both_numbers() -> None:
     problem = WeightedExamples(examples=1001)
-    with pytest.raises(Unsupported, match=r"1,001 meta-parameters, .* 1,000 at the most \(option 'most'\)"):
+    with pytest.raises(Unsupported, match=r"1,001 meta-parameters, .* at most 1,000 \(option 'most'\)"):
         call("forward", problem, *checkpoint(problem))
     at = checkpoint(problem)
     found = call("forward", problem, *at, most=1001, together=200)

@@ -308,7 +308,7 @@ def test_a_process_that_is_ended_costs_its_own_prediction_alone(tmp_path: Path) 
         '@method(title="dies", target=Target.NONE, exact=True, cost=Cost(), citation="")\n'
         "def deadly(problem, state, meta, window, options, generator):\n    os._exit(9)\n"
     )
-    toy = {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 1, "methods": ["deadly", "none", "t1t2"]}
+    toy = {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 1, "methods": ["deadly", "none", "t1t2", "ift_cg"]}
     cells = plan(load_suite({"name": "deadly", "plugins": [str(path)], "kernels": KERNELS, "experiments": {"toy": toy}})).cells
     found = {entry.method: entry for entry in predict_cells(cells, Predictions(), silent, workers=2)}
     assert found["deadly"].message == "the process that predicted it was ended"

@@ -158,6 +158,19 @@ def _copy_source(folder: Path) -> None:
     Workflow(folder).write_suite()
 
 
+SHARED = ("first_run", "predicted", "certified")
+"""Fixtures that run Snakemake once for several tests."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the tests that share a run of Snakemake run in one process: with `--dist loadgroup`, it is made once."""
+    for item in items:
+        for name in SHARED:
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(scope="session")
 def source_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source and the tiny suite; nothing has run."""

@@ -27,13 +27,13 @@ def new_method(workflow: Workflow) -> str:
     return Path(workflow.folder, "my_cg.py").read_text(encoding="utf-8")
 
 
-def run(workflow: Workflow, suite: dict) -> dict[str, dict]:
+def run(workflow: Workflow, suite: dict, *targets: str) -> dict[str, dict]:
     """Run a suite, shortened to seconds; return the first seed's row of each method."""
     suite["experiments"]["first"]["outer_steps"] = 3
     Path(workflow.folder, "mine.yaml").write_text(
-        yaml.safe_dump(suite | {"measure": SUITE["measure"], "certify": False}), encoding="utf-8"
+        yaml.safe_dump(suite | {"measure": SUITE["measure"], "certify": False, "predict": False}), encoding="utf-8"
     )
-    workflow.snakemake("--configfile", "mine.yaml")
+    workflow.snakemake(*targets, "--configfile", "mine.yaml")
     return {row["method"]: row for row in workflow.rows("mine") if row["seed"] == 0}
 
 
@@ -58,7 +58,7 @@ def test_in_the_package_one_file_is_enough(fresh: Workflow) -> None:
     Path(fresh.folder, "metabench", "methods", "my_cg.py").write_text(source, encoding="utf-8")
     values = yaml.safe_load(blocks_of_contributing("yaml")[0])
     del values["plugins"]
-    assert_right(run(fresh, values))
+    assert_right(run(fresh, values, "results/mine/results.parquet"))
 
 
 def test_the_text_shows_the_file_and_its_mistake_as_they_are(fresh: Workflow) -> None:

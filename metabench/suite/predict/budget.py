@@ -96,7 +96,7 @@ def answers(
             raise unknown("size", size, known)
     search = _Search(budget, device, predictor)
     total, done = sum(map(len, groups)), 0
-    with _pool(workers if predictor is None else 1) as spread:
+    with _pool(min(workers, total // 2) if predictor is None else 1) as spread:
         for cells in groups:
             progress("sizes", done, total)
             order = search.order(cells[0], [size for size in problem(cells[0].problem).card.sizes if not sizes or size in sizes])

@@ -31,6 +31,9 @@ Predictor = Callable[[Cell, str | None], Any]
 
 FIGURES = ("peak_bytes", "static_bytes", "dynamic_bytes", "flops", "operations")
 
+FEW = 4
+"""Shapes below which processes cost more than they save."""
+
 WORTH_IT = 2.5
 """Steps of long runs for each further step of short ones: what a solver or an outer loss takes comes with every run, short or long."""
 
@@ -79,7 +82,7 @@ def _predicted(
     tasks: Sequence[list[int]], cells: Sequence[Cell], device: str | None, predictor: Predictor | None, workers: int
 ) -> Iterator[tuple[list[int], list[Predicted]]]:
     """Yield what is predicted for the cells at the places of each task, as it comes."""
-    if predictor is not None or workers < 2 or len(tasks) < 2:
+    if predictor is not None or workers < 2 or len(tasks) < FEW:
         for places in tasks:
             yield places, predict_group([cells[place] for place in places], device, predictor)
         return
