@@ -15,7 +15,7 @@ EXCLUDED: dict[tuple[str, str], str] = {
     ("metabench/autodiff/traced/missing_derivatives.py", ""): "words of error messages",
     ("metabench/autodiff/traced/memory_floor.py", ""): "memory bounds: nothing is computed with them",
     ("metabench/autodiff/traced/liveness.py", ""): "order of operations, for memory alone; a wrong order does not run",
-    ("metabench/autodiff/traced/memory_reuse.py", ""): "memory reuse: a flat graph is held to the plain one by its own tests",
+    ("metabench/autodiff/traced/memory_reuse.py", ""): "memory reuse: its own tests check a flat graph against the plain one",
     ("metabench/autodiff/traced/execution.py", ""): "torch.compile and CUDA graphs, which no certificate turns on",
     ("metabench/methods/__init__.py", ""): "finding methods",
     ("metabench/methods/bome.py", "_limit"): "a declaration: under which options the limit is reached",

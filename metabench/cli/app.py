@@ -131,7 +131,8 @@ def run_command(
     if not os.access(out.parent, os.W_OK):
         raise MetabenchError(f"cannot write into '{out.parent}': permission denied")
     name = f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}"
-    predicted = read_predictions(predictions).of(cell) if predictions else None
+    # A file that is not there predicts nothing: the cell is to have its rows all the same.
+    predicted = read_predictions(predictions).of(cell) if predictions and predictions.is_file() else None
     if predictions and predicted is None:
         print(f"{name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
     with progress_display(name) as progress:

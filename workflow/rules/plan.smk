@@ -102,11 +102,11 @@ try:
     SUITE = chosen_suite()
     PLAN = plan(SUITE)
     check_writable(PLAN.folder)
+    REQUESTS = Requests(PLAN, may_predict, workflow.resource_settings.cores or 1)
 except MetabenchError as error:
     stop(error)
 
 CELLS = {f"{cell.folder}/{cell.stem}": cell for cell in PLAN.cells}
-REQUESTS = Requests(PLAN, may_predict, workflow.resource_settings.cores or 1)
 REPORT, LOGS = PLAN.folder / "report", PLAN.folder / "logs"
 TABLES, FIGURES, PAGE = REPORT / "tables", REPORT / "figures", REPORT / "index.html"
 CELL = f"{PLAN.folder}/cells/{{problem}}/{{dataset}}/{{size}}/{{method}}-{{hash}}"

@@ -20,7 +20,7 @@ from metabench.measure.environment import torch_version
 from metabench.measure.kernels import choose_kernels
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, predictor_hash
-from metabench.suite.plan.labels import method_of, method_options, problem_options
+from metabench.suite.plan.labels import method_of, method_options
 from metabench.suite.predict.predictions import Predicted, Predictions, instruction_set_of
 
 Progress = Callable[[str, int, int], None]
@@ -243,16 +243,17 @@ def _entry(
 def _shape(cell: Cell) -> str:
     """Return what sets a cell's simulation apart from others', T left out.
 
-    Numbers with a fraction change values and no shape: learning rates, tolerances, widths of differences. Zero may switch something off.
+    In the options of the package's methods, numbers with a fraction change values and no shape: tolerances, widths of differences. Zero
+    may switch something off. Of a plugin's options and a problem's nothing is assumed: one may be a share of the data.
     """
-
-    def shaping(options: Any) -> dict[str, Any]:
-        values = dataclasses.asdict(options)
-        return {name: bool(value) if isinstance(value, float) else value for name, value in values.items()}
-
+    own = method_of(cell).module.startswith("metabench.")
+    shaping = {
+        name: bool(value) if own and isinstance(value, float) else value
+        for name, value in dataclasses.asdict(method_options(cell)).items()
+    }
     place = (cell.device, cell.threads, cell.kernels, cell.plugins, cell.limit_seconds, cell.seeds[0])
-    what = (cell.problem, cell.dataset, cell.size, cell.dtype, shaping(problem_options(cell)))
-    return json.dumps((place, what, cell.method, shaping(method_options(cell))), sort_keys=True)
+    what = (cell.problem, cell.dataset, cell.size, cell.dtype, cell.problem_options)
+    return json.dumps((place, what, cell.method, shaping), sort_keys=True)
 
 
 def _predictor() -> Predictor:

@@ -110,11 +110,14 @@ class Requests:
 
     The first question has predictions made, in a process of its own, unless the file holds them all: so they are made before any cell runs,
     and never where none is to run. Where `may_make` says no, as in a dry run, what the file holds has to do.
+
+    Raises MetabenchError, when it is made, for a damaged file.
     """
 
     def __init__(self, plan: Plan, may_make: Callable[[], bool], workers: int) -> None:
         self._plan, self._may_make = plan, may_make
         self._workers = min(workers, os.cpu_count() or 1)
+        self._known = kept_predictions(plan.predictions) if plan.suite.predict else Predictions()
 
     def memory_mb(self, cell: Cell, attempt: int) -> int:
         """Return MiB for an attempt at a cell."""
@@ -129,11 +132,10 @@ class Requests:
         plan = self._plan
         if not plan.suite.predict:
             return Predictions()
-        known = kept_predictions(plan.predictions)
-        if any(known.of(cell) is None for cell in plan.cells) and self._may_make():
+        if any(self._known.of(cell) is None for cell in plan.cells) and self._may_make():
             plan.write()
             command = [sys.executable, "-m", "metabench", "predict", str(plan.suite_file), "--jobs", str(self._workers)]
             # A cell without a prediction runs all the same: what went wrong has been said.
             subprocess.run(command, check=False)
-            known = kept_predictions(plan.predictions)
-        return known
+            self._known = kept_predictions(plan.predictions)
+        return self._known
