@@ -23,6 +23,24 @@ def gradients(
 
     A leaf that the output does not depend on gets zeros: a loss need not use all parameters.
     """
+    found = reached(output, variables, weights, create_graph=create_graph, retain_graph=retain_graph)
+    return [filled(gradient, variable) for gradient, variable in zip(found, variables, strict=True)]
+
+
+def filled(found: Tree, like: Tree) -> Tree:
+    """Return the tree in the order of `like`, with zeros for the leaves that it lacks."""
+    return {name: found[name] if name in found else torch.zeros_like(leaf) for name, leaf in like.items()}
+
+
+def reached(
+    output: torch.Tensor | Sequence[torch.Tensor],
+    variables: Sequence[Tree],
+    weights: Sequence[torch.Tensor] | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+) -> list[Tree]:
+    """Return the same as `gradients` without the leaves that the output does not depend on."""
     leaves = [leaf for variable in variables for leaf in variable.values()]
     outputs = [output] if isinstance(output, torch.Tensor) else list(output)
     kept = [i for i, out in enumerate(outputs) if out.requires_grad]
@@ -37,8 +55,8 @@ def gradients(
         )
     else:
         found = (None,) * len(leaves)
-    filled = iter([torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)])
-    return [{name: next(filled) for name in variable} for variable in variables]
+    given = iter(found)
+    return [{name: g for name in variable if (g := next(given)) is not None} for variable in variables]
 
 
 def inner_gradient(problem: Problem, params: Tree, meta: Tree, batch: Batch) -> Tree:

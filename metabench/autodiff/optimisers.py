@@ -1,6 +1,6 @@
 """Inner optimisers as pure functions, differentiable everywhere, equal to torch.optim at every step if gradients are well above eps.
 
-A setting is a number, or a function of the meta-parameters that returns a scalar tensor or a tree: then it is learned.
+A setting is a number, or learned: a function of the meta-parameters that returns a scalar tensor or a tree, or `PerParameter`.
 `leafwise` says that each parameter tensor's update does not depend on the others, so that a few can be updated at a time.
 `translates` says that the update adds to the parameters a term of the gradients and slots alone: no parameter decays.
 `minimised_decay` of an optimiser is the c for which training minimises f + c/2 |w|^2, or None where it minimises no such loss.
@@ -19,7 +19,18 @@ from metabench.core.lazy import torch
 from metabench.core.problem import InnerOptimiser
 from metabench.core.types import OptimiserState, Tree
 
-Setting: TypeAlias = "float | Callable[[Tree], torch.Tensor | Tree]"
+
+@dataclass(frozen=True)
+class PerParameter:
+    """A setting learned for each parameter tensor: a function of the meta-parameter of the same name.
+
+    An update of a few tensors then computes their own values alone.
+    """
+
+    of: Callable[[torch.Tensor], torch.Tensor]
+
+
+Setting: TypeAlias = "float | PerParameter | Callable[[Tree], torch.Tensor | Tree]"
 
 STEP_COUNT = "step"
 """The slot that counts steps: the part of the state that never settles."""
@@ -46,6 +57,8 @@ def decay_of(optimiser: InnerOptimiser) -> float:
 
 def _times(setting: Setting, meta: Tree, direction: Tree) -> Tree:
     """Return setting(meta) * direction; the setting is a number, a scalar or one tensor per parameter."""
+    if isinstance(setting, PerParameter):
+        return {name: setting.of(meta[name]) * leaf for name, leaf in direction.items()}
     value = setting(meta) if callable(setting) else setting
     if isinstance(value, dict):
         return tree.tree_map(lambda a, b: b * a, direction, value)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
+from metabench.autodiff.optimisers import INNER_OPTIMISERS, PerParameter, inner_optimiser
 from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, option
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
@@ -74,7 +74,7 @@ class LanguageModelLearningRates(Problem):
         super().__init__(setting)
         options = setting.options
         self.batch = options.batch
-        self.optimiser = inner_optimiser(options.optimiser, learning_rates)
+        self.optimiser = inner_optimiser(options.optimiser, PerParameter(torch.Tensor.exp))
         self.outer_optimiser = OuterOptimiser("Adam", options.outer_learning_rate)
         self._corpus = corpus(setting.data, options.tokeniser, options.vocabulary, options.sequence + 1)
         self._model = language_model(setting.size, self._corpus.vocabulary, options)
@@ -141,8 +141,3 @@ class LanguageModelLearningRates(Problem):
             "geometric mean learning rate": float(logarithms.mean().exp()),
             "largest / smallest learning rate": float((logarithms.max() - logarithms.min()).exp()),
         }
-
-
-def learning_rates(meta: Tree) -> Tree:
-    """Return the learning rate of every parameter tensor, from their logarithms."""
-    return {name: leaf.exp() for name, leaf in meta.items()}

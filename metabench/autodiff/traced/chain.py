@@ -10,6 +10,7 @@ import types
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from metabench.autodiff.gradients import filled
 from metabench.autodiff.traced import segment_graphs as names
 from metabench.autodiff.traced.execution import Execution
 from metabench.autodiff.traced.flat_graph import SAVED, Groups
@@ -51,7 +52,7 @@ class Chain:
             loss = found.get(names.OUT, {}).get(LOSS, loss)
             _accumulate(of[0], segment.params, found.get(names.G_PARAMS, {}))
             _accumulate(of[1], _same(segment.meta), found.get(names.G_META, {}))
-        return Gradient(loss, _filled(of[0], params) if of_params else {}, _filled(of[1], meta) if of_meta else {})
+        return Gradient(loss, filled(of[0], params) if of_params else {}, filled(of[1], meta) if of_meta else {})
 
     def products(
         self, params: Tree, meta: Tree, batch: Batch, direction: Tree, *, into: Tree | None, mixed: bool
@@ -66,7 +67,7 @@ class Chain:
         for segment, found in self._back(params, meta, batch, direction, into is not None, mixed):
             _accumulate(total, segment.params, found.get(names.H_PARAMS, {}))
             _accumulate(share, _same(segment.meta), found.get(names.H_META, {}))
-        return total, _filled(share, meta) if mixed else {}
+        return total, filled(share, meta) if mixed else {}
 
     def kept_bytes(self, params: Tree, meta: Tree, batch: Batch) -> Iterator[tuple[int, int]]:
         """Yield, for each segment, the bytes that it hands on and those that its first-order backward pass reads.
@@ -198,11 +199,6 @@ def _accumulate(total: Tree, names_of: Iterable[tuple[str, str]], found: Tree) -
         if own in found:
             leaf = found.pop(own)
             total[name] = total[name] + leaf if name in total else leaf
-
-
-def _filled(found: Tree, like: Tree) -> Tree:
-    """Return the tree in the order of `like`, with zeros for what was not reached."""
-    return {name: found[name] if name in found else torch.zeros_like(leaf) for name, leaf in like.items()}
 
 
 def _contiguous(leaves: Tree) -> Tree:

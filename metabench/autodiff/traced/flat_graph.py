@@ -50,12 +50,16 @@ class FlatGraph:
     def __call__(self, groups: Groups) -> Groups:
         """Return the outputs for inputs of the shapes and dtypes that were traced. No tensor of `groups` is written to.
 
-        The dict `groups` itself is emptied: tensors without other references are freed after their last use.
+        The dict `groups` itself is emptied: tensors without other references are freed after their last use. A dispatch mode with a method
+        `run_flat` runs the graph itself: one that simulates may know what it takes from an earlier run.
         """
+        from torch.utils._python_dispatch import _get_current_dispatch_mode
+
         given = [groups[group][name] for group, name in self.inputs]
         groups.clear()
         with torch.no_grad():
-            return self.named(self._run(given))
+            run_flat = getattr(_get_current_dispatch_mode(), "run_flat", None)
+            return self.named(self._run(given) if run_flat is None else run_flat(self._run, given))
 
     @property
     def multiplies(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from metabench.autodiff.derivatives import Derivatives, Recorded
-from metabench.autodiff.gradients import gradients
+from metabench.autodiff.gradients import filled, gradients, reached
 from metabench.autodiff.inner import begin, detached, leaves_of, part_of, parts_of, recorded_step, updated, with_leaves
 from metabench.autodiff.unrolled.checkpoint_schedules import Schedule, every_state
 from metabench.autodiff.unrolled.trajectory import Trajectory, Visit
@@ -204,10 +204,8 @@ def pull_update(
     Of a large model it is taken for a part of the parameter tensors at a time, where the update is leafwise.
     """
     parts = parts_of(problem.optimiser, state.params)
-    if len(parts) == 1:
-        return _pull_part(problem, gradient, state, meta, cotangent, through)
     whole = InnerState({}, {slot: {} for slot in state.optimiser})
-    share, of_gradient = tree.zeros_like(meta), dict[str, torch.Tensor]()
+    meta, share, of_gradient = tree.leaves_for_grad(meta), dict[str, torch.Tensor](), dict[str, torch.Tensor]()
     for i, names in enumerate(parts):
         pulled, of_meta, of_part = _pull_part(
             problem,
@@ -217,26 +215,28 @@ def pull_update(
             part_of(cotangent, names, shared=i == 0),
             through,
         )
-        share = tree.add(share, of_meta)
+        share |= {name: share[name] + leaf if name in share else leaf for name, leaf in of_meta.items()}
         of_gradient |= of_part
         if through:
             whole.params.update(pulled.params)
             for slot, leaves in pulled.optimiser.items():
                 kept = whole.optimiser[slot]
                 kept |= {name: kept[name] + leaf if name in kept else leaf for name, leaf in leaves.items()}
-    return whole if through else InnerState({}, {}), share, of_gradient
+    return whole if through else InnerState({}, {}), filled(share, meta), of_gradient
 
 
 def _pull_part(
     problem: Problem, gradient: Tree, state: InnerState, meta: Tree, cotangent: InnerState, through: bool
 ) -> tuple[InnerState, Tree, Tree]:
+    """Return the same for a part of the parameters. `meta` has leaves for a gradient; the share has those that the part depends on."""
     before, variables = _recorded(state) if through else (state, [])
-    gradient, meta = tree.leaves_for_grad(gradient), tree.leaves_for_grad(meta)
+    gradient = tree.leaves_for_grad(gradient)
     with torch.enable_grad():
         after = InnerState(*problem.optimiser.update(gradient, before.params, before.optimiser, meta))
         outputs, weights = _paired(after, cotangent)
-        *pulled, share, of_gradient = gradients(outputs, [*variables, meta, gradient], weights)
-    return with_leaves(state, pulled) if through else InnerState({}, {}), share, of_gradient
+        *found, share, of_gradient = reached(outputs, [*variables, meta, gradient], weights)
+    pulled = [filled(one, variable) for one, variable in zip(found, variables, strict=True)]
+    return with_leaves(state, pulled) if through else InnerState({}, {}), share, filled(of_gradient, gradient)
 
 
 def _recorded(state: InnerState) -> tuple[InnerState, list[Tree]]:

@@ -5,7 +5,7 @@ torch's fake mode remembers too, and takes several times as long to look it up: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ class _FirstArgument:
 _WRITTEN = (_FirstArgument, ())
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """A result: a new tensor, or a view of the argument at the place `base`."""
 
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class FakeResults:
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self._mode = mode
-        self._known: dict[Any, tuple[type | None, tuple[_Layout, ...]] | None] = {}
+        self._known: dict[Any, tuple[type | None, tuple[Layout, ...]] | None] = {}
         self.new: list[FakeTensor] | None = None
         """Of the last call, the results with a block of their own; None where that was not looked at."""
 
@@ -64,7 +64,7 @@ class FakeResults:
             if known is _WRITTEN:
                 self.new = []
                 return arguments[0]
-            made = [self._made(layout, given) for layout in layouts]
+            made = [self.made(layout, None if layout.base is None else given[layout.base]) for layout in layouts]
             self.new = [tensor for tensor, layout in zip(made, layouts, strict=True) if layout.base is None]
             return made[0] if kind is None else kind(made)
         result = function(*arguments, **keywords)
@@ -74,6 +74,33 @@ class FakeResults:
             elif result is arguments[0] and function not in _OTHER_STORAGE and self._key(arguments, []) == key[1]:
                 self._known[key] = _WRITTEN
         return result
+
+    def shapes_of(self, given: list[Any]) -> Any:
+        """Return what tells lists of tensors of other shapes apart, hashable; None if one of them is not fake."""
+        try:
+            return self._key(given, []) if all(isinstance(tensor, FakeTensor) for tensor in given) else None
+        except _Unknown:
+            return None
+
+    def stand_ins(self, given: list[FakeTensor], firsts: Sequence[int]) -> list[FakeTensor]:
+        """Return tensors like `given` with blocks of their own; `firsts` says for each which is the first that shares its block."""
+        made: list[FakeTensor] = []
+        for tensor, first in zip(given, firsts, strict=True):
+            layout = Layout(*self._key(tensor, []), None)
+            base = made[first] if first < len(made) else None
+            if base is None:
+                base = self.block(tensor.untyped_storage().nbytes(), tensor.fake_device)
+            made.append(self.made(layout, base))
+        return made
+
+    def layout_of(self, tensor: Any, storages: Mapping[int, int]) -> Layout | None:
+        """Return how to make a tensor again, as a view where `storages` has a place for its storage's address; None where unknown."""
+        if not isinstance(tensor, FakeTensor):
+            return None
+        try:
+            return Layout(*self._key(tensor, []), storages.get(tensor.untyped_storage()._cdata))
+        except _Unknown:
+            return None
 
     def _key(self, tree: Any, given: list[FakeTensor]) -> Any:
         if isinstance(tree, FakeTensor):
@@ -87,11 +114,11 @@ class FakeResults:
             return (type(tree), tree)
         raise _Unknown
 
-    def _layouts(self, result: Any, given: list[FakeTensor]) -> tuple[type | None, tuple[_Layout, ...]] | None:
+    def _layouts(self, result: Any, given: list[FakeTensor]) -> tuple[type | None, tuple[Layout, ...]] | None:
         """Return how to make the result again, or None where that is not known."""
         kind = type(result) if type(result) in (list, tuple) else None
         bases = {tensor.untyped_storage()._cdata: place for place, tensor in reversed(list(enumerate(given)))}
-        layouts: list[_Layout] = []
+        layouts: list[Layout] = []
         met: set[int] = set()
         for tensor in result if kind else [result]:
             if not isinstance(tensor, FakeTensor) or tensor._is_zerotensor() or tensor.layout is not torch.strided:
@@ -105,7 +132,7 @@ class FakeResults:
                     return None
                 met.add(storage._cdata)
             layouts.append(
-                _Layout(
+                Layout(
                     tuple(tensor.shape),
                     tensor.stride(),
                     tensor.storage_offset(),
@@ -116,12 +143,16 @@ class FakeResults:
             )
         return kind, tuple(layouts)
 
-    def _made(self, layout: _Layout, given: list[FakeTensor]) -> FakeTensor:
+    def block(self, size: int, device: torch.device) -> FakeTensor:
+        """Return a tensor with a block of `size` bytes."""
+        return self.made(Layout((size,), (1,), 0, torch.uint8, device, None), None)
+
+    def made(self, layout: Layout, base: FakeTensor | None) -> FakeTensor:
+        """Return a tensor of a layout: a view of `base`'s block, or a block of its own."""
         with no_dispatch():
-            if layout.base is None:
+            if base is None:
                 plain = torch.empty_strided(layout.shape, layout.stride, dtype=layout.dtype, device="meta")
             else:
                 plain = torch.empty(0, dtype=layout.dtype, device="meta")
-                storage = given[layout.base].untyped_storage()
-                plain.set_(storage, layout.offset, layout.shape, layout.stride)  # type: ignore[call-overload]
+                plain.set_(base.untyped_storage(), layout.offset, layout.shape, layout.stride)  # type: ignore[call-overload]
             return FakeTensor(self._mode, plain, layout.device)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metabench.measure.predicted.accumulation import accumulates_in_place
 from metabench.measure.predicted.fake_results import FakeResults
+from metabench.measure.predicted.flat_runs import FlatRuns
 from metabench.measure.predicted.flops import flop_formula
 
 aten = torch.ops.aten
@@ -53,6 +54,9 @@ class Ledger(TorchDispatchMode):
         self._call = FakeResults(fakes)
         self._sizes: dict[int, int] = {}
         self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._flat_runs = FlatRuns(self, self._call)
+        self.noting: list[Any] | None = None
+        """Where given, every change of the live bytes is noted in it, with how far above them an operation reaches."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -93,6 +97,10 @@ class Ledger(TorchDispatchMode):
             self.flops += formula(*args, **kwargs, out_val=result)
         return result
 
+    def run_flat(self, run: Callable[[list[Any]], list[Any]], given: list[Any]) -> list[Any]:
+        """Return `run(given)`, a list of operations without branches; one that is known need not be simulated again."""
+        return run(given) if self._tell is not None else self._flat_runs(run, given)
+
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         self._references.clear()
@@ -101,10 +109,24 @@ class Ledger(TorchDispatchMode):
         """Return the bytes of those tensors in `tree` that were made inside the block; a storage counts once."""
         return sum(self._sizes.get(key, 0) for key in {tensor.untyped_storage()._cdata for tensor in _fake(tree)})
 
-    def _follow(self, storage: torch.UntypedStorage, in_place: bool) -> int:
+    def size_of(self, key: int) -> int:
+        """Return what a storage that was made inside the block counts, by its address; 0 for another."""
+        return self._sizes.get(key, 0)
+
+    def follow(self, storage: torch.UntypedStorage, size: int) -> None:
+        """Take `size` bytes off the live ones, to which they have been added, when the storage dies."""
         key = storage._cdata
-        self._sizes[key] = size = 0 if in_place else self._rounded(storage.nbytes())
+        self._sizes[key] = size
         self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
+
+    def add_at_once(self, rise: int, net: int) -> None:
+        """Add what several operations did: so many live bytes at most, and so many in the end."""
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes + rise)
+        self.live_bytes += net
+
+    def _follow(self, storage: torch.UntypedStorage, in_place: bool) -> int:
+        size = 0 if in_place else self._rounded(storage.nbytes())
+        self.follow(storage, size)
         return size
 
     def _forget(self, key: int) -> None:
@@ -133,6 +155,8 @@ class Ledger(TorchDispatchMode):
     def _add(self, size: int, beyond: int) -> None:
         self.live_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.live_bytes + beyond)
+        if self.noting is not None:
+            self.noting.append((size, beyond))
         if self._tell is not None and (size or beyond):
             self._tell(size, beyond)
 
