@@ -39,6 +39,10 @@ class Layout(NamedTuple):
     base: int | None
 
 
+_known: dict[Any, tuple[type | None, tuple[Layout, ...]] | None] = {}
+_MOST_KNOWN = 100_000
+
+
 class FakeResults:
     """Calls operations under a fake mode; a call with the shapes, strides and settings of an earlier one makes its results anew.
 
@@ -47,7 +51,8 @@ class FakeResults:
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self._mode = mode
-        self._known: dict[Any, tuple[type | None, tuple[Layout, ...]] | None] = {}
+        if len(_known) > _MOST_KNOWN:
+            _known.clear()
         self.new: list[FakeTensor] | None = None
         """Of the last call, the results with a block of their own; None where that was not looked at."""
 
@@ -59,7 +64,7 @@ class FakeResults:
             key = (function, self._key(arguments, given), self._key(tuple(keywords.items()), given))
         except _Unknown:
             return function(*arguments, **keywords)
-        if (known := self._known.get(key)) is not None:
+        if (known := _known.get(key)) is not None:
             kind, layouts = known
             if known is _WRITTEN:
                 self.new = []
@@ -68,11 +73,11 @@ class FakeResults:
             self.new = [tensor for tensor, layout in zip(made, layouts, strict=True) if layout.base is None]
             return made[0] if kind is None else kind(made)
         result = function(*arguments, **keywords)
-        if key not in self._known:
+        if key not in _known:
             if not function._schema.is_mutable:  # type: ignore[attr-defined]
-                self._known[key] = self._layouts(result, given)
+                _known[key] = self._layouts(result, given)
             elif result is arguments[0] and function not in _OTHER_STORAGE and self._key(arguments, []) == key[1]:
-                self._known[key] = _WRITTEN
+                _known[key] = _WRITTEN
         return result
 
     def shapes_of(self, given: list[Any]) -> Any:

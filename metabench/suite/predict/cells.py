@@ -132,21 +132,21 @@ def predict_group(
 ) -> list[Predicted]:
     """Return a prediction for each of some cells that differ in T and in what changes no shape, in order; in full without `lines`."""
     choose_kernels(cells[0].kernels)
+    begun = time.perf_counter()
     simulations = _Simulations(cells[0], device, predictor or _predictor())
     lengths = sorted({cell.inner_steps for cell in cells})
     on_line = simulations.line(lengths) if lines else []
-    entries = []
+    found = []
     for cell in cells:
-        begun = time.perf_counter()
         steps = cell.inner_steps
         if on_line and steps > on_line[-1]:
-            figures, message, note = simulations.extrapolated(on_line, steps), "", simulations.at(on_line[-1]).note
+            found.append(_Simulated(simulations.extrapolated(on_line, steps), note=simulations.at(on_line[-1]).note))
         else:
-            at = simulations.at(steps)
-            figures, message, note = at.figures, at.message, at.note
-        seconds = simulations.seconds / len(cells) + time.perf_counter() - begun
-        entries.append(_entry(cell, device, figures, message, seconds, note))
-    return entries
+            found.append(simulations.at(steps))
+    seconds = (time.perf_counter() - begun) / len(cells)
+    return [
+        _entry(cell, device, at.figures, at.message, seconds, at.note) for cell, at in zip(cells, found, strict=True)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,14 +162,12 @@ class _Simulations:
     def __init__(self, cell: Cell, device: str | None, predict: Predictor) -> None:
         self._cell, self._device, self._predict = cell, device, predict
         self._made: dict[int, _Simulated] = {}
-        self.seconds = 0.0
 
     def at(self, steps: int) -> _Simulated:
         """Return what is found at T = `steps`."""
         from metabench.measure.clock import deadline
 
         if steps not in self._made:
-            begun = time.perf_counter()
             try:
                 with deadline(self._cell.limit_seconds):
                     found = self._predict(dataclasses.replace(self._cell, inner_steps=steps), self._device)
@@ -182,7 +180,6 @@ class _Simulations:
                 self._made[steps] = _Simulated({}, str(error))
             except Exception as error:  # a method or a problem may raise anything, and the other cells are to be predicted all the same
                 self._made[steps] = _Simulated({}, f"{type(error).__name__}: {error}")
-            self.seconds += time.perf_counter() - begun
         return self._made[steps]
 
     def line(self, lengths: Sequence[int]) -> list[int]:
