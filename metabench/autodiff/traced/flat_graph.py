@@ -230,12 +230,20 @@ def is_fake(value: Any) -> bool:
 
 
 @contextlib.contextmanager
+def unseen() -> Iterator[None]:
+    """Hide the block from dispatch modes: what counts a call's operations must not count those that come once per process."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes():
+        yield
+
+
+@contextlib.contextmanager
 def _faking() -> Iterator[None]:
     """Within the block, make tensors without memory, independently of outer modes, and record for autograd."""
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils._python_dispatch import _disable_current_modes
 
-    with _disable_current_modes(), torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+    with unseen(), torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         yield
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from metabench.autodiff.dual import stopping
-from metabench.autodiff.traced.flat_graph import SAVED, Function, Groups, Trace, on_fakes, specification
+from metabench.autodiff.traced.flat_graph import SAVED, Function, Groups, Trace, on_fakes, specification, unseen
 from metabench.autodiff.traced.missing_derivatives import missing_derivative
 from metabench.core import tree
 from metabench.core.errors import Unsupported
@@ -55,7 +55,7 @@ class SegmentGraphs:
         """Fake tensors like those that the segment hands on; none for a last segment."""
         self._value = _value_dual(segment) if dual else _value_alone(segment)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), unseen():
                 # Once for real: a function that fills a cache at its first call must not fill it with tensors of a trace.
                 _value(segment, primals)
             self.like = {} if last else on_fakes(lambda fakes: _like(_value(segment, fakes)), primals)

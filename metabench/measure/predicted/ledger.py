@@ -120,7 +120,7 @@ class Ledger(TorchDispatchMode):
         self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
 
     def add_at_once(self, rise: int, net: int) -> None:
-        """Add what several operations did: so many live bytes at most, and so many in the end."""
+        """Add what several operations did: `rise` live bytes at most, `net` in the end."""
         self.peak_bytes = max(self.peak_bytes, self.live_bytes + rise)
         self.live_bytes += net
 
