@@ -35,10 +35,11 @@ class DataFile:
 class DatasetCard:
     """Description of a data set, known without loading it.
 
-    `sizes` counts examples per split for classification and bytes per split for text, over all domains. `input_shape`
-    is the shape of one example, empty for text. `domains` names the domains of a text that loads as `Domains`, in
-    order. `embedded` sets ship with the package; `fetched` sets need `metabench fetch NAME` first; `library` is the
-    Python module that provides the set, if any. A set with none of the three has no data at all, or is the user's own.
+    `citation` is a key of `references.bib`, or several separated by spaces. `sizes` counts examples per split for
+    classification and bytes per split for text, over all domains. `input_shape` is the shape of one example, empty for
+    text. `domains` names the domains of a text that loads as `Domains`, in order. `embedded` sets ship with the package;
+    `fetched` sets need `metabench fetch NAME` first; `library` is the Python module that provides the set, if any. A set
+    with none of the three has no data at all, or is the user's own.
     """
 
     name: str

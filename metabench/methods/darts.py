@@ -25,15 +25,6 @@ from metabench.core import (
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_start
 
-CITATION = """
-    @inproceedings{liu2019darts,
-      title = {{DARTS}: Differentiable Architecture Search},
-      author = {Liu, Hanxiao and Simonyan, Karen and Yang, Yiming},
-      booktitle = {International Conference on Learning Representations},
-      year = {2019}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -47,7 +38,7 @@ class Options:
     target=Target.ONE_STEP,
     exact=False,
     cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="liu2019darts",
     options=Options,
     limit=Limit(
         lambda curvature: {"epsilon": 1e-4},

@@ -13,15 +13,6 @@ from metabench.core.lazy import torch
 from metabench.core.randomness import perturbation
 from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
 
-CITATION = """
-    @inproceedings{bohdal2021evograd,
-      title = {EvoGrad: Efficient Gradient-Based Meta-Learning and Hyperparameter Optimization},
-      author = {Bohdal, Ondrej and Yang, Yongxin and Hospedales, Timothy},
-      booktitle = {Advances in Neural Information Processing Systems},
-      year = {2021}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -45,7 +36,7 @@ class Options:
     target=Target.ONE_STEP,
     exact=False,
     cost=Cost(gradients="K + N (of l alone)", forwards="N", memory="O(|w| + N |l| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="bohdal2021evograd",
     options=Options,
     stochastic=True,
 )

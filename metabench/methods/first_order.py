@@ -24,22 +24,6 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{finn2017model,
-      title = {Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks},
-      author = {Finn, Chelsea and Abbeel, Pieter and Levine, Sergey},
-      booktitle = {International Conference on Machine Learning},
-      year = {2017}
-    }
-    @inproceedings{andrychowicz2016learning,
-      title = {Learning to Learn by Gradient Descent by Gradient Descent},
-      author = {Andrychowicz, Marcin and Denil, Misha and Gomez, Sergio and Hoffman, Matthew W. and Pfau, David and Schaul, Tom and
-                Shillingford, Brendan and de Freitas, Nando},
-      booktitle = {Advances in Neural Information Processing Systems},
-      year = {2016}
-    }
-"""
-
 
 @method(
     title="first order: inner gradients count as constants",
@@ -50,7 +34,7 @@ CITATION = """
         memory="O(|w| + |activations|), or O(K |w| + |activations|) where the update is learned or decays",
         affine_from=2,
     ),
-    citation=CITATION,
+    citation="finn2017model andrychowicz2016learning",
 )
 def first_order(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator

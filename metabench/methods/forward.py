@@ -22,15 +22,6 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{franceschi2017forward,
-      title = {Forward and Reverse Gradient-Based Hyperparameter Optimization},
-      author = {Franceschi, Luca and Donini, Michele and Frasconi, Paolo and Pontil, Massimiliano},
-      booktitle = {International Conference on Machine Learning},
-      year = {2017}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -49,7 +40,7 @@ class Options:
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(jvps="K |l| (of the step map)", memory="O(|l| |w| + together |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="franceschi2017forward",
     options=Options,
     variants=({"together": 1}, {"together": 2}),
 )

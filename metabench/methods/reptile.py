@@ -21,22 +21,13 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 
-CITATION = """
-    @article{nichol2018first,
-      title = {On First-Order Meta-Learning Algorithms},
-      author = {Nichol, Alex and Achiam, Joshua and Schulman, John},
-      journal = {arXiv preprint arXiv:1803.02999},
-      year = {2018}
-    }
-"""
-
 
 @method(
     title="Reptile: start minus end of the inner run",
     target=Target.UNROLLED,
     exact=False,
     cost=Cost(gradients="K", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="nichol2018first",
 )
 def reptile(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator

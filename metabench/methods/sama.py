@@ -24,16 +24,6 @@ from metabench.core import (
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
 
-CITATION = """
-    @inproceedings{choe2023making,
-      title = {Making Scalable Meta Learning Practical},
-      author = {Choe, Sang Keun and Mehta, Sanket Vaibhav and Ahn, Hwijeen and Neiswanger, Willie and Xie, Pengtao and
-                Strubell, Emma and Xing, Eric P.},
-      booktitle = {Advances in Neural Information Processing Systems},
-      year = {2023}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -47,7 +37,7 @@ class Options:
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="choe2023making",
     options=Options,
 )
 def sama(

@@ -11,22 +11,13 @@ from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tre
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_start
 
-CITATION = """
-    @inproceedings{luketina2016scalable,
-      title = {Scalable Gradient-Based Tuning of Continuous Regularization Hyperparameters},
-      author = {Luketina, Jelena and Berglund, Mathias and Greff, Klaus and Raiko, Tapani},
-      booktitle = {International Conference on Machine Learning},
-      year = {2016}
-    }
-"""
-
 
 @method(
     title="T1-T2: one differentiated inner step",
     target=Target.ONE_STEP,
     exact=True,
     cost=Cost(gradients="K", hvps="1 mixed product", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="luketina2016scalable",
 )
 def t1t2(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator

@@ -13,7 +13,6 @@ from metabench.autodiff.peers import library
 from metabench.core import Cost, Hypergradient, InnerState, Limit, Problem, Target, Tree, Window, method, option, tree
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
-from metabench.methods.torchopt_unrolled import CITATION
 
 SEES = "a minimum of the inner loss does not depend on them"
 
@@ -31,7 +30,7 @@ class Options:
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 3", hvps="steps + 2 mixed product", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="ren2023torchopt",
     options=Options,
     limit=Limit(
         # Rounding takes conjugate gradients past as many steps as dimensions.

@@ -22,15 +22,6 @@ from metabench.core import (
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_start
 
-CITATION = """
-    @inproceedings{shaban2019truncated,
-      title = {Truncated Back-propagation for Bilevel Optimization},
-      author = {Shaban, Amirreza and Cheng, Ching-An and Hatch, Nathan and Boots, Byron},
-      booktitle = {International Conference on Artificial Intelligence and Statistics},
-      year = {2019}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -46,7 +37,7 @@ class Options:
     target=Target.TRUNCATED,
     exact=True,
     cost=Cost(gradients="K", hvps="k", memory="O(k |activations|)", affine_from=lambda options: options.steps + 2),
-    citation=CITATION,
+    citation="shaban2019truncated",
     options=Options,
     variants=({"steps": 1}, {"steps": 2}, {"steps": 3}),
 )

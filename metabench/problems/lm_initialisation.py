@@ -36,14 +36,6 @@ from metabench.models.language import (
     spread,
 )
 
-CITATION = """
-@inproceedings{finn2017model,
-  title = {Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks},
-  author = {Finn, Chelsea and Abbeel, Pieter and Levine, Sergey},
-  booktitle = {International Conference on Machine Learning},
-  year = {2017}
-}"""
-
 
 @dataclass(frozen=True)
 class Options(LanguageOptions):
@@ -74,7 +66,7 @@ class LanguageModelInitialisation(Problem):
             Metric("adapted to held-out topics (bits per byte)", "min"),
             Metric("before adaptation (bits per byte)", "min"),
         ),
-        citation=CITATION,
+        citation="finn2017model",
         options=Options,
         inner_steps=3,
         outer_steps=150,

@@ -34,14 +34,6 @@ from metabench.models.language import (
     spread,
 )
 
-CITATION = """
-@inproceedings{kemaev2025scalable,
-  title = {Scalable Meta-Learning via Mixed-Mode Differentiation},
-  author = {Kemaev, Iurii and Calian, Dan A. and Zintgraf, Luisa M. and Farquhar, Gregory and van Hasselt, Hado},
-  booktitle = {International Conference on Machine Learning},
-  year = {2025}
-}"""
-
 
 @dataclass(frozen=True)
 class Options(LanguageOptions):
@@ -62,7 +54,7 @@ class LanguageModelLearningRates(Problem):
         datasets=("jargon", "foldoc", "jargon_foldoc"),
         sizes=sizes(),
         metrics=(Metric("held-out loss (bits per byte)", "min"),),
-        citation=CITATION,
+        citation="kemaev2025scalable",
         options=Options,
         inner_steps=4,
         outer_steps=100,

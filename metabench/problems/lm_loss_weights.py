@@ -43,14 +43,6 @@ from metabench.models.language import (
 )
 from metabench.models.transformer import TOKENS, Head
 
-CITATION = """
-@inproceedings{calian2025datarater,
-  title = {{DataRater}: Meta-Learned Dataset Curation},
-  author = {Calian, Dan A. and Farquhar, Gregory and Kemaev, Iurii and Zintgraf, Luisa M. and Hessel, Matteo and others},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2025}
-}"""
-
 
 @dataclass(frozen=True)
 class Options(LanguageOptions):
@@ -78,7 +70,7 @@ class LanguageModelLossWeights(Problem):
         datasets=("jargon_foldoc",),
         sizes=sizes(),
         metrics=(Metric("held-out loss of the target (bits per byte)", "min"),),
-        citation=CITATION,
+        citation="calian2025datarater",
         options=Options,
         inner_steps=4,
         outer_steps=200,

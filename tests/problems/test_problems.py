@@ -12,6 +12,7 @@ import torch
 from bilevel import OPTIMISERS, SMALL, cached_data, checkpoint, make_problem, relative_error
 
 from metabench.core import Problem, Window, tree
+from metabench.core.citations import bibtex
 from metabench.core.errors import MetabenchError
 from metabench.core.options import build
 from metabench.core.problem import Setting
@@ -48,7 +49,7 @@ def test_every_problem_is_tested_here() -> None:
 def test_a_card_names_what_exists(name: str) -> None:
     card = problem(name).card
     assert set(card.datasets) <= set(datasets())
-    assert card.citation.strip().startswith("@")
+    assert bibtex(card.citation)
     assert card.inner_steps >= 1
     assert card.outer_steps >= 1
     assert all(metric.direction in ("max", "min") for metric in card.metrics)

@@ -23,12 +23,6 @@ _CLASSES = (
 )
 _LICENCE = "MIT"
 _ATTRIBUTION = "Copyright 2017 Zalando SE, https://tech.zalando.com"
-_CITATION = """@article{xiao2017fashion,
-  author  = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
-  title   = {{Fashion-MNIST}: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
-  journal = {arXiv preprint arXiv:1708.07747},
-  year    = {2017},
-}"""
 _INSTALLED = "/usr/share/datasets/fashion-mnist"
 _NAMES = (
     "train-images-idx3-ubyte.gz",
@@ -44,7 +38,7 @@ WHOLE = DatasetCard(
     licence=_LICENCE,
     attribution=_ATTRIBUTION,
     source="https://github.com/zalandoresearch/fashion-mnist, the standard files",
-    citation=_CITATION,
+    citation="xiao2017fashion",
     sizes={"train": 60_000, "test": 10_000},
     input_shape=(1, 28, 28),
     classes=_CLASSES,
@@ -67,7 +61,7 @@ TENTH = DatasetCard(
         "1,000 images per class of Fashion-MNIST's train file and 200 per class of its test file: the first of each class "
         "in the order of the sha256 of the image's 784 bytes, kept in the order of the files"
     ),
-    citation=_CITATION,
+    citation="xiao2017fashion",
     sizes={"train": 10_000, "test": 2_000},
     input_shape=(1, 28, 28),
     classes=_CLASSES,

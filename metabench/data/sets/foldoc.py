@@ -21,13 +21,7 @@ CARD = DatasetCard(
         "http://foldoc.org/Dictionary.gz by Debian's package dict-foldoc: UTF-8, entries in alphabetical order; without "
         "the header that says where it comes from, Debian's own entries and the list of letters"
     ),
-    citation="""@misc{howe2023foldoc,
-  editor       = {Howe, Denis},
-  title        = {The Free On-line Dictionary of Computing},
-  year         = {2023},
-  month        = jan,
-  howpublished = {\\url{http://foldoc.org/}},
-}""",
+    citation="howe2023foldoc",
     # The entries up to "tr" are for training, as in the Jargon File, of which an older version is part of FOLDOC: what the
     # two share is then nearly all in spans of the same kind.
     sizes={"train": 5_025_322, "valid": 300_000, "test": 250_000},

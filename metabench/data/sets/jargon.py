@@ -19,13 +19,7 @@ CARD = DatasetCard(
         "http://catb.org/~esr/jargon/ by Debian's package dict-jargon: UTF-8, entries in alphabetical order; without "
         "the dictionary's own header and list of letters"
     ),
-    citation="""@misc{raymond2003jargon,
-  editor       = {Raymond, Eric S.},
-  title        = {The on-line hacker {Jargon File}, version 4.4.7},
-  year         = {2003},
-  month        = dec,
-  howpublished = {\\url{http://catb.org/~esr/jargon/}},
-}""",
+    citation="raymond2003jargon",
     sizes={"train": 1_277_300, "valid": 70_000, "test": 70_000},
     embedded=True,
     files=(_FILE,),

@@ -18,16 +18,6 @@ from metabench.data.splits import by_content
 _CLASSES = tuple("0123456789")
 _LICENCE = "CC BY-SA 3.0"
 _ATTRIBUTION = "Yann LeCun, Corinna Cortes and Christopher J. C. Burges; derived from NIST's Special Databases 1 and 3"
-_CITATION = """@article{lecun1998gradient,
-  author  = {LeCun, Yann and Bottou, L{\\'e}on and Bengio, Yoshua and Haffner, Patrick},
-  title   = {Gradient-Based Learning Applied to Document Recognition},
-  journal = {Proceedings of the IEEE},
-  volume  = {86},
-  number  = {11},
-  pages   = {2278--2324},
-  year    = {1998},
-  doi     = {10.1109/5.726791},
-}"""
 
 WHOLE = DatasetCard(
     name="mnist",
@@ -36,7 +26,7 @@ WHOLE = DatasetCard(
     licence=_LICENCE,
     attribution=_ATTRIBUTION,
     source="the standard files, from the mirrors that PyTorch and TensorFlow use",
-    citation=_CITATION,
+    citation="lecun1998gradient",
     sizes={"train": 60_000, "test": 10_000},
     input_shape=(1, 28, 28),
     classes=_CLASSES,
@@ -76,7 +66,7 @@ TENTH = DatasetCard(
         "from these digits, stratified, in the order of the sha256 of the image's 784 bytes; results do not compare "
         "with those on MNIST"
     ),
-    citation=_CITATION,
+    citation="lecun1998gradient",
     sizes={"train": 8_000, "test": 2_000},
     input_shape=(1, 28, 28),
     classes=_CLASSES,
