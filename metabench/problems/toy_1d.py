@@ -75,8 +75,3 @@ class Toy1D(Problem):
     def summary(self, meta: Tree) -> dict[str, float]:
         """Return l; the best is 1."""
         return {"l": float(meta["l"])}
-
-
-def closed_form(penalty: float) -> float:
-    """Return the implicit hypergradient at l = `penalty`: (l - 1)/(l + 1)^3."""
-    return (penalty - 1) / (penalty + 1) ** 3

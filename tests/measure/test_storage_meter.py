@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from storage_meter import StorageMeter
 
 from metabench.measure.memory.allocator_events import AllocatorEvents
-from metabench.measure.memory.storage_meter import StorageMeter
 
 
 def test_zeros_that_are_not_written_out_have_no_memory() -> None:

@@ -59,11 +59,6 @@ class AllocatorEvents:
         curve = self._live()
         return curve[-1] if curve else 0
 
-    @property
-    def event_count(self) -> int:
-        """The number of allocations and releases of the block's own memory."""
-        return len(self._live())
-
     def _live(self) -> list[int]:
         """Return the live bytes after each event."""
         if self._curve is None:
