@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metabench.autodiff.differences import PairedMean
-from metabench.autodiff.plain_objective import trained
+from metabench.autodiff.inner import trained
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method, option, tree
 from metabench.core.lazy import torch
 from metabench.core.randomness import perturbation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metabench.autodiff.gradients import inner_gradient, outer_gradient
-from metabench.autodiff.inner import begin, detached, step
+from metabench.autodiff.inner import begun, step
 from metabench.autodiff.optimisers import translates
 from metabench.autodiff.unrolled.sweep import pull_start, pull_update, sweep_back
 from metabench.core import (
@@ -57,8 +57,7 @@ def first_order(
     if MetaRole.UPDATE in problem.roles or decays:
         return sweep_back(problem, state, meta, window, _update_alone)
     meta = tree.detach(meta)
-    with torch.no_grad():
-        current = detached(begin(problem, state, meta))
+    current = begun(problem, state, meta)
     cotangent, total, value = tree.zeros_like(current.params), tree.zeros_like(meta), 0.0
     for inner, outer in zip(window.inner, window.outer, strict=True):
         current = step(problem, current, meta, inner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metabench.autodiff.gradients import outer_gradient
-from metabench.autodiff.inner import begin, detached, leaves_of, with_leaves
+from metabench.autodiff.inner import begun, leaves_of, with_leaves
 from metabench.autodiff.unrolled.forward_mode import pulled_by_tangents, start_tangents, step_with_tangents
 from metabench.core import (
     Cost,
@@ -62,8 +62,7 @@ def forward(
             "each has a tangent as large as the inner state"
         )
     meta = tree.tree_map(torch.Tensor.contiguous, tree.detach(meta))
-    with torch.no_grad():
-        current = detached(begin(problem, state, meta))
+    current = begun(problem, state, meta)
     # Tangents are dense, and torch asks a value to be laid out as its tangent is: expanded parameters are not.
     current = with_leaves(current, [tree.tree_map(torch.Tensor.contiguous, leaves) for leaves in leaves_of(current)])
     tangents = start_tangents(problem, state, current, meta)

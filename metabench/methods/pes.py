@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from metabench.autodiff.differences import PairedMean
-from metabench.autodiff.inner import leaves_of, with_leaves
-from metabench.autodiff.plain_objective import trained
+from metabench.autodiff.inner import leaves_of, trained, with_leaves
 from metabench.core import (
     Cost,
     Hypergradient,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metabench.autodiff.derivatives import by_segments
-from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.unrolled.last_step import before_last
 from metabench.autodiff.unrolled.sweep import split_step, sweep_back, through_graph
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
 from metabench.core.lazy import torch
@@ -32,7 +32,7 @@ def t1t2(
     del options, generator
     refuse_start(problem, "one step does not reach them")
     refuse_earlier_outer_losses(window, "one step reaches the last alone")
-    state = run(problem, detached(begin(problem, state, meta)), meta, window.inner[:-1])
+    state = before_last(problem, state, meta, window)
     if derivatives := by_segments(problem, state.params, meta, window.inner[-1]):
         return sweep_back(
             problem,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metabench.autodiff.gradients import gradients
-from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.inner import begun, run
 from metabench.autodiff.optimisers import decay_of
 from metabench.autodiff.peers import library
 from metabench.core import Cost, Hypergradient, InnerState, Limit, Problem, Target, Tree, Window, method, option, tree
@@ -56,13 +56,12 @@ def torchopt_ift_cg(
     """
     del generator
     refuse_update_and_start(problem, SEES)
-    refuse_earlier_outer_losses(window, "the minimum has no steps before it")
+    due = refuse_earlier_outer_losses(window, "the minimum has no steps before it")
     decay = decay_of(problem.optimiser)
     torchopt = library("torchopt")
-    final = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
+    final = run(problem, begun(problem, state, meta), meta, window.inner)
     names, meta_names = list(final.params), list(meta)
-    last, due = window.inner[-1], window.outer[-1]
-    assert due is not None
+    last = window.inner[-1]
     products = 0
 
     def stationarity(params: tuple[torch.Tensor, ...], leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from metabench import data
 from metabench.autodiff.exact import exact_target
-from metabench.autodiff.inner import begin, check_finite, detached, run
+from metabench.autodiff.inner import begun, check_finite, run
 from metabench.autodiff.optimisers import Adam, Momentum
 from metabench.core import tree
 from metabench.core.checks import check_hypergradient, non_finite
@@ -371,7 +371,7 @@ def _differ(left: Tree, right: Tree) -> bool:
 
 def _plain(instance: Problem, state: InnerState, meta: Tree, window: Window) -> InnerState:
     """Return the inner state after the window, without a hypergradient; the initial one if the inner run does not continue."""
-    after = run(instance, detached(begin(instance, state, meta)), meta, window.inner)
+    after = run(instance, begun(instance, state, meta), meta, window.inner)
     return after if instance.carry else state
 
 
