@@ -13,9 +13,10 @@ from metabench.certify.check import STREAM, ask, astray, compared, relative
 from metabench.certify.claims import Finding, claims, complete, exact_value
 from metabench.certify.diagnosis import explain
 from metabench.certify.means import means
-from metabench.certify.problems import Ridge, TanhNetwork
+from metabench.certify.problems import Ridge
 from metabench.certify.rows import case_columns, certificate_row, identity
 from metabench.certify.shared_roles import SharedRoles
+from metabench.certify.tanh_networks import TanhNetwork
 from metabench.core import Curvature, MetabenchError, Method, Target, tree
 from metabench.core.lazy import torch
 from metabench.core.options import build
