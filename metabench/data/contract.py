@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from metabench.core.types import Progress
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -92,9 +94,6 @@ Data = Classification | Text | Domains | None
 
 Run = Callable[[Sequence[str], Path], None]
 """Runs a command in a folder; raises SourceFailed if it is not installed or fails."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being fetched, the bytes received and the total bytes (0: unknown)."""
 
 
 class Source(Protocol):
