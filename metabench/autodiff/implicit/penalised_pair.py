@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from metabench.autodiff.gradients import gradients, outer_gradient, outer_value
+from metabench.autodiff.gradients import gradients, inner_meta_gradient, outer_gradient, outer_value
 from metabench.autodiff.inner import begun, run
 from metabench.autodiff.optimisers import decay_of
 from metabench.core import tree
@@ -48,11 +48,8 @@ class Pair:
         return Slopes(tree.add_scaled(d_params, self._decay, params) if self._decay else d_params, d_meta)
 
     def inner_meta(self, params: Tree) -> Tree:
-        """Return df/dl alone: the backward pass goes only to l, not to the parameters."""
-        meta = tree.leaves_for_grad(self._meta)
-        with torch.enable_grad():
-            (d_meta,) = gradients(self._problem.inner_loss(tree.detach(params), meta, self._inner), [meta])
-        return d_meta
+        """Return df/dl alone."""
+        return inner_meta_gradient(self._problem, params, self._meta, self._inner)
 
     def outer(self, params: Tree) -> Slopes:
         """Return the slopes of F."""
