@@ -176,16 +176,8 @@ def _arm() -> None:
     signal.setitimer(signal.ITIMER_REAL, max(waiting, SOON_S))
 
 
-@dataclass(frozen=True)
-class Threads:
-    """The threads that torch uses: within an operation, and between operations."""
-
-    intra: int
-    inter: int
-
-
-def pin_threads(count: int) -> Threads:
-    """Let torch use `count` threads within an operation and one between operations; return what is in effect.
+def pin_threads(count: int) -> None:
+    """Let torch use `count` threads within an operation and one between operations.
 
     torch accepts the number between operations once per process, before its first parallel work; later calls keep it.
     Raises ValueError if `count` is not positive.
@@ -193,7 +185,6 @@ def pin_threads(count: int) -> Threads:
     if count < 1:
         raise ValueError(f"threads is {count}: torch needs at least one")
     torch.set_num_threads(count)
-    # torch refuses a second time, and has no question to ask beforehand; what holds is in the answer.
+    # torch refuses a second time, and has no question to ask beforehand.
     with suppress(RuntimeError):
         torch.set_num_interop_threads(1)
-    return Threads(torch.get_num_threads(), torch.get_num_interop_threads())

@@ -58,13 +58,8 @@ class Fit:
     n: int
 
 
-def interval(values: Sequence[float]) -> Estimate:
-    """Return the mean over seeds with its interval."""
-    return intervals([values])[0]
-
-
 def intervals(samples: Sequence[Sequence[float]]) -> list[Estimate]:
-    """Return `interval` of each sample, computed together; a sample's interval does not depend on the others.
+    """Return the mean over seeds of each sample with its interval, computed together; no sample's depends on the others.
 
     Raises ValueError for an empty sample or one that is not finite.
     """

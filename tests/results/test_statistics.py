@@ -9,7 +9,6 @@ from metabench.results.statistics import (
     APART_BY_CHANCE,
     COVERAGE,
     Estimate,
-    interval,
     intervals,
     line,
     paired_differences,
@@ -17,6 +16,10 @@ from metabench.results.statistics import (
     power_law,
     probability_of_improvement,
 )
+
+
+def interval(values: list[float]) -> Estimate:
+    return intervals([values])[0]
 
 
 def test_an_interval_covers_its_mean_in_about_its_share_of_repetitions() -> None:
