@@ -31,16 +31,17 @@ from typing import Any, NamedTuple
 
 import torch
 from measured_programs import PROGRAMS, Place, Program
+from restart import restart_with
 from rich.console import Console
 from rich.table import Table
+from storage_meter import StorageMeter
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_leaves
 
 from metabench.core import MetabenchError
 from metabench.core.registry import pick
-from metabench.measure.kernels import PORTABLE, restart_with
+from metabench.measure.kernels import PORTABLE
 from metabench.measure.memory.meter import measure_memory
-from metabench.measure.memory.storage_meter import StorageMeter
 
 TOLERANCE = 0.01
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from restart import restart_with
 from rich.console import Console
 from rich.table import Table
 
@@ -43,7 +44,7 @@ from metabench.core.method import Method, NoOptions
 from metabench.core.options import build
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
-from metabench.measure.kernels import PORTABLE, restart_with
+from metabench.measure.kernels import PORTABLE
 from metabench.measure.memory.meter import measure_memory
 from metabench.methods import methods
 

@@ -23,6 +23,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from counted_flops import flop_counter
+from restart import restart_with
 from rich.console import Console
 from rich.table import Table
 
@@ -33,9 +35,8 @@ from metabench.core import Hypergradient, tree
 from metabench.core.options import build
 from metabench.core.problem import Setting
 from metabench.core.randomness import generator
-from metabench.measure.kernels import PORTABLE, restart_with
+from metabench.measure.kernels import PORTABLE
 from metabench.measure.memory.meter import measure_memory
-from metabench.measure.predicted.flops import flop_counter
 from metabench.methods import method
 from metabench.problems import problem
 
@@ -232,9 +233,9 @@ def tracing() -> tuple[list[Check], dict[str, Any]]:
     Bench(1, 1).call("mixflow")  # torch's own imports
     found: dict[str, Any] = {}
     for blocks in (2, 16):
-        segment_graphs.forget()
+        segment_graphs._cache.clear()
         found[f"trace, {blocks} blocks"] = traced_seconds(Bench(blocks, 2))
-    segment_graphs.forget()
+    segment_graphs._cache.clear()
     bench = Bench(2, 2)
     seconds = []
     for _ in range(12):

@@ -11,9 +11,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from metabench.report import numbers
 from metabench.report.entries import Entry, Setting, load_suite
 from metabench.report.figures import build_figures
-from metabench.report.interval_words import NOMINAL
 from metabench.report.page import build_page
 from metabench.report.table import Cell, Table
 from metabench.report.tables import build_tables, setting_table
@@ -96,7 +96,7 @@ def caption(setting: Setting, entries: list[Entry], table: Table) -> str:
         if entry.draws
     ]
     return (
-        f"Accuracy: mean and {NOMINAL} bootstrap interval over {seeds} seeds (on normal data it covers {coverage}); "
+        f"Accuracy: mean and {numbers.NOMINAL} bootstrap interval over {seeds} seeds (on normal data it covers {coverage}); "
         f"bold: the best, and methods whose interval overlaps it. Memory and time: one hypergradient, K = {steps}, "
         f"{setting.place.dtype} on {setting.place.caption}. {''.join(dict.fromkeys(sampled))}"
         f"Certificates: {table.certificates} [Every column, with the full caption](results/reference/report/index.html)."

@@ -183,7 +183,7 @@ class OuterPenalty(Tanh):
         return self.errors(params, batch).mean() + 0.1 * torch.stack(charges).sum()
 
 
-class OuterOnly(Tanh):
+class OuterOnly(OuterPenalty):
     """The meta-parameters enter the outer loss alone."""
 
     roles = frozenset({MetaRole.OUTER_LOSS})
@@ -191,11 +191,6 @@ class OuterOnly(Tanh):
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the mean squared error."""
         return self.errors(params, batch).mean()
-
-    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the mean squared error with a charge on the penalties."""
-        charges = [(leaf.exp() * params[name].square().mean()).cos() for name, leaf in meta.items()]
-        return self.errors(params, batch).mean() + 0.1 * torch.stack(charges).sum()
 
 
 class WeightedExamples(Tanh):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from metabench.autodiff.gradients import outer_gradient
-from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.inner import begun, run
 from metabench.autodiff.optimisers import decay_of
 from metabench.autodiff.products import hessian_operator, mixed_product
+from metabench.autodiff.unrolled.last_step import before_last
 from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import tree
 from metabench.core.errors import Unsupported
@@ -42,10 +43,8 @@ def exact_target(
 
 def exact_truncated(problem: Problem, state: InnerState, meta: Tree, window: Window, steps: int) -> Tree:
     """Return the hypergradient through the last `steps` inner steps, the state before them held constant."""
-    before = window.inner[: len(window.inner) - steps]
-    if before:
-        with torch.no_grad():
-            state = run(problem, detached(begin(problem, state, meta)), meta, before)
+    if steps < len(window.inner):
+        state = before_last(problem, state, meta, window, steps)
     return through_graph(problem, state, meta, window.last(steps)).meta
 
 
@@ -58,9 +57,7 @@ def exact_implicit(problem: Problem, state: InnerState, meta: Tree, window: Wind
         Unsupported: the inner optimiser minimises no loss (AdamW with decay).
     """
     decay = decay_of(problem.optimiser)
-    with torch.no_grad():
-        started = detached(begin(problem, state, meta))
-    params = run(problem, started, meta, window.inner).params
+    params = run(problem, begun(problem, state, meta), meta, window.inner).params
     outer = window.outer[-1]
     assert outer is not None
     due = outer_gradient(problem, params, meta, outer)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from metabench.autodiff.gradients import gradients, inner_gradient
+from metabench.autodiff.gradients import gradients, inner_gradient, outer_value
 from metabench.autodiff.optimisers import STEP_COUNT
 from metabench.core import tree
 from metabench.core.errors import Diverged
 from metabench.core.lazy import torch
 from metabench.core.problem import InnerOptimiser, Problem
-from metabench.core.types import Batch, InnerState, Tree
+from metabench.core.types import Batch, InnerState, Tree, Window
 
 
 def step(problem: Problem, state: InnerState, meta: Tree, batch: Batch) -> InnerState:
@@ -79,6 +79,26 @@ def run(problem: Problem, state: InnerState, meta: Tree, batches: Iterable[Batch
     return state
 
 
+def run_with_outer_losses(
+    problem: Problem, state: InnerState, meta: Tree, inner: Iterable[Batch], outer: Iterable[Batch | None]
+) -> tuple[InnerState, float]:
+    """Return the state after a step on each of `inner`, and the sum of the outer losses due on the way. First order.
+
+    outer: after each step, the batch of the outer loss due there, or None.
+    """
+    objective = 0.0
+    for batch, due in zip(inner, outer, strict=True):
+        state = step(problem, state, meta, batch)
+        if due is not None:
+            objective += outer_value(problem, state.params, meta, due)
+    return state, objective
+
+
+def trained(problem: Problem, state: InnerState, meta: Tree, window: Window) -> tuple[InnerState, float]:
+    """Return the inner state after the window's K steps, and the window's outer objective. First order."""
+    return run_with_outer_losses(problem, begun(problem, state, meta), meta, window.inner, window.outer)
+
+
 def recorded_step(problem: Problem, state: InnerState, meta: Tree, batch: Batch) -> InnerState:
     """Return the next inner state with its graph, from everything in `state` and `meta` that requires a gradient."""
     params = variables_of(state.params)
@@ -99,6 +119,12 @@ def variables_of(params: Tree) -> Tree:
 def begin(problem: Problem, state: InnerState, meta: Tree) -> InnerState:
     """Return the state from which the window's inner run starts: `state`, its parameters passed through the problem's start."""
     return InnerState(problem.start(state.params, meta), state.optimiser)
+
+
+def begun(problem: Problem, state: InnerState, meta: Tree) -> InnerState:
+    """Return what `begin` returns, without a graph."""
+    with torch.no_grad():
+        return detached(begin(problem, state, meta))
 
 
 def detached(state: InnerState) -> InnerState:

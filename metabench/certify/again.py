@@ -26,8 +26,9 @@ from metabench.certify.claims import (
     option_variants,
 )
 from metabench.certify.problem import SCHEDULED
-from metabench.certify.problems import ExampleWeights, Ridge, TanhNetwork
+from metabench.certify.problems import ExampleWeights, Ridge
 from metabench.certify.shared_roles import SharedRoles
+from metabench.certify.tanh_networks import TanhNetwork
 from metabench.core import Hypergradient, Method, Target, Tree, tree
 from metabench.core.lazy import torch
 from metabench.core.options import build

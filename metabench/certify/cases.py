@@ -15,19 +15,17 @@ from typing import Any
 from metabench.certify.problem import SCHEDULED, CertificationProblem
 from metabench.certify.problems import (
     ExampleWeights,
-    Initialisation,
     Layouts,
-    LearningRates,
     Logistic,
     ManyWeights,
     PenaltiesAndRate,
     Quadratic,
     Ridge,
     ScaledStart,
-    TanhNetwork,
 )
 from metabench.certify.references import Expansion, Minimum, expand, minimise, through_last_steps
 from metabench.certify.shared_roles import SharedRoles, TiedStart
+from metabench.certify.tanh_networks import Initialisation, LearningRates, TanhNetwork
 from metabench.certify.training import Trained, train
 from metabench.core import Batch, InnerState, Target, Tree, Window, tree
 from metabench.core.lazy import torch

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,44 +141,37 @@ class Surroundings:
     """Global state that a method must leave unchanged: random streams, and torch's settings."""
 
     def __init__(self) -> None:
-        self._before = self._now()
-
-    @staticmethod
-    def _now() -> dict[str, Any]:
         import numpy
 
-        return {
-            "torch's global random numbers": torch.get_rng_state(),
-            "Python's random numbers": random.getstate(),
-            "NumPy's random numbers": numpy.random.get_state(),
-            "whether torch records gradients": torch.is_grad_enabled(),
-            "torch's default dtype": torch.get_default_dtype(),
-            "the number of torch's threads": torch.get_num_threads(),
-            "whether torch's algorithms are deterministic": torch.are_deterministic_algorithms_enabled(),
-            "the precision of torch's matrix products": torch.get_float32_matmul_precision(),
-            "whether torch records tangents": torch._C._is_fwd_grad_enabled(),
-            "whether torch looks for anomalies": torch.is_anomaly_enabled(),
-            "whether torch casts automatically": torch.is_autocast_enabled("cpu"),
+        self._settings: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+            "torch's global random numbers": (torch.get_rng_state, torch.set_rng_state),
+            "Python's random numbers": (random.getstate, random.setstate),
+            "NumPy's random numbers": (numpy.random.get_state, numpy.random.set_state),
+            "whether torch records gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+            "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+            "the number of torch's threads": (torch.get_num_threads, torch.set_num_threads),
+            "whether torch's algorithms are deterministic": (
+                torch.are_deterministic_algorithms_enabled,
+                torch.use_deterministic_algorithms,
+            ),
+            "the precision of torch's matrix products": (
+                torch.get_float32_matmul_precision,
+                torch.set_float32_matmul_precision,
+            ),
+            "whether torch records tangents": (torch._C._is_fwd_grad_enabled, torch._C._set_fwd_grad_enabled),
+            "whether torch looks for anomalies": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+            "whether torch casts automatically": (
+                functools.partial(torch.is_autocast_enabled, "cpu"),
+                functools.partial(torch.set_autocast_enabled, "cpu"),
+            ),
         }
+        self._before = {what: read() for what, (read, _) in self._settings.items()}
 
     def restore(self) -> str:
-        """Restore everything; return what had changed, in words, or an empty text."""
-        import numpy
-
-        before, now = self._before, self._now()
-        changed = [what for what, value in before.items() if not _same(value, now[what])]
-        torch.set_rng_state(before["torch's global random numbers"])
-        random.setstate(before["Python's random numbers"])
-        numpy.random.set_state(before["NumPy's random numbers"])
-        torch.set_grad_enabled(before["whether torch records gradients"])
-        torch.set_default_dtype(before["torch's default dtype"])
-        if torch.get_num_threads() != before["the number of torch's threads"]:
-            torch.set_num_threads(before["the number of torch's threads"])
-        torch.use_deterministic_algorithms(before["whether torch's algorithms are deterministic"])
-        torch.set_float32_matmul_precision(before["the precision of torch's matrix products"])
-        torch._C._set_fwd_grad_enabled(before["whether torch records tangents"])
-        torch.autograd.set_detect_anomaly(before["whether torch looks for anomalies"])
-        torch.set_autocast_enabled("cpu", before["whether torch casts automatically"])
+        """Restore what has changed; return what that is, in words, or an empty text."""
+        changed = [what for what, (read, _) in self._settings.items() if not _same(self._before[what], read())]
+        for what in changed:
+            self._settings[what][1](self._before[what])
         if not changed:
             return ""
         random_numbers = [what for what in changed if what.endswith("random numbers")]

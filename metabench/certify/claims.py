@@ -17,8 +17,9 @@ from metabench.certify.cases import Case, cases, moving, settled
 from metabench.certify.check import STREAM, Answer, ask, astray, compared, relative
 from metabench.certify.formulas import FORMULAS, Formula
 from metabench.certify.problem import SCHEDULED
-from metabench.certify.problems import ExampleWeights, Ridge, TanhNetwork
+from metabench.certify.problems import ExampleWeights, Ridge
 from metabench.certify.shared_roles import SharedRoles
+from metabench.certify.tanh_networks import TanhNetwork
 from metabench.core import Curvature, MetabenchError, MetaRole, Method, Target, Tree, tree
 from metabench.core.lazy import torch
 from metabench.core.options import build, describe

@@ -9,7 +9,7 @@ import signal
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,12 +17,11 @@ from typing import Any
 
 from metabench.certify.rows import certificate_row, identity
 from metabench.core.lazy import torch
+from metabench.core.types import Progress
 from metabench.methods import method as method_named
 from metabench.results.certificate import FAILED
 
 Row = dict[str, Any]
-Progress = Callable[[str, int, int], None]
-"""(what runs, how many methods are done, of how many)."""
 
 SECONDS = 180.0
 """How long one method may take."""

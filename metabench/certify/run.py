@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,13 +13,15 @@ from metabench.certify.check import STREAM, ask, astray, compared, relative
 from metabench.certify.claims import Finding, claims, complete, exact_value
 from metabench.certify.diagnosis import explain
 from metabench.certify.means import means
-from metabench.certify.problems import Ridge, TanhNetwork
+from metabench.certify.problems import Ridge
 from metabench.certify.rows import case_columns, certificate_row, identity
 from metabench.certify.shared_roles import SharedRoles
+from metabench.certify.tanh_networks import TanhNetwork
 from metabench.core import Curvature, MetabenchError, Method, Target, tree
 from metabench.core.lazy import torch
 from metabench.core.options import build
 from metabench.core.randomness import generator
+from metabench.core.types import Progress
 from metabench.methods import method as method_named
 from metabench.results.certificate import AS_DECLARED, FAILED, UNDECLARED
 
@@ -36,9 +38,6 @@ class Check(Protocol):
     def check(self, method: Method) -> Finding:
         """Return the outcome for a method."""
 
-
-Progress = Callable[[str, int, int], None]
-"""(what runs, how much is done, of how much)."""
 
 CURVE_DRAWS = 8
 """Draws of which a point of the curve is the mean error, for methods that draw."""

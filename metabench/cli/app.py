@@ -22,6 +22,7 @@ from metabench.core.errors import MetabenchError
 
 if TYPE_CHECKING:
     from metabench.suite.plan.cell import Cell
+    from metabench.suite.plan.plan import Plan
 
 DEFAULT_SUITE = Path("config/config.yaml")
 
@@ -36,6 +37,7 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Plugins = Annotated[list[Path], typer.Option("--plugin", help="A Python file with more methods; repeatable.")]
 
 
 class Device(str, Enum):
@@ -156,13 +158,23 @@ def _cell(spec: Path) -> Cell:
     return Cell.from_json(text, str(spec))
 
 
+def _planned(config: Path, overrides: list[str], kernels: bool = False) -> Plan:
+    """Return the plan of a suite; with `kernels` this process is set to the suite's, to predict."""
+    from metabench.measure.kernels import choose_kernels
+    from metabench.suite.plan.plan import load_suite, plan
+
+    suite = load_suite(config, overrides)
+    if kernels:
+        # Before its cells are planned: that imports plugins, which may import torch.
+        choose_kernels(suite.kernels.value)
+    return plan(suite)
+
+
 @app.command("list")
 def list_command(
     kind: Annotated[Kind | None, typer.Argument(help="What to list; everything by default.")] = None,
     as_json: Json = False,
-    plugin: Annotated[
-        list[Path], typer.Option(help="A Python file with more methods; repeatable.")
-    ] = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """List methods, problems, data sets, sizes and suites."""
     print_listing(kind, as_json, plugin)
@@ -186,14 +198,7 @@ def plan_command(
     ] = [],  # noqa: B006
 ) -> None:
     """Show the cells of a suite and their limits, without running them."""
-    from metabench.measure.kernels import choose_kernels
-    from metabench.suite.plan.plan import load_suite, plan
-
-    suite = load_suite(config, overrides)
-    if predict or device or budget is not None:
-        # Before its cells are planned: that imports plugins, which may import torch.
-        choose_kernels(suite.kernels.value)
-    planned = plan(suite)
+    planned = _planned(config, overrides, kernels=bool(predict or device or budget is not None))
     place = device.value if device else None
     if budget is not None:
         from metabench.cli.budgeting import print_budget
@@ -248,12 +253,7 @@ def predict_command(
         for cell in cells:
             choose_kernels(cell.kernels)
     else:
-        from metabench.suite.plan.plan import load_suite, plan
-
-        suite = load_suite(config, overrides)
-        # Before its cells are planned: that imports plugins, which may import torch.
-        choose_kernels(suite.kernels.value)
-        planned = plan(suite)
+        planned = _planned(config, overrides, kernels=True)
         cells, place = list(planned.cells), out or planned.predictions
     earlier = kept_predictions(place)
     where, workers = device.value if device else None, jobs or os.cpu_count() or 1
@@ -276,9 +276,7 @@ def certify_command(
             "--method", help="A method; repeatable. By default those of the plugins, or all methods if there are no plugins."
         ),
     ] = [],  # noqa: B006
-    plugin: Annotated[
-        list[Path], typer.Option(help="A Python file with more methods; repeatable.")
-    ] = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Where the certificates go: a Parquet file.")] = Path(
         "results/certificates.parquet"
     ),
@@ -328,18 +326,13 @@ def collect_command(
     """Collect the rows of a suite's cells and the certificates of its methods in one table."""
     from metabench.results.certificate import read_all_certificates
     from metabench.results.store import collect
-    from metabench.suite.plan.plan import load_suite, plan
     from metabench.suite.run.provenance import results_metadata
 
-    planned = plan(load_suite(suite, overrides))
+    planned = _planned(suite, overrides)
     certified = read_all_certificates(_certificate_files(certificates) if certificates else [])
-    report = collect(_row_files(cells), out, results_metadata(planned, certified))
+    report = collect(_listed_files(cells, "row files"), out, results_metadata(planned, certified))
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
     print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}", file=sys.stderr)
-
-
-def _row_files(cells: Path) -> list[Path]:
-    return _listed_files(cells, "row files")
 
 
 def _certificate_files(certificates: Path) -> list[Path]:

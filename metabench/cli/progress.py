@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-Progress = Callable[[str, int, int], None]
-"""(what runs, how much is done, of how much)."""
+from metabench.core.types import Progress
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from metabench.core.citations import bibtex
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.method import Cost, Hypergradient, Limit, Mean, Method, Target
@@ -34,6 +35,10 @@ def check_declaration(method: Method) -> None:
         if not isinstance(value, kinds):
             expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
             raise MetabenchError(f"{what}: {key} is {value!r}, expected {expected}")
+    try:
+        bibtex(method.citation)
+    except MetabenchError as error:
+        raise MetabenchError(f"{what}: {error}; your own paper is cited by its BibTeX, '@article{{...}}'") from error
     if not (dataclasses.is_dataclass(method.options) and method.options.__dataclass_params__.frozen):  # type: ignore[attr-defined]
         raise MetabenchError(f"{what}: options is {method.options.__name__}, expected a dataclass with frozen=True")
     try:

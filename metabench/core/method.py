@@ -146,7 +146,7 @@ class Method:
         target: what it estimates.
         exact: whether it equals that target up to rounding.
         cost: see `Cost`.
-        citation: BibTeX of the paper.
+        citation: key of the paper in `references.bib`, or several separated by spaces, or BibTeX.
         options: frozen dataclass of its options.
         stochastic: whether it draws from the generator.
         limit: where it reaches its target and what it equals, if it is not exact and such a limit or formula exists.
@@ -201,7 +201,7 @@ def method(
             target=target,
             exact=exact,
             cost=cost,
-            citation=inspect.cleandoc(citation),
+            citation=citation,
             options=options,
             stochastic=stochastic,
             limit=limit,

@@ -64,7 +64,7 @@ class ProblemCard:
         datasets: names of the data sets that it can run on; the first is its default.
         sizes: named sizes of its model, with one line each; the first is its default.
         metrics: the first is the one that tables show.
-        citation: BibTeX of the paper that introduced the setting.
+        citation: key in `references.bib` of the paper that introduced the setting.
         options: frozen dataclass of its options.
         inner_steps: K, the default number of inner steps per hypergradient.
         outer_steps: the default number of meta-updates of a run.

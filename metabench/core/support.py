@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metabench.core.errors import Unsupported
 from metabench.core.problem import MetaRole, Problem
-from metabench.core.types import Window
+from metabench.core.types import Batch, Window
 
 
 def refuse_update_and_start(problem: Problem, sees: str) -> None:
@@ -19,7 +19,13 @@ def refuse_start(problem: Problem, sees: str) -> None:
         raise Unsupported(f"the meta-parameters are the initial parameters, and {sees}")
 
 
-def refuse_earlier_outer_losses(window: Window, sees: str) -> None:
-    """Raise Unsupported if outer losses are due before the window's end; `sees` says what the method differentiates instead."""
-    if any(batch is not None for batch in window.outer[:-1]):
+def refuse_earlier_outer_losses(window: Window, sees: str) -> Batch:
+    """Return the batch of the outer loss due at the window's end.
+
+    Raises Unsupported if others are due before; `sees` says what the method differentiates instead.
+    """
+    *earlier, last = window.outer
+    if any(batch is not None for batch in earlier):
         raise Unsupported(f"outer losses are due before the end of the window, and {sees}")
+    assert last is not None  # a window has an outer loss
+    return last

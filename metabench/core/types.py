@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,6 +13,9 @@ Tree: TypeAlias = "dict[str, torch.Tensor]"
 
 OptimiserState: TypeAlias = "dict[str, Tree]"
 """Slots of an inner optimiser ('momentum', 'second_moment', 'step', ...), each a tree."""
+
+Progress: TypeAlias = "Callable[[str, int, int], None]"
+"""Called with what runs, how much of it is done, and of how much (0: unknown)."""
 
 Batch: TypeAlias = "Mapping[str, torch.Tensor]"
 """The data that a loss needs: tensors by name, first dimension the examples. Only the problem that made it reads it."""

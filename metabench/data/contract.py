@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from metabench.core.types import Progress
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -35,10 +37,11 @@ class DataFile:
 class DatasetCard:
     """Description of a data set, known without loading it.
 
-    `sizes` counts examples per split for classification and bytes per split for text, over all domains. `input_shape`
-    is the shape of one example, empty for text. `domains` names the domains of a text that loads as `Domains`, in
-    order. `embedded` sets ship with the package; `fetched` sets need `metabench fetch NAME` first; `library` is the
-    Python module that provides the set, if any. A set with none of the three has no data at all, or is the user's own.
+    `citation` is a key of `references.bib`, or several separated by spaces. `sizes` counts examples per split for
+    classification and bytes per split for text, over all domains. `input_shape` is the shape of one example, empty for
+    text. `domains` names the domains of a text that loads as `Domains`, in order. `embedded` sets ship with the package;
+    `fetched` sets need `metabench fetch NAME` first; `library` is the Python module that provides the set, if any. A set
+    with none of the three has no data at all, or is the user's own.
     """
 
     name: str
@@ -91,9 +94,6 @@ Data = Classification | Text | Domains | None
 
 Run = Callable[[Sequence[str], Path], None]
 """Runs a command in a folder; raises SourceFailed if it is not installed or fails."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being fetched, the bytes received and the total bytes (0: unknown)."""
 
 
 class Source(Protocol):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metabench.core.errors import MetabenchError
-from metabench.data.contract import DataFile, Dataset, Progress, Run, Source
+from metabench.core.types import Progress
+from metabench.data.contract import DataFile, Dataset, Run, Source
 from metabench.data.fetch.download import SourceFailed
 from metabench.data.fetch.files import EMBEDDED, folder_of, is_whole, set_aside, sha256_of, unwritable
 from metabench.data.fetch.packages import run_command

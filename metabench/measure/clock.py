@@ -25,9 +25,8 @@ SOON_S = 1e-3
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call: the first one separately, then median and quartiles over `repeats` timed ones."""
+    """Seconds per call: median and quartiles over `repeats` timed ones, the first call left out."""
 
-    first_s: float
     median_s: float
     q1_s: float
     q3_s: float
@@ -47,13 +46,13 @@ def time_call(
         raise ValueError(f"repeats is {repeats}: a timing takes at least one")
     place = measured_device(device)
     gc.collect()
-    first = spent = _seconds(call, place)
+    spent = _seconds(call, place)
     seconds: list[float] = []
     while len(seconds) < repeats and (len(seconds) < min_repeats or spent < budget_s):
         seconds.append(_seconds(call, place))
         spent += seconds[-1]
     lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
-    return Timing(first, median, lower, upper, len(seconds))
+    return Timing(median, lower, upper, len(seconds))
 
 
 def _seconds(call: Callable[[], Any], device: torch.device) -> float:
@@ -77,7 +76,6 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.laps = 0
         self._begun: float | None = None
 
     def __enter__(self) -> Stopwatch:
@@ -92,7 +90,6 @@ class Stopwatch:
         if self._begun is None:
             raise RuntimeError("the stopwatch was not running")
         self.seconds += time.perf_counter() - self._begun
-        self.laps += 1
         self._begun = None
 
 
@@ -179,16 +176,8 @@ def _arm() -> None:
     signal.setitimer(signal.ITIMER_REAL, max(waiting, SOON_S))
 
 
-@dataclass(frozen=True)
-class Threads:
-    """The threads that torch uses: within an operation, and between operations."""
-
-    intra: int
-    inter: int
-
-
-def pin_threads(count: int) -> Threads:
-    """Let torch use `count` threads within an operation and one between operations; return what is in effect.
+def pin_threads(count: int) -> None:
+    """Let torch use `count` threads within an operation and one between operations.
 
     torch accepts the number between operations once per process, before its first parallel work; later calls keep it.
     Raises ValueError if `count` is not positive.
@@ -196,7 +185,6 @@ def pin_threads(count: int) -> Threads:
     if count < 1:
         raise ValueError(f"threads is {count}: torch needs at least one")
     torch.set_num_threads(count)
-    # torch refuses a second time, and has no question to ask beforehand; what holds is in the answer.
+    # torch refuses a second time, and has no question to ask beforehand.
     with suppress(RuntimeError):
         torch.set_num_interop_threads(1)
-    return Threads(torch.get_num_threads(), torch.get_num_interop_threads())

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,38 +16,28 @@ from metabench.measure.processor import processor
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
-
-def environment(device: str = "cpu") -> dict[str, str | int | float]:
+def environment(device: str = "cpu") -> dict[str, str | float]:
     """Return the columns that describe the environment of a row. Imports torch only for a CUDA device.
 
-    hardware: processor, with its generation, vector instructions and number of cores, or GPU, with its memory. cores:
-    those this process may use. memory_bytes: of the machine or its container. device_memory_bytes: of the GPU, else the
-    same. threads: torch's, or those it would use if it is not loaded. load_at_start: one-minute load average.
-    git_commit: with '+' where tracked files differ from it, empty outside a checkout; git_dirty: 0 or 1. lock_hash:
-    of requirements.lock, empty without one.
+    hardware: processor, with its generation, vector instructions and the cores that this process may use, or GPU, with its
+    memory. load_at_start: one-minute load average. git_commit: with '+' where tracked files differ from it, empty outside
+    a checkout. lock_hash: of requirements.lock, empty without one.
     """
-    cores, memory = _cores(), _memory_bytes()
-    commit = git_commit(PROJECT)
     if device.startswith("cuda"):
         card = torch.cuda.get_device_properties(torch.device(device))
-        hardware, device_memory = f"{card.name}, {card.total_memory / 2**30:.0f} GiB", card.total_memory
+        hardware = f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
     else:
-        hardware, device_memory = f"{processor().text}, {cores} core{'s' if cores > 1 else ''}", memory
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        hardware = f"{processor().text}, {cores} core{'s' if cores > 1 else ''}"
     return {
         "hardware": hardware,
-        "cores": cores,
-        "threads": _threads(cores),
-        "memory_bytes": memory,
-        "device_memory_bytes": device_memory,
         "load_at_start": os.getloadavg()[0],
         "platform": f"{platform.system()} {platform.machine()}",
         "python_version": platform.python_version(),
         "torch_version": torch_version(),
         "metabench_version": metabench.__version__,
-        "git_commit": commit,
-        "git_dirty": int(commit.endswith("+")),
+        "git_commit": git_commit(PROJECT),
         "lock_hash": lock_hash(PROJECT),
     }
 
@@ -78,31 +67,6 @@ def lock_hash(root: Path) -> str:
         return hashlib.sha256((root / "requirements.lock").read_bytes()).hexdigest()
     except FileNotFoundError:
         return ""
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _threads(cores: int) -> int:
-    if "torch" in sys.modules:
-        return torch.get_num_threads()
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdigit() else cores
-
-
-def _memory_bytes() -> int:
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in _CGROUP_LIMITS:
-        try:
-            text = Path(path).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            sizes.append(int(text))
-    return min(sizes)
 
 
 @lru_cache(maxsize=1)

@@ -61,9 +61,10 @@ def choose_kernels(kernels: str) -> None:
             "this process was set to portable kernels and is now asked for native ones: measure or predict these in their own process"
         )
     if not runs(kernels):
+        assignments = " ".join(f"{name}={value}" for name, value in wanted.items())
         raise MetabenchError(
             f"torch is loaded in this process with other kernels ({instruction_set(NATIVE)}) than the portable ones requested: "
-            f"start it with {_assignments(wanted)} in its environment, or ask for 'kernels: native'"
+            f"start it with {assignments} in its environment, or ask for 'kernels: native'"
         )
     if "torch" not in sys.modules:
         changed = {name: value for name, value in wanted.items() if os.environ.get(name) != value}
@@ -81,29 +82,11 @@ def variables(kernels: str) -> dict[str, str]:
     return dict(_PORTABLE) if kernels == PORTABLE and processor().has_avx2 else {}
 
 
-def _assignments(wanted: dict[str, str]) -> str:
-    return " ".join(f"{name}={value}" for name, value in wanted.items())
-
-
 def runs(kernels: str) -> bool:
     """Tell whether this process runs these kernels, or will once it loads torch."""
     if "torch" not in sys.modules or not variables(kernels):
         return True
     return vectors() == AVX2
-
-
-def restart_with(kernels: str) -> None:
-    """Replace this process, a script that has loaded torch, with one that runs the same command with these kernels.
-
-    Returns if the process runs them already. Raises MetabenchError if it still does not after it was replaced.
-    """
-    wanted = variables(kernels)
-    if runs(kernels) or all(os.environ.get(name) == value for name, value in wanted.items()):
-        choose_kernels(kernels)
-        return
-    sys.stdout.flush()
-    print(f"starting again with {kernels} kernels: {_assignments(wanted)}", file=sys.stderr, flush=True)
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **wanted})
 
 
 def vectors() -> str:

@@ -23,15 +23,6 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{ye2022bome,
-      title = {{BOME!} Bilevel Optimization Made Easy: A Simple First-Order Approach},
-      author = {Ye, Mao and Liu, Bo and Wright, Stephen and Stone, Peter and Liu, Qiang},
-      booktitle = {Advances in Neural Information Processing Systems},
-      year = {2022}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -62,7 +53,7 @@ def _limit(curvature: Curvature) -> dict[str, Any]:
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2 steps + 2", forwards="1", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="ye2022bome",
     options=Options,
     limit=Limit(_limit, tolerance=1e-3, budget="learning_rate", values=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5), at_minimum=True),
 )

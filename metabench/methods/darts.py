@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metabench.autodiff.gradients import inner_gradient, outer_gradient
-from metabench.autodiff.inner import begin, detached, run, updated
 from metabench.autodiff.products import mixed_by_differences
-from metabench.autodiff.unrolled.sweep import pull_update
+from metabench.autodiff.unrolled.last_step import last_step
 from metabench.core import (
     Cost,
     Hypergradient,
@@ -25,15 +23,6 @@ from metabench.core import (
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_start
 
-CITATION = """
-    @inproceedings{liu2019darts,
-      title = {{DARTS}: Differentiable Architecture Search},
-      author = {Liu, Hanxiao and Simonyan, Karen and Yang, Yiming},
-      booktitle = {International Conference on Learning Representations},
-      year = {2019}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -47,7 +36,7 @@ class Options:
     target=Target.ONE_STEP,
     exact=False,
     cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="liu2019darts",
     options=Options,
     limit=Limit(
         lambda curvature: {"epsilon": 1e-4},
@@ -71,18 +60,12 @@ def darts(
     """
     del generator
     refuse_start(problem, "one step does not reach them")
-    refuse_earlier_outer_losses(window, "one step reaches the last alone")
-    *before, last = window.inner
-    outer = window.outer[-1]
-    assert outer is not None  # a window has an outer loss, and no earlier one is left
+    outer = refuse_earlier_outer_losses(window, "one step reaches the last alone")
     meta = tree.detach(meta)
-    state = run(problem, detached(begin(problem, state, meta)), meta, before)
-    gradient = inner_gradient(problem, state.params, meta, last)
-    after = updated(problem, gradient, state, meta)
-    due = outer_gradient(problem, after.params, meta, outer)
-    _, share, of_gradient = pull_update(problem, gradient, state, meta, InnerState(due.params, {}), through=False)
-    total = tree.add(due.meta, share)
+    last = last_step(problem, state, meta, window, outer)
+    share, of_gradient = last.pull_update(problem, meta)
+    total = tree.add(last.due.meta, share)
     if MetaRole.INNER_LOSS in problem.roles:
-        mixed = mixed_by_differences(problem, state.params, meta, last, of_gradient, options.epsilon)
+        mixed = mixed_by_differences(problem, last.before.params, meta, window.inner[-1], of_gradient, options.epsilon)
         total = tree.add(total, mixed)
-    return Hypergradient(total, after, due.loss)
+    return Hypergradient(total, last.after, last.due.loss)

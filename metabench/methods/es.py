@@ -5,19 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metabench.autodiff.differences import PairedMean
-from metabench.autodiff.plain_objective import trained
+from metabench.autodiff.inner import trained
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method, option, tree
 from metabench.core.lazy import torch
 from metabench.core.randomness import perturbation
-
-CITATION = """
-    @article{salimans2017evolution,
-      title = {Evolution Strategies as a Scalable Alternative to Reinforcement Learning},
-      author = {Salimans, Tim and Ho, Jonathan and Chen, Xi and Sidor, Szymon and Sutskever, Ilya},
-      journal = {arXiv preprint arXiv:1703.03864},
-      year = {2017}
-    }
-"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +28,7 @@ class Options:
     target=Target.SMOOTHED,
     exact=False,
     cost=Cost(gradients="(2 N + 1) K", forwards="2 N + 1", memory="O(|w| + |l| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="salimans2017evolution",
     options=Options,
     stochastic=True,
 )

@@ -7,20 +7,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from metabench.autodiff.gradients import gradients, outer_gradient
-from metabench.autodiff.inner import begin, detached, run, step
+from metabench.autodiff.inner import step
+from metabench.autodiff.unrolled.last_step import before_last
 from metabench.core import Batch, Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method, option, tree
 from metabench.core.lazy import torch
 from metabench.core.randomness import perturbation
 from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
-
-CITATION = """
-    @inproceedings{bohdal2021evograd,
-      title = {EvoGrad: Efficient Gradient-Based Meta-Learning and Hyperparameter Optimization},
-      author = {Bohdal, Ondrej and Yang, Yongxin and Hospedales, Timothy},
-      booktitle = {Advances in Neural Information Processing Systems},
-      year = {2021}
-    }
-"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class Options:
     target=Target.ONE_STEP,
     exact=False,
     cost=Cost(gradients="K + N (of l alone)", forwards="N", memory="O(|w| + N |l| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="bohdal2021evograd",
     options=Options,
     stochastic=True,
 )
@@ -65,15 +57,12 @@ def evograd(
         Unsupported: the meta-parameters enter the inner update or the start, or outer losses are due before the window's end.
     """
     refuse_update_and_start(problem, "EvoGrad differentiates the inner loss alone")
-    refuse_earlier_outer_losses(window, "EvoGrad differentiates the last alone")
-    *before, last = window.inner
-    with torch.no_grad():
-        state = detached(begin(problem, state, meta))
-    state = run(problem, state, meta, before)
+    outer = refuse_earlier_outer_losses(window, "EvoGrad differentiates the last alone")
+    state, last = before_last(problem, state, meta, window), window.inner[-1]
     copies = _Copies(state.params, options, generator)
     losses, pull = (_together if options.together else _one_by_one)(problem, copies, meta, last, options.copies)
     weights = torch.softmax(-losses / options.tau, dim=0)
-    due = outer_gradient(problem, copies.mixture(weights), meta, window.outer[-1])
+    due = outer_gradient(problem, copies.mixture(weights), meta, outer)
     along = copies.along(due.params)
     value, direct = due.loss, due.meta
     del due  # dF/dw* is as large as the parameters, and the last step follows

@@ -23,15 +23,6 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{kwon2023fully,
-      title = {A Fully First-Order Method for Stochastic Bilevel Optimization},
-      author = {Kwon, Jeongyeol and Kwon, Dohyun and Wright, Stephen and Nowak, Robert D.},
-      booktitle = {International Conference on Machine Learning},
-      year = {2023}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -61,7 +52,7 @@ def _limit(curvature: Curvature) -> dict[str, Any]:
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2 steps + 2", forwards="1", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="kwon2023fully",
     options=Options,
     limit=Limit(_limit, tolerance=1e-3, budget="penalty", values=(10, 100, 1000, 10000, 100000), at_minimum=True),
 )

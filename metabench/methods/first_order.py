@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metabench.autodiff.gradients import inner_gradient, outer_gradient
-from metabench.autodiff.inner import begin, detached, step
+from metabench.autodiff.inner import begun, step
 from metabench.autodiff.optimisers import translates
 from metabench.autodiff.unrolled.sweep import pull_start, pull_update, sweep_back
 from metabench.core import (
@@ -24,22 +24,6 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{finn2017model,
-      title = {Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks},
-      author = {Finn, Chelsea and Abbeel, Pieter and Levine, Sergey},
-      booktitle = {International Conference on Machine Learning},
-      year = {2017}
-    }
-    @inproceedings{andrychowicz2016learning,
-      title = {Learning to Learn by Gradient Descent by Gradient Descent},
-      author = {Andrychowicz, Marcin and Denil, Misha and Gomez, Sergio and Hoffman, Matthew W. and Pfau, David and Schaul, Tom and
-                Shillingford, Brendan and de Freitas, Nando},
-      booktitle = {Advances in Neural Information Processing Systems},
-      year = {2016}
-    }
-"""
-
 
 @method(
     title="first order: inner gradients count as constants",
@@ -50,7 +34,7 @@ CITATION = """
         memory="O(|w| + |activations|), or O(K |w| + |activations|) where the update is learned or decays",
         affine_from=2,
     ),
-    citation=CITATION,
+    citation="finn2017model andrychowicz2016learning",
 )
 def first_order(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
@@ -73,8 +57,7 @@ def first_order(
     if MetaRole.UPDATE in problem.roles or decays:
         return sweep_back(problem, state, meta, window, _update_alone)
     meta = tree.detach(meta)
-    with torch.no_grad():
-        current = detached(begin(problem, state, meta))
+    current = begun(problem, state, meta)
     cotangent, total, value = tree.zeros_like(current.params), tree.zeros_like(meta), 0.0
     for inner, outer in zip(window.inner, window.outer, strict=True):
         current = step(problem, current, meta, inner)

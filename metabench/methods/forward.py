@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metabench.autodiff.gradients import outer_gradient
-from metabench.autodiff.inner import begin, detached, leaves_of, with_leaves
+from metabench.autodiff.inner import begun, leaves_of, with_leaves
 from metabench.autodiff.unrolled.forward_mode import pulled_by_tangents, start_tangents, step_with_tangents
 from metabench.core import (
     Cost,
@@ -21,15 +21,6 @@ from metabench.core import (
     tree,
 )
 from metabench.core.lazy import torch
-
-CITATION = """
-    @inproceedings{franceschi2017forward,
-      title = {Forward and Reverse Gradient-Based Hyperparameter Optimization},
-      author = {Franceschi, Luca and Donini, Michele and Frasconi, Paolo and Pontil, Massimiliano},
-      booktitle = {International Conference on Machine Learning},
-      year = {2017}
-    }
-"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class Options:
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(jvps="K |l| (of the step map)", memory="O(|l| |w| + together |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="franceschi2017forward",
     options=Options,
     variants=({"together": 1}, {"together": 2}),
 )
@@ -71,8 +62,7 @@ def forward(
             "each has a tangent as large as the inner state"
         )
     meta = tree.tree_map(torch.Tensor.contiguous, tree.detach(meta))
-    with torch.no_grad():
-        current = detached(begin(problem, state, meta))
+    current = begun(problem, state, meta)
     # Tangents are dense, and torch asks a value to be laid out as its tangent is: expanded parameters are not.
     current = with_leaves(current, [tree.tree_map(torch.Tensor.contiguous, leaves) for leaves in leaves_of(current)])
     tangents = start_tangents(problem, state, current, meta)

@@ -22,23 +22,13 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 
-CITATION = """
-    @article{grefenstette2019generalized,
-      title = {Generalized Inner Loop Meta-Learning},
-      author = {Grefenstette, Edward and Amos, Brandon and Yarats, Denis and Htut, Phu Mon and Molchanov, Artem and Meier, Franziska and
-        Kiela, Douwe and Cho, Kyunghyun and Chintala, Soumith},
-      journal = {arXiv preprint arXiv:1910.01727},
-      year = {2019}
-    }
-"""
-
 
 @method(
     title="unrolled reverse mode by the library higher (0.2.1 or later)",
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="grefenstette2019generalized",
 )
 def higher_unrolled(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator

@@ -9,21 +9,6 @@ from metabench.autodiff.implicit.linear_solvers import conjugate_gradients
 from metabench.core import Cost, Hypergradient, InnerState, Limit, Problem, Target, Tree, Window, method, option
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{pedregosa2016hyperparameter,
-      title = {Hyperparameter Optimization with Approximate Gradient},
-      author = {Pedregosa, Fabian},
-      booktitle = {International Conference on Machine Learning},
-      year = {2016}
-    }
-    @inproceedings{rajeswaran2019meta,
-      title = {Meta-Learning with Implicit Gradients},
-      author = {Rajeswaran, Aravind and Finn, Chelsea and Kakade, Sham M. and Levine, Sergey},
-      booktitle = {Advances in Neural Information Processing Systems},
-      year = {2019}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -40,7 +25,7 @@ class Options:
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="pedregosa2016hyperparameter rajeswaran2019meta",
     options=Options,
     limit=Limit(lambda at: {"steps": at.dimension, "tolerance": 0.0}, 1e-8, budget="steps", values=(1, 2, 3, 4, 6, 8)),
 )

@@ -8,15 +8,6 @@ from metabench.autodiff.implicit.fixed_point import fixed_point_hypergradient
 from metabench.core import Cost, Hypergradient, InnerState, Limit, Problem, Target, Tree, Window, method, option
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{grazzi2020iteration,
-      title = {On the Iteration Complexity of Hypergradient Computation},
-      author = {Grazzi, Riccardo and Franceschi, Luca and Pontil, Massimiliano and Salzo, Saverio},
-      booktitle = {International Conference on Machine Learning},
-      year = {2020}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -38,7 +29,7 @@ class Options:
         memory="O(|state| + |activations|)",
         affine_from=2,
     ),
-    citation=CITATION,
+    citation="grazzi2020iteration",
     options=Options,
     # The rate is that of the inner optimiser's own convergence, which the curvature alone does not tell: the tolerance decides.
     limit=Limit(

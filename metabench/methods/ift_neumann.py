@@ -23,15 +23,6 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{lorraine2020optimizing,
-      title = {Optimizing Millions of Hyperparameters by Implicit Differentiation},
-      author = {Lorraine, Jonathan and Vicol, Paul and Duvenaud, David},
-      booktitle = {International Conference on Artificial Intelligence and Statistics},
-      year = {2020}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -61,7 +52,7 @@ def converged(at: Curvature) -> list[dict[str, Any]]:
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="lorraine2020optimizing",
     options=Options,
     limit=Limit(converged, 1e-6, budget="steps", values=(0, 1, 2, 5, 10, 20, 50, 100)),
 )

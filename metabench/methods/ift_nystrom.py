@@ -23,15 +23,6 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{hataya2023nystrom,
-      title = {Nystr{\\"o}m Method for Accurate and Scalable Implicit Differentiation},
-      author = {Hataya, Ryuichiro and Yamada, Makoto},
-      booktitle = {International Conference on Artificial Intelligence and Statistics},
-      year = {2023}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -61,7 +52,7 @@ def full_rank(at: Curvature) -> list[dict[str, Any]]:
         memory="O(rank |w| + |activations|), or O(block |w| + rank^2 + |activations|) blocked",
         affine_from=2,
     ),
-    citation=CITATION,
+    citation="hataya2023nystrom",
     options=Options,
     stochastic=True,
     # The curve has the paper's rho: with one that lets full rank be exact, every lower rank is off by 1/rho.

@@ -13,15 +13,6 @@ from metabench.autodiff.unrolled.trajectory import HostTrajectory
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Unsupported, Window, method, option
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{kemaev2025scalable,
-      title = {Scalable Meta-Learning via Mixed-Mode Differentiation},
-      author = {Kemaev, Iurii and Calian, Dan A. and Zintgraf, Luisa M. and Farquhar, Gregory and van Hasselt, Hado},
-      booktitle = {International Conference on Machine Learning},
-      year = {2025}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -53,7 +44,7 @@ class Options:
         memory="O(K |w| + |activations of a segment|)",
         affine_from=lambda options: None if options.trajectory == "recompute" else 2,
     ),
-    citation=CITATION,
+    citation="kemaev2025scalable",
     options=Options,
 )
 def mixflow(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metabench.autodiff.gradients import outer_value
-from metabench.autodiff.inner import begin, detached, step
+from metabench.autodiff.inner import trained
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method, tree
 from metabench.core.lazy import torch
 
@@ -22,10 +21,5 @@ def none(
 ) -> Hypergradient:
     """Return zeros after the window's inner steps: the baseline row of every table."""
     del options, generator
-    state = detached(begin(problem, state, meta))
-    objective = 0.0
-    for inner, outer in zip(window.inner, window.outer, strict=True):
-        state = step(problem, state, meta, inner)
-        if outer is not None:
-            objective += outer_value(problem, state.params, meta, outer)
+    state, objective = trained(problem, state, meta, window)
     return Hypergradient(tree.zeros_like(meta), state, objective)

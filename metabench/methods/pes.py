@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from metabench.autodiff.differences import PairedMean
-from metabench.autodiff.inner import leaves_of, with_leaves
-from metabench.autodiff.plain_objective import trained
+from metabench.autodiff.inner import leaves_of, trained, with_leaves
 from metabench.core import (
     Cost,
     Hypergradient,
@@ -23,15 +22,6 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 from metabench.core.randomness import perturbation
-
-CITATION = """
-    @inproceedings{vicol2021unbiased,
-      title = {Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent Evolution Strategies},
-      author = {Vicol, Paul and Metz, Luke and Sohl-Dickstein, Jascha},
-      booktitle = {International Conference on Machine Learning},
-      year = {2021}
-    }
-"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class Options:
     target=Target.PERSISTENT,
     exact=False,
     cost=Cost(gradients="(2 N + 1) K", forwards="2 N + 1", memory="O(N (|w| + |l|) + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="vicol2021unbiased",
     options=Options,
     stochastic=True,
 )

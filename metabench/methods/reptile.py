@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metabench.autodiff.gradients import outer_value
-from metabench.autodiff.inner import begin, detached, step
+from metabench.autodiff.inner import begun, run_with_outer_losses
 from metabench.core import (
     Cost,
     Hypergradient,
@@ -21,22 +20,13 @@ from metabench.core import (
 )
 from metabench.core.lazy import torch
 
-CITATION = """
-    @article{nichol2018first,
-      title = {On First-Order Meta-Learning Algorithms},
-      author = {Nichol, Alex and Achiam, Joshua and Schulman, John},
-      journal = {arXiv preprint arXiv:1803.02999},
-      year = {2018}
-    }
-"""
-
 
 @method(
     title="Reptile: start minus end of the inner run",
     target=Target.UNROLLED,
     exact=False,
     cost=Cost(gradients="K", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="nichol2018first",
 )
 def reptile(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
@@ -55,14 +45,9 @@ def reptile(
             "the meta-parameters are not the initial parameters of the inner run, and Reptile moves only those"
         )
     meta = tree.detach(meta)
-    with torch.no_grad():
-        current = started = detached(begin(problem, state, meta))
-    value = 0.0
-    for inner, outer in zip(window.inner, window.outer, strict=True):
-        current = step(problem, current, meta, inner)
-        if outer is not None:
-            value += outer_value(problem, current.params, meta, outer)
-    return Hypergradient(_pulled(problem, state, meta, tree.subtract(started.params, current.params)), current, value)
+    started = begun(problem, state, meta)
+    ended, value = run_with_outer_losses(problem, started, meta, window.inner, window.outer)
+    return Hypergradient(_pulled(problem, state, meta, tree.subtract(started.params, ended.params)), ended, value)
 
 
 def _pulled(problem: Problem, state: InnerState, meta: Tree, way: Tree) -> Tree:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metabench.autodiff.gradients import inner_gradient, outer_gradient
-from metabench.autodiff.inner import begin, detached, run, updated
 from metabench.autodiff.products import mixed_by_differences
-from metabench.autodiff.unrolled.sweep import pull_update
+from metabench.autodiff.unrolled.last_step import last_step
 from metabench.core import (
     Cost,
     Hypergradient,
@@ -24,16 +22,6 @@ from metabench.core import (
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
 
-CITATION = """
-    @inproceedings{choe2023making,
-      title = {Making Scalable Meta Learning Practical},
-      author = {Choe, Sang Keun and Mehta, Sanket Vaibhav and Ahn, Hwijeen and Neiswanger, Willie and Xie, Pengtao and
-                Strubell, Emma and Xing, Eric P.},
-      booktitle = {Advances in Neural Information Processing Systems},
-      year = {2023}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -47,7 +35,7 @@ class Options:
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="choe2023making",
     options=Options,
 )
 def sama(
@@ -69,18 +57,12 @@ def sama(
     """
     del generator
     refuse_update_and_start(problem, "SAMA sees the inner loss alone")
-    refuse_earlier_outer_losses(window, "SAMA reaches the last alone")
-    *before, last = window.inner
-    outer = window.outer[-1]
-    assert outer is not None  # a window has an outer loss, and no earlier one is left
+    outer = refuse_earlier_outer_losses(window, "SAMA reaches the last alone")
     meta = tree.detach(meta)
-    state = run(problem, detached(begin(problem, state, meta)), meta, before)
-    gradient = inner_gradient(problem, state.params, meta, last)
-    after = updated(problem, gradient, state, meta)
-    due = outer_gradient(problem, after.params, meta, outer)
+    last = last_step(problem, state, meta, window, outer)
     if MetaRole.INNER_LOSS not in problem.roles:
-        return Hypergradient(due.meta, after, due.loss)
+        return Hypergradient(last.due.meta, last.after, last.due.loss)
     # dw_K/dg = -du/dg: the cotangent of g is -v.
-    _, _, minus_v = pull_update(problem, gradient, state, meta, InnerState(due.params, {}), through=False)
-    mixed = mixed_by_differences(problem, after.params, meta, last, minus_v, options.epsilon)
-    return Hypergradient(tree.add(due.meta, mixed), after, due.loss)
+    _, minus_v = last.pull_update(problem, meta)
+    mixed = mixed_by_differences(problem, last.after.params, meta, window.inner[-1], minus_v, options.epsilon)
+    return Hypergradient(tree.add(last.due.meta, mixed), last.after, last.due.loss)

@@ -5,20 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from metabench.autodiff.derivatives import by_segments
-from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.unrolled.last_step import before_last
 from metabench.autodiff.unrolled.sweep import split_step, sweep_back, through_graph
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_start
-
-CITATION = """
-    @inproceedings{luketina2016scalable,
-      title = {Scalable Gradient-Based Tuning of Continuous Regularization Hyperparameters},
-      author = {Luketina, Jelena and Berglund, Mathias and Greff, Klaus and Raiko, Tapani},
-      booktitle = {International Conference on Machine Learning},
-      year = {2016}
-    }
-"""
 
 
 @method(
@@ -26,7 +17,7 @@ CITATION = """
     target=Target.ONE_STEP,
     exact=True,
     cost=Cost(gradients="K", hvps="1 mixed product", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="luketina2016scalable",
 )
 def t1t2(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
@@ -41,7 +32,7 @@ def t1t2(
     del options, generator
     refuse_start(problem, "one step does not reach them")
     refuse_earlier_outer_losses(window, "one step reaches the last alone")
-    state = run(problem, detached(begin(problem, state, meta)), meta, window.inner[:-1])
+    state = before_last(problem, state, meta, window)
     if derivatives := by_segments(problem, state.params, meta, window.inner[-1]):
         return sweep_back(
             problem,

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from metabench.autodiff.gradients import gradients
-from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.inner import begun, run
 from metabench.autodiff.optimisers import decay_of
 from metabench.autodiff.peers import library
 from metabench.core import Cost, Hypergradient, InnerState, Limit, Problem, Target, Tree, Window, method, option, tree
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
-from metabench.methods.torchopt_unrolled import CITATION
 
 SEES = "a minimum of the inner loss does not depend on them"
 
@@ -31,7 +30,7 @@ class Options:
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 3", hvps="steps + 2 mixed product", memory="O(|w| + |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="ren2023torchopt",
     options=Options,
     limit=Limit(
         # Rounding takes conjugate gradients past as many steps as dimensions.
@@ -57,13 +56,12 @@ def torchopt_ift_cg(
     """
     del generator
     refuse_update_and_start(problem, SEES)
-    refuse_earlier_outer_losses(window, "the minimum has no steps before it")
+    due = refuse_earlier_outer_losses(window, "the minimum has no steps before it")
     decay = decay_of(problem.optimiser)
     torchopt = library("torchopt")
-    final = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
+    final = run(problem, begun(problem, state, meta), meta, window.inner)
     names, meta_names = list(final.params), list(meta)
-    last, due = window.inner[-1], window.outer[-1]
-    assert due is not None
+    last = window.inner[-1]
     products = 0
 
     def stationarity(params: tuple[torch.Tensor, ...], leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -11,17 +11,6 @@ from metabench.autodiff.peers import Recipe, library, recipe
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Unsupported, Window, method, tree
 from metabench.core.lazy import torch
 
-CITATION = """
-    @article{ren2023torchopt,
-      title = {{TorchOpt}: An Efficient Library for Differentiable Optimization},
-      author = {Ren, Jie and Feng, Xidong and Liu, Bo and Pan, Xuehai and Fu, Yao and Mai, Luo and Yang, Yaodong},
-      journal = {Journal of Machine Learning Research},
-      volume = {24},
-      number = {367},
-      year = {2023}
-    }
-"""
-
 SLOTS = {"momentum_buffer": "trace", "exp_avg": "mu", "exp_avg_sq": "nu", "square_avg": "nu", "step": "count"}
 """From torch.optim's names of slots to TorchOpt's."""
 
@@ -31,7 +20,7 @@ SLOTS = {"momentum_buffer": "trace", "exp_avg": "mu", "exp_avg_sq": "nu", "squar
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="ren2023torchopt",
 )
 def torchopt_unrolled(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator

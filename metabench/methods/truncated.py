@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metabench.autodiff.gradients import outer_value
-from metabench.autodiff.inner import begin, detached, step
+from metabench.autodiff.inner import begun, run_with_outer_losses
 from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import (
     Cost,
@@ -22,15 +21,6 @@ from metabench.core import (
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_start
 
-CITATION = """
-    @inproceedings{shaban2019truncated,
-      title = {Truncated Back-propagation for Bilevel Optimization},
-      author = {Shaban, Amirreza and Cheng, Ching-An and Hatch, Nathan and Boots, Byron},
-      booktitle = {International Conference on Artificial Intelligence and Statistics},
-      year = {2019}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -46,7 +36,7 @@ class Options:
     target=Target.TRUNCATED,
     exact=True,
     cost=Cost(gradients="K", hvps="k", memory="O(k |activations|)", affine_from=lambda options: options.steps + 2),
-    citation=CITATION,
+    citation="shaban2019truncated",
     options=Options,
     variants=({"steps": 1}, {"steps": 2}, {"steps": 3}),
 )
@@ -68,11 +58,7 @@ def truncated(
     refuse_start(problem, "the last steps do not reach them")
     if all(batch is None for batch in window.outer[before:]):
         raise Unsupported(f"no outer loss is due in the last {options.steps} steps")
-    state = detached(begin(problem, state, meta))
-    earlier = 0.0
-    for inner, outer in zip(window.inner[:before], window.outer[:before], strict=True):
-        state = step(problem, state, meta, inner)
-        if outer is not None:
-            earlier += outer_value(problem, state.params, meta, outer)
+    state = begun(problem, state, meta)
+    state, earlier = run_with_outer_losses(problem, state, meta, window.inner[:before], window.outer[:before])
     result = through_graph(problem, state, meta, window.last(options.steps))
     return Hypergradient(result.meta, result.state, earlier + result.outer_loss)

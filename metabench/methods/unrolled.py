@@ -8,28 +8,13 @@ from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method
 from metabench.core.lazy import torch
 
-CITATION = """
-    @inproceedings{maclaurin2015gradient,
-      title = {Gradient-based Hyperparameter Optimization through Reversible Learning},
-      author = {Maclaurin, Dougal and Duvenaud, David and Adams, Ryan P.},
-      booktitle = {International Conference on Machine Learning},
-      year = {2015}
-    }
-    @inproceedings{franceschi2017forward,
-      title = {Forward and Reverse Gradient-Based Hyperparameter Optimization},
-      author = {Franceschi, Luca and Donini, Michele and Frasconi, Paolo and Pontil, Massimiliano},
-      booktitle = {International Conference on Machine Learning},
-      year = {2017}
-    }
-"""
-
 
 @method(
     title="unrolled reverse mode",
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)", affine_from=2),
-    citation=CITATION,
+    citation="maclaurin2015gradient franceschi2017forward",
 )
 def unrolled(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator

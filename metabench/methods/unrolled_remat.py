@@ -9,23 +9,6 @@ from metabench.autodiff.unrolled.sweep import recomputed_step, sweep_back
 from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method, option
 from metabench.core.lazy import torch
 
-CITATION = """
-    @article{chen2016training,
-      title = {Training Deep Nets with Sublinear Memory Cost},
-      author = {Chen, Tianqi and Xu, Bing and Zhang, Chiyuan and Guestrin, Carlos},
-      journal = {arXiv preprint arXiv:1604.06174},
-      year = {2016}
-    }
-    @article{griewank2000revolve,
-      title = {Algorithm 799: Revolve: An Implementation of Checkpointing for the Reverse or Adjoint Mode of Computational Differentiation},
-      author = {Griewank, Andreas and Walther, Andrea},
-      journal = {ACM Transactions on Mathematical Software},
-      volume = {26},
-      number = {1},
-      year = {2000}
-    }
-"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -49,7 +32,7 @@ class Options:
         memory="O(K |w| + |activations|), or sqrt(K) or checkpoints for K",
         affine_from=lambda options: 2 if options.schedule == "every" else None,
     ),
-    citation=CITATION,
+    citation="chen2016training griewank2000revolve",
     options=Options,
     variants=tuple({"schedule": "binomial", "checkpoints": kept} for kept in (0, 1, 2)),
 )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.options import option
-from metabench.core.segments import LOSS, Segment
+from metabench.core.problem import Problem
+from metabench.core.segments import LOSS, Segment, chain_loss
 from metabench.core.types import Batch, Tree
 from metabench.models import transformer
 from metabench.models.attention_block import HIDDEN
@@ -95,6 +96,29 @@ def token_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     targets = tokens[:, 1:]
     found = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return found.view(targets.shape)
+
+
+class ChainProblem(Problem):
+    """A problem of which both losses are chains of segments; a subclass sets the two when it is made."""
+
+    _inner_segments: tuple[Segment, ...]
+    _outer_segments: tuple[Segment, ...]
+
+    def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f, segment by segment."""
+        return chain_loss(self._inner_segments, params, meta, batch)
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F, segment by segment."""
+        return chain_loss(self._outer_segments, params, meta, batch)
+
+    def inner_segments(self) -> tuple[Segment, ...]:
+        """Return f as a chain: the embedding, each block, and the head with the loss."""
+        return self._inner_segments
+
+    def outer_segments(self) -> tuple[Segment, ...]:
+        """Return F as a chain."""
+        return self._outer_segments
 
 
 @dataclass(frozen=True)

@@ -131,10 +131,6 @@ class Transformer:
         found |= {"head.norm.scale": (self.width,), "head.norm.shift": (self.width,)}
         return found if self.tied else found | {"head.weight": (self.vocabulary, self.width)}
 
-    def count(self) -> int:
-        """Return the number of parameters; nothing is allocated."""
-        return sum(math.prod(shape) for shape in self.shapes().values())
-
     def initial(self, generator: torch.Generator, dtype: torch.dtype) -> Tree:
         """Return parameters drawn as Nguyen & Salazar 2019; weights that add to the residual stream are smaller by sqrt(2 blocks).
 

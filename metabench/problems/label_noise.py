@@ -26,14 +26,6 @@ from metabench.core.randomness import generator
 from metabench.data.splits import disjoint
 from metabench.models.classifiers import classifier, sizes
 
-CITATION = """
-@inproceedings{shu2019meta,
-  title = {Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting},
-  author = {Shu, Jun and Xie, Qi and Yi, Lixuan and Zhao, Qian and Zhou, Sanping and Xu, Zongben and Meng, Deyu},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2019}
-}"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -62,7 +54,7 @@ class LabelNoise(Problem):
         datasets=("fashion_mnist_10k", "fashion_mnist", "mnist_10k", "mnist", "digits"),
         sizes={"mlp256": sizes()["mlp256"], **sizes()},
         metrics=(Metric("test accuracy (%)", "max"), Metric("test cross-entropy (nat)", "min")),
-        citation=CITATION,
+        citation="shu2019meta",
         options=Options,
         inner_steps=1,
         outer_steps=1200,

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 
 from metabench.autodiff.inner import detached, run
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
-from metabench.core import Batch, InnerState, MetaRole, Metric, Problem, ProblemCard, Tree, Window, option
+from metabench.core import InnerState, MetaRole, Metric, ProblemCard, Tree, Window, option
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator, stream_seed
-from metabench.core.segments import Segment, chain_loss
 from metabench.data.text.corpus import corpus
 from metabench.data.text.tokens import bits_per_byte
 from metabench.models.language import (
+    ChainProblem,
     LanguageOptions,
     drawn,
     language_model,
@@ -35,14 +35,6 @@ from metabench.models.language import (
     sizes,
     spread,
 )
-
-CITATION = """
-@inproceedings{finn2017model,
-  title = {Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks},
-  author = {Finn, Chelsea and Abbeel, Pieter and Levine, Sergey},
-  booktitle = {International Conference on Machine Learning},
-  year = {2017}
-}"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ class Options(LanguageOptions):
     outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser, Adam")
 
 
-class LanguageModelInitialisation(Problem):
+class LanguageModelInitialisation(ChainProblem):
     """Learn the parameters from which a language model adapts to a topic in K steps."""
 
     card = ProblemCard(
@@ -74,7 +66,7 @@ class LanguageModelInitialisation(Problem):
             Metric("adapted to held-out topics (bits per byte)", "min"),
             Metric("before adaptation (bits per byte)", "min"),
         ),
-        citation=CITATION,
+        citation="finn2017model",
         options=Options,
         inner_steps=3,
         outer_steps=150,
@@ -98,7 +90,7 @@ class LanguageModelInitialisation(Problem):
             setting.data, options.tokeniser, options.vocabulary, options.topic, unit="a topic", key="topic"
         )
         self._model = language_model(setting.size, self._corpus.vocabulary, options)
-        self._segments = next_token_segments(self._model)
+        self._inner_segments = self._outer_segments = next_token_segments(self._model)
         self._train = [self._topics(spans.train) for spans in self._corpus.domains.values()]
         tested = [self._topics(spans.test) for spans in self._corpus.domains.values()]
         self._tested = [topic for topics in tested for topic in _evenly(topics, -(-options.test_topics // len(tested)))]
@@ -123,22 +115,6 @@ class LanguageModelInitialisation(Problem):
     def start(self, params: Tree, meta: Tree) -> Tree:
         """Return the meta-parameters: every inner run starts there."""
         return dict(meta)
-
-    def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the mean next-token cross-entropy on sequences of the support."""
-        return chain_loss(self._segments, params, meta, batch)
-
-    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the same loss; the outer batches are of the query."""
-        return chain_loss(self._segments, params, meta, batch)
-
-    def inner_segments(self) -> Sequence[Segment]:
-        """Return the embedding, each block, and the head with the loss."""
-        return self._segments
-
-    def outer_segments(self) -> Sequence[Segment]:
-        """Return the same chain."""
-        return self._segments
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield the windows of one batch of topics after another; topics within an outer step differ if there are enough."""

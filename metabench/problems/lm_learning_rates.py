@@ -17,14 +17,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, PerParameter, inner_optimiser
-from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, option
+from metabench.core import Batch, MetaRole, Metric, ProblemCard, Tree, Window, option
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
-from metabench.core.segments import Segment, chain_loss
 from metabench.data.text.corpus import corpus
 from metabench.data.text.tokens import bits_per_byte
 from metabench.models.language import (
+    ChainProblem,
     LanguageOptions,
     drawn,
     language_model,
@@ -33,14 +33,6 @@ from metabench.models.language import (
     sizes,
     spread,
 )
-
-CITATION = """
-@inproceedings{kemaev2025scalable,
-  title = {Scalable Meta-Learning via Mixed-Mode Differentiation},
-  author = {Kemaev, Iurii and Calian, Dan A. and Zintgraf, Luisa M. and Farquhar, Gregory and van Hasselt, Hado},
-  booktitle = {International Conference on Machine Learning},
-  year = {2025}
-}"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class Options(LanguageOptions):
     )
 
 
-class LanguageModelLearningRates(Problem):
+class LanguageModelLearningRates(ChainProblem):
     """Learn a learning rate for every parameter tensor of a language model."""
 
     card = ProblemCard(
@@ -62,7 +54,7 @@ class LanguageModelLearningRates(Problem):
         datasets=("jargon", "foldoc", "jargon_foldoc"),
         sizes=sizes(),
         metrics=(Metric("held-out loss (bits per byte)", "min"),),
-        citation=CITATION,
+        citation="kemaev2025scalable",
         options=Options,
         inner_steps=4,
         outer_steps=100,
@@ -78,7 +70,7 @@ class LanguageModelLearningRates(Problem):
         self.outer_optimiser = OuterOptimiser("Adam", options.outer_learning_rate)
         self._corpus = corpus(setting.data, options.tokeniser, options.vocabulary, options.sequence + 1)
         self._model = language_model(setting.size, self._corpus.vocabulary, options)
-        self._segments = next_token_segments(self._model)
+        self._inner_segments = self._outer_segments = next_token_segments(self._model)
         # Of several domains one text is made.
         self._train, self._valid, self._test = (
             torch.cat([torch.as_tensor(getattr(spans, name)) for spans in self._corpus.domains.values()]).to(
@@ -100,22 +92,6 @@ class LanguageModelLearningRates(Problem):
         return {k: v.to(self.setting.device) for k, v in params.items()}, {
             k: torch.tensor(start, **place) for k in params
         }
-
-    def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the mean next-token cross-entropy."""
-        return chain_loss(self._segments, params, meta, batch)
-
-    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the same loss; the outer batches are of the validation text."""
-        return chain_loss(self._segments, params, meta, batch)
-
-    def inner_segments(self) -> Sequence[Segment]:
-        """Return the embedding, each block, and the head with the loss."""
-        return self._segments
-
-    def outer_segments(self) -> Sequence[Segment]:
-        """Return the same chain."""
-        return self._segments
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield windows of sequences from random places in the training and the validation text."""

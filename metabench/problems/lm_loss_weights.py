@@ -22,16 +22,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
-from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, option
+from metabench.core import Batch, MetaRole, Metric, ProblemCard, Tree, Window, option
 from metabench.core.errors import MetabenchError, unknown
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
-from metabench.core.segments import LOSS, Segment, chain_loss
+from metabench.core.segments import LOSS, Segment
 from metabench.data.text.corpus import corpus
 from metabench.data.text.tokens import bits_per_byte
 from metabench.models.attention_block import HIDDEN
 from metabench.models.language import (
+    ChainProblem,
     LanguageOptions,
     drawn,
     language_model,
@@ -42,14 +43,6 @@ from metabench.models.language import (
     token_losses,
 )
 from metabench.models.transformer import TOKENS, Head
-
-CITATION = """
-@inproceedings{calian2025datarater,
-  title = {{DataRater}: Meta-Learned Dataset Curation},
-  author = {Calian, Dan A. and Farquhar, Gregory and Kemaev, Iurii and Zintgraf, Luisa M. and Hessel, Matteo and others},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2025}
-}"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Options(LanguageOptions):
     detach: bool = option(True, help="whether the weighting network reads the losses as constants")
 
 
-class LanguageModelLossWeights(Problem):
+class LanguageModelLossWeights(ChainProblem):
     """Learn the network that weights the losses of mixed text."""
 
     card = ProblemCard(
@@ -78,7 +71,7 @@ class LanguageModelLossWeights(Problem):
         datasets=("jargon_foldoc",),
         sizes=sizes(),
         metrics=(Metric("held-out loss of the target (bits per byte)", "min"),),
-        citation=CITATION,
+        citation="calian2025datarater",
         options=Options,
         inner_steps=4,
         outer_steps=200,
@@ -145,22 +138,6 @@ class LanguageModelLossWeights(Problem):
         }
         device = self.setting.device
         return {k: v.to(device) for k, v in params.items()}, {k: v.to(device) for k, v in meta.items()}
-
-    def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the weighted next-token cross-entropy on mixed text."""
-        return chain_loss(self._inner_segments, params, meta, batch)
-
-    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the mean next-token cross-entropy on text of the target domain."""
-        return chain_loss(self._outer_segments, params, meta, batch)
-
-    def inner_segments(self) -> Sequence[Segment]:
-        """Return the embedding, each block, and the head with the weighted loss."""
-        return self._inner_segments
-
-    def outer_segments(self) -> Sequence[Segment]:
-        """Return the embedding, each block, and the head with the plain loss."""
-        return self._outer_segments
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield windows of mixed sequences, and of sequences of the target's validation text."""

@@ -15,14 +15,6 @@ from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.data.splits import disjoint
 
-CITATION = """
-@inproceedings{pedregosa2016hyperparameter,
-  title = {Hyperparameter Optimization with Approximate Gradient},
-  author = {Pedregosa, Fabian},
-  booktitle = {International Conference on Machine Learning},
-  year = {2016}
-}"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -43,7 +35,7 @@ class Regularisation(Problem):
         datasets=("digits", "fashion_mnist_10k", "mnist_10k"),
         sizes={"linear": "logistic regression, no hidden layer"},
         metrics=(Metric("test accuracy (%)", "max"), Metric("test cross-entropy (nat)", "min")),
-        citation=CITATION,
+        citation="pedregosa2016hyperparameter",
         options=Options,
         inner_steps=20,
         outer_steps=80,

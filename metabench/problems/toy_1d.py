@@ -15,14 +15,6 @@ from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
 
-CITATION = """
-@inproceedings{bohdal2021evograd,
-  title = {EvoGrad: Efficient Gradient-Based Meta-Learning and Hyperparameter Optimization},
-  author = {Bohdal, Ondrej and Yang, Yongxin and Hospedales, Timothy},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2021}
-}"""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -40,7 +32,7 @@ class Toy1D(Problem):
         datasets=("analytic",),
         sizes={"scalar": "one parameter, one meta-parameter"},
         metrics=(Metric("outer loss at the inner minimum", "min"),),
-        citation=CITATION,
+        citation="bohdal2021evograd",
         options=Options,
         inner_steps=20,
         outer_steps=100,
@@ -83,8 +75,3 @@ class Toy1D(Problem):
     def summary(self, meta: Tree) -> dict[str, float]:
         """Return l; the best is 1."""
         return {"l": float(meta["l"])}
-
-
-def closed_form(penalty: float) -> float:
-    """Return the implicit hypergradient at l = `penalty`: (l - 1)/(l + 1)^3."""
-    return (penalty - 1) / (penalty + 1) ** 3

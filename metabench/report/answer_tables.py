@@ -9,13 +9,14 @@ from metabench.report.answers import Answer, Glance, reference_label
 from metabench.report.cells import (
     chance_cell,
     estimate_record,
+    exact_cell,
     failures_cell,
     setting_cells,
+    setting_record,
 )
 from metabench.report.certificate_words import label_cell, marked, state_marks
 from metabench.report.certified import doubt, short
 from metabench.report.entries import Entry, Suite
-from metabench.report.interval_words import INTERVAL_WORDS, NOMINAL
 from metabench.report.table import Cell, Column, Table
 from metabench.results.statistics import MINIMUM_SEEDS
 
@@ -25,7 +26,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
     table = Table(
         "answer-quality",
         "Which method gives the best quality, and which tied method costs least",
-        f"Mean test quality and {INTERVAL_WORDS}. A method ties with the best if their intervals overlap; it may still be worse. "
+        f"Mean test quality and {numbers.INTERVAL_WORDS}. A method ties with the best if their intervals overlap; it may still be worse. "
         "Only methods whose every seed finished are considered, if there are any. "
         f"Ratios in parentheses are to {suite.baseline}. Hardware: {', '.join(suite.hardware) or 'none'}.",
         [
@@ -62,7 +63,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
             else:
                 others = [marked(entry) for entry in answer.tied if entry is not best]
                 row["tied"] = Cell(
-                    _some(others) or "none of the others",
+                    numbers.some(others, 3) or "none of the others",
                     float(len(others)),
                     title=", ".join(others),
                     tone="" if others else "muted",
@@ -137,11 +138,6 @@ def _named(answer: Answer) -> list[Entry]:
     return [entry for entry in chosen if entry is not None]
 
 
-def _some(labels: list[str], at_most: int = 3) -> str:
-    shown = list(dict.fromkeys(labels))
-    return ", ".join(shown[:at_most]) + (f" and {len(shown) - at_most} more" if len(shown) > at_most else "")
-
-
 def _cost_cell(suite: Suite, entry: Entry | None, name: str, steps: bool) -> Cell:
     if entry is None:
         return Cell(numbers.ABSENT)
@@ -162,12 +158,7 @@ def _answer_record(answer: Answer) -> dict[str, Any]:
         return short(entry.verdict) if entry else None
 
     return {
-        "problem": setting.task.problem,
-        "dataset": setting.task.dataset,
-        "size": setting.size,
-        "problem_options": setting.problem_options,
-        "experiment": setting.experiment,
-        "purpose": setting.purpose,
+        **setting_record(setting),
         "best": name(best),
         "best_certificate": certificate(best),
         **estimate_record("quality", best.quality if best else None),
@@ -196,7 +187,7 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
         "methods",
         "Each method at a glance",
         f"Over all settings. Beats {reference}: chance that a run has better quality than a run of {reference}, averaged over settings, "
-        f"with a {NOMINAL} interval that resamples seeds within each setting, never settings; a failed run counts as a loss, "
+        f"with a {numbers.NOMINAL} interval that resamples seeds within each setting, never settings; a failed run counts as a loss, "
         f"unless the method does not apply (unsupported). Ratios: cost over that of {suite.baseline} under equal conditions, "
         "median of one value per setting [range of all], each method over its own settings: "
         "rows over different numbers of settings are not comparable.",
@@ -210,7 +201,7 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                 "Test quality",
                 "settings in which every seed finished and the method has the best quality, or its interval overlaps that of the best",
             ),
-            Column("improvement", f"beats {reference}", "Test quality", f"chance of improvement [{NOMINAL} interval]"),
+            Column("improvement", f"beats {reference}", "Test quality", f"chance of improvement [{numbers.NOMINAL} interval]"),
             Column(
                 "ratio_settings",
                 "settings",
@@ -248,11 +239,7 @@ def glance_table(suite: Suite, found: list[Glance]) -> Table:
                     inexact=suite.inexact[glance.label],
                 ),
                 "target": Cell(entry.target, entry.target),
-                "exact": Cell(
-                    "exact" if entry.exact else "approx.",
-                    "0" if entry.exact else "1",
-                    tone="" if entry.exact else "muted",
-                ),
+                "exact": exact_cell(entry),
                 "ties": Cell(f"{glance.best_or_tied} of {glance.quality_settings}", glance.best_or_tied)
                 if glance.quality_settings
                 else Cell(numbers.ABSENT),

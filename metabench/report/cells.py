@@ -28,6 +28,25 @@ def setting_cells(suite: Suite, setting: Setting) -> dict[str, Cell]:
     }
 
 
+def setting_record(setting: Setting) -> dict[str, Any]:
+    """Return the columns that name a setting."""
+    return {
+        "problem": setting.task.problem,
+        "dataset": setting.task.dataset,
+        "size": setting.size,
+        "problem_options": setting.problem_options,
+        "experiment": setting.experiment,
+        "purpose": setting.purpose,
+    }
+
+
+def exact_cell(entry: Entry) -> Cell:
+    """Return a cell that says whether a method is exact for its target."""
+    return Cell(
+        "exact" if entry.exact else "approx.", "0" if entry.exact else "1", tone="" if entry.exact else "muted"
+    )
+
+
 def estimate_record(name: str, found: Estimate | None) -> dict[str, Any]:
     """Return an estimate as four columns: the value, the ends of its interval, and n."""
     return {

@@ -10,7 +10,6 @@ from metabench.report.entries import Entry
 from metabench.report.table import DAGGER, DOUBLE_DAGGER, Cell, Table, signs
 
 _NAMED_AT_MOST = 12
-COMMAND = "metabench certify"
 
 
 def label_cell(entry: Entry, text: str = "", title: str = "") -> Cell:

@@ -265,6 +265,21 @@ def _draw_markers(axes: Axes, xs: list[float], ys: list[float], style: LabelStyl
     )
 
 
+def _draw_hollow(axes: Axes, x: float, y: float, style: LabelStyle, **options: Any) -> None:
+    """Draw the marker of a run without a result."""
+    axes.plot(
+        [x],
+        [y],
+        marker=style.marker,
+        markersize=5,
+        markerfacecolor="none",
+        markeredgecolor=style.colour,
+        linestyle="none",
+        zorder=5,
+        **options,
+    )
+
+
 def _draw_floor(axes: Axes, points: list[Point], words: str, styles: Mapping[str, LabelStyle]) -> None:
     """Draw points below the floor in a strip at the bottom: how far below it they lie is rounding."""
     across = blended_transform_factory(axes.transData, axes.transAxes)
@@ -297,18 +312,7 @@ def _draw_placed(
         mine = sorted(((x, failure) for x, failure in placed if failure.label == label), key=lambda pair: pair[0])
         before: str | None = None
         for x, failure in mine:
-            axes.plot(
-                [x],
-                [height],
-                transform=across,
-                marker=styles[label].marker,
-                markersize=5,
-                markerfacecolor="none",
-                markeredgecolor=styles[label].colour,
-                linestyle="none",
-                clip_on=False,
-                zorder=5,
-            )
+            _draw_hollow(axes, x, height, styles[label], transform=across, clip_on=False)
             if failure.status != before:
                 place = axes.transAxes.inverted().transform(axes.transData.transform((x, 1.0)))[0]
                 left = place > 0.3
@@ -332,41 +336,19 @@ def _draw_aside(axes: Axes, failures: list[Failure], styles: Mapping[str, LabelS
         Rectangle((1 - side, 0), side, 1, transform=axes.transAxes, facecolor=FAINT, linewidth=0, zorder=0.5)
     )
     axes.text(1 - side + 0.02, 0.985, "no result", transform=axes.transAxes, fontsize=7, color=MUTED, va="top")
+
+    def said(x: float, y: float, words: str, colour: str) -> None:
+        axes.text(1 - side + x, y, words, transform=axes.transAxes, fontsize=7, va="center", color=colour)
+
     shown = failures if len(failures) <= _FAILED_AT_MOST else failures[: _FAILED_AT_MOST - 1]
     for row, failure in enumerate(shown):
         height = 1 - 0.12 - 0.085 * row
-        axes.plot(
-            [1 - side + 0.035],
-            [height],
-            transform=axes.transAxes,
-            marker=styles[failure.label].marker,
-            markersize=5,
-            markerfacecolor="none",
-            markeredgecolor=styles[failure.label].colour,
-            linestyle="none",
-            zorder=5,
-        )
+        _draw_hollow(axes, 1 - side + 0.035, height, styles[failure.label], transform=axes.transAxes)
         times = f" ×{failure.runs}" if failure.runs > 1 else ""
-        axes.text(
-            1 - side + 0.065,
-            height,
-            f"{failure.status}{times}",
-            transform=axes.transAxes,
-            fontsize=7,
-            va="center",
-            color=STATUS_COLOURS[failure.status][0],
-        )
+        said(0.065, height, f"{failure.status}{times}", STATUS_COLOURS[failure.status][0])
     if len(shown) < len(failures):
         height = 1 - 0.12 - 0.085 * len(shown)
-        axes.text(
-            1 - side + 0.02,
-            height,
-            f"and {len(failures) - len(shown)} more",
-            transform=axes.transAxes,
-            fontsize=7,
-            va="center",
-            color=MUTED,
-        )
+        said(0.02, height, f"and {len(failures) - len(shown)} more", MUTED)
 
 
 def _legend_mark(style: LabelStyle, text: str) -> Line2D:

@@ -22,6 +22,12 @@ def joined(points: list[Point], owner: Callable[[Point], str]) -> list[list[Poin
     return [sorted(group, key=lambda point: point.x) for group in grouped.values() if len(group) > 1]
 
 
+def thin(ticks: list[float], at_most: int) -> list[float]:
+    """Keep at most so many ticks, the last one among them."""
+    step = -(-len(ticks) // at_most) or 1
+    return ticks[::-1][::step][::-1]
+
+
 def failures_aside(entries: Iterable[Entry]) -> list[Failure]:
     counted: dict[tuple[str, str], int] = {}
     for entry in entries:
@@ -35,6 +41,13 @@ def seeds(entries: list[Entry]) -> str:
     if len(counts) == 1:
         return f"n = {numbers.plural(counts[0], 'seed')}"
     return f"n = {counts[0]} to {counts[-1]} seeds"
+
+
+def drawing_methods(entries: list[Entry]) -> tuple[str, str]:
+    """Return the methods that draw at random and their samples per seed, in words; empty if there are none."""
+    drawn = [entry for entry in entries if entry.draws]
+    samples = sorted({entry.samples or 0 for entry in drawn})
+    return ", ".join(dict.fromkeys(entry.method for entry in drawn)), " or ".join(map(str, samples))
 
 
 QUARTILES = "medians over seeds of each seed's quartiles over repeats"

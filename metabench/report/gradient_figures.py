@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from metabench.report.entries import Entry, Suite, Task, slug
-from metabench.report.figure_parts import MEMORY, TIME, Settings, conditions, failures_aside, joined, seeds
+from metabench.report.figure_parts import (
+    MEMORY,
+    TIME,
+    Settings,
+    conditions,
+    drawing_methods,
+    failures_aside,
+    joined,
+    seeds,
+)
 from metabench.report.panel import Axis, Figure, Missing, Panel, Point
 
 ERROR = Axis("relative error against exact unrolled", "error")
@@ -69,12 +78,11 @@ def error_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
 
 def _drawing_words(entries: list[Entry]) -> str:
     """Explain how methods that draw at random are shown; empty if there are none."""
-    drawn = sorted({entry.samples or 0 for entry in entries if entry.draws})
-    if not drawn:
+    methods, samples = drawing_methods(entries)
+    if not methods:
         return ""
-    methods = ", ".join(dict.fromkeys(entry.method for entry in entries if entry.draws))
     return (
-        f" {methods} draws at random: its cosine is that of the mean draw, of n = {' or '.join(map(str, drawn))} samples per seed; "
+        f" {methods} draws at random: its cosine is that of the mean draw, of n = {samples} samples per seed; "
         "its error is that of single draws and includes noise and the scale of its step, which differs by construction."
     )
 

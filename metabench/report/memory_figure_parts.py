@@ -12,7 +12,10 @@ from metabench.report.study_sweeps import configuration_words
 FLOOR = "analytic floor"
 
 
-def memory_figure(study: Study, kind: str, title: str, caption: str, panels: list[Panel]) -> Figure:
+def memory_figure(study: Study, kind: str, title: str, caption: str, panels: list[Panel]) -> Figure | None:
+    """Return the figure of some panels; None without any."""
+    if not panels:
+        return None
     shown = study.entries
     measured = f"Memory: largest over {seeds(shown)}; time: median over repeats, then over seeds."
     caption = f"{caption} {measured} {conditions(_measured(shown))}"

@@ -46,8 +46,6 @@ def spread_figure(study: Study) -> Figure | None:
                 rules=[Rule("x", FOURFOLD, "4×"), Rule("x", 1.0, "no gain")],
             )
         )
-    if not panels:
-        return None
     return memory_figure(
         study,
         "study_spread",
@@ -80,8 +78,6 @@ def trade_figure(study: Study) -> Figure | None:
                 rules=[Rule("x", 1.0), Rule("y", 1.0), Rule("both", 1.0, "gain = cost")],
             )
         )
-    if not panels:
-        return None
     return memory_figure(
         study,
         "study_trade",

@@ -7,7 +7,7 @@ from collections import Counter
 
 from metabench.report import numbers
 from metabench.report.entries import Suite
-from metabench.report.figure_parts import joined
+from metabench.report.figure_parts import joined, thin
 from metabench.report.memory_figure_parts import FLOOR, comparison_note, memory_figure
 from metabench.report.memory_study import FOURFOLD, Configuration, Run, Study
 from metabench.report.panel import Axis, Bar, Failure, Figure, Panel, Point, Rule
@@ -53,12 +53,10 @@ def gain_figure(study: Study, found: list[Sweep]) -> Figure | None:
                 points,
                 joined(points, lambda point: point.label),
                 failures=_placed(study, sweep),
-                ticks=_thin([value for value, _ in sweep.places]),
+                ticks=thin([float(f"{value:.3g}") for value, _ in sweep.places], 7),
                 rules=[Rule("x", FOURFOLD, "4×"), Rule("x", 1.0, "no gain")],
             )
         )
-    if not panels:
-        return None
     over = [value for one in study.of(study.subject) if (value := one.over_floor) is not None]
     floor_words = (
         f" Grey: what the analytic floor of mixed mode with a saved trajectory allows; {study.subject} takes "
@@ -103,8 +101,6 @@ def parts_figure(study: Study, found: list[Sweep]) -> Figure | None:
         if any(bar.value for bar in bars):
             axis = Axis("peak memory of one hypergradient", "bytes", log=False)
             panels.append(Panel(sweep.title, sweep.axis, axis, bars=bars))
-    if not panels:
-        return None
     return memory_figure(
         study,
         "study_parts",
@@ -145,12 +141,10 @@ def predicted_figure(suite: Suite, study: Study, found: list[Sweep]) -> Figure |
                     Axis("predicted peak memory", "bytes"),
                     points,
                     joined(points, lambda point: point.label),
-                    ticks=_thin([value for value, _ in sweep.places]),
+                    ticks=thin([float(f"{value:.3g}") for value, _ in sweep.places], 7),
                     rules=rules,
                 )
             )
-    if not panels:
-        return None
     return memory_figure(
         study,
         "study_predicted",
@@ -184,9 +178,3 @@ def _placed(study: Study, sweep: Sweep) -> list[Failure]:
         for label, run in study.runs[configuration].items()
         if run.entry.failed and label in (study.reference, *study.labels)
     ]
-
-
-def _thin(ticks: list[float]) -> list[float]:
-    """Keep at most seven ticks, the last one among them, rounded to be read."""
-    step = -(-len(ticks) // 7) or 1
-    return [float(f"{tick:.3g}") for tick in ticks[::-1][::step][::-1]]

@@ -1,4 +1,4 @@
-"""How all numbers are written."""
+"""How all numbers are written, and the standard words about intervals."""
 
 from __future__ import annotations
 
@@ -6,13 +6,29 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from metabench.results.statistics import Estimate, Fit
+from metabench.results.statistics import APART_BY_CHANCE, CONFIDENCE, COVERAGE, MINIMUM_SEEDS, Estimate, Fit
 
 ABSENT = "–"
 _MINUS = "\u2212"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SECOND_UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+
+NOMINAL = f"nominal {CONFIDENCE * 100:.0f} %"
+_COVERED = [f"{share * 100:.0f} % with {seeds}" for seeds, share in COVERAGE.items()]
+
+# In captions: files of figures and tables are read without the page.
+INTERVAL_WORDS = (
+    f"{NOMINAL} bootstrap interval over seeds (percentile; on normal data it covers {', '.join(_COVERED)} seeds; "
+    f"none below {MINIMUM_SEEDS})"
+)
+
+# In the glossary.
+INTERVAL_CAUTION = (
+    f"{NOMINAL} percentile bootstrap over seeds. With few seeds it is too short: on normal data it covers the mean in "
+    f"{', '.join(_COVERED[:-1])} and {_COVERED[-1]} seeds, not in {CONFIDENCE * 100:.0f} % of cases. So intervals of three seeds "
+    f"are disjoint by chance in about one of {1 / APART_BY_CHANCE:.0f} pairs of equal methods, and large tables contain some of them."
+)
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -50,6 +66,13 @@ def count(number: int) -> str:
 def plural(number: int, noun: str, many: str | None = None) -> str:
     """Write '1 cell', '3 cells'."""
     return f"{count(number)} {noun if number == 1 else (many or noun + 's')}"
+
+
+def some(names: Iterable[str], at_most: int = 5, separator: str = ", ", last: str = " and ") -> str:
+    """List at most so many distinct names, and say how many more there are."""
+    listed = list(dict.fromkeys(names))
+    more = f"{last}{len(listed) - at_most} more" if len(listed) > at_most else ""
+    return separator.join(listed[:at_most]) + more
 
 
 def byte_unit(value: float) -> tuple[str, float]:

@@ -18,7 +18,6 @@ from metabench.report.certified import doubt
 from metabench.report.drawing import draw_svg
 from metabench.report.entries import Suite, Task, load_suite
 from metabench.report.figures import all_figures
-from metabench.report.interval_words import INTERVAL_CAUTION
 from metabench.report.memory_figures import study_figures, study_styles
 from metabench.report.panel import Figure, Missing
 from metabench.report.prediction_figure import comparisons, prediction_figure, prediction_sentence
@@ -95,7 +94,7 @@ def render_page(suite: Suite) -> str:
         citations=_citations(suite),
         columns=COLUMNS,
         status_words=STATUS_WORDS,
-        interval_caution=INTERVAL_CAUTION,
+        interval_caution=numbers.INTERVAL_CAUTION,
         open_tables=len(suite.settings) <= OPEN_TABLES,
         headline=_headline(suite),
     )

@@ -84,7 +84,6 @@ class Panel:
     points: list[Point] = field(default_factory=list)
     lines: list[list[Point]] = field(default_factory=list)
     front: list[Point] = field(default_factory=list)
-    front_rises: bool = True
     failures: list[Failure] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
     ticks: list[float] = field(default_factory=list)

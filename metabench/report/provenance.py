@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 
 from metabench.report import numbers
 from metabench.report.entries import Suite, Task
@@ -59,18 +58,18 @@ def warnings(suite: Suite) -> list[str]:
     mixed = [f"{method} on {problem}" for (method, problem), hashes in codes.items() if len(hashes) > 1]
     if mixed:
         found.append(
-            f"Rows of one method and problem come from different versions of the code: {_some(mixed)}. Rerun the suite to fix this."
+            f"Rows of one method and problem come from different versions of the code: {numbers.some(mixed)}. Rerun the suite to fix this."
         )
     if split := _measured_apart(suite, "hardware"):
         found.append(
-            f"Rows of {_some(split)} were measured on different hardware: each has its own tables, figures and ratios, "
+            f"Rows of {numbers.some(split)} were measured on different hardware: each has its own tables, figures and ratios, "
             "because times do not compare. Statements about a method over all settings cover all hardware."
         )
     if split := _measured_apart(suite, "kernel_words"):
         kernels = sorted({place.kernel_words or "kernels not recorded" for place in suite.places if place.device == "cpu"})
         found.append(
-            f"Rows of {_some(split)} were measured with different CPU kernels ({_some(kernels)}): each has its own tables, figures "
-            "and ratios, because they take different bytes. Statements about a method over all settings cover all kernels."
+            f"Rows of {numbers.some(split)} were measured with different CPU kernels ({numbers.some(kernels)}): each has its own "
+            "tables, figures and ratios, because they take different bytes. Statements about a method over all settings cover all kernels."
         )
     for column, what in (
         ("torch_version", "versions of torch"),
@@ -79,7 +78,7 @@ def warnings(suite: Suite) -> list[str]:
     ):
         values = sorted({row[column] for row in suite.rows if row[column]})
         if len(values) > 1:
-            found.append(f"The rows come from different {what}: {_some(values)}.")
+            found.append(f"The rows come from different {what}: {numbers.some(values)}.")
     if any((row["git_commit"] or "").endswith("+") for row in suite.rows):
         found.append("Some rows were measured with source files that differed from their commit (marked '+').")
     return found
@@ -91,8 +90,3 @@ def _measured_apart(suite: Suite, name: str) -> list[str]:
     for setting in suite.settings:
         values[setting.task, setting.place.device].add(getattr(setting.place, name))
     return [f"{task.problem} on {task.dataset}" for (task, _), names in values.items() if len(names) > 1]
-
-
-def _some(names: Iterable[str], at_most: int = 5) -> str:
-    listed = list(names)
-    return ", ".join(listed[:at_most]) + (f" and {len(listed) - at_most} more" if len(listed) > at_most else "")

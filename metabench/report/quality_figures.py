@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from metabench.report import numbers
 from metabench.report.entries import Entry, Suite, Task, slug
 from metabench.report.figure_parts import (
     MEMORY,
@@ -15,7 +16,6 @@ from metabench.report.figure_parts import (
     joined,
     seeds,
 )
-from metabench.report.interval_words import INTERVAL_WORDS
 from metabench.report.panel import Axis, Figure, Missing, Panel, Point
 from metabench.results.statistics import pareto_front
 
@@ -40,7 +40,6 @@ def quality_figure(suite: Suite, task: Task, settings: Settings, cost: Axis, kin
                 points,
                 joined(points, lambda point: point.label),
                 [points[index] for index in front],
-                rises,
                 failures_aside(entries),
             )
         )
@@ -58,8 +57,8 @@ def quality_figure(suite: Suite, task: Task, settings: Settings, cost: Axis, kin
         slug(kind, task.problem, task.dataset),
         kind,
         f"Test quality against {word}",
-        f"Points: mean test quality over {seeds(shown)}; vertical bars: {INTERVAL_WORDS}.{bars} Dashed: the Pareto front, which no other "
-        f"method beats on both. Strip at the right: runs without a result. {conditions(shown)}",
+        f"Points: mean test quality over {seeds(shown)}; vertical bars: {numbers.INTERVAL_WORDS}.{bars} Dashed: the Pareto front, "
+        f"which no other method beats on both. Strip at the right: runs without a result. {conditions(shown)}",
         panels,
         task,
     )

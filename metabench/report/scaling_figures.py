@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from metabench.report import numbers
 from metabench.report.entries import Entry, Suite, Task, slug
-from metabench.report.figure_parts import MEMORY, QUARTILES, TIME, Settings, conditions, joined, seeds
+from metabench.report.figure_parts import MEMORY, QUARTILES, TIME, Settings, conditions, joined, seeds, thin
 from metabench.report.panel import Axis, Failure, Figure, Missing, Panel, Point
 from metabench.results.statistics import Fit, line, power_law
 
@@ -174,7 +174,7 @@ def _cost_panels(
                 lines,
                 failures=failures,
                 notes=notes,
-                ticks=_thin(ticks),
+                ticks=thin(ticks, 8),
             )
         )
     return panels
@@ -199,9 +199,3 @@ def _slope_words(fit: Fit, axis: Axis) -> str:
     error = fit.standard_error or 0.0
     unit, size = size_of(max(abs(fit.slope), error))
     return f"{numbers.with_error(fit.slope / size, error / size)} {unit}"
-
-
-def _thin(ticks: list[float]) -> list[float]:
-    """Keep at most eight ticks, the last one among them."""
-    step = -(-len(ticks) // 8) or 1
-    return ticks[::-1][::step][::-1]

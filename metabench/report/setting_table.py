@@ -10,14 +10,16 @@ from metabench.report.cells import (
     bytes_cell,
     estimate_cell,
     estimate_record,
+    exact_cell,
     setting_name,
+    setting_record,
     status_cell,
     time_cell,
 )
 from metabench.report.certificate_words import label_cell, state_marks
 from metabench.report.certified import short
 from metabench.report.entries import Entry, Setting, Suite
-from metabench.report.interval_words import INTERVAL_WORDS
+from metabench.report.figure_parts import drawing_methods
 from metabench.report.table import Cell, Column, Table
 
 _EXACT_GROUP, _OWN_GROUP = "Against the exact unrolled", "Against its own target"
@@ -70,7 +72,7 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
         Column("target", "target", numeric=False, description="what the method estimates"),
         Column("exact", "exact", numeric=False, description="whether it is exact for that target"),
         Column("inner_steps", "K", description="inner steps per hypergradient"),
-        Column("quality", f"{metric}\u00a0{arrow}", "Test quality", f"mean and {INTERVAL_WORDS}"),
+        Column("quality", f"{metric}\u00a0{arrow}", "Test quality", f"mean and {numbers.INTERVAL_WORDS}"),
         Column(
             "difference",
             f"Δ\u00a0{suite.baseline}",
@@ -88,7 +90,8 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     sources = ", ".join(sorted({entry.memory_source for entry in entries if entry.memory_source})) or "not measured"
     trained = any(entry.quality for entry in entries)
     quality = (
-        f"Quality: mean and {INTERVAL_WORDS}; bold: the best, and those that overlap it, among methods whose every seed finished (if any). "
+        f"Quality: mean and {numbers.INTERVAL_WORDS}; bold: the best, and those that overlap it, among methods whose every seed "
+        "finished (if any). "
         if trained
         else ""
     )
@@ -146,9 +149,7 @@ def _setting_row(entry: Entry, best: set[int], decimals: tuple[int | None, int |
         "label": label_cell(entry, title=f"cell {', '.join(entry.cells)}"),
         "status": status_cell(entry),
         "target": Cell(entry.target, entry.target),
-        "exact": Cell(
-            "exact" if entry.exact else "approx.", "0" if entry.exact else "1", tone="" if entry.exact else "muted"
-        ),
+        "exact": exact_cell(entry),
         "inner_steps": Cell(numbers.count(entry.inner_steps), entry.inner_steps),
         "quality": estimate_cell(entry.quality, decimals=decimals[0], tone="best" if id(entry) in best else ""),
         "difference": estimate_cell(entry.difference, signed=True, decimals=decimals[1]),
@@ -179,13 +180,12 @@ def _gradient_cell(entry: Entry, key: str) -> Cell:
 
 def drawing_words(entries: list[Entry]) -> str:
     """Explain the figures of methods that draw at random; empty if there are none."""
-    drawn = sorted({entry.samples or 0 for entry in entries if entry.draws})
-    if not drawn:
+    methods, samples = drawing_methods(entries)
+    if not methods:
         return ""
-    methods = ", ".join(dict.fromkeys(entry.method for entry in entries if entry.draws))
     return (
         f" {methods} draws at random: its cosine is that of one draw ± standard deviation over "
-        f"n = {' or '.join(map(str, drawn))} samples per seed, and its relative error includes that noise and the scale of its step."
+        f"n = {samples} samples per seed, and its relative error includes that noise and the scale of its step."
     )
 
 
@@ -200,12 +200,7 @@ def _yardstick_words(entries: list[Entry]) -> str:
 def _record(entry: Entry) -> dict[str, Any]:
     setting = entry.setting
     return {
-        "problem": setting.task.problem,
-        "dataset": setting.task.dataset,
-        "size": setting.size,
-        "problem_options": setting.problem_options,
-        "experiment": setting.experiment,
-        "purpose": setting.purpose,
+        **setting_record(setting),
         "device": setting.place.device,
         "dtype": setting.place.dtype,
         "kernels": setting.place.kernels,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from metabench.report import numbers
 from metabench.report.entries import Suite
 from metabench.report.memory_study import FOURFOLD, Comparison, Study, memory_study, middle
@@ -114,9 +112,8 @@ def _not_worth(study: Study) -> str:
     parts = [f"In {number} of {numbers.plural(len(judged), 'configuration')}, judged by total memory."]
     for reason, words in _REASONS.items():
         if mine := groups.get(reason):
-            where = _named(
-                f"{one.configuration.task.problem} {configuration_words(study, one.configuration)}" for one in mine
-            )
+            places = (f"{one.configuration.task.problem} {configuration_words(study, one.configuration)}" for one in mine)
+            where = numbers.some(places, _NAMED_AT_MOST, separator="; ", last="; and ")
             parts.append(f"In {len(mine)} {words.format(reference=study.reference)}: {where}.")
     small = _smaller(judged)
     return " ".join([*parts, small] if small else parts)
@@ -131,7 +128,7 @@ def _smaller(judged: list[Comparison]) -> str:
     won = {one.configuration.task.problem for one in judged if not one.why_not_worth_it}
     text = ""
     if lost and won and not lost & won and len(problems) > 1:
-        text = f"These are all of {_named(sorted(lost))} and none of {_named(sorted(won))}."
+        text = f"These are all of {'; '.join(sorted(lost))} and none of {'; '.join(sorted(won))}."
     elif bad and good and max(bad) < min(good):
         text = f"Those have at most {numbers.count(max(bad))} inner parameters, all others {numbers.count(min(good))} or more."
     return text
@@ -159,10 +156,3 @@ def _method(study: Study, label: str) -> str:
 def _spread(found: tuple[float, float, float]) -> str:
     median, low, high = (numbers.ratio(value) for value in found)
     return median if low == high else f"{median} ({low} to {high})"
-
-
-def _named(names: Iterable[str]) -> str:
-    listed = list(dict.fromkeys(names))
-    if len(listed) > _NAMED_AT_MOST:
-        return "; ".join(listed[:_NAMED_AT_MOST]) + f"; and {len(listed) - _NAMED_AT_MOST} more"
-    return "; ".join(listed)

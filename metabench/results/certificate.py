@@ -128,11 +128,6 @@ class Certificate:
     instruction_set: str = ""
     error_float32: float | None = None
 
-    @property
-    def valid(self) -> bool:
-        """Whether the method is what it declares to be."""
-        return self.verdict in (CERTIFIED, AS_DECLARED)
-
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return dataclasses.asdict(self)

@@ -8,7 +8,7 @@ so few seeds any bootstrap interval is too short: `COVERAGE` says by how much. F
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +58,8 @@ class Fit:
     n: int
 
 
-def interval(values: Sequence[float]) -> Estimate:
-    """Return the mean over seeds with its interval."""
-    return intervals([values])[0]
-
-
 def intervals(samples: Sequence[Sequence[float]]) -> list[Estimate]:
-    """Return `interval` of each sample, computed together; a sample's interval does not depend on the others.
+    """Return the mean over seeds of each sample with its interval, computed together; no sample's depends on the others.
 
     Raises ValueError for an empty sample or one that is not finite.
     """
@@ -106,52 +101,6 @@ def _bootstrap_means(data: Array) -> tuple[Array, Array]:
         lows.append(np.atleast_1d(result.confidence_interval.low))
         highs.append(np.atleast_1d(result.confidence_interval.high))
     return np.concatenate(lows), np.concatenate(highs)
-
-
-def interquartile_mean(values: Sequence[float]) -> float:
-    """Return the mean of the middle half of the values (25 % trimmed at either end; Agarwal et al. 2021, arXiv:2108.13264)."""
-    _require_finite(values)
-    return float(stats.trim_mean(np.asarray(values, dtype=np.float64), 0.25))
-
-
-def stratified_interval(
-    tasks: Sequence[Sequence[float]], statistic: Callable[[list[Array]], float] | None = None
-) -> Estimate:
-    """Return a statistic over several tasks with an interval that resamples the seeds of each task and never the tasks.
-
-    tasks: for each task, its value per seed. statistic: from the tasks' values to a number; the mean of the tasks' means unless given. The
-    tasks of a suite are fixed and not drawn from a population of tasks, so only seeds vary (Agarwal et al. 2021, section 4). n is the
-    smallest number of seeds of a task; below `MINIMUM_SEEDS` there is no interval.
-    """
-    measure = statistic or mean_of_tasks
-    samples = [np.asarray(values, dtype=np.float64) for values in tasks]
-    if not samples:
-        raise ValueError("no task to aggregate")
-    for sample in samples:
-        _require_finite(sample)
-    value = float(measure(samples))
-    n = min(len(sample) for sample in samples)
-    if n < MINIMUM_SEEDS:
-        return Estimate(value, None, None, n)
-    generator = np.random.default_rng(_GENERATOR_SEED)
-    draws = np.array(
-        [
-            measure([sample[generator.integers(0, len(sample), len(sample))] for sample in samples])
-            for _ in range(RESAMPLES)
-        ]
-    )
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value, float(min(low, value)), float(max(high, value)), n)
-
-
-def mean_of_tasks(tasks: list[Array]) -> float:
-    """Return the mean over tasks of each task's mean."""
-    return float(np.mean([np.mean(values) for values in tasks]))
-
-
-def interquartile_mean_of_tasks(tasks: list[Array]) -> float:
-    """Return the interquartile mean of all tasks' values together, the aggregate that Agarwal et al. 2021 advise."""
-    return interquartile_mean(np.concatenate(tasks).tolist())
 
 
 def probability_of_improvement(tasks: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Estimate:

@@ -51,7 +51,7 @@ class CollectReport:
     csv: Path = Path()
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str] | None = None) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows of one cell, completely or not at all.
 
     Raises MetabenchError naming the column for an unknown or missing one or a value of the wrong type, and for what the disk refuses.
@@ -59,7 +59,6 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping[
     for index, row in enumerate(rows):
         _check_row(row, f"row {index} of '{path}'")
     table = pa.Table.from_pylist([{name: row.get(name) for name in _NAMES} for row in rows], schema=_CELL_SCHEMA)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **encode_metadata(metadata or {})})
     # Dictionaries and statistics cost more than they save in a file of a few rows; reading 20,000 of them is faster without.
     _write_table(Path(path), table, use_dictionary=False, write_statistics=False)
 

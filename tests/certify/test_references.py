@@ -13,16 +13,9 @@ from metabench.certify.cases import Case, cases, moving, settled
 from metabench.certify.check import scale_of
 from metabench.certify.claims import exists
 from metabench.certify.problem import DUE, SCHEDULED
-from metabench.certify.problems import (
-    ExampleWeights,
-    Initialisation,
-    LearningRates,
-    Logistic,
-    Quadratic,
-    Ridge,
-    TanhNetwork,
-)
+from metabench.certify.problems import ExampleWeights, Logistic, Quadratic, Ridge
 from metabench.certify.references import expand, finite_differences, objective, smoothed, with_constant_gradients
+from metabench.certify.tanh_networks import Initialisation, LearningRates, TanhNetwork
 from metabench.core import MetaRole, Target, tree
 
 every_case = pytest.mark.parametrize("case", cases(Target.UNROLLED), ids=lambda case: case.text)
@@ -139,7 +132,10 @@ def test_the_cases_vary_whatever_a_method_may_depend_on() -> None:
     assert {case.problem.due for case in found} == set(DUE)
     assert {case.inner_steps for case in found} >= {1, 2, 3, 4, 5, 6, 7, 9, 12}
     pairs = {frozenset(pair) for pair in itertools.combinations(MetaRole, 2)}
-    assert {case.problem.roles for case in found} >= {*pairs, *(frozenset({role}) for role in MetaRole if role != "outer_loss")}
+    assert {case.problem.roles for case in found} >= {
+        *pairs,
+        *(frozenset({role}) for role in MetaRole if role != "outer_loss"),
+    }
     for due in DUE:
         optimisers = {case.problem.optimiser_name for case in found if case.problem.due == due}
         assert len(optimisers) >= 2, due

@@ -12,23 +12,12 @@ from metabench.core.method import NoOptions
 from metabench.core.randomness import generator
 
 
-def test_the_name_is_the_functions_and_the_citation_is_unindented() -> None:
-    @method(
-        title="zero",
-        target=Target.NONE,
-        exact=True,
-        cost=Cost(gradients="K"),
-        citation="""
-            @misc{zero,
-              title = {Zero}
-            }
-        """,
-    )
+def test_the_name_is_the_functions() -> None:
+    @method(title="zero", target=Target.NONE, exact=True, cost=Cost(gradients="K"), citation="@misc{zero}")
     def zero(problem: Any, state: Any, meta: Any, window: Any, options: Any, generator: Any) -> Hypergradient:
         return Hypergradient(tree.zeros_like(meta), state, 0.0)
 
     assert (zero.name, zero.module, zero.options, zero.stochastic) == ("zero", __name__, NoOptions, False)
-    assert zero.citation == "@misc{zero,\n  title = {Zero}\n}"
     assert (zero.cost.gradients, zero.cost.hvps) == ("K", "0")
     problem = make_problem("toy_1d")
     found = zero(problem, *checkpoint(problem), NoOptions(), generator(0, "test"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from metabench.core.citations import bibtex
 from metabench.core.errors import MetabenchError
 from metabench.data import card, datasets, is_available, load
 
@@ -41,7 +42,7 @@ def test_every_card_says_whose_the_data_are_and_how_to_know_them(declared) -> No
         assert not declared.files
         return
     assert declared.licence and declared.attribution and declared.source and sum(declared.sizes.values()) > 0
-    assert re.match(r"@\w+\{\w+,\n", declared.citation) and declared.citation.count("{") == declared.citation.count("}")
+    assert bibtex(declared.citation)
     assert declared.embedded + declared.fetched + bool(declared.library) == 1
     assert declared.files
     for file in declared.files:

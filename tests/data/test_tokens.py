@@ -33,6 +33,15 @@ def chosen(request: pytest.FixtureRequest, train: np.ndarray) -> Tokeniser:
 EVERY_PAIR = bytes(byte for first in range(256) for second in range(256) for byte in (first, second))
 
 
+def decode(chosen: Tokeniser, ids: np.ndarray) -> bytes:
+    """Return the bytes that ids stand for."""
+    if isinstance(chosen, tokens.SingleBytes):
+        return bytes(ids.tolist())
+    assert isinstance(chosen, tokens.BytePairs)
+    by_id = sorted(chosen._model.get_vocab().items(), key=lambda entry: entry[1])
+    return b"".join(by_id[index][0].encode("latin-1") for index in ids.tolist())
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -50,7 +59,7 @@ EVERY_PAIR = bytes(byte for first in range(256) for second in range(256) for byt
 def test_all_bytes_come_back(chosen: Tokeniser, content: bytes) -> None:
     ids = chosen.encode(as_bytes(content))
     assert ids.dtype == np.int64 and ids.ndim == 1
-    assert chosen.decode(ids) == content
+    assert decode(chosen, ids) == content
     assert chosen.bytes_of[ids].sum() == len(content)
 
 
@@ -58,12 +67,12 @@ def test_the_held_out_spans_come_back_though_they_begin_within_a_word(train: np.
     learned = tokeniser("bpe", 600, train)
     data = load("foldoc")
     for span in (data.valid, data.test):
-        assert learned.decode(learned.encode(span)) == span.tobytes()
+        assert decode(learned, learned.encode(span)) == span.tobytes()
 
 
 def test_every_token_stands_for_as_many_bytes_as_it_says(chosen: Tokeniser) -> None:
     assert chosen.bytes_of.shape == (chosen.vocabulary,) and chosen.bytes_of.dtype == np.int64
-    alone = [chosen.decode(np.array([index])) for index in range(chosen.vocabulary)]
+    alone = [decode(chosen, np.array([index])) for index in range(chosen.vocabulary)]
     assert [len(token) for token in alone] == chosen.bytes_of.tolist()
     assert len(set(alone)) == chosen.vocabulary
     assert alone[:256] == [bytes([byte]) for byte in range(256)]
@@ -72,7 +81,7 @@ def test_every_token_stands_for_as_many_bytes_as_it_says(chosen: Tokeniser) -> N
 def test_a_byte_is_its_own_id() -> None:
     plain = tokeniser("bytes")
     np.testing.assert_array_equal(plain.encode(as_bytes(b"az\xff")), [97, 122, 255])
-    assert (plain.name, plain.vocabulary) == ("bytes", 256)
+    assert plain.vocabulary == 256
 
 
 def test_merges_shorten_the_text_more_the_more_there_are(train: np.ndarray) -> None:
@@ -84,14 +93,14 @@ def test_merges_shorten_the_text_more_the_more_there_are(train: np.ndarray) -> N
 def test_no_merge_crosses_a_word(train: np.ndarray) -> None:
     learned = tokeniser("bpe", 1024, train)
     for index in range(256, 1024):
-        token = learned.decode(np.array([index]))
+        token = decode(learned, np.array([index]))
         assert token.strip() == b"" or b" " not in token[1:]
         assert token.strip() == b"" or b"\n" not in token
 
 
 def test_the_commonest_pair_is_the_first_merge() -> None:
     learned = tokeniser("bpe", 257, as_bytes(b"zebra zest zero " * 100))
-    assert learned.decode(np.array([256])) == b"ze"
+    assert decode(learned, np.array([256])) == b"ze"
 
 
 def test_what_is_learned_is_the_same_in_every_process(train: np.ndarray) -> None:
@@ -139,10 +148,7 @@ def test_a_vocabulary_beyond_the_text_names_the_largest_that_can_be_learned(trai
     assert tokeniser("bpe", most, train[:5000]).vocabulary == most
 
 
-def test_ids_and_texts_of_the_wrong_kind_are_refused(chosen: Tokeniser) -> None:
-    for wrong in (-1, chosen.vocabulary):
-        with pytest.raises(MetabenchError, match=rf"ids of tokens in 0..{chosen.vocabulary - 1}, found {wrong}"):
-            chosen.decode(np.array([0, wrong]))
+def test_texts_of_the_wrong_kind_are_refused(chosen: Tokeniser) -> None:
     with pytest.raises(MetabenchError, match=r"text as uint8 of shape \[n\], got int64 of shape \[2, 2\]"):
         chosen.encode(np.zeros((2, 2), dtype=np.int64))
 
@@ -152,6 +158,6 @@ def test_without_the_library_the_extra_that_brings_it_is_named(
 ) -> None:
     monkeypatch.setattr(tokens, "_LEARNED", {})
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    assert tokeniser("bytes").decode(np.array([104, 105])) == b"hi"
+    assert tokeniser("bytes").encode(as_bytes(b"hi")).tolist() == [104, 105]
     with pytest.raises(MetabenchError, match=r"pip install 'metabench\[text\]'"):
         tokeniser("bpe", 300, train)

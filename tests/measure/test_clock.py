@@ -45,12 +45,11 @@ def alarm() -> Iterator[list[int]]:
     signal.signal(signal.SIGALRM, before)
 
 
-def test_the_first_call_is_timed_apart() -> None:
+def test_the_first_call_does_not_count() -> None:
     call = Call(first=0.1)
     timing = time_call(call, "cpu", repeats=7, budget_s=100)
     assert (timing.repeats, call.count) == (7, 8)
-    assert timing.first_s > 5 * timing.q3_s
-    assert timing.q1_s <= timing.median_s <= timing.q3_s
+    assert timing.q1_s <= timing.median_s <= timing.q3_s < 0.05
 
 
 @pytest.mark.parametrize(("repeats", "expected"), [(100, 3), (3, 3), (2, 2), (1, 1)])
@@ -93,8 +92,6 @@ def test_a_stopwatch_adds_up_its_laps_only() -> None:
                 time.sleep(0.01)
         with contextlib.suppress(KeyError), part:
             raise KeyError
-    assert part.laps == 4
-    assert whole.laps == 1
     assert 0.2 < part.seconds / whole.seconds < 0.8
 
 
@@ -102,7 +99,6 @@ def test_a_stopwatch_does_not_nest() -> None:
     watch = Stopwatch()
     with watch, pytest.raises(RuntimeError, match="is already running"):
         watch.__enter__()
-    assert watch.laps == 1
     with pytest.raises(RuntimeError, match="was not running"):
         watch.__exit__(None, None, None)
 
@@ -214,9 +210,9 @@ def test_no_time_left_is_a_passed_limit(seconds: float) -> None:
 def test_pinned_threads_are_what_torch_uses() -> None:
     before = torch.get_num_threads()
     try:
-        assert pin_threads(1).intra == torch.get_num_threads() == 1
-        threads = pin_threads(2)
-        assert (threads.intra, threads.inter) == (2, torch.get_num_interop_threads())
+        for count in (1, 2):
+            pin_threads(count)
+            assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(before)
     with pytest.raises(ValueError, match="threads is 0"):

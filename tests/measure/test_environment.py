@@ -13,17 +13,12 @@ from metabench.measure.environment import environment, git_commit, lock_hash
 
 KEYS = {
     "hardware",
-    "cores",
-    "threads",
-    "memory_bytes",
-    "device_memory_bytes",
     "load_at_start",
     "platform",
     "python_version",
     "torch_version",
     "metabench_version",
     "git_commit",
-    "git_dirty",
     "lock_hash",
 }
 
@@ -38,13 +33,10 @@ def git(folder: Path, *arguments: str) -> str:
 def test_the_environment_has_every_key_and_no_name_of_the_machine() -> None:
     found = environment("cpu")
     assert found.keys() == KEYS
-    assert all(isinstance(value, str | int | float) for value in found.values())
+    assert all(isinstance(value, str | float) for value in found.values())
     assert platform.node() not in found.values()
     assert found["metabench_version"] == metabench.__version__
     assert found["python_version"] == platform.python_version()
-    assert found["cores"] >= 1
-    assert found["threads"] >= 1
-    assert found["memory_bytes"] > 2**20
     assert str(found["torch_version"])[0].isdigit()
     assert str(found["hardware"]).endswith(("core", "cores"))
 

@@ -127,13 +127,18 @@ def test_native_kernels_leave_the_environment_as_it_is() -> None:
 def test_a_script_starts_again_once_with_the_kernels_that_it_needs(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, torch\nfrom metabench.measure.kernels import *\n"
+        "import sys, torch\nfrom metabench.measure.kernels import *\nfrom restart import restart_with\n"
         "restart_with(PORTABLE)\nprint(instruction_set(PORTABLE), sys.argv[1:])\n"
     )
     rest = {name: value for name, value in os.environ.items() if name not in CHOSEN}
     command = [sys.executable, str(script), "--quick", "a b"]
     done = subprocess.run(
-        command, env=rest | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True, check=True
+        command,
+        env=rest | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == "AVX2 ['--quick', 'a b']\n"
     assert done.stderr.count("starting again with portable kernels") == 1

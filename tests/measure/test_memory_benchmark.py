@@ -18,8 +18,6 @@ import torch
 from metabench.measure.memory.meter import measure_memory
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-# The benchmark imports its programs from its own folder.
-sys.path.append(str(BENCHMARKS))
 
 
 def _load() -> ModuleType:

@@ -13,6 +13,7 @@ from small_problems import Counting, LearnedStart, SummedOuter, Tanh
 from metabench.autodiff.exact import exact_target
 from metabench.autodiff.inner import begin, detached, run
 from metabench.core import Hypergradient, InnerState, Problem, Target, Window, tree
+from metabench.core.citations import bibtex
 from metabench.methods import methods
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -172,8 +173,7 @@ def test_every_method_declares_what_it_is() -> None:
         assert (one.name, one.module) == (name, f"metabench.methods.{name}")
         assert one.title
         assert one.function.__doc__
-        assert one.citation.startswith("@") or one.target is Target.NONE
-        assert one.citation == "\n".join(line.rstrip() for line in one.citation.splitlines())
+        assert bibtex(one.citation) or one.target is Target.NONE
         assert one.options.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from bilevel import call, checkpoint, make_problem
+from counted_flops import flop_counter
 from small_problems import Tanh
 
 from metabench.autodiff.traced.memory_floor import mixed_mode_floor
 from metabench.core import Problem
 from metabench.measure.memory.meter import measure_memory
-from metabench.measure.predicted.flops import flop_counter
 
 SMALL: dict[str, Any] = {"width": 32, "heads": 2, "sequence": 32, "batch": 4, "vocabulary": 0, "optimiser": "sgd"}
 

@@ -9,17 +9,17 @@ from metabench.results.statistics import (
     APART_BY_CHANCE,
     COVERAGE,
     Estimate,
-    interquartile_mean,
-    interquartile_mean_of_tasks,
-    interval,
     intervals,
     line,
     paired_differences,
     pareto_front,
     power_law,
     probability_of_improvement,
-    stratified_interval,
 )
+
+
+def interval(values: list[float]) -> Estimate:
+    return intervals([values])[0]
 
 
 def test_an_interval_covers_its_mean_in_about_its_share_of_repetitions() -> None:
@@ -67,33 +67,6 @@ def test_an_interval_does_not_depend_on_its_neighbours() -> None:
 def test_a_value_that_is_not_finite_is_no_sample() -> None:
     with pytest.raises(ValueError, match="not finite"):
         interval([0.1, float("nan"), 0.2])
-
-
-def test_seeds_are_resampled_within_tasks_and_never_tasks() -> None:
-    # Seeds agree exactly and tasks lie far apart: only resampling tasks could give the interval any width.
-    found = stratified_interval([[0.0] * 5, [10.0] * 5, [100.0] * 5])
-    assert found.low == found.value == found.high == pytest.approx(110 / 3)
-
-
-def test_the_stratified_interval_narrows_with_the_number_of_tasks() -> None:
-    generator = np.random.default_rng(2)
-
-    def width(tasks: int) -> float:
-        found = stratified_interval([generator.normal(50.0 * task, 1.0, 8).tolist() for task in range(tasks)])
-        assert found.low is not None and found.high is not None
-        return found.high - found.low
-
-    assert width(16) < 0.45 * width(1)
-
-
-def test_the_task_with_the_fewest_seeds_decides_whether_there_is_an_interval() -> None:
-    assert stratified_interval([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0]]).low is None
-    assert stratified_interval([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0]]).n == 2
-
-
-def test_the_interquartile_mean_ignores_outliers_on_either_side() -> None:
-    assert interquartile_mean([-1e9, 1.0, 2.0, 1e9]) == 1.5
-    assert interquartile_mean_of_tasks([np.array([-1e9, 1.0]), np.array([2.0, 1e9])]) == 1.5
 
 
 def test_the_chance_of_improvement_counts_pairs_and_halves_ties() -> None:

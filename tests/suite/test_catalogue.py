@@ -11,7 +11,6 @@ from metabench import __version__
 from metabench.core.method import Cost
 from metabench.results.metadata import decode_metadata, encode_metadata
 from metabench.suite.plan.catalogue import (
-    citation_key,
     cost_text,
     dataset_cards,
     method_cards,
@@ -26,6 +25,7 @@ def test_every_method_but_the_baseline_names_its_paper() -> None:
     for name, card in method_cards().items():
         assert card["title"]
         assert bool(card["citation_key"]) == (name != "none")
+        assert card["citation"].partition(",")[0].endswith(card["citation_key"])
 
 
 def test_every_option_says_what_it_means() -> None:
@@ -59,11 +59,6 @@ def test_cards_are_json() -> None:
 )
 def test_a_cost_is_told_without_what_is_zero(cost: Cost, text: str) -> None:
     assert cost_text(cost) == text
-
-
-def test_the_key_of_a_paper_is_found() -> None:
-    assert citation_key("@article{ smith2020,\n title = {T}}") == "smith2020"
-    assert citation_key("") == ""
 
 
 def test_the_metadata_of_results_holds_what_the_suite_used_in_its_order() -> None:

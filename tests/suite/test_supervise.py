@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from metabench.core.errors import MetabenchError
+from metabench.core.types import Progress
 from metabench.results.store import read_rows
 from metabench.suite.plan.cell import Cell
 from metabench.suite.run.rows import base_row
-from metabench.suite.run.supervise import Progress, Runner, supervise
+from metabench.suite.run.supervise import Runner, supervise
 from tests.suite.test_predictions import predicted
 
 ENVIRONMENT = {

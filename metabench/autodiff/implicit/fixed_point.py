@@ -5,7 +5,7 @@ from __future__ import annotations
 from metabench.autodiff.gradients import gradients, outer_gradient
 from metabench.autodiff.implicit.hypergradient import ADJOINT
 from metabench.autodiff.implicit.linear_solvers import affine_iteration
-from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.inner import begun, run
 from metabench.autodiff.optimisers import STEP_COUNT
 from metabench.core import tree
 from metabench.core.lazy import torch
@@ -70,11 +70,9 @@ def fixed_point_hypergradient(
         Diverged: an iterate is not finite.
     """
     refuse_update_and_start(problem, "the fixed point of the inner run does not depend on them")
-    refuse_earlier_outer_losses(window, "the fixed point has no steps before it")
-    outer = window.outer[-1]
-    assert outer is not None
+    outer = refuse_earlier_outer_losses(window, "the fixed point has no steps before it")
     start = state.memory.get(ADJOINT) if warm_start else None
-    state = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
+    state = run(problem, begun(problem, state, meta), meta, window.inner)
     due = outer_gradient(problem, state.params, meta, outer)
     phi = StepMap(problem, state, meta, window.inner[-1], damping)
     solution = affine_iteration(phi.pull, phi.outer_slope(due.params), steps, tolerance, start)

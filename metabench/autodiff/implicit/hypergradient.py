@@ -8,7 +8,7 @@ from typing import TypeAlias
 from metabench.autodiff.derivatives import Recorded, by_segments
 from metabench.autodiff.implicit.hessian import DampedHessian
 from metabench.autodiff.implicit.linear_solvers import Solution
-from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.inner import begun, run
 from metabench.autodiff.optimisers import decay_of
 from metabench.autodiff.products import mixed_product
 from metabench.core import tree
@@ -46,14 +46,13 @@ def implicit_hypergradient(
             optimiser minimises no loss (AdamW with decay).
     """
     refuse_update_and_start(problem, "a minimum of the inner loss does not depend on them")
-    refuse_earlier_outer_losses(window, "the minimum has no steps before it")
+    outer = refuse_earlier_outer_losses(window, "the minimum has no steps before it")
     shift = decay_of(problem.optimiser) + damping
-    last, due_batch = window.inner[-1], window.outer[-1]
-    assert due_batch is not None
+    last = window.inner[-1]
     start = state.memory.get(ADJOINT) if warm_start else None
-    state = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
+    state = run(problem, begun(problem, state, meta), meta, window.inner)
     derivatives = by_segments(problem, state.params, meta, last)
-    due = (derivatives or Recorded(problem)).outer(state.params, meta, due_batch)
+    due = (derivatives or Recorded(problem)).outer(state.params, meta, outer)
     # The Hessian holds the graph of the inner gradient: as a temporary it is gone before the next graph is recorded.
     solution = solve(DampedHessian(problem, state.params, meta, last, shift), due.params, start)
     if derivatives:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from metabench.autodiff.gradients import gradients, outer_gradient, outer_value
-from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.gradients import gradients, inner_meta_gradient, outer_gradient, outer_value
+from metabench.autodiff.inner import begun, run
 from metabench.autodiff.optimisers import decay_of
 from metabench.core import tree
 from metabench.core.errors import MetabenchError
@@ -48,11 +48,8 @@ class Pair:
         return Slopes(tree.add_scaled(d_params, self._decay, params) if self._decay else d_params, d_meta)
 
     def inner_meta(self, params: Tree) -> Tree:
-        """Return df/dl alone: the backward pass goes only to l, not to the parameters."""
-        meta = tree.leaves_for_grad(self._meta)
-        with torch.enable_grad():
-            (d_meta,) = gradients(self._problem.inner_loss(tree.detach(params), meta, self._inner), [meta])
-        return d_meta
+        """Return df/dl alone."""
+        return inner_meta_gradient(self._problem, params, self._meta, self._inner)
 
     def outer(self, params: Tree) -> Slopes:
         """Return the slopes of F."""
@@ -86,14 +83,9 @@ def penalised_hypergradient(
         MetabenchError: the memory of the inner run holds another method's trees.
     """
     refuse_update_and_start(problem, "the two points differ by the inner loss alone")
-    refuse_earlier_outer_losses(window, "the inner minimum depends on the last alone")
-    outer = window.outer[-1]
-    assert outer is not None
+    outer = refuse_earlier_outer_losses(window, "the inner minimum depends on the last alone")
     pair = Pair(problem, tree.detach(meta), window.inner[-1], outer)
-    with torch.no_grad():
-        begun = detached(begin(problem, state, meta))
-    trained = run(problem, begun, meta, window.inner)
-    del begun
+    trained = run(problem, begun(problem, state, meta), meta, window.inner)
     first = tree.detach(_remembered(state)) if state.memory else trained.params
     ended = descend(pair, first, pair.inner_meta(trained.params))
     value = outer_value(problem, trained.params, meta, outer)

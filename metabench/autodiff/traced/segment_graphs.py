@@ -236,11 +236,6 @@ def _of_loss(out: Tree) -> Tree:
 _cache: collections.OrderedDict[Hashable, SegmentGraphs] = collections.OrderedDict()
 
 
-def forget() -> None:
-    """Drop all traces that problems share: the next call of each makes new ones."""
-    _cache.clear()
-
-
 def segment_graphs(segment: Segment, inputs: Groups, owner: Any, dual: bool, last: bool) -> SegmentGraphs:
     """Return the flat graphs of `segment` for inputs such as these; `owner` keeps them where the function is a method of its own.
 

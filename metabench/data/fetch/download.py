@@ -8,7 +8,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from metabench.data.contract import DataFile, Progress
+from metabench.core.types import Progress
+from metabench.data.contract import DataFile
 from metabench.data.fetch.files import set_aside, sha256_of, unwritable
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metabench.data.contract import DataFile, Progress, Run
+from metabench.core.types import Progress
+from metabench.data.contract import DataFile, Run
 from metabench.data.fetch.download import SourceFailed, download
 from metabench.data.fetch.files import is_whole, sha256_of, unwritable
 from metabench.data.fetch.packages import debian_package, npm_package

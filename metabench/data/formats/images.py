@@ -11,6 +11,14 @@ from metabench.core.errors import MetabenchError
 from metabench.data.contract import Classification, Read
 from metabench.data.formats import idx
 
+IDX_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+"""What MNIST and its kin call their files."""
+
 
 def classification(read: Read, names: Sequence[str], classes: tuple[str, ...]) -> Classification:
     """Return the data set in four IDX files, `names`: train images, train labels, test images, test labels.

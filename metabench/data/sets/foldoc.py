@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import lzma
-
-from metabench.data.contract import DataFile, Dataset, DatasetCard, Read, Text
-from metabench.data.text.spans import spans
-
-_FILE = DataFile("foldoc.txt.xz", 1_574_212, "2b1e56797b14e02846ea2755c295dd723d6888fb17ee4598056d562b888e07ce")
+from metabench.data.contract import DataFile, DatasetCard
+from metabench.data.text.spans import packed_text
 
 CARD = DatasetCard(
     name="foldoc",
@@ -21,23 +17,12 @@ CARD = DatasetCard(
         "http://foldoc.org/Dictionary.gz by Debian's package dict-foldoc: UTF-8, entries in alphabetical order; without "
         "the header that says where it comes from, Debian's own entries and the list of letters"
     ),
-    citation="""@misc{howe2023foldoc,
-  editor       = {Howe, Denis},
-  title        = {The Free On-line Dictionary of Computing},
-  year         = {2023},
-  month        = jan,
-  howpublished = {\\url{http://foldoc.org/}},
-}""",
+    citation="howe2023foldoc",
     # The entries up to "tr" are for training, as in the Jargon File, of which an older version is part of FOLDOC: what the
     # two share is then nearly all in spans of the same kind.
     sizes={"train": 5_025_322, "valid": 300_000, "test": 250_000},
     embedded=True,
-    files=(_FILE,),
+    files=(DataFile("foldoc.txt.xz", 1_574_212, "2b1e56797b14e02846ea2755c295dd723d6888fb17ee4598056d562b888e07ce"),),
 )
 
-
-def _decode(read: Read) -> Text:
-    return spans(lzma.decompress(read(_FILE.name)), CARD.sizes, _FILE.name)
-
-
-DATASETS = (Dataset(CARD, _decode),)
+DATASETS = (packed_text(CARD),)

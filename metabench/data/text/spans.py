@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
 from collections.abc import Mapping
 
 from metabench.core.errors import MetabenchError
-from metabench.data.contract import Text
+from metabench.data.contract import Dataset, DatasetCard, Text
+
+
+def packed_text(card: DatasetCard) -> Dataset:
+    """Return the data set of a text whose only file is packed by xz."""
+    (file,) = card.files
+    return Dataset(card, lambda read: spans(lzma.decompress(read(file.name)), card.sizes, file.name))
 
 
 def spans(text: bytes, sizes: Mapping[str, int], where: str) -> Text:

@@ -1,7 +1,7 @@
 """Text as tokens: every byte its own, or pairs of bytes merged by a small vocabulary learned on the training text.
 
-Both tokenisers take any bytes, whatever their encoding, and give them back exactly: a span of text may begin and end in
-the middle of a character. Losses on tokens become bits per byte by `bits_per_byte`, which compares vocabularies fairly.
+Both tokenisers take any bytes, whatever their encoding, and lose none: a span of text may begin and end in the middle
+of a character. Losses on tokens become bits per byte by `bits_per_byte`, which compares vocabularies fairly.
 """
 
 from __future__ import annotations
@@ -30,10 +30,7 @@ NAMES = ("bytes", "bpe")
 
 
 class Tokeniser(Protocol):
-    """Bytes to ids and back. `vocabulary` counts the ids; `bytes_of`, [vocabulary], counts the bytes of each token."""
-
-    @property
-    def name(self) -> str: ...
+    """Bytes to ids. `vocabulary` counts the ids; `bytes_of`, [vocabulary], counts the bytes of each token."""
 
     @property
     def vocabulary(self) -> int: ...
@@ -45,15 +42,10 @@ class Tokeniser(Protocol):
         """Return the ids of `text`, uint8 of shape [n]: int64 of shape [m], m <= n."""
         ...
 
-    def decode(self, ids: npt.NDArray[np.integer]) -> bytes:
-        """Return the bytes that `ids`, of shape [m], stand for. Raises MetabenchError for an id out of the vocabulary."""
-        ...
-
 
 class SingleBytes:
     """Every byte is a token: nothing to learn, 256 ids."""
 
-    name = "bytes"
     vocabulary = BYTES
 
     def __init__(self) -> None:
@@ -62,9 +54,6 @@ class SingleBytes:
     def encode(self, text: Bytes) -> Ids:
         return _checked_text(text).astype(np.int64)
 
-    def decode(self, ids: npt.NDArray[np.integer]) -> bytes:
-        return _checked_ids(ids, BYTES).astype(np.uint8).tobytes()
-
 
 class BytePairs:
     """Byte-pair encoding (Sennrich et al. 2016, section 3.2) on bytes: the most common pair becomes a token, repeatedly.
@@ -72,8 +61,6 @@ class BytePairs:
     No merge crosses a piece: a word, a number of up to three digits, punctuation, each with the space before it, or a
     run of white space. The library merges characters; so each byte is passed as the character of the same number.
     """
-
-    name = "bpe"
 
     def __init__(self, vocabulary: int, train_text: Bytes) -> None:
         """Learn the merges on `train_text`.
@@ -96,9 +83,8 @@ class BytePairs:
                 f"text can give: {learned:,} tokens were learned before no pair occurred twice; choose at most {learned:,}"
             )
         by_id = sorted(self._model.get_vocab().items(), key=lambda entry: entry[1])
-        self._tokens = [token.encode("latin-1") for token, _ in by_id]
-        self.vocabulary = len(self._tokens)
-        self.bytes_of: Ids = np.array([len(token) for token in self._tokens], dtype=np.int64)
+        self.vocabulary = len(by_id)
+        self.bytes_of: Ids = np.array([len(token) for token, _ in by_id], dtype=np.int64)
         self._known: dict[bytes, Ids] = {}
 
     def encode(self, text: Bytes) -> Ids:
@@ -107,9 +93,6 @@ class BytePairs:
         for piece, found in zip(new, self._model.encode_batch_fast([_letters(piece) for piece in new]), strict=True):
             self._known[piece] = np.array(found.ids, dtype=np.int64)
         return np.concatenate([np.empty(0, dtype=np.int64), *(self._known[piece] for piece in pieces)])
-
-    def decode(self, ids: npt.NDArray[np.integer]) -> bytes:
-        return b"".join(self._tokens[index] for index in _checked_ids(ids, self.vocabulary).tolist())
 
 
 def tokeniser(name: str, vocabulary: int = BYTES, train_text: Bytes | None = None) -> Tokeniser:
@@ -187,10 +170,3 @@ def _checked_text(text: Bytes) -> Bytes:
     if text.dtype != np.uint8 or text.ndim != 1:
         raise MetabenchError(f"expected text as uint8 of shape [n], got {text.dtype} of shape {list(text.shape)}")
     return text
-
-
-def _checked_ids(ids: npt.NDArray[np.integer], vocabulary: int) -> npt.NDArray[np.integer]:
-    wrong = (ids < 0) | (ids >= vocabulary)
-    if wrong.any():
-        raise MetabenchError(f"expected ids of tokens in 0..{vocabulary - 1}, found {int(ids[wrong][0])}")
-    return ids

@@ -53,17 +53,6 @@ class AllocatorEvents:
         """The largest number of bytes that the block had allocated and not yet released."""
         return max(self._live(), default=0)
 
-    @property
-    def live_bytes(self) -> int:
-        """Bytes allocated in the block that were not released at its end."""
-        curve = self._live()
-        return curve[-1] if curve else 0
-
-    @property
-    def event_count(self) -> int:
-        """The number of allocations and releases of the block's own memory."""
-        return len(self._live())
-
     def _live(self) -> list[int]:
         """Return the live bytes after each event."""
         if self._curve is None:

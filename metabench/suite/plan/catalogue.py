@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from metabench.core.citations import bibtex, keys
 from metabench.core.method import Cost
 from metabench.core.options import describe
 from metabench.data import card, datasets, is_available
@@ -15,8 +15,6 @@ from metabench.methods import methods
 from metabench.problems import problems
 
 Card = dict[str, Any]
-
-_KEY = re.compile(r"@\w+\{\s*([^,\s]+)")
 
 
 def method_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
@@ -31,7 +29,7 @@ def method_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
             "memory": found.cost.memory,
             "options": describe(found.options),
             "citation_key": citation_key(found.citation),
-            "citation": found.citation,
+            "citation": bibtex(found.citation),
             "module": found.module,
         }
         for name, found in methods(plugins).items()
@@ -52,7 +50,7 @@ def problem_cards() -> dict[str, Card]:
             "outer_steps": card.outer_steps,
             "options": describe(card.options),
             "citation_key": citation_key(card.citation),
-            "citation": card.citation.strip(),
+            "citation": bibtex(card.citation),
         }
     return found
 
@@ -80,7 +78,7 @@ def dataset_card(name: str) -> Card:
         "library": found.library,
         "available": is_available(name),
         "citation_key": citation_key(found.citation),
-        "citation": found.citation.strip(),
+        "citation": bibtex(found.citation),
     }
 
 
@@ -99,7 +97,6 @@ def cost_text(cost: Cost) -> str:
     return "; ".join(f"{what}: {count}" for what, count in counts.items() if count != "0") or "nothing"
 
 
-def citation_key(bibtex: str) -> str:
-    """Return the key of a BibTeX entry; empty if the text holds none."""
-    match = _KEY.search(bibtex)
-    return match[1] if match else ""
+def citation_key(citation: str) -> str:
+    """Return the first key of a citation; empty if it cites nothing."""
+    return next(iter(keys(citation)), "")

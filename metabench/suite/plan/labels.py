@@ -1,12 +1,14 @@
-"""A cell's method, and its label with options."""
+"""A cell's method and problem, and its label with options."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from metabench.core.lazy import torch
 from metabench.core.method import Method
 from metabench.core.options import build, changed
+from metabench.core.problem import Problem, Setting
 from metabench.methods import method
 from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
@@ -25,6 +27,20 @@ def method_options(cell: Cell) -> Any:
 def problem_options(cell: Cell) -> Any:
     """Return the options of the cell's problem, typed."""
     return build(problem(cell.problem).card.options, cell.problem_options, f"problem '{cell.problem}'")
+
+
+def problem_of(cell: Cell, seed: int, data: Any, device: str, dtype: str) -> Problem:
+    """Return the cell's problem for one of its seeds; `data` is what `metabench.data.load` returned."""
+    setting = Setting(
+        size=cell.size,
+        options=problem_options(cell),
+        inner_steps=cell.inner_steps,
+        seed=seed,
+        device=torch.device(device),
+        dtype=getattr(torch, dtype),
+        data=data,
+    )
+    return problem(cell.problem)(setting)
 
 
 def options_text(options: Any) -> str:

@@ -16,15 +16,13 @@ from multiprocessing import get_context
 from typing import Any
 
 from metabench.core.errors import MetabenchError, TimeLimit
+from metabench.core.types import Progress
 from metabench.measure.environment import torch_version
 from metabench.measure.kernels import choose_kernels
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, predictor_hash
 from metabench.suite.plan.labels import method_of, method_options
 from metabench.suite.predict.predictions import Predicted, Predictions, instruction_set_of
-
-Progress = Callable[[str, int, int], None]
-"""(what runs, how much is done, of how much)."""
 
 Predictor = Callable[[Cell, str | None], Any]
 """(cell, device) -> `metabench.suite.predict.one_cell.Prediction`; a device of None is the cell's own."""

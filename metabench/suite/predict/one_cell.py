@@ -13,15 +13,13 @@ from typing import Any
 from metabench import data
 from metabench.core.errors import MESSAGE_LENGTH, MetabenchError
 from metabench.core.lazy import torch
-from metabench.core.problem import Problem, Setting
 from metabench.core.randomness import generator
 from metabench.core.types import Window
 from metabench.measure.kernels import choose_kernels
 from metabench.measure.outcome import outcome
 from metabench.measure.predicted.memory import Predicted, fake_tensors, predict_memory
-from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.labels import method_of, method_options, problem_options
+from metabench.suite.plan.labels import method_of, method_options, problem_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ def _predicted(cell: Cell, device: str) -> Predicted:
     options = method_options(cell)
     loaded = _loaded(cell.dataset)
     with _threads(cell.threads), _caches_left_real(), fake_tensors() as fakes:
-        instance = _problem(cell, seed, loaded)
+        # On a CPU: the shapes are those on every device.
+        instance = problem_of(cell, seed, loaded, "cpu", cell.dtype)
         state, meta = instance.initial_state()
         window = next(iter(instance.windows()))[0]
         stream = generator(seed, "cost")
@@ -86,22 +85,6 @@ def _predicted(cell: Cell, device: str) -> Predicted:
         # What is made once per process is made by the last step alone, so that the long call need not be simulated twice.
         before = functools.partial(call, window.last(1)) if len(window.inner) > 2 else None
         return predict_memory(functools.partial(call, window), arguments, fakes, device, before)
-
-
-def _problem(cell: Cell, seed: int, loaded: Any) -> Problem:
-    """Return the cell's problem on a CPU: the shapes are those on every device."""
-    kind = problem(cell.problem)
-    return kind(
-        Setting(
-            size=cell.size,
-            options=problem_options(cell),
-            inner_steps=cell.inner_steps,
-            seed=seed,
-            device=torch.device("cpu"),
-            dtype=getattr(torch, cell.dtype),
-            data=loaded,
-        )
-    )
 
 
 @functools.lru_cache(maxsize=1)

@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 
 from metabench import data
 from metabench.autodiff.exact import exact_target
-from metabench.autodiff.inner import begin, check_finite, detached, run
+from metabench.autodiff.inner import begun, check_finite, run
 from metabench.autodiff.optimisers import Adam, Momentum
 from metabench.core import tree
 from metabench.core.checks import check_hypergradient, non_finite
 from metabench.core.errors import MESSAGE_LENGTH, Diverged, MetabenchError, TimeLimit
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient, Method, Target
-from metabench.core.problem import InnerOptimiser, Problem, Setting
+from metabench.core.problem import InnerOptimiser, Problem
 from metabench.core.randomness import generator
-from metabench.core.types import InnerState, Tree, Window
+from metabench.core.types import InnerState, Progress, Tree, Window
 from metabench.measure.clock import Stopwatch, deadline, pin_threads, time_call
 from metabench.measure.environment import environment
 from metabench.measure.kernels import choose_kernels
@@ -34,14 +34,10 @@ from metabench.measure.memory.bound import memory_bound
 from metabench.measure.memory.meter import measure_memory
 from metabench.measure.outcome import outcome
 from metabench.measure.yardstick import Disagreement, Unsettled, disagreement
-from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.labels import method_of, method_options, problem_options
+from metabench.suite.plan.labels import method_of, method_options, problem_of
 from metabench.suite.run.rows import base_row, failed_row
 from metabench.suite.run.well_posed import check_derivatives, check_losses, check_reach, check_trees
-
-Progress = Callable[[str, int, int], None]
-"""(what runs, how much is done, of how much)."""
 
 Row = dict[str, Any]
 
@@ -119,18 +115,7 @@ class _SeedRun:
         yield {"measured_s": whole.seconds}
 
     def _problem(self, dtype: str) -> Problem:
-        kind = problem(self.cell.problem)
-        return kind(
-            Setting(
-                size=self.cell.size,
-                options=problem_options(self.cell),
-                inner_steps=self.cell.inner_steps,
-                seed=self.seed,
-                device=torch.device(self.cell.device),
-                dtype=getattr(torch, dtype),
-                data=self.loaded,
-            )
-        )
+        return problem_of(self.cell, self.seed, self.loaded, self.cell.device, dtype)
 
     def _check(self, instance: Problem, state: InnerState, meta: Tree) -> None:
         """Raise what is wrong with the problem, before anything is measured on it."""
@@ -371,7 +356,7 @@ def _differ(left: Tree, right: Tree) -> bool:
 
 def _plain(instance: Problem, state: InnerState, meta: Tree, window: Window) -> InnerState:
     """Return the inner state after the window, without a hypergradient; the initial one if the inner run does not continue."""
-    after = run(instance, detached(begin(instance, state, meta)), meta, window.inner)
+    after = run(instance, begun(instance, state, meta), meta, window.inner)
     return after if instance.carry else state
 
 

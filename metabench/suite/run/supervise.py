@@ -24,13 +24,11 @@ from types import FrameType
 from typing import Any, BinaryIO, NoReturn
 
 from metabench.core.errors import MetabenchError
+from metabench.core.types import Progress
 from metabench.measure.kernels import choose_kernels
 from metabench.suite.plan.cell import Cell
 from metabench.suite.predict.predictions import Predicted, unfit
 from metabench.suite.run.rows import failed_row
-
-Progress = Callable[[str, int, int], None]
-"""(what runs, how much is done, of how much)."""
 
 Row = dict[str, Any]
 

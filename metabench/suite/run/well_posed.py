@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from metabench.autodiff.inner import begin, check_finite, detached, leaves_of, recorded_step, step
+from metabench.autodiff.inner import begin, begun, check_finite, leaves_of, recorded_step, step
 from metabench.autodiff.recorded import check_recorded
 from metabench.core import tree
 from metabench.core.errors import Diverged, MetabenchError
@@ -52,8 +52,7 @@ def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window
         Diverged: a parameter or a loss is not finite.
     """
     meta = tree.detach(meta)
-    with torch.no_grad():
-        start = detached(begin(problem, state, meta))
+    start = begun(problem, state, meta)
     check_finite(start)
     outer = next(batch for batch in window.outer if batch is not None)
     for what, loss, batch in (
@@ -74,8 +73,7 @@ def check_derivatives(problem: Problem, state: InnerState, meta: Tree, window: W
     if problem.stops_gradients:
         return
     meta = tree.detach(meta)
-    with torch.no_grad():
-        start = detached(begin(problem, state, meta))
+    start = begun(problem, state, meta)
     outer = next(batch for batch in window.outer if batch is not None)
     check_recorded(_WORDS[MetaRole.INNER_LOSS], problem.inner_loss, start.params, meta, window.inner[0])
     check_recorded(_WORDS[MetaRole.OUTER_LOSS], problem.outer_loss, start.params, meta, outer)
@@ -220,7 +218,7 @@ def _dependent(problem: Problem, state: InnerState, meta: Tree, window: Window) 
         after = recorded_step(problem, begin(problem, state, meta), meta, window.inner[0])
         yield [problem.outer_loss(after.params, meta, due)]
         del after
-    current = detached(begin(problem, state, meta))
+    current = begun(problem, state, meta)
     for inner, outer in zip(window.inner, window.outer, strict=True):
         with torch.enable_grad():
             after = recorded_step(problem, current, meta, inner)
