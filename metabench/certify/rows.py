@@ -10,12 +10,11 @@ from metabench import __version__
 from metabench.certify.cases import Case
 from metabench.core import Method, tree
 from metabench.core.lazy import torch
-from metabench.core.options import build
+from metabench.core.options import build, options_text
 from metabench.measure.kernels import NATIVE, instruction_set
 from metabench.methods import method
 from metabench.results.certificate import CERTIFICATE_COLUMNS
 from metabench.suite.plan.code_hash import method_hash
-from metabench.suite.plan.labels import options_text
 
 Row = dict[str, Any]
 

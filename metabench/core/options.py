@@ -10,7 +10,9 @@ A field declares its default, its bounds or choices and its meaning:
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -56,6 +58,31 @@ def changed(options: Any) -> dict[str, Any]:
     """Return the options that differ from their defaults, in the order of declaration."""
     fields = dataclasses.fields(options)
     return {f.name: getattr(options, f.name) for f in fields if getattr(options, f.name) != f.default}
+
+
+def options_text(options: Any) -> str:
+    """Return the options that differ from their defaults as 'name=value, ...'; `read_options` reads it back.
+
+    A text that could be taken for several options is quoted.
+    """
+    return ", ".join(f"{name}={_value_text(value)}" for name, value in changed(options).items())
+
+
+def read_options(text: str) -> dict[str, str]:
+    """Return the options of 'name=value, ...' as texts, by name."""
+    pairs = ((match[1], match[2]) for match in _PAIR.finditer(text))
+    return {name: json.loads(value) if value.startswith('"') else value for name, value in pairs}
+
+
+_PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|.*?)(?:, |$)')
+_AMBIGUOUS = re.compile(r'[,="\n]')
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if _AMBIGUOUS.search(text) else text
 
 
 def describe(options: type) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from metabench.core.options import read_options
 from metabench.report.columns import finite
 from metabench.report.entries import Entry, Place, Row, Suite, Task
 
@@ -229,12 +230,6 @@ class _Details:
             _largest(rows, "flops"),
             _largest(rows, "predicted_bytes"),
         )
-
-
-def read_options(text: str) -> dict[str, str]:
-    """Return the options of 'key=value, key=value' by name."""
-    pairs = (part.partition("=") for part in text.split(", ") if part)
-    return {name: value for name, _, value in pairs}
 
 
 def middle(values: Iterable[float | None]) -> tuple[float, float, float] | None:

@@ -18,7 +18,7 @@ from metabench.report.entries import Suite
 from metabench.report.figures import build_figures
 from metabench.report.memory_figure_parts import FLOOR
 from metabench.report.memory_figures import study_figures
-from metabench.report.memory_study import Configuration, Study, memory_study, read_options
+from metabench.report.memory_study import Configuration, Study, memory_study
 from metabench.report.memory_sweep_figures import device_memory
 from metabench.report.page import render_page
 from metabench.report.panel import Figure
@@ -406,8 +406,3 @@ def test_captions_say_hardware_number_type_and_source_of_memory(suite: Suite, ma
 )
 def test_the_devices_memory_is_read_from_the_configuration(load: Any, made: Any, text: str, size: int | None) -> None:
     assert device_memory(load([made.row("unrolled")], suite=f"device_memory: '{text}'")) == size
-
-
-def test_options_are_read_back_from_their_text() -> None:
-    assert read_options("noise=flip, rate=0.4") == {"noise": "flip", "rate": "0.4"}
-    assert read_options("") == {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from metabench.core.lazy import torch
 from metabench.core.method import Method
-from metabench.core.options import build, changed
+from metabench.core.options import build, options_text
 from metabench.core.problem import Problem, Setting
 from metabench.methods import method
 from metabench.problems import problem
@@ -43,11 +43,6 @@ def problem_of(cell: Cell, seed: int, data: Any, device: str, dtype: str) -> Pro
     return problem(cell.problem)(setting)
 
 
-def options_text(options: Any) -> str:
-    """Return the options that differ from their defaults as 'key=value, ...'."""
-    return ", ".join(f"{name}={_short(value)}" for name, value in changed(options).items())
-
-
 def label(name: str, options: Any) -> str:
     """Return a method's name in tables and figures: the name, with the options that differ from their defaults."""
     text = options_text(options)
@@ -64,7 +59,3 @@ def title(cell: Cell) -> str:
         "1 seed" if len(cell.seeds) == 1 else f"{len(cell.seeds)} seeds",
     )
     return " · ".join(filter(None, parts))
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -17,10 +17,11 @@ from multiprocessing import get_context
 from typing import Any
 
 from metabench.core.errors import unknown
+from metabench.core.options import options_text
 from metabench.core.types import Progress
 from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.labels import label, method_options, options_text, problem_options
+from metabench.suite.plan.labels import label, method_options, problem_options
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.cells import Predictor, predict_group
 from metabench.suite.predict.predictions import Predicted

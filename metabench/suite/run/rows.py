@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from metabench.core.errors import MESSAGE_LENGTH
+from metabench.core.options import options_text
 from metabench.measure.kernels import instruction_set
 from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, method_hash
-from metabench.suite.plan.labels import label, method_of, method_options, options_text, problem_options
+from metabench.suite.plan.labels import label, method_of, method_options, problem_options
 
 
 def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str, Any]:
