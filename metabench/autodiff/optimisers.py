@@ -1,6 +1,6 @@
 """Inner optimisers as pure functions, differentiable everywhere, equal to torch.optim at every step if gradients are well above eps.
 
-A setting is a number, or learned: a function of the meta-parameters that returns a scalar tensor or a tree, or `PerParameter`.
+A rate is a number, or learned: a function of the meta-parameters that returns a scalar tensor or a tree, or `PerParameter`.
 `leafwise` says that each parameter tensor's update does not depend on the others, so that a few can be updated at a time.
 `translates` says that the update adds to the parameters a term of the gradients and slots alone: no parameter decays.
 `minimised_decay` of an optimiser is the c for which training minimises f + c/2 |w|^2, or None where it minimises no such loss.
@@ -22,7 +22,7 @@ from metabench.core.types import OptimiserState, Tree
 
 @dataclass(frozen=True)
 class PerParameter:
-    """A setting learned for each parameter tensor: a function of the meta-parameter of the same name.
+    """A rate learned for each parameter tensor: a function of the meta-parameter of the same name.
 
     An update of a few tensors then computes their own values alone.
     """
@@ -30,7 +30,7 @@ class PerParameter:
     of: Callable[[torch.Tensor], torch.Tensor]
 
 
-Setting: TypeAlias = "float | PerParameter | Callable[[Tree], torch.Tensor | Tree]"
+Rate: TypeAlias = "float | PerParameter | Callable[[Tree], torch.Tensor | Tree]"
 
 STEP_COUNT = "step"
 """The slot that counts steps: the part of the state that never settles."""
@@ -55,11 +55,11 @@ def decay_of(optimiser: InnerOptimiser) -> float:
     return decay
 
 
-def _times(setting: Setting, meta: Tree, direction: Tree) -> Tree:
-    """Return setting(meta) * direction; the setting is a number, a scalar or one tensor per parameter."""
-    if isinstance(setting, PerParameter):
-        return {name: setting.of(meta[name]) * leaf for name, leaf in direction.items()}
-    value = setting(meta) if callable(setting) else setting
+def _times(rate: Rate, meta: Tree, direction: Tree) -> Tree:
+    """Return rate(meta) * direction; the rate is a number, a scalar or one tensor per parameter."""
+    if isinstance(rate, PerParameter):
+        return {name: rate.of(meta[name]) * leaf for name, leaf in direction.items()}
+    value = rate(meta) if callable(rate) else rate
     if isinstance(value, dict):
         return tree.tree_map(lambda a, b: b * a, direction, value)
     return tree.scale(value, direction)
@@ -74,7 +74,7 @@ def _step_of(params: Tree) -> Tree:
 class SGD:
     """w <- w - lr (g + weight_decay w)."""
 
-    learning_rate: Setting
+    learning_rate: Rate
     weight_decay: float = 0.0
 
     leafwise: ClassVar[bool] = True
@@ -104,7 +104,7 @@ class SGD:
 class Momentum:
     """b <- mu b + g; w <- w - lr b, or w - lr (g + mu b) with `nesterov`. Polyak 1964; Sutskever et al. 2013."""
 
-    learning_rate: Setting
+    learning_rate: Rate
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -142,7 +142,7 @@ class Adam:
     negligible for a gradient well above it, but halves the step of one as small as eps.
     """
 
-    learning_rate: Setting
+    learning_rate: Rate
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -186,7 +186,7 @@ class Adam:
 class RMSprop:
     """v <- alpha v + (1 - alpha) g^2; w <- w - lr g / (sqrt(v + eps^2) + eps). Tieleman & Hinton 2012."""
 
-    learning_rate: Setting
+    learning_rate: Rate
     alpha: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -219,7 +219,7 @@ class RMSprop:
 INNER_OPTIMISERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
 
 
-def inner_optimiser(name: str, learning_rate: Setting, weight_decay: float = 0.0) -> SGD | Momentum | Adam | RMSprop:
+def inner_optimiser(name: str, learning_rate: Rate, weight_decay: float = 0.0) -> SGD | Momentum | Adam | RMSprop:
     """Return the inner optimiser named in INNER_OPTIMISERS, with other settings at their defaults."""
     makers: dict[str, Callable[[], SGD | Momentum | Adam | RMSprop]] = {
         "sgd": lambda: SGD(learning_rate, weight_decay),

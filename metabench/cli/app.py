@@ -201,9 +201,9 @@ def plan_command(
     planned = _planned(config, overrides, kernels=bool(predict or device or budget is not None))
     place = device.value if device else None
     if budget is not None:
-        from metabench.cli.budgeting import print_budget
+        from metabench.cli.largest_that_fits import print_budget
         from metabench.suite.config.load import memory_bytes
-        from metabench.suite.predict.budget import answers
+        from metabench.suite.predict.largest_that_fits import answers
 
         room = memory_bytes(budget, "--budget")
         with progress_display("budget") as progress:

@@ -11,7 +11,7 @@ from metabench.cli.output import human_bytes, print_json, print_table
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash
 from metabench.suite.plan.plan import Plan
-from metabench.suite.predict.predictions import Predicted, unfit
+from metabench.suite.predict.predictions import CellPrediction, unfit
 
 _NUMBERS = ("cells", "seeds", "time limit", "memory limit")
 _COLUMNS = ("experiment", "problem", "data sets", "sizes", "inner steps", "methods", "purpose", *_NUMBERS)
@@ -19,7 +19,7 @@ _PREDICTED = ("predicted peak", "static", "dynamic", "FLOPs")
 _CELL_COLUMNS = ("experiment", "cell", "inner steps", "options", *_PREDICTED, "fits")
 
 
-def print_plan(plan: Plan, as_json: bool, predicted: Sequence[Predicted] | None = None) -> None:
+def print_plan(plan: Plan, as_json: bool, predicted: Sequence[CellPrediction] | None = None) -> None:
     """Print a table, one line per experiment, or as JSON every cell with its spec, the file of its rows and its code hash.
 
     predicted: what each cell is predicted to need, in plan order. The table then has one line per cell, and says whether it fits.
@@ -69,7 +69,7 @@ def _row(name: str, cells: Sequence[Cell]) -> tuple[str, ...]:
     )
 
 
-def _cell_row(cell: Cell, found: Predicted) -> tuple[str, ...]:
+def _cell_row(cell: Cell, found: CellPrediction) -> tuple[str, ...]:
     head = (
         cell.experiment,
         f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}",
@@ -82,7 +82,7 @@ def _cell_row(cell: Cell, found: Predicted) -> tuple[str, ...]:
     return (*head, *sizes, f"{found.flops:.3g}", _verdict(cell, found))
 
 
-def _verdict(cell: Cell, found: Predicted) -> str:
+def _verdict(cell: Cell, found: CellPrediction) -> str:
     within, fits = _fits(cell, found)
     if fits is False:
         return f"NO: {unfit(cell, found)}; it will not be started"
@@ -91,14 +91,14 @@ def _verdict(cell: Cell, found: Predicted) -> str:
     return "yes" if within else f"NO: the limit is {human_bytes(cell.limit_bytes)}; it will end as oom"
 
 
-def _fits(cell: Cell, found: Predicted) -> tuple[bool | None, bool | None]:
+def _fits(cell: Cell, found: CellPrediction) -> tuple[bool | None, bool | None]:
     """Return whether a cell stays within its limit and its device; None where nothing is predicted or declared."""
     if found.message:
         return None, None
     return found.peak_bytes <= cell.limit_bytes, not unfit(cell, found) if cell.device_bytes else None
 
 
-def _predicted_words(cells: Sequence[Cell], predicted: Sequence[Predicted]) -> str:
+def _predicted_words(cells: Sequence[Cell], predicted: Sequence[CellPrediction]) -> str:
     verdicts = [_fits(cell, found) for cell, found in zip(cells, predicted, strict=True)]
     known = sum(within is not None for within, _ in verdicts)
     unfitting = sum(fits is False for _, fits in verdicts)

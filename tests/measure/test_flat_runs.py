@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metabench.measure.predicted.ledger import Ledger
-from metabench.measure.predicted.memory import Predicted, fake_tensors, predict_memory
+from metabench.measure.predicted.memory import PredictedCall, fake_tensors, predict_memory
 
 Run = Callable[[list[Any]], list[Any]]
 
@@ -94,7 +94,7 @@ def test_a_prediction_is_the_same_as_without_what_is_known_of_runs(
     assert remembered == _of_a_language_model(options)
 
 
-def _of_a_language_model(options: dict[str, Any]) -> Predicted:
+def _of_a_language_model(options: dict[str, Any]) -> PredictedCall:
     from metabench import data
     from metabench.core.options import build
     from metabench.core.problem import Setting

@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from metabench.core.errors import MetabenchError
 from metabench.measure.memory.allocator_events import AllocatorEvents
 from metabench.measure.memory.meter import measure_memory
-from metabench.measure.predicted.memory import CUDA_BLOCK, Predicted, fake_tensors, predict_memory
+from metabench.measure.predicted.memory import CUDA_BLOCK, PredictedCall, fake_tensors, predict_memory
 
 MEBIBYTE = 2**20
 Build = Callable[[], tuple[Callable[[], Any], Any]]
 
 
-def predicted(build: Build, device: str = "cpu") -> Predicted:
+def predicted(build: Build, device: str = "cpu") -> PredictedCall:
     with fake_tensors() as fakes:
         call, arguments = build()
         return predict_memory(call, arguments, fakes, device)

@@ -21,7 +21,7 @@ from metabench.suite.predict import cells as many
 from metabench.suite.predict import predictions
 from metabench.suite.predict.cells import predict_cells
 from metabench.suite.predict.predictions import (
-    Predicted,
+    CellPrediction,
     Predictions,
     kept_predictions,
     read_predictions,
@@ -59,7 +59,7 @@ def silent(stage: str, done: int, total: int) -> None:
     del stage, done, total
 
 
-def predicted(cell: Cell, **figures: Any) -> Predicted:
+def predicted(cell: Cell, **figures: Any) -> CellPrediction:
     (entry,) = predict_cells([cell], Predictions(), silent, None, Counting(lambda cell: Figures(**figures)))
     return entry
 

@@ -34,7 +34,7 @@ _MARK = 104_729
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictedCall:
     """What a call would need: its memory, floating-point operations by torch's formulas, and how many operations torch would run.
 
     note: what the memory leaves out; empty where nothing is known to be.
@@ -62,7 +62,7 @@ def fake_tensors() -> Iterator[Any]:
 
 def predict_memory(
     call: Callable[[], Any], arguments: Any, fakes: Any, device: str = "cpu", before: Callable[[], Any] | None = None
-) -> Predicted:
+) -> PredictedCall:
     """Return what `measure_memory` would find for `call` on `device`. To be called inside the block of `fake_tensors`.
 
     The tensors of `call` and of `arguments` are fake, made on a CPU; with `device` 'cuda' blocks are counted as CUDA's allocator does, and
@@ -89,7 +89,7 @@ def predict_memory(
     if left or (is_small and not prepared):
         found, _ = _counted(call, fakes, kind, is_small)
     memory = Memory(static + found.dynamic_bytes, static, found.dynamic_bytes, SOURCE)
-    return Predicted(memory, found.flops, found.operations, found.note)
+    return PredictedCall(memory, found.flops, found.operations, found.note)
 
 
 class _Counted(NamedTuple):

@@ -22,7 +22,7 @@ from metabench.measure.kernels import choose_kernels
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, predictor_hash
 from metabench.suite.plan.labels import method_of, method_options
-from metabench.suite.predict.predictions import Predicted, Predictions, instruction_set_of
+from metabench.suite.predict.predictions import CellPrediction, Predictions, instruction_set_of
 
 Predictor = Callable[[Cell, str | None], Any]
 """(cell, device) -> `metabench.suite.predict.one_cell.Prediction`; a device of None is the cell's own."""
@@ -46,8 +46,8 @@ def predict_cells(
     device: str | None = None,
     predictor: Predictor | None = None,
     workers: int = 1,
-    keep: Callable[[Predicted], None] | None = None,
-) -> list[Predicted]:
+    keep: Callable[[CellPrediction], None] | None = None,
+) -> list[CellPrediction]:
     """Return a prediction for each cell, in order; those that `earlier` holds are reused.
 
     predictor: `metabench.suite.predict.one_cell.predict` unless given. workers: processes; a predictor that is given runs in this one.
@@ -78,7 +78,7 @@ def predict_cells(
 
 def _predicted(
     tasks: Sequence[list[int]], cells: Sequence[Cell], device: str | None, predictor: Predictor | None, workers: int
-) -> Iterator[tuple[list[int], list[Predicted]]]:
+) -> Iterator[tuple[list[int], list[CellPrediction]]]:
     """Yield what is predicted for the cells at the places of each task, as it comes."""
     if predictor is not None or workers < 2 or len(tasks) < FEW:
         for places in tasks:
@@ -88,7 +88,7 @@ def _predicted(
         choose_kernels(cell.kernels)
     _import_once()
     waiting, idle = list(reversed(tasks)), [_worker() for _ in range(min(workers, len(tasks)))]
-    running: dict[Future[list[Predicted]], tuple[ProcessPoolExecutor, list[int]]] = {}
+    running: dict[Future[list[CellPrediction]], tuple[ProcessPoolExecutor, list[int]]] = {}
     try:
         while waiting or running:
             while waiting and idle:
@@ -127,7 +127,7 @@ def _import_once() -> None:
 
 def predict_group(
     cells: Sequence[Cell], device: str | None = None, predictor: Predictor | None = None, lines: bool = True
-) -> list[Predicted]:
+) -> list[CellPrediction]:
     """Return a prediction for each of some cells that differ in T and in what changes no shape, in order; in full without `lines`."""
     choose_kernels(cells[0].kernels)
     begun = time.perf_counter()
@@ -212,9 +212,9 @@ class _Simulations:
 
 def _entry(
     cell: Cell, device: str | None, figures: dict[str, int], message: str, seconds: float, note: str = ""
-) -> Predicted:
+) -> CellPrediction:
     found = {name: figures.get(name, 0) for name in FIGURES}
-    return Predicted(
+    return CellPrediction(
         problem=cell.problem,
         dataset=cell.dataset,
         size=cell.size,

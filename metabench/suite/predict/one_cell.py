@@ -17,7 +17,7 @@ from metabench.core.randomness import generator
 from metabench.core.types import Window
 from metabench.measure.kernels import choose_kernels
 from metabench.measure.outcome import outcome
-from metabench.measure.predicted.memory import Predicted, fake_tensors, predict_memory
+from metabench.measure.predicted.memory import PredictedCall, fake_tensors, predict_memory
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.labels import method_of, method_options, problem_of
 
@@ -65,7 +65,7 @@ def _none(message: str) -> Prediction:
     return Prediction(0, 0, 0, 0, 0, message[:MESSAGE_LENGTH])
 
 
-def _predicted(cell: Cell, device: str) -> Predicted:
+def _predicted(cell: Cell, device: str) -> PredictedCall:
     choose_kernels(cell.kernels)
     seed = cell.seeds[0]
     method = method_of(cell)

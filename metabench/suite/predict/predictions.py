@@ -25,7 +25,7 @@ from metabench.suite.plan.code_hash import code_hash, predictor_hash
 PREDICTIONS_VERSION = 3
 
 @dataclass(frozen=True)
-class Predicted:
+class CellPrediction:
     """What one cell is predicted to need, and what the prediction is of and was made with.
 
     cell: the cell's hash. device: the one that it is predicted for. threads: of torch; some kernels take memory for each. kernels: the
@@ -78,14 +78,14 @@ class OtherVersion(MetabenchError):
 class Predictions:
     """The predictions of a file, found by cell."""
 
-    def __init__(self, entries: Iterable[Predicted] = ()) -> None:
+    def __init__(self, entries: Iterable[CellPrediction] = ()) -> None:
         self._found = {entry.key: entry for entry in entries}
 
-    def of(self, cell: Cell, device: str | None = None) -> Predicted | None:
+    def of(self, cell: Cell, device: str | None = None) -> CellPrediction | None:
         """Return what is predicted for `cell` on a device (its own if None), by the source and the torch of now; None where nothing is."""
         return self._found.get(key_of(cell, device)) if self._found else None
 
-    def __iter__(self) -> Iterator[Predicted]:
+    def __iter__(self) -> Iterator[CellPrediction]:
         return iter(self._found.values())
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ def read_predictions(path: Path) -> Predictions:
             raise MetabenchError(f"predictions '{path}': expected a first line with '{_HEAD}', then one JSON object per line")
         if version != PREDICTIONS_VERSION:
             raise OtherVersion(f"predictions '{path}': version {version}, expected {PREDICTIONS_VERSION}: run `metabench predict` again")
-        return Predictions(Predicted(**json.loads(line)) for line in lines[1:])
+        return Predictions(CellPrediction(**json.loads(line)) for line in lines[1:])
     except OSError as error:
         raise MetabenchError(
             f"predictions '{path}' cannot be read: {error.strerror}: `metabench predict --out` writes them"
@@ -129,18 +129,18 @@ def kept_predictions(path: Path) -> Predictions:
         return Predictions()
 
 
-def write_predictions(path: Path, entries: Iterable[Predicted]) -> None:
+def write_predictions(path: Path, entries: Iterable[CellPrediction]) -> None:
     """Write `entries` to `path`, whole or not at all."""
     write_text_atomically(path, _text({_HEAD: PREDICTIONS_VERSION}) + "".join(_text(dataclasses.asdict(entry)) for entry in entries))
 
 
 @contextlib.contextmanager
-def added_to(path: Path, earlier: Predictions) -> Iterator[Callable[[Predicted], None]]:
+def added_to(path: Path, earlier: Predictions) -> Iterator[Callable[[CellPrediction], None]]:
     """Yield what adds a prediction to the file, which holds `earlier` first: a run that is interrupted goes on from there."""
     write_predictions(path, earlier)
     with path.open("a", encoding="utf-8") as file:
 
-        def add(entry: Predicted) -> None:
+        def add(entry: CellPrediction) -> None:
             file.write(_text(dataclasses.asdict(entry)))
             file.flush()
 
@@ -154,7 +154,7 @@ def _text(values: dict[str, Any]) -> str:
     return json.dumps(values) + "\n"
 
 
-def unfit(cell: Cell, predicted: Predicted | None) -> str:
+def unfit(cell: Cell, predicted: CellPrediction | None) -> str:
     """Return why a cell is not to be started: predicted and declared memory; empty where it fits, or nothing is declared or predicted."""
     if predicted is None or predicted.message or not cell.device_bytes or predicted.peak_bytes <= cell.device_bytes:
         return ""

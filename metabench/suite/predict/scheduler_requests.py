@@ -19,7 +19,7 @@ from metabench.methods import method
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.labels import method_of
 from metabench.suite.plan.plan import Plan
-from metabench.suite.predict.predictions import Predicted, Predictions, kept_predictions
+from metabench.suite.predict.predictions import CellPrediction, Predictions, kept_predictions
 
 _MIB = 2**20
 
@@ -100,7 +100,7 @@ def _unrolled(cell: Cell) -> Cell:
     return dataclasses.replace(cell, method="unrolled", method_options=options)
 
 
-def _known(cell: Cell, predictions: Predictions) -> Predicted | None:
+def _known(cell: Cell, predictions: Predictions) -> CellPrediction | None:
     found = predictions.of(cell)
     return None if found is None or found.message else found
 

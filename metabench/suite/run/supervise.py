@@ -27,7 +27,7 @@ from metabench.core.errors import MetabenchError
 from metabench.core.types import Progress
 from metabench.measure.kernels import choose_kernels
 from metabench.suite.plan.cell import Cell
-from metabench.suite.predict.predictions import Predicted, unfit
+from metabench.suite.predict.predictions import CellPrediction, unfit
 from metabench.suite.run.rows import failed_row
 
 Row = dict[str, Any]
@@ -48,7 +48,7 @@ def supervise(
     progress: Progress,
     runner: Runner | None = None,
     grace: float | None = None,
-    predicted: Predicted | None = None,
+    predicted: CellPrediction | None = None,
 ) -> list[Row]:
     """Run `cell` in its own process, write its rows to `out` and return them, in the order of the cell's seeds.
 

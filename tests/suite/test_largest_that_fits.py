@@ -11,7 +11,7 @@ import pytest
 from metabench.core.errors import MetabenchError
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.plan import Plan
-from metabench.suite.predict.budget import PREDICTED_AT_MOST, Answer, answers
+from metabench.suite.predict.largest_that_fits import PREDICTED_AT_MOST, Answer, answers
 from tests.suite.test_predictions import Figures, silent
 
 WEIGHTS = {"mlp64": 100, "mlp256": 400, "mlp1024": 1600}

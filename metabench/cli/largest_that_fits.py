@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from metabench.cli.output import human_bytes, print_json
-from metabench.suite.predict.budget import PREDICTED_AT_MOST, Answer
+from metabench.suite.predict.largest_that_fits import PREDICTED_AT_MOST, Answer
 
 
 def print_budget(budget: int, found: Iterable[tuple[Answer, str]], as_json: bool) -> None:

@@ -24,7 +24,7 @@ from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.labels import label, method_options, problem_options
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.cells import Predictor, predict_group
-from metabench.suite.predict.predictions import Predicted
+from metabench.suite.predict.predictions import CellPrediction
 
 LOOKED_AT = (4, 8, 16)
 PREDICTED_AT_MOST = 16
@@ -137,7 +137,7 @@ class _Search:
     budget: int
     device: str | None
     predictor: Predictor | None
-    _found: dict[tuple[str, str, int], Predicted] = field(default_factory=dict)
+    _found: dict[tuple[str, str, int], CellPrediction] = field(default_factory=dict)
 
     def order(self, cell: Cell, sizes: Sequence[str]) -> list[str]:
         """Return the sizes in the order of what is given to a method at each; as they are where one is not known."""
@@ -158,7 +158,7 @@ class _Search:
                 return answers | dict.fromkeys(sizes[place:], found)
         return answers
 
-    def at(self, cell: Cell, size: str, steps: int) -> Predicted:
+    def at(self, cell: Cell, size: str, steps: int) -> CellPrediction:
         """Return the prediction of a cell at another size and T."""
         asked = dataclasses.replace(cell, size=size, inner_steps=steps)
         key = (cell.method, asked.hash, steps)
@@ -206,10 +206,10 @@ class _Search:
                 return Largest(fits, more=fits == PREDICTED_AT_MOST)
             steps = between[len(between) // 2]
 
-    def _fits(self, found: Predicted) -> bool:
+    def _fits(self, found: CellPrediction) -> bool:
         return not found.message and found.peak_bytes <= self.budget
 
-    def _extrapolated(self, last: Predicted, slope: int) -> Largest:
+    def _extrapolated(self, last: CellPrediction, slope: int) -> Largest:
         """Return the largest T, given the last prediction and the bytes of each further step."""
         fits = last.inner_steps
         for steps in _doubling(2 * fits, EXTRAPOLATED_AT_MOST):
