@@ -23,7 +23,7 @@ def joined(points: list[Point], owner: Callable[[Point], str]) -> list[list[Poin
 
 
 def thin(ticks: list[float], at_most: int) -> list[float]:
-    """Keep at most so many ticks, the last one among them."""
+    """Keep `at_most` ticks, evenly spread, the last one among them."""
     step = -(-len(ticks) // at_most) or 1
     return ticks[::-1][::step][::-1]
 

@@ -69,7 +69,7 @@ def plural(number: int, noun: str, many: str | None = None) -> str:
 
 
 def some(names: Iterable[str], at_most: int = 5, separator: str = ", ", last: str = " and ") -> str:
-    """List at most so many distinct names, and say how many more there are."""
+    """List the first `at_most` distinct names, and say how many more there are."""
     listed = list(dict.fromkeys(names))
     more = f"{last}{len(listed) - at_most} more" if len(listed) > at_most else ""
     return separator.join(listed[:at_most]) + more

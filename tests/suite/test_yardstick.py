@@ -17,6 +17,7 @@ from metabench.core.problem import Setting
 from metabench.methods import method
 from metabench.problems.label_noise import LabelNoise
 from metabench.problems.toy_1d import Toy1D
+from metabench.suite.plan import labels
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.run import run_cell as run
 from metabench.suite.run.run_cell import run_cell
@@ -107,7 +108,7 @@ def test_the_message_has_both_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_role_that_the_method_forgets_as_well_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The method equals its exact value to the last bit, and both are wrong."""
     spoilt = dataclasses.replace(method("unrolled"), function=lambda p, s, m, w, o, g: without_direct_term(p, s, m, w))
-    monkeypatch.setattr(run, "problem", lambda name: Both)
+    monkeypatch.setattr(labels, "problem", lambda name: Both)
     monkeypatch.setattr(run, "method_of", lambda cell: spoilt)
     (row,) = rows_of("unrolled")
     assert row["status"] == "ok" and row["hypergradient_error"] > 0.1
@@ -149,7 +150,7 @@ def test_a_problem_that_stops_gradients_on_purpose_is_no_error(monkeypatch: pyte
             super().__init__(setting)
             self.stops_gradients = False
 
-    monkeypatch.setattr(run, "problem", lambda name: Silent)
+    monkeypatch.setattr(labels, "problem", lambda name: Silent)
     (row,) = rows_of("unrolled", **stopping)
     assert row["status"] == "error" and "detach() (label_noise.py:" in row["message"]
     monkeypatch.setattr(run, "check_derivatives", lambda *arguments: None)
@@ -176,7 +177,7 @@ class Narrow(Toy1D):
 
 
 def test_a_problem_that_refuses_other_meta_parameters_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "problem", lambda name: Narrow)
+    monkeypatch.setattr(labels, "problem", lambda name: Narrow)
     (row,) = rows_of("unrolled", purpose="cost")
     assert row["status"] == "ok" and row["target_error"] == 0
     assert "the exact hypergradient is not checked: ValueError: another l" in row["message"]
