@@ -184,3 +184,15 @@ def test_memory_is_read_with_its_unit(text: str, size: int) -> None:
 def test_memory_without_a_unit_or_size_is_refused(text: str) -> None:
     with pytest.raises(MetabenchError, match="limits: "):
         memory_bytes(text, "limits")
+
+
+def test_of_a_key_in_two_files_the_later_counts(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{name}.yaml" for name in ("first", "second", "third"))
+    first.write_text(f"name: first\nseeds: [1, 2]\nlimits: {{seconds: 7, memory: 1GiB}}\n{EXPERIMENT}")
+    second.write_text("name: second\nseeds: [3]\nlimits: {seconds: 8}")
+    third.write_text("limits: 3")
+    suite = load_suite([first, second], ["seeds=[4]"])
+    assert (suite.name, suite.seeds, suite.limits.seconds, suite.limits.memory) == ("second", [4], 8, "1GiB")
+    assert load_suite([first]) == load_suite(first)
+    with pytest.raises(MetabenchError, match="limits"):
+        load_suite([first, third])

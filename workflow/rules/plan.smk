@@ -5,9 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from snakemake.common.configfile import load_configfile
 from snakemake.logging import logger
-from snakemake.utils import update_config
 
 import metabench
 from metabench.core.errors import MetabenchError
@@ -34,19 +32,13 @@ def stop(error):
 
 
 def chosen_suite():
-    """Return the suite of --configfile, else of config/config.yaml, with --config on top.
+    """Return the suite of all --configfile together, else of config/config.yaml, with --config on top.
 
     A `configfile:` directive would merge the default suite into every other one, its experiments too.
     """
-    given = workflow.overwrite_configfiles
-    source = Path(workflow.basedir, "config", "config.yaml")
-    if len(given) == 1:
-        source = given[0]
-    elif given:
-        source = {}
-        for path in given:
-            update_config(source, load_configfile(path))
-    return load_suite(source, workflow.config_settings.config_args or [])
+    default = Path(workflow.basedir, "config", "config.yaml")
+    files = workflow.overwrite_configfiles or [default]
+    return load_suite(files, workflow.config_settings.config_args or [])
 
 
 def planned(wildcards):

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from omegaconf import OmegaConf
@@ -30,8 +30,11 @@ _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 _NOUNS = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "value"}
 
 
-def load_suite(source: Mapping[str, Any] | Path | str, overrides: Sequence[str] = ()) -> Suite:
-    """Return the suite of a YAML file (a path) or of parsed values (a mapping).
+Source: TypeAlias = Mapping[str, Any] | Path | str | Sequence[Path | str]
+
+
+def load_suite(source: Source, overrides: Sequence[str] = ()) -> Suite:
+    """Return the suite of a YAML file (a path), of several (of a key in two the later counts), or of parsed values (a mapping).
 
     `overrides`, 'key=value' or 'section.key=value' with a YAML value, are applied last.
 
@@ -39,6 +42,8 @@ def load_suite(source: Mapping[str, Any] | Path | str, overrides: Sequence[str] 
         MetabenchError: the file cannot be read or is not a YAML mapping; a key is unknown or missing; a value has the wrong type or
             is out of bounds.
     """
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return load_suite(source[0] if len(source) == 1 else _together(source), overrides)
     where = "configuration" if isinstance(source, Mapping) else str(source)
     values = _with_overrides(_read(source, where), overrides, where)
     _check_keys(OmegaConf.to_container(values), Suite, "", where)
@@ -99,6 +104,13 @@ def _read(source: Mapping[str, Any] | Path | str, where: str) -> Any:
     if not OmegaConf.is_dict(values):
         raise MetabenchError(f"configuration '{where}': expected a mapping of keys to values, as 'name: my_suite'")
     return values
+
+
+def _together(files: Sequence[Path | str]) -> dict[str, Any]:
+    try:
+        return dict(OmegaConf.merge(*(_read(path, str(path)) for path in files)))
+    except OmegaConfBaseException as error:
+        raise MetabenchError(f"the configurations {' and '.join(map(str, files))} do not fit together: {_one_line(error)}") from error
 
 
 def _with_overrides(values: Any, overrides: Sequence[str], where: str) -> Any:
