@@ -146,7 +146,7 @@ def moving(problem: CertificationProblem, windows: int = 1) -> Case:
 
 def settled(problem: CertificationProblem) -> Case:
     """Return the case at a minimum of the loss on one batch, where steps on that batch lead nowhere."""
-    params, meta = problem.initial()
+    params, meta = problem.beginning()
     drawn = next(problem.windows())[0]
     batch, outer = drawn.inner[0], drawn.outer[-1]
     assert outer is not None

@@ -5,13 +5,14 @@ All of them are small, in float64, on the CPU, and the same at every run.
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from metabench.autodiff.optimisers import STEP_COUNT, inner_optimiser
-from metabench.core import Batch, MetaRole, Metric, OptimiserState, Problem, ProblemCard, Tree, Window
+from metabench.core import Batch, MetaRole, Metric, OptimiserState, Problem, ProblemCard, Tree, Window, once
 from metabench.core.lazy import torch
 from metabench.core.method import NoOptions
 from metabench.core.problem import InnerOptimiser, OuterOptimiser, Setting
@@ -40,7 +41,8 @@ class CertificationProblem(Problem):
 
     card = ProblemCard("", ("analytic",), {"small": ""}, (Metric("outer loss", "min"),), "", NoOptions, 4, 1)
     outer_optimiser = OuterOptimiser("SGD", learning_rate=0.1)
-    carry = True
+    restarts = False
+    """Whether a new inner run begins with every window."""
     batch = 0
 
     roles: frozenset[MetaRole]
@@ -86,6 +88,14 @@ class CertificationProblem(Problem):
         return 0.8
 
     @abstractmethod
+    def beginning(self) -> tuple[Tree, Tree]:
+        """Return the parameters that inner runs begin with, and the initial meta-parameters."""
+
+    def initial(self) -> Tree:
+        """Return the initial meta-parameters."""
+        return self.beginning()[1]
+
+    @abstractmethod
     def draw(self, stream: torch.Generator) -> Batch:
         """Return one batch."""
 
@@ -104,10 +114,10 @@ class CertificationProblem(Problem):
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield windows of fresh batches."""
         stream = generator(self.seed, f"{self.name} data")
-        steps = self.setting.inner_steps
-        while True:
+        steps, params = self.setting.inner_steps, self.beginning()[0]
+        for begins in itertools.repeat(params) if self.restarts else once(params):
             outer = tuple(self.draw_outer(stream) if DUE[self.due](k, steps) else None for k in range(steps))
-            yield [Window(tuple(self.draw(stream) for _ in range(steps)), outer)]
+            yield [Window(tuple(self.draw(stream) for _ in range(steps)), outer, begins)]
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return nothing: nobody trains on these."""

@@ -27,7 +27,7 @@ class Ridge(CertificationProblem):
     statement = "f = |Xw - y|^2 / 2n + sum_j exp(l_j) w_j^2 / 2,  F = |Zw - t|^2 / 2m"
     roles = frozenset({MetaRole.INNER_LOSS})
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return w and l."""
         return {"w": self.normal("w", self.features)}, {"l": 0.3 * self.normal("l", self.features) - 0.5}
 
@@ -63,7 +63,7 @@ class Quadratic(CertificationProblem):
         """Return a step size for a curvature of 2 (1 + l)."""
         return super().learning_rate() / 2
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return w and l."""
         return {"w": torch.tensor(1.7, dtype=torch.float64)}, {"l": torch.tensor(0.4, dtype=torch.float64)}
 
@@ -93,7 +93,7 @@ class Logistic(CertificationProblem):
         """Return a longer step: the curvature is small."""
         return 2 * super().learning_rate()
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return w, b and l."""
         params = {"w": self.normal("w", self.features), "b": torch.tensor(0.2, dtype=torch.float64)}
         return params, {"l": 0.3 * self.normal("l", self.features) - 2}
@@ -127,9 +127,9 @@ class PenaltiesAndRate(Ridge):
         """Return the map from r to the learning rate."""
         return lambda meta: meta["r"].exp()
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return w, and l and r."""
-        params, meta = super().initial()
+        params, meta = super().beginning()
         rate = -3.0 if self.optimiser_name in ADAPTIVE else -1.5
         return params, {**meta, "r": torch.tensor(rate, dtype=torch.float64)}
 
@@ -140,7 +140,7 @@ class ScaledStart(Ridge):
     name = "scaled_start"
     statement = "w_0 = exp(l) c,  f = |Xw - y|^2 / 2n + |w|^2 / 10,  F = |Zw - t|^2 / 2m"
     roles = frozenset({MetaRole.START})
-    carry = False
+    restarts = True
 
     def start(self, params: Tree, meta: Tree) -> Tree:
         """Return w_0, with c the parameters that the problem begins with."""
@@ -158,7 +158,7 @@ class ExampleWeights(CertificationProblem):
     statement = "f = sum_i sigmoid(l_i) (x_i' w - y_i)^2 / 2n + |w|^2 / 10,  F = |Zw - t|^2 / 2m"
     roles = frozenset({MetaRole.INNER_LOSS})
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return w in two pieces, and l."""
         half = self.features // 2
         params = {"0.left": self.normal("left", half), "0.right": self.normal("right", self.features - half)}
@@ -200,7 +200,7 @@ class Layouts(CertificationProblem):
     statement = "f = |X (V 1 + s + e) - y|^2 / 2n + sum_i exp(l_i) |w_i|^2 / 2 + sum p V^2 / 9,  F = |Z (V 1 + s + e) - t|^2 / 2m"
     roles = frozenset({MetaRole.INNER_LOSS})
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return V transposed, s without dimensions, e expanded and n empty; l strided, p transposed, x expanded and m empty."""
         params = {
             "V": self.normal("V", 2, self.features).T,

@@ -32,7 +32,7 @@ class SharedRoles(CertificationProblem):
         self.idle = idle
         self.roles = frozenset(MetaRole(role) for role in roles)
         self.name = "_and_".join(roles)
-        self.carry = MetaRole.START not in self.roles
+        self.restarts = MetaRole.START in self.roles
         super().__init__(optimiser, **{"features": 3, **settings})
 
     def learning_rate(self) -> Any:
@@ -41,14 +41,14 @@ class SharedRoles(CertificationProblem):
             return super().learning_rate()
         scale = 0.1 if self.optimiser_name in ADAPTIVE else 0.5
         return lambda meta: {
-            name: scale * meta["l"][place % 2].sigmoid() for place, name in enumerate(self.initial()[0])
+            name: scale * meta["l"][place % 2].sigmoid() for place, name in enumerate(self.beginning()[0])
         }
 
     def momentum(self, meta: Tree) -> Any:
         """Return the scheduled optimiser's momentum: learned, too, where the rates are."""
         return meta["l"][2].sigmoid() if MetaRole.UPDATE in self.roles else super().momentum(meta)
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return (w, b) and l."""
         params = {"w": self.normal("w", self.features), "b": torch.tensor(0.3, dtype=torch.float64)}
         if self.idle:
@@ -90,13 +90,13 @@ class TiedStart(CertificationProblem):
         "F = (|a + b|^2 + |c - d|^2) / 2"
     )
     roles = frozenset({MetaRole.START})
-    carry = False
+    restarts = True
 
     def learning_rate(self) -> Any:
         """Return a shorter step: the curvature is large."""
         return super().learning_rate() / 3
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return (a, b, c, d), c and d the same tensor, and l."""
         shared = self.normal("c", self.features)
         params = {"a": torch.zeros_like(shared), "b": torch.zeros_like(shared), "c": shared, "d": shared}

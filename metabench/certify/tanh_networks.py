@@ -34,7 +34,7 @@ class TanhNetwork(CertificationProblem):
         """Return a shorter step: the curvature is large."""
         return super().learning_rate() / 2
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return (U, b, v) and l."""
         params = {
             "U": 0.7 * self.normal("U", self.features, HIDDEN),
@@ -167,7 +167,7 @@ class Initialisation(LearningRates):
     name = "initialisation"
     statement = "w_0 = (l, v_0),  f = F = mean (v' tanh(Ux + b) - y)^2"
     roles = frozenset({MetaRole.START})
-    carry = False
+    restarts = True
 
     def learning_rate(self) -> Any:
         """Return a number: nothing is learned about it."""

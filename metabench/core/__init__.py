@@ -4,7 +4,7 @@ from metabench.core.errors import Diverged, MetabenchError, OutOfMemory, TimeLim
 from metabench.core.method import Cost, Curvature, Hypergradient, Limit, Mean, Method, Target, method
 from metabench.core.options import option
 from metabench.core.problem import MetaRole, Metric, Problem, ProblemCard
-from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window
+from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window, once
 
 __all__ = [
     "Batch",
@@ -29,5 +29,6 @@ __all__ = [
     "Unsupported",
     "Window",
     "method",
+    "once",
     "option",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Literal, Protocol
 
+from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.segments import Segment
 from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window
@@ -119,8 +122,6 @@ class Problem(ABC):
     """The inner optimiser."""
     outer_optimiser: OuterOptimiser
     """How the meta-parameters are updated."""
-    carry: bool
-    """Whether the inner run continues from window to window (online), or restarts at every window."""
     batch: int
     """Examples in an inner batch; 0 where there are no batches."""
     stops_gradients: bool = False
@@ -137,11 +138,14 @@ class Problem(ABC):
         return 0
 
     @abstractmethod
-    def initial(self) -> tuple[Tree, Tree]:
-        """Return (params, meta) drawn from the setting's seed."""
+    def initial(self) -> Tree:
+        """Return the initial meta-parameters, drawn from the setting's seed."""
 
     def start(self, params: Tree, meta: Tree) -> Tree:
-        """Return the parameters from which an inner run starts: a differentiable map, the identity unless meta is an initialisation."""
+        """Return the parameters from which an inner run starts, given those that its first window `begins` with.
+
+        A differentiable map, the identity unless meta-parameters are initial parameters (`MetaRole.START`).
+        """
         return params
 
     @abstractmethod
@@ -167,8 +171,10 @@ class Problem(ABC):
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield the windows of one outer step after another, endlessly.
 
-        One window per outer step, or one per task in a batch of tasks: each task then starts its own inner run, and the meta-update
-        uses the mean of their hypergradients. The order is a function of the seed alone.
+        One window per outer step, or one per task in a batch of tasks, whose hypergradients the meta-update averages. An inner run begins
+        where a window `begins` with parameters, and continues in the windows at the same place of the next outer steps until another
+        begins: once where training is online, at every window for MAML, every so often for episodes. The first window of each place
+        begins a run. The order is a function of the seed alone.
         """
 
     @abstractmethod
@@ -180,6 +186,48 @@ class Problem(ABC):
         return {}
 
     def initial_state(self) -> tuple[InnerState, Tree]:
-        """Return the inner state before the first window, and the initial meta-parameters."""
-        params, meta = self.initial()
-        return InnerState(params, self.optimiser.init(params)), meta
+        """Return the inner state before the first window of the first task, and the initial meta-parameters."""
+        return self.entered(next(iter(self.windows()))[0], None)[1], self.initial()
+
+    def entered(self, window: Window, state: InnerState | None) -> tuple[Problem, InnerState]:
+        """Return the problem and the inner state that a method is given for a window; `state` is that after the window before it.
+
+        Where a run begins it is a fresh state with an empty memory. Where the run continues, its start is past: the problem has no role
+        START there, and `start` is the identity.
+
+        Raises:
+            MetabenchError: there is no run to continue, or the window begins with other parameters than those of the run before it.
+        """
+        if window.begins is not None:
+            if state is not None:
+                _check_alike(window.begins, state.params)
+            return self, InnerState(window.begins, self.optimiser.init(window.begins))
+        if state is None:
+            raise MetabenchError(
+                "the first window begins no inner run: the first of each task needs `begins`, the initial parameters"
+            )
+        return self._continued if MetaRole.START in self.roles else self, state
+
+    @functools.cached_property
+    def _continued(self) -> Problem:
+        """The same problem in the middle of an inner run, where the start is constant."""
+        continued = copy.copy(self)
+        continued.roles = self.roles - {MetaRole.START}
+        continued.start = _where_it_is  # type: ignore[method-assign]
+        return continued
+
+
+def _where_it_is(params: Tree, meta: Tree) -> Tree:
+    return params
+
+
+def _check_alike(begins: Tree, params: Tree) -> None:
+    """Raise MetabenchError if a run begins with other names, shapes or dtypes than those of the run before."""
+    if list(begins) != list(params):
+        raise MetabenchError(f"an inner run begins with the parameters {list(begins)}, and the run before it has {list(params)}")
+    for name, leaf in begins.items():
+        if (leaf.shape, leaf.dtype) != (params[name].shape, params[name].dtype):
+            raise MetabenchError(
+                f"an inner run begins with the parameter '{name}' of shape {tuple(leaf.shape)} and {leaf.dtype}, and in the run before it "
+                f"is of shape {tuple(params[name].shape)} and {params[name].dtype}"
+            )

@@ -11,6 +11,7 @@ from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.options import option
 from metabench.core.problem import Problem
+from metabench.core.randomness import generator
 from metabench.core.segments import LOSS, Segment, chain_loss
 from metabench.core.types import Batch, Tree
 from metabench.models import transformer
@@ -99,10 +100,16 @@ def token_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 class ChainProblem(Problem):
-    """A problem of which both losses are chains of segments; a subclass sets the two when it is made."""
+    """A problem of which both losses are chains of segments; a subclass sets the two, and the model, when it is made."""
 
+    _model: Transformer
     _inner_segments: tuple[Segment, ...]
     _outer_segments: tuple[Segment, ...]
+
+    def _initial_params(self) -> Tree:
+        """Return the model's parameters, drawn from the seed."""
+        params = self._model.initial(generator(self.setting.seed, "initial params"), self.setting.dtype)
+        return {name: leaf.to(self.setting.device) for name, leaf in params.items()}
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f, segment by segment."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
-from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, option
+from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
@@ -60,7 +60,6 @@ class LabelNoise(Problem):
         outer_steps=1200,
     )
     roles = frozenset({MetaRole.INNER_LOSS})
-    carry = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -97,9 +96,8 @@ class LabelNoise(Problem):
             "targets": targets.to(self.setting.device),
         }
 
-    def initial(self) -> tuple[Tree, Tree]:
-        """Return the classifier's and the weighting network's parameters."""
-        params = self._network.initial(generator(self.setting.seed, "initial params"), self.setting.dtype)
+    def initial(self) -> Tree:
+        """Return the weighting network's parameters."""
         stream = generator(self.setting.seed, "initial meta")
         hidden = self.setting.options.hidden
 
@@ -113,8 +111,7 @@ class LabelNoise(Problem):
             "out.weight": uniform((1, hidden), hidden),
             "out.bias": uniform((1,), hidden),
         }
-        device = self.setting.device
-        return {k: v.to(device) for k, v in params.items()}, {k: v.to(device) for k, v in meta.items()}
+        return {name: leaf.to(self.setting.device) for name, leaf in meta.items()}
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the weighted cross-entropy on a batch with noisy labels, and the l2 penalty."""
@@ -129,11 +126,13 @@ class LabelNoise(Problem):
         return self._losses(params, batch).mean()
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield windows over shuffled epochs of the training and of the meta-validation examples."""
+        """Yield windows over shuffled epochs of the training and of the meta-validation examples; one run trains the classifier."""
+        params = self._network.initial(generator(self.setting.seed, "initial params"), self.setting.dtype)
         inner = self._batches(self._train, "inner batches")
         outer = self._batches(self._validation, "outer batches")
-        while True:
-            yield [Window.ending_in(tuple(next(inner) for _ in range(self.setting.inner_steps)), next(outer))]
+        for begins in once({name: leaf.to(self.setting.device) for name, leaf in params.items()}):
+            batches = tuple(next(inner) for _ in range(self.setting.inner_steps))
+            yield [Window.ending_in(batches, next(outer), begins)]
 
     def _batches(self, part: Batch, purpose: str) -> Iterator[Batch]:
         stream = generator(self.setting.seed, purpose)

@@ -11,6 +11,7 @@ adapts from 8.44 to 5.96 bits per byte, and a learned one from 6.34 to 4.67.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,6 @@ class LanguageModelInitialisation(ChainProblem):
         outer_steps=150,
     )
     roles = frozenset({MetaRole.START})
-    carry = False
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -106,14 +106,12 @@ class LanguageModelInitialisation(ChainProblem):
         size = self.setting.options.topic
         return list(placed[: len(placed) - len(placed) % size].split(size))
 
-    def initial(self) -> tuple[Tree, Tree]:
-        """Return the model's parameters, both as parameters and as initial meta-parameters."""
-        params = self._model.initial(generator(self.setting.seed, "initial params"), self.setting.dtype)
-        params = {name: leaf.to(self.setting.device) for name, leaf in params.items()}
-        return params, {name: leaf.clone() for name, leaf in params.items()}
+    def initial(self) -> Tree:
+        """Return the model's parameters as drawn."""
+        return self._initial_params()
 
     def start(self, params: Tree, meta: Tree) -> Tree:
-        """Return the meta-parameters: every inner run starts there."""
+        """Return the meta-parameters: every inner run starts there, whatever it begins with."""
         return dict(meta)
 
     def windows(self) -> Iterator[Sequence[Window]]:
@@ -123,8 +121,12 @@ class LanguageModelInitialisation(ChainProblem):
         order = random.Random(stream_seed(self.setting.seed, "order of topics"))
         orders = [_endlessly(topics, order) for topics in self._train]
         turn = itertools.cycle(orders)
+        begins = self.initial()
         while True:
-            yield [self._window(next(next(turn)), stream) for _ in range(self.setting.options.tasks)]
+            yield [
+                dataclasses.replace(self._window(next(next(turn)), stream), begins=begins)
+                for _ in range(self.setting.options.tasks)
+            ]
 
     def _window(self, topic: torch.Tensor, stream: torch.Generator) -> Window:
         support, query = self._halves(topic)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, PerParameter, inner_optimiser
-from metabench.core import Batch, MetaRole, Metric, ProblemCard, Tree, Window, option
+from metabench.core import Batch, MetaRole, Metric, ProblemCard, Tree, Window, once, option
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
@@ -60,7 +60,6 @@ class LanguageModelLearningRates(ChainProblem):
         outer_steps=100,
     )
     roles = frozenset({MetaRole.UPDATE})
-    carry = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -84,20 +83,18 @@ class LanguageModelLearningRates(ChainProblem):
         """Return the bytes of one sequence: no token has less than one."""
         return options.sequence + 1
 
-    def initial(self) -> tuple[Tree, Tree]:
-        """Return the model's parameters, and the logarithm of a learning rate for each."""
-        params = self._model.initial(generator(self.setting.seed, "initial params"), self.setting.dtype)
+    def initial(self) -> Tree:
+        """Return the logarithm of a learning rate for each of the model's parameter tensors."""
         start = math.log(self.setting.options.learning_rate)
         place = {"device": self.setting.device, "dtype": self.setting.dtype}
-        return {k: v.to(self.setting.device) for k, v in params.items()}, {
-            k: torch.tensor(start, **place) for k in params
-        }
+        return {name: torch.tensor(start, **place) for name in self._model.shapes()}
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield windows of sequences from random places in the training and the validation text."""
         inner, outer = self._batches(self._train, "inner batches"), self._batches(self._valid, "outer batches")
-        while True:
-            yield [Window.ending_in(tuple(next(inner) for _ in range(self.setting.inner_steps)), next(outer))]
+        for begins in once(self._initial_params()):
+            batches = tuple(next(inner) for _ in range(self.setting.inner_steps))
+            yield [Window.ending_in(batches, next(outer), begins)]
 
     def _batches(self, part: torch.Tensor, purpose: str) -> Iterator[Batch]:
         stream = generator(self.setting.seed, purpose)

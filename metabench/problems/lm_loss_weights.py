@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
-from metabench.core import Batch, MetaRole, Metric, ProblemCard, Tree, Window, option
+from metabench.core import Batch, MetaRole, Metric, ProblemCard, Tree, Window, once, option
 from metabench.core.errors import MetabenchError, unknown
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
@@ -77,7 +77,6 @@ class LanguageModelLossWeights(ChainProblem):
         outer_steps=200,
     )
     roles = frozenset({MetaRole.INNER_LOSS})
-    carry = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -125,9 +124,8 @@ class LanguageModelLossWeights(ChainProblem):
             "out.weight": (1, options.weigher_hidden),
         }
 
-    def initial(self) -> tuple[Tree, Tree]:
-        """Return the model's and the weighting network's parameters; the network's scores differ little at first."""
-        params = self._model.initial(generator(self.setting.seed, "initial params"), self.setting.dtype)
+    def initial(self) -> Tree:
+        """Return the weighting network's parameters; its scores differ little at first."""
         stream = generator(self.setting.seed, "initial meta")
         # Scores of about a tenth: weights that are nearly even.
         sizes_of = {name: shape[-1] ** -0.5 for name, shape in self._meta_shapes().items()} | {"tokens.weight": 1.0}
@@ -136,17 +134,16 @@ class LanguageModelLossWeights(ChainProblem):
             name: (torch.randn(shape, generator=stream, dtype=torch.float64) * sizes_of[name]).to(self.setting.dtype)
             for name, shape in self._meta_shapes().items()
         }
-        device = self.setting.device
-        return {k: v.to(device) for k, v in params.items()}, {k: v.to(device) for k, v in meta.items()}
+        return {name: leaf.to(self.setting.device) for name, leaf in meta.items()}
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield windows of mixed sequences, and of sequences of the target's validation text."""
+        """Yield windows of mixed sequences, and of sequences of the target's validation text; one run trains the model."""
         options = self.setting.options
         inner = self._mixed(generator(self.setting.seed, "inner batches"))
         stream = generator(self.setting.seed, "outer batches")
-        while True:
+        for begins in once(self._initial_params()):
             batches = tuple(next(inner) for _ in range(self.setting.inner_steps))
-            yield [Window.ending_in(batches, drawn(self._valid, options.outer_batch, options.sequence, stream))]
+            yield [Window.ending_in(batches, drawn(self._valid, options.outer_batch, options.sequence, stream), begins)]
 
     def _mixed(self, stream: torch.Generator) -> Iterator[Batch]:
         others = [name for name in self._train if name != self._target]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
-from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, option
+from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.data.splits import disjoint
@@ -42,7 +42,6 @@ class Regularisation(Problem):
     )
     roles = frozenset({MetaRole.INNER_LOSS})
     outer_optimiser = OuterOptimiser("Adam", learning_rate=0.1)
-    carry = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -66,12 +65,10 @@ class Regularisation(Problem):
         flat = torch.as_tensor(inputs).flatten(1).to(device, dtype)
         return {"inputs": flat, "targets": torch.as_tensor(targets).to(device)}
 
-    def initial(self) -> tuple[Tree, Tree]:
-        """Return zero weights and equal penalties: the problem is convex, and the seed draws only the split."""
+    def initial(self) -> Tree:
+        """Return equal penalties."""
         features = self._train["inputs"].shape[1]
-        place = {"device": self.setting.device, "dtype": self.setting.dtype}
-        params = {"weight": torch.zeros(features, self._classes, **place), "bias": torch.zeros(self._classes, **place)}
-        return params, {"log_penalty": torch.full((features,), self.setting.options.start, **place)}
+        return {"log_penalty": self._train["inputs"].new_full((features,), self.setting.options.start)}
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the penalised cross-entropy on the training examples."""
@@ -83,10 +80,11 @@ class Regularisation(Problem):
         return self._cross_entropy(params, batch)
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield the same window: every batch is its whole split."""
-        window = Window.ending_in((self._train,) * self.setting.inner_steps, self._validation)
-        while True:
-            yield [window]
+        """Yield the same window: every batch is its whole split. One run begins, at zero: the problem is convex."""
+        inputs = self._train["inputs"]
+        weight, bias = inputs.new_zeros(inputs.shape[1], self._classes), inputs.new_zeros(self._classes)
+        for begins in once({"weight": weight, "bias": bias}):
+            yield [Window.ending_in((self._train,) * self.setting.inner_steps, self._validation, begins)]
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return accuracy and cross-entropy on the test split."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
-from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, option
+from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
@@ -39,20 +39,23 @@ class Toy1D(Problem):
     )
     roles = frozenset({MetaRole.INNER_LOSS})
     outer_optimiser = OuterOptimiser("SGD", learning_rate=1.0)
-    carry = True
     batch = 0
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.optimiser = inner_optimiser(setting.options.optimiser, setting.options.learning_rate)
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def _drawn(self) -> tuple[Tree, Tree]:
         """Return x drawn from a standard normal and l drawn uniformly from [0.1, 2]."""
         stream = generator(self.setting.seed, "initial")
         x = torch.randn((), generator=stream, dtype=torch.float64)
         penalty = 0.1 + 1.9 * torch.rand((), generator=stream, dtype=torch.float64)
         place = {"device": self.setting.device, "dtype": self.setting.dtype}
         return {"x": x.to(**place)}, {"l": penalty.to(**place)}
+
+    def initial(self) -> Tree:
+        """Return l drawn uniformly from [0.1, 2]."""
+        return self._drawn()[1]
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f(x, l)."""
@@ -63,10 +66,9 @@ class Toy1D(Problem):
         return (params["x"] - 0.5) ** 2
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield the same window: there are no data."""
-        window = Window.ending_in(({},) * self.setting.inner_steps, {})
-        while True:
-            yield [window]
+        """Yield the same window: there are no data. One run begins, at x drawn from a standard normal."""
+        for begins in once(self._drawn()[0]):
+            yield [Window.ending_in(({},) * self.setting.inner_steps, {}, begins)]
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return F at the inner minimum of the learned l."""

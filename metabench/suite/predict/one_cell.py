@@ -74,8 +74,8 @@ def _predicted(cell: Cell, device: str) -> PredictedCall:
     with _threads(cell.threads), _caches_left_real(), fake_tensors() as fakes:
         # On a CPU: the shapes are those on every device.
         instance = problem_of(cell, seed, loaded, "cpu", cell.dtype)
-        state, meta = instance.initial_state()
-        window = next(iter(instance.windows()))[0]
+        meta, window = instance.initial(), next(iter(instance.windows()))[0]
+        instance, state = instance.entered(window, None)
         stream = generator(seed, "cost")
         arguments = (state.params, state.optimiser, meta, window.inner, window.outer)
 

@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -141,17 +141,18 @@ class _SeedRun:
     def _stream(self, purpose: str) -> torch.Generator:
         return generator(self.seed, purpose, self.cell.device)
 
-    def _checkpoint(self, instance: Problem) -> tuple[InnerState, Tree, Iterator[Sequence[Window]]]:
-        """Return where all methods are compared, and the windows that follow."""
-        state, meta = instance.initial_state()
-        windows = instance.windows()
-        for _ in range(self.cell.measure["checkpoint"]):
-            state = _plain(instance, state, meta, next(windows)[0])
+    def _checkpoint(self, instance: Problem) -> tuple[InnerState | None, Tree, Iterator[Window]]:
+        """Return where all methods are compared, and the first task's windows that follow; no state at the very beginning."""
+        meta, windows = instance.initial(), (tasks[0] for tasks in instance.windows())
+        state: InnerState | None = None
+        for window in itertools.islice(windows, self.cell.measure["checkpoint"]):
+            state = _plain(*instance.entered(window, state), meta, window)
         return state, meta, windows
 
     def _cost(self, instance: Problem) -> Iterator[Row]:
-        state, meta, windows = self._checkpoint(instance)
-        window = next(windows)[0]
+        before, meta, windows = self._checkpoint(instance)
+        window = next(windows)
+        instance, state = instance.entered(window, before)
         stream = self._stream("cost")
 
         def call() -> Hypergradient:
@@ -196,8 +197,7 @@ class _SeedRun:
             raise Diverged(f"{lost} at the checkpoint")
 
     def _quality(self, instance: Problem) -> Iterator[Row]:
-        initial, meta = instance.initial_state()
-        windows = instance.windows()
+        meta, windows = instance.initial(), instance.windows()
         states: dict[int, InnerState] = {}
         stream = self._stream("training")
         move = _outer_update(instance, meta)
@@ -211,8 +211,8 @@ class _SeedRun:
                     tasks = next(windows)
                 found = []
                 for task, window in enumerate(tasks):
-                    begun = states.get(task, initial) if instance.carry else initial
-                    found.append(self._hypergradient(instance, begun, meta, window, stream))
+                    seen, begun = instance.entered(window, states.get(task))
+                    found.append(self._hypergradient(seen, begun, meta, window, stream))
                     states[task] = found[-1].state
                 hypergradient = tree.mean([one.meta for one in found])
                 outer_loss = sum(one.outer_loss for one in found) / len(found)
@@ -242,11 +242,8 @@ class _SeedRun:
         settings = self.cell.measure
         if not settings["error_windows"] or self.method.target is Target.NONE:
             return
-        instance = self._problem("float64")
-        state, meta, windows = self._checkpoint(instance)
-        if tree.count(state.params) > settings["error_max_params"]:
-            yield {"message": f"no exact hypergradient: more than {settings['error_max_params']} inner parameters"}
-            return
+        problem = self._problem("float64")
+        before, meta, windows = self._checkpoint(problem)
         stream = self._stream("error")
         draws = settings["error_draws"] if self.method.stochastic else 1
         against: dict[str, list[list[Comparison]]] = {"hypergradient": [], "target": []}
@@ -254,7 +251,11 @@ class _SeedRun:
         missing: list[str] = []
         for done in range(settings["error_windows"]):
             self.progress(f"seed {self.seed}: error", done, settings["error_windows"])
-            window = next(windows)[0]
+            window = next(windows)
+            instance, state = problem.entered(window, before)
+            if tree.count(state.params) > settings["error_max_params"]:
+                yield {"message": f"no exact hypergradient: more than {settings['error_max_params']} inner parameters"}
+                return
             try:
                 exact = exact_target(Target.UNROLLED, instance, state, meta, window, self.options)
                 own = (
@@ -274,7 +275,7 @@ class _SeedRun:
                 if reference is not None and float(tree.norm(reference)) > 0:
                     against[prefix].append([_compare(one, reference) for one in found])
                     means[prefix].append(_compare(tree.mean(found), reference))
-            state = _plain(instance, state, meta, window)
+            before = _plain(instance, state, meta, window)
         for prefix, compared in against.items():
             if compared:
                 yield _summary(prefix, [one for window_draws in compared for one in window_draws])
@@ -355,9 +356,8 @@ def _differ(left: Tree, right: Tree) -> bool:
 
 
 def _plain(instance: Problem, state: InnerState, meta: Tree, window: Window) -> InnerState:
-    """Return the inner state after the window, without a hypergradient; the initial one if the inner run does not continue."""
-    after = run(instance, begun(instance, state, meta), meta, window.inner)
-    return after if instance.carry else state
+    """Return the inner state after the window, without a hypergradient."""
+    return run(instance, begun(instance, state, meta), meta, window.inner)
 
 
 def _outer_update(instance: Problem, meta: Tree) -> Callable[[Tree, Tree], Tree]:
