@@ -39,6 +39,7 @@ from metabench.core import (
     Tree,
     Unsupported,
     Window,
+    once,
 )
 from metabench.core.method import Method, NoOptions
 from metabench.core.options import build
@@ -98,7 +99,6 @@ class Perceptron(Problem):
     )
     roles = frozenset({MetaRole.INNER_LOSS})
     outer_optimiser = OuterOptimiser("SGD", learning_rate=0.1)
-    carry = True
     widths = (784, 512, 512, 10)
 
     def __init__(self, batch: int, inner_steps: int) -> None:
@@ -110,13 +110,17 @@ class Perceptron(Problem):
         self._train = {"inputs": inputs[:8000], "targets": targets[:8000]}
         self._validation = {"inputs": inputs[8000:], "targets": targets[8000:]}
 
-    def initial(self) -> tuple[Tree, Tree]:
-        """Return weights by He's rule and penalties of exp(-9)."""
+    def initial(self) -> Tree:
+        """Return penalties of exp(-9)."""
+        return {name: torch.tensor(-9.0) for name in self._drawn()}
+
+    def _drawn(self) -> Tree:
+        """Return weights by He's rule."""
         stream, params = generator(0, "initial"), {}
         for layer, (wide, out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
             params[f"{layer}.weight"] = torch.randn(wide, out, generator=stream) * (2 / wide) ** 0.5
             params[f"{layer}.bias"] = torch.zeros(out)
-        return params, {name: torch.tensor(-9.0) for name in params}
+        return params
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Any) -> torch.Tensor:
         """Return the penalised cross-entropy."""
@@ -134,11 +138,11 @@ class Perceptron(Problem):
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield windows of batches drawn from the training part."""
         stream = generator(0, "batches")
-        while True:
+        for begins in once(self._drawn()):
             chosen = [torch.randperm(8000, generator=stream)[: self.batch] for _ in range(self.setting.inner_steps)]
             inner = tuple({name: leaf[index] for name, leaf in self._train.items()} for index in chosen)
             outer = {name: leaf[: self.batch] for name, leaf in self._validation.items()}
-            yield [Window.ending_in(inner, outer)]
+            yield [Window.ending_in(inner, outer, begins)]
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return the validation loss."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from small_problems import EXAMPLES, Tanh
@@ -118,7 +118,7 @@ class Chained(Tanh):
         tokens = torch.randint(TOKENS, (EXAMPLES, 2), generator=stream)
         return {"inputs": inputs.to(self.setting.dtype), "tokens": tokens[:, 0], "targets": tokens[:, 1]}
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return all parameters, of which ties and the seed leave some unused, and the meta-parameters."""
         stream = generator(self.setting.seed, "initial")
         shapes = {
@@ -148,5 +148,5 @@ class Chained(Tanh):
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield a window an outer step."""
-        while True:
-            yield [self.window()]
+        for begins in self.begins():
+            yield [replace(self.window(), begins=begins)]

@@ -6,13 +6,27 @@ l2 penalty per feature: its Hessian, its minimum and its implicit hypergradient 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from metabench.autodiff.optimisers import inner_optimiser
-from metabench.core import Batch, InnerState, MetaRole, Metric, OptimiserState, Problem, ProblemCard, Tree, Window, tree
+from metabench.core import (
+    Batch,
+    InnerState,
+    MetaRole,
+    Metric,
+    OptimiserState,
+    Problem,
+    ProblemCard,
+    Tree,
+    Window,
+    once,
+    tree,
+)
 from metabench.core.method import NoOptions
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
@@ -28,13 +42,36 @@ def _card(title: str) -> ProblemCard:
     return ProblemCard(title, ("analytic",), {"small": title}, (Metric("outer loss", "min"),), "", NoOptions, 3, 10)
 
 
-class Tanh(Problem):
+class Beginning(Problem):
+    """A problem whose inner runs begin with the parameters of `beginning`: one run, or one for every window if it `restarts`."""
+
+    restarts = False
+
+    def beginning(self) -> tuple[Tree, Tree]:
+        """Return the parameters that inner runs begin with, and the initial meta-parameters."""
+        raise NotImplementedError
+
+    def initial(self) -> Tree:
+        """Return the initial meta-parameters."""
+        return self.beginning()[1]
+
+    def begins(self) -> Iterator[Tree | None]:
+        """Yield what each window begins with."""
+        params, _ = self.beginning()
+        return itertools.repeat(params) if self.restarts else once(params)
+
+    def initial_state(self) -> tuple[InnerState, Tree]:
+        """Return the state and the meta-parameters at the beginning; no batch is drawn."""
+        params, meta = self.beginning()
+        return InnerState(params, self.optimiser.init(params)), meta
+
+
+class Tanh(Beginning):
     """Learn log l2 penalties, one a parameter tensor."""
 
     card = _card("regression by a tanh network")
     roles = frozenset({MetaRole.INNER_LOSS})
     outer_optimiser = OuterOptimiser("SGD", learning_rate=0.1)
-    carry = True
     batch = EXAMPLES
 
     def __init__(
@@ -55,7 +92,7 @@ class Tanh(Problem):
         targets = (inputs.sum(1).sin() + 0.1 * torch.randn(EXAMPLES, **place))[:, None]
         return {name: leaf.to(self.setting.dtype) for name, leaf in {"inputs": inputs, "targets": targets}.items()}
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return the network and the meta-parameters."""
         stream = generator(self.setting.seed, "initial")
         shapes = {"in": (FEATURES, HIDDEN), "shift": (HIDDEN,), "out": (HIDDEN, 1)}
@@ -87,8 +124,8 @@ class Tanh(Problem):
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield a window an outer step."""
-        while True:
-            yield [self.window()]
+        for begins in self.begins():
+            yield [replace(self.window(), begins=begins)]
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return the outer loss."""
@@ -150,7 +187,7 @@ class LearnedStart(Tanh):
     """The meta-parameters are initial parameters, as in MAML; those named in `fixed` start where the problem's state has them."""
 
     roles = frozenset({MetaRole.START})
-    carry = False
+    restarts = True
     fixed: tuple[str, ...] = ()
 
     def initial_meta(self, params: Tree) -> Tree:
@@ -227,21 +264,20 @@ class WeightedExamples(Tanh):
 class Tasks(Tanh):
     """Three tasks an outer step, each with its own data and its own inner run."""
 
-    carry = False
+    restarts = True
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield three windows an outer step."""
-        while True:
-            yield [self.window() for _ in range(3)]
+        for begins in self.begins():
+            yield [replace(self.window(), begins=begins) for _ in range(3)]
 
 
-class Ridge(Problem):
+class Ridge(Beginning):
     """f(w, l) = 1/(2n) |X w - y|^2 + 1/2 sum_j exp(l_j) w_j^2, all times `scale`; F(w) = 1/(2m) |Z w - t|^2."""
 
     card = _card("ridge regression with a penalty per feature")
     roles = frozenset({MetaRole.INNER_LOSS})
     outer_optimiser = OuterOptimiser("SGD", learning_rate=0.1)
-    carry = True
     batch = EXAMPLES
 
     def __init__(self, features: int = 5, inner_steps: int = 1, scale: float = 1.0, learning_rate: float = 0.1) -> None:
@@ -256,7 +292,7 @@ class Ridge(Problem):
 
         self.x, self.y, self.z, self.t = draw(20, features), draw(20), draw(15, features), draw(15)
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         """Return some point; nothing is special about it."""
         ramp = torch.linspace(-1, 1, self.features + 1, dtype=torch.float64)[1:]
         return {"w": ramp}, {"log_penalty": ramp - 1}
@@ -272,8 +308,8 @@ class Ridge(Problem):
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield the same window: every batch is all of the data, which the problem holds."""
-        while True:
-            yield [Window.ending_in(({},) * self.setting.inner_steps, {})]
+        for begins in self.begins():
+            yield [Window.ending_in(({},) * self.setting.inner_steps, {}, begins)]
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return F."""

@@ -103,7 +103,7 @@ def assert_agrees(
 @pytest.mark.parametrize("shape", SHAPES)
 def test_derivatives_of_a_random_chain_are_those_of_its_loss_in_one_piece(shape: int, block_remat: bool) -> None:
     problem = Chained(shape)
-    params, meta = problem.initial()
+    params, meta = problem.beginning()
     batch = problem.window().inner[0]
     before = [leaf.clone() for leaves in (params, meta, batch) for leaf in leaves.values()]
     chain = assert_agrees(problem, params, meta, batch, block_remat)
@@ -116,7 +116,7 @@ def test_the_random_chains_have_ties_unused_parameters_and_meta_parameters_every
     chains = [Chained(shape).chain for shape in SHAPES]
     uses = [[name for segment in chain for _, name in segment.params] for chain in chains]
     assert any(len(set(names)) < len(names) for names in uses)
-    assert any(set(names) < set(Chained(shape).initial()[0]) for shape, names in zip(SHAPES, uses, strict=True))
+    assert any(set(names) < set(Chained(shape).beginning()[0]) for shape, names in zip(SHAPES, uses, strict=True))
     assert {bool(chain[0].meta) for chain in chains} == {bool(chain[-1].meta) for chain in chains} == {True, False}
     assert any(segment.meta for chain in chains for segment in chain[1:-1])
     assert any(not segment.params for chain in chains for segment in chain)
@@ -125,7 +125,7 @@ def test_the_random_chains_have_ties_unused_parameters_and_meta_parameters_every
 @pytest.mark.parametrize("shape", [0, 4])
 def test_a_loss_that_offers_no_segments_is_one(shape: int) -> None:
     problem = Chained(shape, whole=True)
-    params, meta = problem.initial()
+    params, meta = problem.beginning()
     assert_agrees(problem, params, meta, problem.window().inner[0], block_remat=True)
 
 
@@ -247,7 +247,7 @@ def test_views_expansions_and_inputs_may_be_handed_on(block_remat: bool) -> None
 @pytest.mark.parametrize("shape", [0, 5])
 def test_number_types_stay_what_they_are(shape: int, dtype: torch.dtype, tolerance: float) -> None:
     problem, exact = Chained(shape, dtype=dtype), Chained(shape)
-    params, meta = problem.initial()
+    params, meta = problem.beginning()
     batch, direction = problem.window().inner[0], drawn(params)
     chain = Chain(problem, "inner", True)
     found = chain.gradient(params, meta, batch, of_meta=True)
@@ -269,7 +269,7 @@ def test_number_types_stay_what_they_are(shape: int, dtype: torch.dtype, toleran
 
 def test_inputs_need_not_be_contiguous() -> None:
     problem = Chained(1)
-    params, meta = problem.initial()
+    params, meta = problem.beginning()
     batch = problem.window().inner[0]
     turned = {name: leaf.t().contiguous().t() for name, leaf in params.items()}
     wide = torch.stack([batch["inputs"], batch["inputs"]], -1)
@@ -282,7 +282,7 @@ def test_inputs_need_not_be_contiguous() -> None:
 
 def test_a_last_batch_of_another_shape_is_traced_anew_and_right(traces: list[Any]) -> None:
     problem = Chained(2)
-    params, meta = problem.initial()
+    params, meta = problem.beginning()
     batch = problem.window().inner[0]
     assert_agrees(problem, params, meta, batch, True)
     made = len(traces)
@@ -316,11 +316,11 @@ def test_a_problem_in_one_piece_keeps_its_traces_for_itself(traces: list[Any]) -
     """Its loss reads what the problem holds: the data of another problem are others."""
     one, other = Chained(0, whole=True), Chained(3, whole=True)
     for problem in (one, other, one):
-        params, meta = problem.initial()
+        params, meta = problem.beginning()
         assert_agrees(problem, params, meta, problem.window().inner[0], True)
     made = len(traces)
     assert not segment_graphs._cache and made
-    params, meta = one.initial()
+    params, meta = one.beginning()
     assert_agrees(one, params, meta, one.window().inner[0], True)
     assert len(traces) == made
 

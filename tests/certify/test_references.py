@@ -50,7 +50,7 @@ def test_no_case_is_in_a_place_where_a_wrong_hypergradient_would_pass(case: Case
         batches = [batch["inputs"] for batch in case.window.inner]
         assert all(not torch.equal(a, b) for a, b in itertools.pairwise(batches))
     for slot, leaves in case.state.optimiser.items():
-        if case.problem.carry:
+        if not case.problem.restarts:
             assert float(tree.norm(leaves)) > 0, slot
 
 
@@ -139,7 +139,7 @@ def test_the_cases_vary_whatever_a_method_may_depend_on() -> None:
     for due in DUE:
         optimisers = {case.problem.optimiser_name for case in found if case.problem.due == due}
         assert len(optimisers) >= 2, due
-    leaves = [leaf for case in found for leaf in (*case.problem.initial()[0].values(), *case.meta.values())]
+    leaves = [leaf for case in found for leaf in (*case.problem.beginning()[0].values(), *case.meta.values())]
     assert any(not leaf.is_contiguous() and 0 not in leaf.stride() for leaf in leaves)
     assert any(0 in leaf.stride() for leaf in leaves)
     assert any(not leaf.numel() for leaf in leaves)

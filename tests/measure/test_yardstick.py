@@ -113,9 +113,8 @@ def test_a_hypergradient_of_zero_is_caught() -> None:
 class Directions(Toy1D):
     """As many meta-parameters as there are directions, each with a weight of its own."""
 
-    def initial(self) -> tuple[Tree, Tree]:
-        params, _ = super().initial()
-        return params, {"l": torch.linspace(0.2, 0.8, 1 + DIRECTIONS, dtype=torch.float64)}
+    def initial(self) -> Tree:
+        return {"l": torch.linspace(0.2, 0.8, 1 + DIRECTIONS, dtype=torch.float64)}
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         weights = torch.arange(1, 2 + DIRECTIONS, dtype=torch.float64)
@@ -139,8 +138,8 @@ def test_over_a_basis_the_estimate_is_the_error_itself() -> None:
 class Kinked(Toy1D):
     """A kink at the very place where the slope is asked for: 0 by convention, 1/2 between the one-sided slopes."""
 
-    def initial(self) -> tuple[Tree, Tree]:
-        return super().initial()[0], {"l": torch.zeros((), dtype=torch.float64)}
+    def initial(self) -> Tree:
+        return {"l": torch.zeros((), dtype=torch.float64)}
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         return (params["x"] - 1) ** 2 + (meta["l"].relu() + 0.3 * meta["l"].exp()) * params["x"] ** 2
@@ -149,9 +148,8 @@ class Kinked(Toy1D):
 class HalfKinked(Toy1D):
     """The hypergradient is along 'l', which is smooth; across it, along 'm', there is a kink."""
 
-    def initial(self) -> tuple[Tree, Tree]:
-        params, meta = super().initial()
-        return params, meta | {"m": torch.zeros((), dtype=torch.float64)}
+    def initial(self) -> Tree:
+        return super().initial() | {"m": torch.zeros((), dtype=torch.float64)}
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         return super().outer_loss(params, meta, batch) + meta["m"].relu()
@@ -168,7 +166,7 @@ class Jumping(Toy1D):
     """An outer loss with a step of 10^-3 a little beside the place: wide differences are wrong by far more than the hypergradient."""
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        place = self.initial()[1]["l"] + 3e-8
+        place = self.initial()["l"] + 3e-8
         return super().outer_loss(params, meta, batch) + 1e-3 * (meta["l"] > place)
 
 

@@ -60,7 +60,7 @@ class StartAndSine(Stated):
 
     roles = frozenset({MetaRole.INNER_LOSS, MetaRole.START})
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         return {"w": scalar(5.0)}, {"l": scalar(1.0)}
 
     def start(self, params: Tree, meta: Tree) -> Tree:
@@ -78,7 +78,7 @@ class TwiceTheSame(Stated):
 
     roles = frozenset({MetaRole.START})
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         return {"a": scalar(5.0), "b": scalar(5.0)}, {"l": scalar(1.0)}
 
     def start(self, params: Tree, meta: Tree) -> Tree:
@@ -130,7 +130,7 @@ class Masked(Stated):
         self._mask = draw_mask
         super().__init__(**settings)
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         return {"w": torch.randn(6, generator=generator(0, "masked"), dtype=torch.float64)}, {"l": scalar(0.3)}
 
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
@@ -194,7 +194,7 @@ class Stopped(Stated):
         self._how = how
         super().__init__(**settings)
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         return {"w": torch.randn(4, generator=generator(0, "stopped"), dtype=torch.float64)}, {"l": scalar(0.3)}
 
     def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
@@ -254,7 +254,7 @@ class Formed(Stated):
         self._form = form
         super().__init__(**settings)
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         stream = generator(0, "formed")
 
         def drawn(*shape: int) -> torch.Tensor:

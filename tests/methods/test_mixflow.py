@@ -247,7 +247,7 @@ class OfModule(Tanh):
             self._params, self._network = as_function(Network().double())
         super().__init__(*arguments, **named)
 
-    def initial(self) -> tuple[Tree, Tree]:
+    def beginning(self) -> tuple[Tree, Tree]:
         return self._params, self.initial_meta(self._params)
 
     def errors(self, params: Tree, batch: Batch) -> torch.Tensor:

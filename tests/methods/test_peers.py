@@ -148,8 +148,8 @@ def test_learning_rates_may_be_one_for_all_or_one_for_each_weight(
 class UnusedParameter(Tanh):
     """A parameter that the inner loss never reaches; momentum and decay move it all the same."""
 
-    def initial(self) -> Any:
-        params, meta = super().initial()
+    def beginning(self) -> Any:
+        params, meta = super().beginning()
         return params | {"unused": torch.ones(2, dtype=self.setting.dtype)}, meta
 
     def inner_loss(self, params: Any, meta: Any, batch: Any) -> torch.Tensor:
@@ -191,7 +191,7 @@ def test_torchopts_conjugate_gradients_are_exact_in_as_many_steps_as_dimensions(
     name: str, features: int, scale: float
 ) -> None:
     problem = Ridge(features, scale=scale)
-    params, meta = problem.initial()
+    params, meta = problem.beginning()
     state, window = InnerState(params, {}), next(problem.windows())[0]
     found = call(name, problem, state, meta, window, steps=features, tolerance=0.0)
     assert relative_error(found.meta, exact_implicit(problem, state, meta, window)) <= 1e-12
@@ -202,7 +202,7 @@ def test_torchopts_conjugate_gradients_are_exact_in_as_many_steps_as_dimensions(
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_torchopts_conjugate_gradients_are_the_houses_step_for_step(name: str, steps: int) -> None:
     problem = Ridge(8)
-    params, meta = problem.initial()
+    params, meta = problem.beginning()
     at = InnerState(params, {}), meta, next(problem.windows())[0]
     options = {"steps": steps, "tolerance": 0.0}
     assert_same(call(name, problem, *at, **options), call("ift_cg", problem, *at, **options), 1e-12)
@@ -226,7 +226,7 @@ def test_torchopts_implicit_hypergradient_holds_where_the_meta_parameters_enter_
 def test_torchopts_root_is_that_of_the_loss_with_the_optimisers_weight_decay(name: str) -> None:
     problem = Ridge(4)
     problem.optimiser = replace(problem.optimiser, weight_decay=0.3)  # type: ignore[type-var]
-    params, meta = problem.initial()
+    params, meta = problem.beginning()
     at = InnerState(params, {}), meta, next(problem.windows())[0]
     found = call(name, problem, *at, steps=8, tolerance=0.0)
     assert relative_error(found.meta, problem.implicit(found.state.params, meta, damping=0.3)) <= 1e-12

@@ -227,7 +227,7 @@ def test_width_depth_and_number_type_can_be_swept() -> None:
     state, _ = of.initial_state()
     assert state.params["block2.up.weight"].shape == (10, 24)
     assert "block3.up.weight" not in state.params
-    assert made("lm_learning_rates", width=24, heads=3).initial()[0]["block0.up.weight"].shape == (96, 24)
+    assert made("lm_learning_rates", width=24, heads=3).initial_state()[0].params["block0.up.weight"].shape == (96, 24)
 
 
 def test_learning_rates_begin_even_and_scale_the_steps_of_their_tensors() -> None:

@@ -40,16 +40,15 @@ class Noisy(Toy1D):
 class Whole(Toy1D):
     """A meta-parameter that is a whole number."""
 
-    def initial(self) -> tuple[Tree, Tree]:
-        return super().initial()[0], {"l": torch.tensor(1)}
+    def initial(self) -> Tree:
+        return {"l": torch.tensor(1)}
 
 
 class Unreachable(Toy1D):
     """A second meta-parameter that nothing reads."""
 
-    def initial(self) -> tuple[Tree, Tree]:
-        params, meta = super().initial()
-        return params, meta | {"m": torch.zeros(())}
+    def initial(self) -> Tree:
+        return super().initial() | {"m": torch.zeros(())}
 
 
 class Misdeclared(Toy1D):

@@ -171,7 +171,7 @@ class Narrow(Toy1D):
     """A problem that takes its own meta-parameter and no other."""
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        if not torch.equal(meta["l"].detach(), self.initial()[1]["l"]):
+        if not torch.equal(meta["l"].detach(), self.initial()["l"]):
             raise ValueError("another l")
         return super().inner_loss(params, meta, batch)
 
