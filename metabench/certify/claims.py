@@ -158,7 +158,8 @@ def exists(target: Target, case: Case) -> bool:
     roles, earlier = case.problem.roles, any(batch is not None for batch in case.window.outer[:-1])
     ends = case.window.outer[-1] is not None
     if target is Target.IMPLICIT:
-        return not roles & {MetaRole.UPDATE, MetaRole.START} and not earlier and ends
+        # A minimum forgets where the run to it started: with another role the share of the start is zero.
+        return MetaRole.UPDATE not in roles and roles != {MetaRole.START} and not earlier and ends
     if target is Target.ONE_STEP:
         return MetaRole.START not in roles and not earlier and ends
     return True

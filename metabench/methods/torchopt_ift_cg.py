@@ -12,7 +12,7 @@ from metabench.autodiff.optimisers import decay_of
 from metabench.autodiff.peers import library
 from metabench.core import Cost, Hypergradient, InnerState, Limit, Problem, Target, Tree, Window, method, option, tree
 from metabench.core.lazy import torch
-from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
+from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start_alone
 
 SEES = "a minimum of the inner loss does not depend on them"
 
@@ -55,7 +55,7 @@ def torchopt_ift_cg(
             before the window's end; or the inner optimiser minimises no loss (AdamW with decay).
     """
     del generator
-    refuse_update_and_start(problem, SEES)
+    refuse_update_and_start_alone(problem, SEES)
     due = refuse_earlier_outer_losses(window, "the minimum has no steps before it")
     decay = decay_of(problem.optimiser)
     torchopt = library("torchopt")

@@ -5,16 +5,17 @@ With warm starts they reach the solution over windows; their memory is flat in i
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 from bilevel import OPTIMISERS, assert_derivative, call, checkpoint, make_problem, relative_error
-from small_problems import Ridge
+from small_problems import Beginning, Ridge
 
 from metabench.autodiff.exact import exact_target
 from metabench.autodiff.optimisers import inner_optimiser
-from metabench.core import Curvature, Diverged, InnerState, Target, Tree, tree
+from metabench.core import Batch, Curvature, Diverged, InnerState, MetaRole, Target, Tree, Window, tree
 from metabench.core.method import NoOptions
 from metabench.measure.memory.meter import measure_memory
 from metabench.methods import method
@@ -297,3 +298,66 @@ def test_memory_is_flat_in_inner_steps_and_in_solver_steps(
     first = peak(name, 3, optimiser, few)
     assert peak(name, 3, optimiser, many) == first
     assert peak(name, 30, optimiser, few) == first
+
+
+class ProximalMean(Beginning):
+    """Implicit MAML of a mean: f = |w - y|^2 / 2 + strength |w - l|^2 / 2 from w_0 = l, F = |w - z|^2 / 2. Rajeswaran et al. 2019."""
+
+    card = Ridge.card
+    roles = frozenset({MetaRole.START, MetaRole.INNER_LOSS})
+    outer_optimiser = Ridge.outer_optimiser
+    batch = 0
+    restarts = True
+    strength = 0.5
+
+    def __init__(self, inner_steps: int = 4) -> None:
+        super().__init__(Ridge(inner_steps=inner_steps).setting)
+        self.optimiser = inner_optimiser("sgd", 0.3)
+
+    def beginning(self) -> tuple[Tree, Tree]:
+        return {"w": torch.zeros(3, dtype=torch.float64)}, {"l": torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)}
+
+    def start(self, params: Tree, meta: Tree) -> Tree:
+        return {"w": meta["l"]}
+
+    def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        pull = (params["w"] - meta["l"]).square().sum()
+        return ((params["w"] - batch["y"]).square().sum() + self.strength * pull) / 2
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        return (params["w"] - batch["z"]).square().sum() / 2
+
+    def windows(self) -> Iterator[Sequence[Window]]:
+        y, z = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64)
+        for begins in self.begins():
+            yield [Window.ending_in(({"y": y},) * self.setting.inner_steps, {"z": z}, begins)]
+
+    def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ift_cg", {"steps": 3, "tolerance": 0.0}),
+        ("ift_neumann", {"steps": 400, "scale": 0.5, "tolerance": 0.0}),
+        ("ift_nystrom", {"rank": 3, "rho": 1e-9}),
+        ("ift_fixed_point", {"steps": 400, "tolerance": 0.0}),
+    ],
+)
+def test_implicit_maml_is_answered_and_its_start_has_no_share(name: str, options: dict[str, Any]) -> None:
+    problem = ProximalMean()
+    state, meta = problem.initial_state()
+    window = next(problem.windows())[0]
+    found = call(name, problem, state, meta, window, **options)
+    slope = found.state.params["w"] - window.outer[-1]["z"]  # type: ignore[index]
+    expected = problem.strength / (1 + problem.strength) * slope
+    assert relative_error(found.meta, {"l": expected}) <= 1e-7
+
+
+def test_in_the_limit_of_long_runs_implicit_maml_is_what_unrolling_gives() -> None:
+    problem = ProximalMean(inner_steps=200)
+    state, meta = problem.initial_state()
+    window = next(problem.windows())[0]
+    found = call("ift_cg", problem, state, meta, window, steps=3, tolerance=0.0)
+    assert relative_error(found.meta, call("unrolled", problem, state, meta, window).meta) <= 1e-12

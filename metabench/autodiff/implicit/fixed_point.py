@@ -11,7 +11,7 @@ from metabench.core import tree
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient
 from metabench.core.problem import Problem
-from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
+from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start_alone
 from metabench.core.types import Batch, InnerState, Tree, Window
 
 
@@ -66,10 +66,10 @@ def fixed_point_hypergradient(
     Phi is the step on the window's last batch, linearised at the state after it. Grazzi et al. 2020, equation 7.
 
     Raises:
-        Unsupported: the meta-parameters are the start of the inner run or enter its update, or outer losses are due before its end.
+        Unsupported: the meta-parameters enter the inner update or the start alone, or outer losses are due before its end.
         Diverged: an iterate is not finite.
     """
-    refuse_update_and_start(problem, "the fixed point of the inner run does not depend on them")
+    refuse_update_and_start_alone(problem, "the fixed point of the inner run does not depend on them")
     outer = refuse_earlier_outer_losses(window, "the fixed point has no steps before it")
     start = state.memory.get(ADJOINT) if warm_start else None
     state = run(problem, begun(problem, state, meta), meta, window.inner)

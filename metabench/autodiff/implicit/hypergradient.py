@@ -14,7 +14,7 @@ from metabench.autodiff.products import mixed_product
 from metabench.core import tree
 from metabench.core.method import Hypergradient
 from metabench.core.problem import Problem
-from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
+from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start_alone
 from metabench.core.types import InnerState, Tree, Window
 
 Solver: TypeAlias = Callable[[DampedHessian, Tree, "Tree | None"], Solution]
@@ -45,7 +45,7 @@ def implicit_hypergradient(
         Unsupported: a minimum of f does not depend on the meta-parameters, outer losses are due before the window's end, or the inner
             optimiser minimises no loss (AdamW with decay).
     """
-    refuse_update_and_start(problem, "a minimum of the inner loss does not depend on them")
+    refuse_update_and_start_alone(problem, "a minimum of the inner loss does not depend on them")
     outer = refuse_earlier_outer_losses(window, "the minimum has no steps before it")
     shift = decay_of(problem.optimiser) + damping
     last = window.inner[-1]

@@ -19,7 +19,7 @@ from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient
 from metabench.core.problem import Problem
-from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
+from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start_alone
 from metabench.core.types import Batch, InnerState, Tree, Window
 
 PENALISED = "penalised"
@@ -82,7 +82,7 @@ def penalised_hypergradient(
             optimiser minimises no loss (decoupled weight decay).
         MetabenchError: the memory of the inner run holds another method's trees.
     """
-    refuse_update_and_start(problem, "the two points differ by the inner loss alone")
+    refuse_update_and_start_alone(problem, "the two points differ by the inner loss alone")
     outer = refuse_earlier_outer_losses(window, "the inner minimum depends on the last alone")
     pair = Pair(problem, tree.detach(meta), window.inner[-1], outer)
     trained = run(problem, begun(problem, state, meta), meta, window.inner)
