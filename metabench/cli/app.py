@@ -117,10 +117,18 @@ def run_command(
         Path | None,
         typer.Option(help="Output of `metabench predict --out`: a cell that does not fit its device is not started."),
     ] = None,
+    attempt: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Of a scheduler, from 1: after two without rows a third writes rows that say how they ended."
+        ),
+    ] = 0,
 ) -> None:
     """Run one cell with all its seeds. If the cell fails, its rows say so and the command still succeeds."""
     from metabench.measure.kernels import choose_kernels
+    from metabench.suite.plan.cell import ATTEMPTS
     from metabench.suite.predict.predictions import read_predictions
+    from metabench.suite.run.lost import lost_rows, note_attempt
     from metabench.suite.run.supervise import supervise
 
     cell = _cell(spec)
@@ -133,12 +141,20 @@ def run_command(
     if not os.access(out.parent, os.W_OK):
         raise MetabenchError(f"cannot write into '{out.parent}': permission denied")
     name = f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}"
-    # A file that is not there predicts nothing: the cell is to have its rows all the same.
-    predicted = read_predictions(predictions).of(cell) if predictions and predictions.is_file() else None
-    if predictions and predicted is None:
-        print(f"{name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
-    with progress_display(name) as progress:
-        rows = supervise(cell, out, progress, predicted=predicted)
+    if attempt > ATTEMPTS:
+        from metabench.results.store import write_rows
+
+        rows = lost_rows(cell, out)
+        write_rows(out, rows)
+    else:
+        if attempt:
+            note_attempt(out, attempt)
+        # A file that is not there predicts nothing: the cell is to have its rows all the same.
+        predicted = read_predictions(predictions).of(cell) if predictions and predictions.is_file() else None
+        if predictions and predicted is None:
+            print(f"{name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
+        with progress_display(name) as progress:
+            rows = supervise(cell, out, progress, predicted=predicted)
     for row in rows:
         figure = f"{row['metric']} {row['quality']:.4g}" if row.get("quality") is not None else ""
         print(

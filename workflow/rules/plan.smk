@@ -22,6 +22,7 @@ from metabench.suite.plan.code_hash import (
 from metabench.suite.plan.labels import title
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.predict.scheduler_requests import Requests
+from metabench.suite.run.lost import attempts_file, times_lost
 from metabench.suite.writable import check_writable
 
 

@@ -1,8 +1,9 @@
 """Cells: every combination of problem, data set, size and method is one job, its seeds included.
 
 A cell runs again when its spec, the source behind it or the version of the rows changed: they stand in `params`. `spec` and
-`title` are computed from `output`, which keeps them out of that comparison. Whatever goes wrong inside a cell is a row; a job fails
-only if it is killed or cannot write.
+`title` are computed from `output`, which keeps them out of that comparison. Whatever goes wrong inside a cell is a row. A job fails only
+if it is killed or cannot write; after two such attempts a third writes rows that say so, and the next run tries the cell again: the
+number of times that it was lost is another one then.
 """
 
 
@@ -21,7 +22,7 @@ rule run_cell:
         size="[^/]+",
         method="[^/]+",
         hash="[0-9a-f]{8}",
-    retries: 1
+    retries: 2
     conda:
         "../envs/metabench.yaml"
     threads: lambda wildcards: planned(wildcards).threads
@@ -35,14 +36,19 @@ rule run_cell:
         runtime=lambda wildcards, attempt: REQUESTS.runtime_minutes(
             planned(wildcards), attempt
         ),
+        attempt=lambda wildcards, attempt: attempt,
     params:
+        lost=lambda wildcards: times_lost(PLAN.row_file(planned(wildcards))),
         spec_hash=lambda wildcards: planned(wildcards).spec_hash,
         code_hash=lambda wildcards: code_hash(planned(wildcards)),
         schema=SCHEMA_VERSION,
         spec=lambda wildcards, output: Path(output.rows).with_suffix(".json"),
         title=lambda wildcards, output: title(planned(wildcards)),
         predictions=["--predictions", PLAN.predictions] if SUITE.predict else [],
+        attempts=lambda wildcards, output: attempts_file(Path(output.rows)),
     message:
         "{params.title}"
     shell:
-        "metabench run --spec {params.spec:q} --out {output.rows:q} {params.predictions:q} > {log:q} 2>&1"
+        "if [ {resources.attempt} = 1 ]; then : > {log:q}; fi; "
+        "metabench run --spec {params.spec:q} --out {output.rows:q} {params.predictions:q} --attempt {resources.attempt}"
+        " >> {log:q} 2>&1 || {{ code=$?; echo exit $code >> {params.attempts:q}; exit $code; }}"

@@ -16,6 +16,10 @@ from metabench.measure.kernels import PORTABLE
 SPEC_VERSION = 1
 
 
+ATTEMPTS = 2
+"""Attempts that run the same cell, before a last one that only writes rows saying how they ended."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """Everything that decides a cell's rows, except the code. `problem_options` and `method_options` are complete and validated.

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from metabench.core.method import Target
 from metabench.core.options import build
 from metabench.methods import method
-from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.cell import ATTEMPTS, Cell
 from metabench.suite.plan.labels import method_of
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.predictions import CellPrediction, Predictions, kept_predictions
@@ -120,12 +120,12 @@ class Requests:
         self._known = kept_predictions(plan.predictions) if plan.suite.predict else Predictions()
 
     def memory_mb(self, cell: Cell, attempt: int) -> int:
-        """Return MiB for an attempt at a cell."""
-        return attempt * memory_mb(cell, self._predictions)
+        """Return MiB for an attempt at a cell; one that only writes how the others ended needs next to none."""
+        return PROCESSES_MB if attempt > ATTEMPTS else attempt * memory_mb(cell, self._predictions)
 
     def runtime_minutes(self, cell: Cell, attempt: int) -> int:
         """Return minutes for an attempt at a cell."""
-        return attempt * runtime_minutes(cell, self._predictions)
+        return START_MINUTES if attempt > ATTEMPTS else attempt * runtime_minutes(cell, self._predictions)
 
     @functools.cached_property
     def _predictions(self) -> Predictions:
