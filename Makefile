@@ -17,7 +17,7 @@ help:
 	@echo 'make reproduce   run the default suite and make its report'
 	@echo 'make smoke       the same for a suite of two minutes'
 	@echo 'make test        run every test'
-	@echo 'make test-full   the same, with every planted bug on every case of the certificates'
+	@echo 'make test-full   the same, with every certificate and planted bug on all cases'
 	@echo 'make lint        ruff, snakefmt, snakemake --lint, import contracts, strict types'
 	@echo 'make install     only install, with the versions of requirements.lock'
 	@echo 'make lock        write requirements.lock anew with the newest versions'
@@ -33,7 +33,7 @@ smoke: install
 test: install
 	$(BIN)/python -m pytest -n 2
 
-# Every planted bug on every case of the certificates: about ten minutes more.
+# Every method's certificate and every planted bug on all cases: about ten minutes more.
 test-full: install
 	$(BIN)/python -m pytest -n 2 --full
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -18,9 +19,31 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"} & os.environ.keys():
     os.environ.update(variables(PORTABLE))
 
-# `bilevel`, `small_problems` and `kernel_choice` lie beside this file; tests in every folder import them.
+# `bilevel`, `few_cases`, `kernel_choice` and others lie beside this file; tests in every folder import them.
 sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="plant every bug on all cases of the certificates, not on a few that tell it")
+    parser.addoption("--full", action="store_true", help="certify every method and plant every bug on all cases, not on a few")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of slow tests, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_objects() -> None:
+    """Spare the garbage collector, which every measurement of memory calls, the million objects of torch and pytest."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def few_cases(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make certificates on a few cases that tell bugs apart, unless all tests are asked for in full."""
+    from few_cases import make_few
+
+    if not request.config.getoption("--full"):
+        make_few(monkeypatch)

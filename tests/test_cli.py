@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from metabench import __version__
+from metabench.cli import main
 from metabench.measure.kernels import PORTABLE, variables
 from metabench.measure.processor import processor
 from metabench.results.store import read_metadata, read_rows
@@ -40,12 +43,26 @@ class Done:
     err: str
 
 
-def metabench(*arguments: str | Path, cwd: Path = ROOT, python: Sequence[str] = ()) -> Done:
+def metabench(*arguments: str | Path, cwd: Path = ROOT) -> Done:
+    """Run a command in this process: to import torch for each would take longer than the command."""
+    out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGINT)
+    try:
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main([str(argument) for argument in arguments])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return Done(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def in_its_own_process(*arguments: str | Path, python: tuple[str, ...] = ()) -> Done:
+    """Run a command as a user does; `python` are options of the interpreter."""
     command = [sys.executable, *python, "-m", "metabench", *map(str, arguments)]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        command, cwd=cwd, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -59,7 +76,7 @@ def tiny(tmp_path: Path) -> Path:
 
 def imported(*arguments: str | Path) -> set[str]:
     """Return the modules that a command imports."""
-    done = metabench(*arguments, python=["-X", "importtime"])
+    done = in_its_own_process(*arguments, python=("-X", "importtime"))
     assert done.code == 0, done.err
     return {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
 
@@ -98,7 +115,7 @@ def cells(suite: Path) -> list[dict[str, object]]:
 
 
 def test_version() -> None:
-    assert metabench("--version").out == f"{__version__}\n"
+    assert in_its_own_process("--version").out == f"{__version__}\n"
 
 
 def test_list_as_a_table() -> None:
@@ -288,10 +305,10 @@ def test_plan_says_what_predictions_of_native_kernels_leave_out(tmp_path: Path, 
     suite = tmp_path / "suite.yaml"
     suite.write_text(json.dumps({"name": "native", "kernels": "native", "experiments": {"a": experiment}}))
     left_out = "workspaces of convolutions are not counted: not known for AVX-512"
-    text = metabench("plan", suite, "--predict").out
+    text = in_its_own_process("plan", suite, "--predict").out
     assert "perhaps: predicted too low" in text
     assert f"note: 1 predicted too low: {left_out}" in text
-    assert f"note: T may be too large: {left_out}" in metabench("plan", suite, "--budget", "24MiB", "--size", "conv4").out
+    assert f"note: T may be too large: {left_out}" in in_its_own_process("plan", suite, "--budget", "24MiB", "--size", "conv4").out
     assert left_out not in metabench("plan", suite, "--predict", "--set", "kernels=portable").out
 
 

@@ -180,9 +180,15 @@ class Surroundings:
 
 
 def _same(one: Any, other: Any) -> bool:
+    import numpy
+
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
-    return repr(one) == repr(other)
+    if isinstance(one, numpy.ndarray):
+        return numpy.array_equal(one, other)
+    if isinstance(one, tuple) and any(isinstance(part, numpy.ndarray) for part in one):
+        return all(map(_same, one, other))
+    return bool(one == other)
 
 
 def _written(before: tuple[InnerState, Tree, Window], after: tuple[InnerState, Tree, Window]) -> str:

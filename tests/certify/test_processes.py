@@ -51,6 +51,7 @@ def test_a_method_that_crashes_or_hangs_has_a_row_and_the_others_their_certifica
     assert len({one.method_hash for one in found.values()}) == 4
 
 
+@pytest.mark.usefixtures("few_cases")  # the processes are forked: they inherit them
 def test_a_method_that_is_right_a_wrong_one_and_the_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,7 +83,7 @@ def test_an_unknown_method_or_plugin_is_the_users_mistake(tmp_path: Path) -> Non
         certify_all(["none"], [tmp_path / "missing.py"])
 
 
-@pytest.mark.usefixtures("few_cases")  # the processes are forked: they inherit them
+@pytest.mark.usefixtures("few_cases")
 def test_certificates_are_the_same_at_every_run_but_for_their_times(tmp_path: Path) -> None:
     first, second = (certify_all(["evograd", "darts"], jobs=jobs) for jobs in (1, 2))
     for row in (*first, *second):

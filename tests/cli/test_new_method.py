@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from bilevel import checkpoint, make_problem, relative_error
 
 from metabench.autodiff.exact import exact_target
+from metabench.certify import certify
 from metabench.cli.new_method import next_commands, write_method
 from metabench.core import MetabenchError, Target
 from metabench.core.options import build
@@ -38,6 +40,8 @@ def test_it_writes_fifty_lines_that_lint_and_are_listed(tmp_path: Path) -> None:
         command = ["-m", "ruff", "check", "--no-cache", "--config", ROOT / "pyproject.toml", name]
         checked = run(*command, cwd=tmp_path)
         assert checked.returncode == 0, checked.stdout
+    found = run("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "test_my_method.py", cwd=tmp_path)
+    assert "test_my_method.py::test_my_method" in found.stdout
     made = method("my_method", [tmp_path / "my_method.py"])
     assert made.target is Target.IMPLICIT
     assert made.limit is not None
@@ -57,19 +61,20 @@ def test_its_method_is_the_implicit_hypergradient_at_any_scale(tmp_path: Path, s
     assert relative_error(found.meta, exact) < 1e-13
 
 
-@pytest.mark.slow  # a certificate takes some twenty seconds
+@pytest.mark.usefixtures("few_cases")
 def test_its_test_passes_and_fails_where_the_scale_is_forgotten(tmp_path: Path) -> None:
-    path, _ = write_method("mine", tmp_path)
-    passed = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py", cwd=tmp_path)
-    assert passed.returncode == 0, passed.stdout
+    path, test = write_method("mine", tmp_path)
+    runpy.run_path(str(test))["test_mine"]()
     text = path.read_text()
     forgetting = text.replace("tree.scale(options.scale, hessian(direction))", "hessian(direction)")
     forgetting = forgetting.replace("squared / tree.dot(", "squared / options.scale / tree.dot(")
     assert forgetting.count("options.scale") == text.count("options.scale")
-    path.write_text(forgetting)
-    failed = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py", cwd=tmp_path)
-    assert failed.returncode == 1, failed.stdout
-    assert "right with scale 1, wrong with scale 0.1: is the scale applied to the residual, too?" in failed.stdout
+    wrong, test = write_method("wrong", tmp_path)
+    wrong.write_text(forgetting.replace("mine", "wrong"))
+    with pytest.raises(AssertionError):
+        runpy.run_path(str(test))["test_wrong"]()
+    words = "right with scale 1, wrong with scale 0.1: is the scale applied to the residual, too?"
+    assert any(words in row["message"] for row in certify("wrong", plugins=[wrong]))
 
 
 def test_the_suite_that_it_shows_is_one(tmp_path: Path) -> None:

@@ -311,8 +311,7 @@ def every_option_set(name: str) -> Iterator[dict[str, Any]]:
     }.get(name, ())
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize(("form", "optimiser"), zip(FORMS, ("sgd", "adam") * 5, strict=True))
 def test_every_method_takes_tensors_in_any_form_or_says_why_not(form: str, optimiser: str) -> None:
     problem = Formed(form, optimiser=optimiser, inner_steps=2)
     state, meta = problem.initial_state()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from small_problems import Counting, LearnedStart, SummedOuter, Tanh
 
 from metabench.autodiff.exact import exact_target
 from metabench.autodiff.inner import begin, detached, run
-from metabench.core import Hypergradient, InnerState, Problem, Target, Window, tree
+from metabench.core import Hypergradient, InnerState, Problem, Target, Tree, Window, tree
 from metabench.core.citations import bibtex
 from metabench.methods import methods
 
@@ -49,6 +51,28 @@ everywhere = pytest.mark.parametrize(
 )
 
 
+class Called(NamedTuple):
+    """A call of a method on one of `PROBLEMS`: its arguments, a copy of them from before, and what it returned."""
+
+    problem: Problem
+    at: tuple[InnerState, Tree, Window]
+    before: tuple[InnerState, Tree, Window]
+    found: Hypergradient
+
+
+@functools.cache
+def made(on: str) -> tuple[Problem, tuple[InnerState, Tree, Window]]:
+    problem = PROBLEMS[on]()
+    return problem, checkpoint(problem)
+
+
+@functools.cache  # many tests ask something of one call
+def called(name: str, on: str) -> Called:
+    problem, at = made(on)
+    given, before = copy.deepcopy(at), copy.deepcopy(at)
+    return Called(problem, given, before, call(name, problem, *given))
+
+
 def leaves(found: Hypergradient | InnerState) -> list[torch.Tensor]:
     state = found.state if isinstance(found, Hypergradient) else found
     meta = list(found.meta.values()) if isinstance(found, Hypergradient) else []
@@ -57,11 +81,7 @@ def leaves(found: Hypergradient | InnerState) -> list[torch.Tensor]:
 
 @everywhere
 def test_arguments_are_read_and_never_changed(name: str, on: str) -> None:
-    problem = PROBLEMS[on]()
-    at = checkpoint(problem)
-    before = copy.deepcopy(at)
-    call(name, problem, *at)
-    (state, meta, window), (state0, meta0, window0) = at, before
+    _, (state, meta, window), (state0, meta0, window0), _ = called(name, on)
     for now, then in zip([*leaves(state), *meta.values()], [*leaves(state0), *meta0.values()], strict=True):
         assert torch.equal(now, then)
         assert not now.requires_grad
@@ -73,9 +93,7 @@ def test_arguments_are_read_and_never_changed(name: str, on: str) -> None:
 
 @everywhere
 def test_results_are_trees_of_the_right_shapes_without_a_graph(name: str, on: str) -> None:
-    problem = PROBLEMS[on]()
-    state, meta, window = checkpoint(problem)
-    found = call(name, problem, state, meta, window)
+    _, _, (state, meta, _), found = called(name, on)
     assert [(k, v.shape, v.dtype) for k, v in found.meta.items()] == [(k, v.shape, v.dtype) for k, v in meta.items()]
     assert list(found.state.params) == list(state.params)
     assert list(found.state.optimiser) == list(state.optimiser)
@@ -86,9 +104,7 @@ def test_results_are_trees_of_the_right_shapes_without_a_graph(name: str, on: st
 
 @everywhere
 def test_the_state_returned_is_that_of_plain_inner_training(name: str, on: str) -> None:
-    problem = PROBLEMS[on]()
-    state, meta, window = checkpoint(problem)
-    found = call(name, problem, state, meta, window)
+    problem, _, (state, meta, window), found = called(name, on)
     plain = run(problem, detached(begin(problem, state, meta)), meta, window.inner)
     # higher's Adam has no eps under its root: that is seen where a pixel is nearly always blank.
     loose = (name, on) == ("higher_unrolled", "regularisation")
@@ -98,9 +114,7 @@ def test_the_state_returned_is_that_of_plain_inner_training(name: str, on: str) 
 
 @everywhere
 def test_the_outer_loss_returned_is_the_windows_objective(name: str, on: str) -> None:
-    problem = PROBLEMS[on]()
-    state, meta, window = checkpoint(problem)
-    found = call(name, problem, state, meta, window)
+    problem, _, (state, meta, window), found = called(name, on)
     if name == "evograd":  # F at the mixture of the copies, which are made before the last step
         window = Window.ending_in(window.inner[:-1], window.outer[-1] or {})
     tolerance = 0.05 if name == "evograd" else 1e-8 if name == "higher_unrolled" else 1e-12
@@ -109,9 +123,7 @@ def test_the_outer_loss_returned_is_the_windows_objective(name: str, on: str) ->
 
 @everywhere
 def test_the_same_generator_gives_the_same_bits_whatever_the_global_one_does(name: str, on: str) -> None:
-    problem = PROBLEMS[on]()
-    at = checkpoint(problem)
-    first = call(name, problem, *at)
+    problem, _, at, first = called(name, on)
     torch.manual_seed(7)
     unchanged = torch.get_rng_state()
     second = call(name, problem, *at)
@@ -131,9 +143,7 @@ def test_only_methods_that_declare_it_draw(name: str) -> None:
 
 @everywhere
 def test_the_callers_grad_mode_does_not_matter(name: str, on: str) -> None:
-    problem = PROBLEMS[on]()
-    at = checkpoint(problem)
-    expected = call(name, problem, *at)
+    problem, _, at, expected = called(name, on)
     with torch.no_grad():
         assert not torch.is_grad_enabled()
         found = call(name, problem, *at)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -35,35 +34,37 @@ KINDS = (
     WeightedExamples,
     Tasks,
 )
-STEPS = (1, 2, 5)
-
 everywhere = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
 @everywhere
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize(("name", "options"), UNROLLED_FAMILY, ids=str)
-def test_the_unrolled_family_equals_finite_differences_wherever_meta_parameters_enter(
-    name: str, options: dict[str, Any], steps: int, kind: Callable[..., Problem]
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_unrolling_equals_finite_differences_wherever_meta_parameters_enter(
+    steps: int, kind: Callable[..., Problem]
 ) -> None:
     problem = kind(inner_steps=steps)
     state, meta, window = checkpoint(problem)
-    found = call(name, problem, state, meta, window, **options)
+    found = call("unrolled", problem, state, meta, window)
     value = objective(problem, state, window)
     assert_derivative(found.meta, value, meta)
     assert found.outer_loss == pytest.approx(value(meta), rel=1e-12)
 
 
-@everywhere
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+# Half of the optimisers with every other kind: what a method does with a kind does not depend on the optimiser.
+@pytest.mark.parametrize(
+    ("kind", "optimiser", "steps"),
+    [(kind, OPTIMISERS[i], (1, 2, 3, 5, 7, 7)[i]) for place, kind in enumerate(KINDS) for i in range(place % 2, 6, 2)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_the_unrolled_family_agrees_wherever_meta_parameters_enter(
-    optimiser: str, kind: Callable[..., Problem]
+    kind: Callable[..., Problem], optimiser: str, steps: int
 ) -> None:
-    problem = kind(inner_steps=7) if kind is LearnedUpdate else kind(optimiser, inner_steps=7)
+    problem = kind(inner_steps=steps) if kind is LearnedUpdate else kind(optimiser, inner_steps=steps)
     at = checkpoint(problem)
-    first, *others = [call(name, problem, *at, **options).meta for name, options in UNROLLED_FAMILY]
+    first, *others = [call(name, problem, *at, **options) for name, options in UNROLLED_FAMILY]
     for other in others:
-        assert relative_error(other, first) <= 1e-10
+        assert relative_error(other.meta, first.meta) <= 1e-10
+        assert other.outer_loss == pytest.approx(first.outer_loss, rel=1e-12)
 
 
 REFUSED = {

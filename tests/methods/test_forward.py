@@ -39,9 +39,12 @@ KINDS = (
 TOGETHER = pytest.mark.parametrize("together", [1, 8])
 
 
-@TOGETHER
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+# Every optimiser and every kind meet both numbers of tangents.
+@pytest.mark.parametrize(
+    ("optimiser", "kind", "together"),
+    [(one, kind, (1, 8)[(i + j) % 2]) for i, one in enumerate(OPTIMISERS) for j, kind in enumerate(KINDS)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_it_equals_reverse_mode_wherever_meta_parameters_enter(
     optimiser: str, kind: Callable[..., Problem], together: int
 ) -> None:
@@ -97,25 +100,25 @@ def test_outer_losses_due_along_the_way_and_none_at_the_end() -> None:
 @TOGETHER
 def test_its_memory_does_not_grow_with_the_number_of_steps(together: int) -> None:
     taken = {}
-    for steps in (2, 4, 32):
+    for steps in (2, 4, 16):
         problem = WeightedExamples("adam", inner_steps=steps)
         at = checkpoint(problem)
         call("forward", problem, *at, together=together)
         taken[steps] = measure_memory(
             lambda problem=problem, at=at: call("forward", problem, *at, together=together), at, "cpu"
         )[1].dynamic_bytes
-    assert taken[32] == taken[4]
+    assert taken[16] == taken[4]
     assert taken[4] <= 1.02 * taken[2]
 
 
 def test_its_memory_grows_with_the_number_of_meta_parameters() -> None:
     few, many = (
         measure_memory(lambda problem=problem, at=at: call("forward", problem, *at, together=1), at, "cpu")[1]
-        for problem in (WeightedExamples(examples=12), WeightedExamples(examples=600))
+        for problem in (WeightedExamples(examples=12), WeightedExamples(examples=120))
         for at in [checkpoint(problem)]
     )
     state = tree.count(checkpoint(WeightedExamples())[0].params)
-    assert many.dynamic_bytes - few.dynamic_bytes >= (600 - 12) * state * 8
+    assert many.dynamic_bytes - few.dynamic_bytes >= (120 - 12) * state * 8
 
 
 def test_more_meta_parameters_than_it_takes_are_refused_with_both_numbers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import shutil
 import signal
 import subprocess
@@ -153,22 +154,11 @@ def _copy_source(folder: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("metabench", "workflow", "profiles"):
         shutil.copytree(SOURCE / name, folder / name, ignore=ignored)
+    # Once, not in each of the hundred processes that the jobs are.
+    compileall.compile_dir(folder / "metabench", quiet=1)
     shutil.copy2(SOURCE / "Snakefile", folder)
     (folder / "plugin.py").write_text(PLUGIN, encoding="utf-8")
     Workflow(folder).write_suite()
-
-
-SHARED = ("first_run", "predicted", "certified")
-"""Fixtures that run Snakemake once for several tests."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests that share a run of Snakemake run in one process: with `--dist loadgroup`, it is made once."""
-    for item in items:
-        for name in SHARED:
-            if name in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")
@@ -179,7 +169,7 @@ def source_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def first_run(source_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workflow, Outcome]:
     """The tiny suite run to its end, and what was said. Not to be changed: tests that change something take `built`."""
     folder = tmp_path_factory.mktemp("built") / "tree"

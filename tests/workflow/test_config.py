@@ -21,56 +21,30 @@ def titles(text: str) -> list[str]:
     return sorted(set(re.findall(r"Job \d+: (toy_1d\S+ · .*)", text)))
 
 
-def test_another_configuration_replaces_the_default_one(fresh: Workflow) -> None:
-    path = fresh.folder / "other.yaml"
-    path.write_text(yaml.safe_dump({"name": "other", "experiments": OTHER}), encoding="utf-8")
-    said = fresh.snakemake("-n", "--configfile", "other.yaml")
-    assert titles(said.text) == ["toy_1d/analytic/scalar · none · 3 seeds"]
-    assert "results/other/" in said.text
-    assert "results/tiny" not in said.text
-
-
-def test_a_key_on_the_command_line_goes_over_the_default_configuration(fresh: Workflow) -> None:
-    said = fresh.snakemake("-n", "--config", "name=changed", "seeds=[4]")
-    assert len(titles(said.text)) == 4
-    assert all(title.endswith("1 seed") for title in titles(said.text))
-    assert "results/changed/" in said.text
-
-
-def test_a_key_on_the_command_line_goes_over_another_configuration(fresh: Workflow) -> None:
+def test_another_configuration_replaces_the_default_one_and_a_key_on_the_command_line_goes_over_it(fresh: Workflow) -> None:
     path = fresh.folder / "other.yaml"
     path.write_text(yaml.safe_dump({"name": "other", "experiments": OTHER}), encoding="utf-8")
     said = fresh.snakemake("-n", "--configfile", "other.yaml", "--config", "seeds=[1, 2]")
     assert titles(said.text) == ["toy_1d/analytic/scalar · none · 2 seeds"]
+    assert "results/other/" in said.text
+    assert "results/tiny" not in said.text
 
 
-def test_an_experiment_may_be_added_on_the_command_line(fresh: Workflow) -> None:
-    said = fresh.snakemake(
-        "-n",
-        "--config",
-        "experiments={more: {problem: toy_1d, inner_steps: [7], methods: [{truncated: {steps: [2, 3]}}]}}",
-    )
+def test_keys_and_experiments_on_the_command_line_go_over_the_default_configuration(fresh: Workflow) -> None:
+    more = "more: {problem: toy_1d, inner_steps: [7], methods: [{truncated: {steps: [2, 3]}}]}"
+    data = "data: {problem: label_noise, datasets: [fashion_mnist], methods: [none, t1t2]}"
+    said = fresh.snakemake("-n", "--config", "name=changed", "seeds=[4]", f"experiments={{{more}, {data}}}")
     assert sum("truncated" in title for title in titles(said.text)) == 2
-    assert len(titles(said.text)) == 6
-
-
-def test_data_that_does_not_ship_is_fetched_first(fresh: Workflow) -> None:
-    data = "experiments={more: {problem: label_noise, datasets: [fashion_mnist], methods: [none, t1t2]}}"
-    said = fresh.snakemake("-n", "--config", data)
+    assert len(titles(said.text)) == 4 + 2
+    assert all(title.endswith("1 seed") for title in titles(said.text))
+    assert "results/changed/" in said.text
+    # Data that does not ship is fetched first.
     assert re.search(r"fetch_data\s+1\n", said.text)
     assert "fetch fashion_mnist" in said.text
 
 
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ("seedz=[0]", "seeds"),
-        ("limits={memory: 4GB4}", "limits.memory"),
-        ("experiments={toy: {methods: [evogard]}}", "evograd"),
-        ("experiments={toy: {sizes: [scaler]}}", "scalar"),
-        ("experiments={again: {problem: toy_1d, inner_steps: [2], outer_steps: 3, methods: [t1t2]}}", "duplicate cell"),
-    ],
-)
+# One of the suite's own keys and one that is found when its cells are planned; tests/suite has the others.
+@pytest.mark.parametrize(("given", "named"), [("seedz=[0]", "seeds"), ("experiments={toy: {methods: [evogard]}}", "evograd")])
 def test_a_mistake_is_one_message_before_any_job(fresh: Workflow, given: str, named: str) -> None:
     said = fresh.snakemake("-n", "--config", given, expect=None)
     (message,) = (line for line in said.text.splitlines() if line.startswith("Error: "))
@@ -81,11 +55,10 @@ def test_a_mistake_is_one_message_before_any_job(fresh: Workflow, given: str, na
 
 
 def test_a_results_folder_that_cannot_be_written_is_found_before_any_job(fresh: Workflow) -> None:
-    for dry in (("-n",), ()):
-        said = fresh.snakemake(*dry, "--config", "results=plugin.py/results", expect=None)
-        assert "Error: cannot write results to 'plugin.py/results/tiny'" in said.text
-        assert "Traceback" not in said.text
-        assert "Job " not in said.text
+    said = fresh.snakemake("--config", "results=plugin.py/results", expect=None)
+    assert "Error: cannot write results to 'plugin.py/results/tiny'" in said.text
+    assert "Traceback" not in said.text
+    assert "Job " not in said.text
 
 
 def test_a_cell_that_the_suite_has_not_is_named(fresh: Workflow) -> None:

@@ -114,11 +114,7 @@ def test_what_a_job_asks_for_follows_from_its_prediction(predicted: tuple[Workfl
         assert asked[method][0] < limits[0] and asked[method][1] < limits[1]
 
 
-def test_a_second_run_predicts_nothing(again: Workflow) -> None:
-    assert "Nothing to be done" in again.snakemake(RESULTS).text
-
-
-def test_a_changed_file_of_predictions_alone_runs_no_cell_again(again: Workflow) -> None:
+def test_a_changed_or_lost_file_of_predictions_alone_runs_nothing_again(again: Workflow) -> None:
     path = again.results() / "predictions.jsonl"
     os.utime(path)
     assert "Nothing to be done" in again.snakemake(RESULTS).text
@@ -150,9 +146,3 @@ def test_cells_that_are_added_are_predicted_and_run_and_no_other(again: Workflow
     assert "5 of 6 cells predicted" in said
     assert re.search(r"run_cell\s+1\n", said)
     assert {name for name, time in again.row_files().items() if rows.get(name) != time} == {"truncated"}
-
-
-def test_a_suite_may_do_without_predictions(first_run: tuple[Workflow, object]) -> None:
-    workflow, _ = first_run
-    assert not (workflow.results() / "predictions.jsonl").exists()
-    assert {row["predicted_bytes"] for row in workflow.rows()} == {None}

@@ -58,8 +58,19 @@ def test_every_cell_has_its_spec_log_and_benchmark_beside_its_rows(first_run: tu
     assert rows.with_suffix(".benchmark.tsv").is_file()
 
 
-def test_a_second_run_does_nothing(built: Workflow) -> None:
+def test_a_suite_may_do_without_certificates_and_predictions(first_run: tuple[Workflow, Outcome]) -> None:
+    workflow, _ = first_run
+    assert workflow.certificate_files() == {}
+    page = (workflow.results() / "report" / "index.html").read_text(encoding="utf-8")
+    assert "These results hold no certificate" in page
+    assert not (workflow.results() / "predictions.jsonl").exists()
+    assert {row["predicted_bytes"] for row in workflow.rows()} == {None}
+
+
+def test_a_second_run_does_nothing_even_where_a_rule_was_edited(built: Workflow) -> None:
     before = built.row_files()
+    rules = built.folder / "workflow" / "rules" / "run.smk"
+    rules.write_text(rules.read_text(encoding="utf-8").replace("metabench run ", "metabench  run "), encoding="utf-8")
     assert "Nothing to be done" in built.snakemake().text
     assert built.row_files() == before
 
@@ -87,12 +98,6 @@ def test_an_edited_method_runs_again_and_nothing_else(built: Workflow) -> None:
     assert {name for name in before if after[name] != before[name]} == {"t1t2"}
     assert re.search(r"run_cell\s+1\n", said.text)
     assert "Nothing to be done" in built.snakemake(RESULTS).text
-
-
-def test_an_edited_rule_runs_no_cell_again(built: Workflow) -> None:
-    rules = built.folder / "workflow" / "rules" / "run.smk"
-    rules.write_text(rules.read_text(encoding="utf-8").replace("metabench run ", "metabench  run "), encoding="utf-8")
-    assert "Nothing to be done" in built.snakemake().text
 
 
 def test_another_limit_is_another_spec_and_runs_again(built: Workflow) -> None:

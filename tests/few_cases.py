@@ -1,6 +1,8 @@
-"""Certificates of planted bugs are made on a few cases that tell the bugs apart; `pytest --full` makes them on all."""
+"""The cases of the certificates that tell bugs apart: tests make most certificates on these, and `pytest --full` on all."""
 
 from __future__ import annotations
+
+import importlib
 
 import pytest
 
@@ -44,12 +46,15 @@ def few(target: Target) -> tuple[Case, ...]:
     return tuple(found[text] for text in chosen)
 
 
-@pytest.fixture
-def few_cases(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make certificates on few cases, and hold methods that draw to the last of their means, unless all tests are asked for in full."""
-    if request.config.getoption("--full"):
-        return
+SETS = 6
+"""Option sets with which an exact method is called again and again."""
+
+
+def make_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make certificates on these cases; methods that draw are held to their formulas alone, which tell of every draw."""
+    again = importlib.import_module("metabench.certify.again")
+    variants = again.option_variants
     monkeypatch.setattr(claims, "cases", few)
     monkeypatch.setattr(claims, "EVERYWHERE", 1)
-    last = {name: lambda given=given: iter(list(given())[-1:]) for name, given in means.MEANS.items()}
-    monkeypatch.setattr(means, "MEANS", last)
+    monkeypatch.setattr(again, "option_variants", lambda method: variants(method)[:SETS])
+    monkeypatch.setattr(means, "MEANS", {})
