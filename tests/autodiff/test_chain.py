@@ -99,8 +99,7 @@ def assert_agrees(
     return chain
 
 
-@pytest.mark.parametrize("block_remat", [True, False])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "block_remat"), zip(SHAPES, [True, False] * 3, strict=True))
 def test_derivatives_of_a_random_chain_are_those_of_its_loss_in_one_piece(shape: int, block_remat: bool) -> None:
     problem = Chained(shape)
     params, meta = problem.beginning()
@@ -180,8 +179,7 @@ def of_matrices(*functions: Any) -> tuple[OfSegments, Tree, Tree, Batch]:
     return OfSegments((ends[0], *middle, ends[1])), params, {"rate": torch.tensor(0.3, dtype=torch.float64)}, batch
 
 
-@pytest.mark.parametrize("block_remat", [True, False])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("seed", "block_remat"), [(0, True), (1, False)])
 def test_segments_of_what_users_write_are_differentiated_right(seed: int, block_remat: bool) -> None:
     problem, params, meta, batch = of_matrices(*(random_segment(10 * seed + i) for i in range(3)))
     assert not assert_agrees(problem, params, meta, batch, block_remat, 1e-11).untraced
@@ -201,8 +199,7 @@ def written_in_place(params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tr
     return {"stream": made * meta["rate"], "side": hidden["side"]}
 
 
-@pytest.mark.parametrize("block_remat", [True, False])
-@pytest.mark.parametrize("function", [columns_assigned, written_in_place])
+@pytest.mark.parametrize(("function", "block_remat"), [(columns_assigned, True), (written_in_place, False)])
 def test_a_segment_may_write_to_what_it_has_made(function: Any, block_remat: bool) -> None:
     assert_agrees(*of_matrices(function, random_segment(0)), block_remat)
 
@@ -368,8 +365,7 @@ def branching(params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
     return {"stream": made.tanh() if float(made.sum()) > 0 else made.sin() * meta["rate"], "side": hidden["side"]}
 
 
-@pytest.mark.parametrize("block_remat", [True, False])
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("sign", "block_remat"), [(1, True), (-1, False)])
 def test_control_flow_that_reads_values_is_differentiated_untraced_and_named(sign: int, block_remat: bool) -> None:
     problem, params, meta, batch = of_matrices(random_segment(1), branching, random_segment(0))
     params["w2"] = sign * params["w2"].abs() * (torch.ones(6, 4, dtype=torch.float64))

@@ -12,8 +12,7 @@ from metabench.autodiff.optimisers import inner_optimiser
 from metabench.core import tree
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
-@pytest.mark.parametrize("kind", [Tanh, LearningRates, SummedOuter])
+@pytest.mark.parametrize(("kind", "optimiser"), zip((Tanh, LearningRates, SummedOuter) * 2, OPTIMISERS, strict=True))
 def test_an_update_in_parts_is_the_whole_update(
     kind: type[Tanh], optimiser: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

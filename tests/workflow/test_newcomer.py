@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.workflow.conftest import SOURCE, SUITE, Workflow
+
+pytestmark = pytest.mark.slow  # two tests run a suite
 
 MARK = "<!-- example: my_cg.py -->"
 
