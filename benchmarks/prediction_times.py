@@ -2,7 +2,7 @@
 
     python benchmarks/prediction_times.py                        # the default suite, the mixflow suite and 9,800 cells with T up to 101
     python benchmarks/prediction_times.py default --jobs 1       # some of them, in so many processes
-    python benchmarks/prediction_times.py default --lines 40     # and simulate up to 40 of the cells in full that were read off a line
+    python benchmarks/prediction_times.py default --lines 40     # and simulate up to 40 cells in full, drawn from those with T above 4
 
 Each is timed as a user would: one `metabench predict` with a new file, imports included.
 """
@@ -10,7 +10,6 @@ Each is timed as a user would: one `metabench predict` with a new file, imports 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import random
@@ -55,7 +54,7 @@ def main() -> None:
     known = {"default": ROOT / "config/config.yaml", "mixflow": ROOT / "config/suites/mixflow.yaml", "sweep": None}
     parser.add_argument("suites", nargs="*", choices=[*known, []], default=list(known))
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; one per core unless given")
-    parser.add_argument("--lines", type=int, default=0, help="cells read off a line that are simulated in full, too")
+    parser.add_argument("--lines", type=int, default=0, help="cells with T above 4 that are simulated in full, too")
     given = parser.parse_args()
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -85,13 +84,11 @@ def _held_to_full(suite: Path, out: Path, most: int) -> dict[str, Any]:
     predictions = read_predictions(out)
     cells = [cell for cell in plan(load_suite(suite)).cells if cell.inner_steps > 4]
     choose_kernels(cells[0].kernels)
+    predicted = [(cell, read) for cell in cells if (read := predictions.of(cell)) is not None and not read.message]
+    chosen = random.Random(0).sample(predicted, min(most, len(predicted)))
     worst, of = 0.0, ""
-    chosen = random.Random(0).sample(cells, min(most, len(cells)))
-    for cell in chosen:
-        read = predictions.of(cell)
-        if read is None or read.message:
-            continue
-        (full,) = predict_group([dataclasses.replace(cell)], lines=False)
+    for cell, read in chosen:
+        (full,) = predict_group([cell], lines=False)
         for name in FIGURES:
             there = getattr(full, name)
             error = abs(getattr(read, name) - there) / max(there, 1)

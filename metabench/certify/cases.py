@@ -275,6 +275,7 @@ def _implicit_cases() -> Iterator[Case]:
     yield from (settled(Ridge(o, weight_decay=0.2)) for o in ALL_OPTIMISERS if o != "adamw")
     # As in implicit MAML: a minimum forgets its start, and sees the same meta-parameters in the loss.
     yield moving(SharedRoles("momentum", ("inner_loss", "start"), inner_steps=3, weight_decay=0.1))
+    yield moving(SharedRoles("sgd", ("outer_loss", "start"), inner_steps=2))
     # Its decay is apart from the gradient: there is no loss that training minimises, and no minimum.
     yield moving(Ridge("adamw", weight_decay=0.2))
     yield from (settled(Quadratic(o)) for o in MAIN_OPTIMISERS)

@@ -128,7 +128,7 @@ def run_command(
     from metabench.measure.kernels import choose_kernels
     from metabench.suite.plan.cell import ATTEMPTS
     from metabench.suite.predict.predictions import read_predictions
-    from metabench.suite.run.lost import lost_rows, note_attempt
+    from metabench.suite.run.lost import forget_attempts, lost_rows, note_attempt
     from metabench.suite.run.supervise import supervise
 
     cell = _cell(spec)
@@ -155,6 +155,7 @@ def run_command(
             print(f"{name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
         with progress_display(name) as progress:
             rows = supervise(cell, out, progress, predicted=predicted)
+    forget_attempts(out)
     for row in rows:
         figure = f"{row['metric']} {row['quality']:.4g}" if row.get("quality") is not None else ""
         print(

@@ -87,7 +87,7 @@ def test_the_last_attempt_runs_nothing_writes_rows_and_counts(cell: Cell, tmp_pa
     for times in (1, 2):
         arguments = ["run", "--spec", str(spec), "--out", str(out), "--attempt", str(ATTEMPTS + 1)]
         assert CliRunner().invoke(app, arguments).exit_code == 0
-        assert times_lost(out) == times
+        assert times_lost(out) == times and not attempts_file(out).exists()
     rows = read_rows(out).to_pylist()
     assert [row["status"] for row in rows] == ["error", "error"]
     assert all("no attempt at it began" in row["message"] for row in rows)

@@ -203,9 +203,13 @@ def pull_update(
 
     Of a large model it is taken for a part of the parameter tensors at a time, where the update is leafwise.
     """
-    parts = parts_of(problem.optimiser, state.params)
+    parts, meta = parts_of(problem.optimiser, state.params), tree.leaves_for_grad(meta)
+    if len(parts) == 1:
+        # As it is: of an optimiser that does not say it is leafwise, a slot may have other names than the parameters.
+        pulled, share, of_gradient = _pull_part(problem, gradient, state, meta, cotangent, through)
+        return pulled, filled(share, meta), of_gradient
     whole = InnerState({}, {slot: {} for slot in state.optimiser})
-    meta, share, of_gradient = tree.leaves_for_grad(meta), dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    share, of_gradient = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
     for i, names in enumerate(parts):
         pulled, of_meta, of_part = _pull_part(
             problem,

@@ -45,6 +45,11 @@ def note_attempt(out: Path, attempt: int) -> None:
         file.write(json.dumps(begun) + "\n")
 
 
+def forget_attempts(out: Path) -> None:
+    """Forget the attempts at a row file that is written: those of a later run, if its first never begins, are not to be taken for them."""
+    attempts_file(out).unlink(missing_ok=True)
+
+
 def lost_rows(cell: Cell, out: Path) -> list[dict[str, Any]]:
     """Return a row for each seed of a cell of which all attempts were lost, and count it."""
     from metabench.measure.environment import environment
