@@ -101,7 +101,7 @@ def _measured(cell: Cell) -> tuple[int, str]:
 
     # One timed call and no error or quality: the memory is measured before them.
     settings = cell.measure | {"time_repeats": 1, "time_budget": 0.0, "error_windows": 0}
-    (row,) = run_cell(replace(cell, purpose="cost", seeds=cell.seeds[:1], measure=settings), lambda *progress: None)
+    (row,) = run_cell(replace(cell, kind="cost", seeds=cell.seeds[:1], measure=settings), lambda *progress: None)
     return row.get("peak_bytes") or 0, row["message"]
 
 

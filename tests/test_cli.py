@@ -301,7 +301,7 @@ def test_plan_shows_what_cells_are_predicted_to_need_and_whether_they_fit(tiny: 
 def test_plan_says_what_predictions_of_native_kernels_leave_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in variables(PORTABLE):
         monkeypatch.delenv(name, raising=False)
-    experiment = {"problem": "label_noise", "sizes": ["conv4"], "purpose": "cost", "methods": ["t1t2"]}
+    experiment = {"problem": "label_noise", "sizes": ["conv4"], "kind": "cost", "methods": ["t1t2"]}
     suite = tmp_path / "suite.yaml"
     suite.write_text(json.dumps({"name": "native", "kernels": "native", "experiments": {"a": experiment}}))
     left_out = "workspaces of convolutions are not counted: not known for AVX-512"

@@ -14,7 +14,7 @@ from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.predictions import CellPrediction, unfit
 
 _NUMBERS = ("cells", "seeds", "time limit", "memory limit")
-_COLUMNS = ("experiment", "problem", "data sets", "sizes", "inner steps", "methods", "purpose", *_NUMBERS)
+_COLUMNS = ("experiment", "problem", "data sets", "sizes", "inner steps", "methods", "kind", *_NUMBERS)
 _PREDICTED = ("predicted peak", "static", "dynamic", "FLOPs")
 _CELL_COLUMNS = ("experiment", "cell", "inner steps", "options", *_PREDICTED, "fits")
 
@@ -61,7 +61,7 @@ def _row(name: str, cells: Sequence[Cell]) -> tuple[str, ...]:
         _distinct([cell.size for cell in cells]),
         _distinct([str(cell.inner_steps) for cell in cells]),
         _distinct([cell.method for cell in cells]),
-        first.purpose,
+        first.kind,
         str(len(cells)),
         str(len(first.seeds)),
         f"{first.limit_seconds:g} s",

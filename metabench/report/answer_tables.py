@@ -46,7 +46,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
         ],
     )
     for answer in found:
-        if answer.setting.purpose != "quality":
+        if answer.setting.kind != "quality":
             continue
         best = answer.best
         entries = suite.settings[answer.setting]
@@ -102,7 +102,7 @@ def cost_answer_table(suite: Suite, found: list[Answer]) -> Table:
         ],
     )
     for answer in found:
-        if answer.setting.purpose == "quality":
+        if answer.setting.kind == "quality":
             continue
         row = setting_cells(suite, answer.setting)
         row["inner_steps"] = (
@@ -121,9 +121,9 @@ def cost_answer_table(suite: Suite, found: list[Answer]) -> Table:
     return table
 
 
-def _shown(found: list[Answer], purpose: str) -> list[Entry]:
-    """Return the entries that the table of answers of one purpose names."""
-    return [entry for answer in found if answer.setting.purpose == purpose for entry in _named(answer)]
+def _shown(found: list[Answer], kind: str) -> list[Entry]:
+    """Return the entries that the table of answers of one kind names."""
+    return [entry for answer in found if answer.setting.kind == kind for entry in _named(answer)]
 
 
 def _named(answer: Answer) -> list[Entry]:

@@ -36,7 +36,7 @@ def setting_record(setting: Setting) -> dict[str, Any]:
         "size": setting.size,
         "problem_options": setting.problem_options,
         "experiment": setting.experiment,
-        "purpose": setting.purpose,
+        "kind": setting.kind,
     }
 
 

@@ -94,13 +94,13 @@ class Place:
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """What two entries must share to be compared: task, size, the problem's options, experiment, purpose and where they ran."""
+    """What two entries must share to be compared: task, size, the problem's options, experiment, kind and where they ran."""
 
     task: Task
     size: str
     problem_options: str
     experiment: str
-    purpose: str
+    kind: str
     place: Place
 
 
@@ -247,7 +247,7 @@ class Suite:
         def order(setting: Setting) -> tuple[Any, ...]:
             return (
                 tasks[setting.task],
-                setting.purpose != "quality",
+                setting.kind != "quality",
                 natural_key(setting.problem_options),
                 weight[(setting.task.problem, setting.size)],
                 natural_key(setting.size),
@@ -362,7 +362,7 @@ def load_suite(results: Path) -> Suite:
             row["size"],
             row["problem_options"],
             row["experiment"],
-            row["purpose"],
+            row["kind"],
             Place.of(row),
         )
         # Not by batch: a seed that failed before its first batch has none, and belongs to the same cell.

@@ -174,7 +174,7 @@ def memory_study(suite: Suite) -> Study | None:
     exact = [
         entry
         for entry in suite.entries
-        if entry.setting.purpose == "cost" and entry.exact and entry.target == "unrolled"
+        if entry.setting.kind == "cost" and entry.exact and entry.target == "unrolled"
     ]
     if suite.baseline in SUBJECTS or not any(entry.label == suite.baseline for entry in exact):
         return None

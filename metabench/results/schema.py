@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 STATUSES = ("ok", "oom", "diverged", "timeout", "unsupported", "error")
@@ -32,7 +32,7 @@ COLUMNS: tuple[Column, ...] = (
     # What the cell is.
     Column("suite", _STRING, "name of the suite", required=True),
     Column("experiment", _STRING, "name of the experiment within the suite", required=True),
-    Column("purpose", _STRING, "'quality': trained and evaluated; 'cost': cost only, no quality", required=True),
+    Column("kind", _STRING, "'quality': trained and evaluated; 'cost': cost only, no quality", required=True),
     Column("problem", _STRING, "bilevel problem", required=True),
     Column("dataset", _STRING, "data set", required=True),
     Column("size", _STRING, "named size of the model", required=True),

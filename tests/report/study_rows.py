@@ -67,7 +67,7 @@ def row(
     data: Row = {
         "suite": "study",
         "experiment": experiment,
-        "purpose": "cost",
+        "kind": "cost",
         "problem": problem,
         "dataset": DATASETS[problem],
         "size": size,

@@ -58,7 +58,7 @@ def row(
     problem: str = "label_noise",
     size: str = "mlp256",
     inner_steps: int = 16,
-    purpose: str = "quality",
+    kind: str = "quality",
     experiment: str = "noise",
     problem_options: str = "noise=flip, rate=0.4",
     options: dict[str, Any] | None = None,
@@ -74,7 +74,7 @@ def row(
     rank = float(next(iter(options.values()))) if options else 8.0
     label = label_of(method, options)
     cell = hashlib.sha256(
-        f"{experiment}{problem}{dataset}{size}{problem_options}{label}{inner_steps}{purpose}".encode()
+        f"{experiment}{problem}{dataset}{size}{problem_options}{label}{inner_steps}{kind}".encode()
     ).hexdigest()[:8]
     noise = random.Random(f"{cell}{seed}")
     n_params = parameters or SIZES[problem][size]
@@ -93,7 +93,7 @@ def row(
     data: Row = {
         "suite": "synthetic",
         "experiment": experiment,
-        "purpose": purpose,
+        "kind": kind,
         "problem": problem,
         "dataset": dataset or DATASETS[problem],
         "size": size,
@@ -105,7 +105,7 @@ def row(
         "exact": exact,
         "seed": seed,
         "inner_steps": inner_steps,
-        "outer_steps": 400 if purpose == "quality" else 0,
+        "outer_steps": 400 if kind == "quality" else 0,
         "batch": 100,
         "cell": cell,
         "status": status,
@@ -165,7 +165,7 @@ def row(
         "lock_hash": "9b1deb4d3b7d",
         "started_at": f"2026-01-0{1 + seed % 9}T10:00:00Z",
     }
-    if purpose == "cost":
+    if kind == "cost":
         for name in ("metric", "direction", "quality", "metrics", "outer_loss", "meta_summary", "train_s", "data_s"):
             data[name] = None
     if status != "ok":
@@ -206,7 +206,7 @@ _KNOWN_BEFORE = (
     *(
         "suite",
         "experiment",
-        "purpose",
+        "kind",
         "problem",
         "dataset",
         "size",

@@ -66,7 +66,7 @@ def test_where_all_failed_there_is_no_best_and_the_failures_are_counted(load_row
 
 def test_costs_are_compared_at_the_largest_number_of_inner_steps(load_rows: Any, synthetic: Any) -> None:
     rows = [
-        synthetic.row(method, 0, inner_steps=steps, purpose="cost")
+        synthetic.row(method, 0, inner_steps=steps, kind="cost")
         for method in ("unrolled", "mixflow")
         for steps in (1, 8, 64)
     ]
@@ -126,7 +126,7 @@ def test_a_failed_run_loses_unless_the_method_does_not_apply(
 def test_costs_are_compared_over_shared_settings_only(load_rows: Any, synthetic: Any) -> None:
     # mixflow is cheaper where both ran; truncated looks cheaper for it ran in a cheap setting more.
     def row(method: str, size: str, peak: int, **options: Any) -> dict[str, Any]:
-        return synthetic.row(method, 0, size=size, purpose="cost", peak_bytes=peak, **options)
+        return synthetic.row(method, 0, size=size, kind="cost", peak_bytes=peak, **options)
 
     rows = [row("unrolled", size, 1000) for size in ("mlp64", "mlp256", "mlp1024")]
     rows += [row("mixflow", "mlp64", 400), row("truncated", "mlp64", 500)]
@@ -137,12 +137,12 @@ def test_costs_are_compared_over_shared_settings_only(load_rows: Any, synthetic:
 
 
 def test_a_sweep_counts_once_a_setting(load_rows: Any, synthetic: Any) -> None:
-    rows = [synthetic.row("unrolled", 0, size=size, purpose="cost", peak_bytes=1000) for size in ("mlp64", "mlp256")]
+    rows = [synthetic.row("unrolled", 0, size=size, kind="cost", peak_bytes=1000) for size in ("mlp64", "mlp256")]
     rows += [
-        synthetic.row("truncated", 0, size="mlp64", purpose="cost", peak_bytes=100, options={"window": window})
+        synthetic.row("truncated", 0, size="mlp64", kind="cost", peak_bytes=100, options={"window": window})
         for window in (1, 2, 4)
     ]
-    rows.append(synthetic.row("truncated", 0, size="mlp256", purpose="cost", peak_bytes=500, options={"window": 1}))
+    rows.append(synthetic.row("truncated", 0, size="mlp256", kind="cost", peak_bytes=500, options={"window": 1}))
     suite = load_rows(rows)
     memory = _said(suite)["Memory"]
     assert "Over the 2 settings shared by all 2 methods" in memory
@@ -152,9 +152,9 @@ def test_a_sweep_counts_once_a_setting(load_rows: Any, synthetic: Any) -> None:
 
 
 def test_where_methods_share_no_setting_their_costs_are_not_compared(load_rows: Any, synthetic: Any) -> None:
-    rows = [synthetic.row("unrolled", 0, size=size, purpose="cost") for size in ("mlp64", "mlp256")]
-    rows += [synthetic.row("mixflow", 0, size="mlp64", purpose="cost")]
-    rows += [synthetic.row("truncated", 0, size="mlp256", purpose="cost")]
+    rows = [synthetic.row("unrolled", 0, size=size, kind="cost") for size in ("mlp64", "mlp256")]
+    rows += [synthetic.row("mixflow", 0, size="mlp64", kind="cost")]
+    rows += [synthetic.row("truncated", 0, size="mlp256", kind="cost")]
     assert "that estimate a hypergradient" not in _said(load_rows(rows)).get("Memory", "")
 
 

@@ -39,7 +39,7 @@ def doubtful(load_rows: Any, synthetic: Any) -> Suite:
         for method in synthetic.METHODS
         for seed in range(3)
     ]
-    rows += [synthetic.row(method, 0, size="mlp64", purpose="cost") for method in synthetic.METHODS]
+    rows += [synthetic.row(method, 0, size="mlp64", kind="cost") for method in synthetic.METHODS]
     changes = {"mixflow": FAILING, "t1t2": OTHER, "ift_cg": {"verdict": "unsupported", "claims": {"unsupported": 9}}}
     given = synthetic.certificates([name for name in synthetic.METHODS if name != "evograd"], **changes)
     return load_rows(rows, certificates=given)

@@ -27,7 +27,7 @@ def suite_of(load_rows: Any, synthetic: Any, error: float, seed: int = 2) -> Sui
         for method in synthetic.METHODS
         for at in range(3)
     ]
-    rows += [synthetic.row(method, 0, size="mlp64", purpose="cost") for method in synthetic.METHODS]
+    rows += [synthetic.row(method, 0, size="mlp64", kind="cost") for method in synthetic.METHODS]
     return load_rows(rows)
 
 

@@ -36,7 +36,7 @@ def test_captions_say_n_interval_hardware_number_type_and_source_of_memory(suite
 
 def test_every_label_of_a_setting_is_in_its_panel_as_a_point_or_a_failure(suite: Suite) -> None:
     figure = _figures(suite, "quality_memory")
-    settings = [setting for setting in suite.settings if setting.task == figure.task and setting.purpose == "quality"]
+    settings = [setting for setting in suite.settings if setting.task == figure.task and setting.kind == "quality"]
     for panel, setting in zip(figure.panels, settings, strict=True):
         assert set(panel.labels) == {entry.label for entry in suite.settings[setting]}
     assert {(failure.label, failure.status) for failure in figure.panels[2].failures} == {
@@ -63,7 +63,7 @@ def test_the_fitted_exponent_is_that_of_the_rows(load_rows: Any, synthetic: Any)
     rows = []
     for size, parameters in (("mlp64", 1000), ("mlp256", 10_000), ("mlp1024", 100_000)):
         rows.append(
-            synthetic.row("unrolled", 0, size=size, purpose="cost", parameters=parameters, peak_bytes=7 * parameters)
+            synthetic.row("unrolled", 0, size=size, kind="cost", parameters=parameters, peak_bytes=7 * parameters)
         )
     figure = _figures(load_rows(rows), "scaling_size")
     assert figure.panels[0].notes["unrolled"] == "b = 1.000 ± 0.000 (3 sizes)"
@@ -71,7 +71,7 @@ def test_the_fitted_exponent_is_that_of_the_rows(load_rows: Any, synthetic: Any)
 
 def test_families_of_models_have_exponents_of_their_own(load_rows: Any, synthetic: Any) -> None:
     rows = [
-        synthetic.row("unrolled", 0, size=size, purpose="cost", parameters=parameters, peak_bytes=peak)
+        synthetic.row("unrolled", 0, size=size, kind="cost", parameters=parameters, peak_bytes=peak)
         for size, parameters, peak in (
             ("mlp64", 1000, 1000),
             ("mlp256", 10_000, 10_000),

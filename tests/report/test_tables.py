@@ -15,8 +15,8 @@ from metabench.report.table import escape_latex
 from metabench.report.tables import all_tables, build_tables
 
 
-def _setting(suite: Suite, text: str, purpose: str = "quality") -> Any:
-    return next(setting for setting in suite.settings if text == setting.size and setting.purpose == purpose)
+def _setting(suite: Suite, text: str, kind: str = "quality") -> Any:
+    return next(setting for setting in suite.settings if text == setting.size and setting.kind == kind)
 
 
 def test_every_method_of_a_setting_is_a_row_whatever_became_of_it(suite: Suite) -> None:

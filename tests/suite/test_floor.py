@@ -20,7 +20,7 @@ LANGUAGE_MODEL = {
 
 
 def row(**experiment: Any) -> dict[str, Any]:
-    values = {"purpose": "cost", "methods": ["unrolled"], "seeds": [0]} | experiment
+    values = {"kind": "cost", "methods": ["unrolled"], "seeds": [0]} | experiment
     (cell,) = plan(load_suite(SUITE | {"experiments": {"a": values}})).cells
     (found,) = run_cell(cell, lambda stage, done, total: None)
     assert found["status"] == "ok", found["message"]

@@ -82,9 +82,9 @@ def test_a_declared_device_stands_in_the_spec_and_makes_no_other_cell() -> None:
 
 
 def test_a_cost_experiment_trains_nothing(planned: Planned) -> None:
-    assert planned(purpose="cost", outer_steps=None).cells[0].outer_steps == 0
-    with pytest.raises(MetabenchError, match="experiment 'toy': 'outer_steps' has no meaning where purpose is 'cost'"):
-        planned(purpose="cost", outer_steps=5)
+    assert planned(kind="cost", outer_steps=None).cells[0].outer_steps == 0
+    with pytest.raises(MetabenchError, match="experiment 'toy': 'outer_steps' has no meaning where kind is 'cost'"):
+        planned(kind="cost", outer_steps=5)
 
 
 def test_a_cell_survives_its_spec(planned: Planned) -> None:

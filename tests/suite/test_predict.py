@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 
 def cell_of(problem: str, method: Any, **choices: Any) -> Cell:
-    experiment = {"problem": problem, "purpose": "cost", "methods": [method], **choices}
+    experiment = {"problem": problem, "kind": "cost", "methods": [method], **choices}
     suite = {
         "name": "predicted",
         "seeds": [0],

@@ -40,7 +40,7 @@ def silent(stage: str, done: int, total: int) -> None:
 def rows_of(
     *methods: Any, problem: str = "toy_1d", seeds: tuple[int, ...] = (0,), **changes: Any
 ) -> list[dict[str, Any]]:
-    trained = {"outer_steps": 2} if changes.get("purpose") != "cost" else {}
+    trained = {"outer_steps": 2} if changes.get("kind") != "cost" else {}
     experiment = {"problem": problem, "inner_steps": [3], "methods": list(methods)} | trained | changes
     suite = {"name": "trial", "seeds": list(seeds), "measure": MEASURE, "experiments": {"one": experiment}}
     return [row for cell in plan(load_suite(suite)).cells for row in run_cell(cell, silent)]
@@ -178,6 +178,6 @@ class Narrow(Toy1D):
 
 def test_a_problem_that_refuses_other_meta_parameters_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "problem", lambda name: Narrow)
-    (row,) = rows_of("unrolled", purpose="cost")
+    (row,) = rows_of("unrolled", kind="cost")
     assert row["status"] == "ok" and row["target_error"] == 0
     assert "the exact hypergradient is not checked: ValueError: another l" in row["message"]

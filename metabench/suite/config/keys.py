@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-PURPOSES = ("quality", "cost")
+KINDS = ("quality", "cost")
 
 
 class Device(Enum):
@@ -103,8 +103,8 @@ class Experiment:
     options: dict[str, Any] = key("options of the problem; a list as value is a sweep", {})
     inner_steps: list[int] = key("inner steps per hypergradient; empty: the problem's default", [], minimum=1)
     outer_steps: int | None = key("meta-updates of a run; empty: the problem's default", None, minimum=1)
-    purpose: str = key(
-        "'quality': train and evaluate; 'cost': only measure one hypergradient", "quality", choices=PURPOSES
+    kind: str = key(
+        "'quality': train and evaluate; 'cost': only measure one hypergradient", "quality", choices=KINDS
     )
     seeds: list[int] | None = key("seeds; empty: the suite's", None, minimum=0)
 

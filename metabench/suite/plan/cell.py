@@ -31,7 +31,7 @@ class Cell:
 
     suite: str
     experiment: str
-    purpose: str
+    kind: str
     problem: str
     dataset: str
     size: str
@@ -62,7 +62,7 @@ class Cell:
             self.problem_options,
             self.inner_steps,
             self.outer_steps,
-            self.purpose,
+            self.kind,
             self.method,
             self.method_options,
             self.dtype,

@@ -130,11 +130,11 @@ def _cells(
     known_methods: Mapping[str, Method],
     known_problems: Mapping[str, type[Problem]],
 ) -> Iterator[Cell]:
-    kind = pick("problem", experiment.problem, known_problems)
-    card = kind.card
+    declared = pick("problem", experiment.problem, known_problems)
+    card = declared.card
     where = f"problem '{experiment.problem}'"
-    if experiment.purpose == "cost" and experiment.outer_steps is not None:
-        raise MetabenchError("'outer_steps' has no meaning where purpose is 'cost': nothing is trained")
+    if experiment.kind == "cost" and experiment.outer_steps is not None:
+        raise MetabenchError("'outer_steps' has no meaning where kind is 'cost': nothing is trained")
     offered = dict.fromkeys(card.datasets)
     for dataset in experiment.datasets:
         if is_own_text(dataset):
@@ -157,19 +157,19 @@ def _cells(
         experiment.inner_steps or [card.inner_steps],
         chosen,
     ):
-        needed = kind.examples_needed(build(card.options, problem_options, where))
+        needed = declared.examples_needed(build(card.options, problem_options, where))
         if needed > (there := dataset_card(dataset).sizes.get("train", 0)):
             raise MetabenchError(f"{where} takes {needed:,} training examples, data set '{dataset}' has {there:,}")
         yield Cell(
             suite=suite.name,
             experiment=name,
-            purpose=experiment.purpose,
+            kind=experiment.kind,
             problem=experiment.problem,
             dataset=dataset,
             size=size,
             problem_options=problem_options,
             inner_steps=inner_steps,
-            outer_steps=0 if experiment.purpose == "cost" else trained,
+            outer_steps=0 if experiment.kind == "cost" else trained,
             method=method.name,
             method_options=method_options,
             seeds=list(suite.seeds if experiment.seeds is None else experiment.seeds),

@@ -24,7 +24,7 @@ def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str,
     return {
         "suite": cell.suite,
         "experiment": cell.experiment,
-        "purpose": cell.purpose,
+        "kind": cell.kind,
         "problem": cell.problem,
         "dataset": cell.dataset,
         "size": cell.size,

@@ -110,7 +110,7 @@ class _SeedRun:
             yield {"batch": instance.batch, "n_params": tree.count(state.params), "n_meta": tree.count(meta)}
             yield from self._cost(instance)
             yield from self._error()
-            if self.cell.purpose == "quality":
+            if self.cell.kind == "quality":
                 yield from self._quality(instance)
         yield {"measured_s": whole.seconds}
 

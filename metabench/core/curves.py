@@ -1,0 +1,93 @@
+"""Curves: results that are functions of something, as a loss along training, of one run or over many tasks."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+POINTS = 200
+"""The most points that a row keeps of a curve."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values against x. Over tasks, `values` are medians, and `lower` and `upper` the quartiles.
+
+    Whatever is wrong with a curve is said by `fault`, not raised when it is made: a run is not lost for a curve.
+
+    Attributes:
+        x: where the values are, in the order in which they are drawn.
+        values: as many as there are x.
+        unit: of the values, as 'nat' or '%'; empty where there is none.
+        along: what x is, with its unit, as 'inner step' or 'time (s)'.
+        lower: lower quartiles over tasks; empty for a single run.
+        upper: upper quartiles over tasks; empty for a single run.
+        n: the number of tasks.
+        log_x: whether x asks for a logarithmic axis.
+        log_y: whether the values ask for a logarithmic axis.
+    """
+
+    x: Sequence[float]
+    values: Sequence[float]
+    unit: str = ""
+    along: str = "inner step"
+    lower: Sequence[float] = ()
+    upper: Sequence[float] = ()
+    n: int = 1
+    log_x: bool = False
+    log_y: bool = False
+
+    @classmethod
+    def over_tasks(
+        cls,
+        x: Sequence[float],
+        tasks: Sequence[Sequence[float]],
+        unit: str = "",
+        along: str = "inner step",
+        log_x: bool = False,
+        log_y: bool = False,
+    ) -> Curve:
+        """Return the curve of the medians and quartiles over `tasks`, each with a value for every x; at least one task."""
+        columns = [sorted(float(value) for value in column) for column in zip(*tasks, strict=True)]
+        lower, values, upper = ([_quantile(column, share) for column in columns] for share in (0.25, 0.5, 0.75))
+        return cls(x, values, unit, along, lower, upper, len(tasks), log_x, log_y)
+
+    def fault(self) -> str:
+        """Return what is wrong with the curve, in words that follow its name; empty if nothing is."""
+        lengths = {"values": self.values, "lower": self.lower, "upper": self.upper}
+        for name, numbers in lengths.items():
+            if len(numbers) != len(self.x) and (name == "values" or len(numbers)):
+                return f"has {len(self.x)} x and {len(numbers)} {name}"
+        if not len(self.x):
+            return "has no points"
+        if bool(len(self.lower)) != bool(len(self.upper)):
+            return "has one quartile without the other"
+        for name, numbers in {"x": self.x, **lengths}.items():
+            for place, number in enumerate(numbers):
+                if not math.isfinite(number):
+                    return f"is not finite: {name}[{place}] is {float(number)}"
+        return ""
+
+    def thinned(self, most: int = POINTS) -> Curve:
+        """Return the curve with at most `most` of its points (two or more), evenly spread, the first and the last among them."""
+        count = len(self.x)
+        if count <= most:
+            return self
+        kept = [round(place * (count - 1) / (most - 1)) for place in range(most)]
+        thin = {name: [numbers[at] for at in kept] for name, numbers in self._numbers().items() if len(numbers)}
+        return replace(self, **thin)
+
+    def _numbers(self) -> dict[str, Sequence[float]]:
+        return {"x": self.x, "values": self.values, "lower": self.lower, "upper": self.upper}
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """Return a quantile of sorted numbers, by linear interpolation; NaN if one of them is."""
+    if any(math.isnan(number) for number in ordered):
+        return math.nan
+    if len(ordered) == 1:
+        return ordered[0]
+    quartiles = statistics.quantiles(ordered, n=4, method="inclusive")
+    return quartiles[round(4 * share) - 1]
