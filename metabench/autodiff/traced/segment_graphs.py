@@ -264,18 +264,22 @@ def _home(segment: Segment, owner: Any) -> tuple[Any, Hashable]:
     by_value = dataclasses.is_dataclass(function) and type(function).__hash__ is not None
     if by_value or (by_name and function.__name__ != "<lambda>"):
         return _cache, function
-    own = vars(owner).setdefault("_segment_graphs", collections.OrderedDict())
-    return own, _Itself(getattr(function, "__func__", function))
+    return own_traces(owner), Itself(getattr(function, "__func__", function))
 
 
-class _Itself:
+def own_traces(owner: Any) -> Any:
+    """Return where a problem keeps traces of its own; shallow copies made afterwards share them."""
+    return vars(owner).setdefault("_segment_graphs", collections.OrderedDict())
+
+
+class Itself:
     """A key equal only for the same object, which it keeps alive: a bare id could be reused."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and self._value is other._value
+        return isinstance(other, Itself) and self._value is other._value
 
     def __hash__(self) -> int:
         return id(self._value)
