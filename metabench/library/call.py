@@ -126,7 +126,7 @@ def hypergradient(
     if state is None:
         state = InnerState(values, problem.optimiser.init(values))
         if start is not None:
-            problem.start = _start_on_trees(start, kinds)  # type: ignore[method-assign]
+            problem.started_by(_start_on_trees(start, kinds))
     else:
         raise_unless_alike(state.params, values)
     problem.roles = roles_of(problem, optimiser, start, roles, state, meta_values, window, kind)
@@ -176,7 +176,7 @@ def _on_trees(optimiser: InnerOptimiser, meta: type) -> InnerOptimiser:
     rate = getattr(optimiser, "learning_rate", None)
     if meta is not torch.Tensor or not callable(rate) or not dataclasses.is_dataclass(optimiser):
         return optimiser
-    changed: Any = dataclasses.replace(optimiser, learning_rate=lambda tree, *rest: rate(tree[ALONE], *rest))  # type: ignore[call-arg]
+    changed: Any = dataclasses.replace(optimiser, learning_rate=lambda tree, *rest: rate(tree[ALONE], *rest))
     return changed
 
 

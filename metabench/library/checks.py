@@ -29,7 +29,7 @@ def optimiser_of(optimiser: InnerOptimiser | str, learning_rate: float | None) -
     if not isinstance(optimiser, str):
         if learning_rate is not None:
             raise MetabenchError("learning_rate is for an optimiser given by name, and this one has its own")
-        if isinstance(optimiser, torch.optim.Optimizer) or not hasattr(optimiser, "update"):
+        if isinstance(optimiser, type | torch.optim.Optimizer) or not hasattr(optimiser, "update"):
             kind = type(optimiser).__name__ if not isinstance(optimiser, type) else f"class {optimiser.__name__}"
             raise MetabenchError(
                 f"the inner optimiser is a {kind}, expected metabench.SGD(0.1), metabench.Adam(1e-3) or another of them"
@@ -54,10 +54,10 @@ def window_of(
         raise MetabenchError(f"inner_batches is a {type(inner).__name__}, expected a list of K batches")
     if not inner:
         raise MetabenchError("inner_batches is empty, expected one batch per inner step")
-    if (outer is None) == (each is None):
-        raise MetabenchError(
-            f"{'neither' if outer is None else 'both'} outer_batch and outer_batches are given, expected one of them"
-        )
+    if outer is None and each is None:
+        raise MetabenchError("neither outer_batch nor outer_batches is given, expected one of them")
+    if outer is not None and each is not None:
+        raise MetabenchError("both outer_batch and outer_batches are given, expected one of them")
     if each is not None and (len(each) != len(inner) or all(batch is None for batch in each)):
         raise MetabenchError(
             f"outer_batches has {sum(batch is not None for batch in each)} batches in {len(each)} places, expected {len(inner)} places, "

@@ -69,7 +69,16 @@ class Losses(Problem):
         self._modules = frozenset(modules)
         self.looked_at = Recent()
         """The roles of the meta-parameters, for each kind of call whose inputs were checked."""
+        self._start: Callable[[Tree, Tree], Tree] | None = None
         own_traces(self)
+
+    def started_by(self, start: Callable[[Tree, Tree], Tree]) -> None:
+        """Let inner runs start from what `start` returns."""
+        self._start = start
+
+    def start(self, params: Tree, meta: Tree) -> Tree:
+        """Return the parameters from which an inner run starts."""
+        return params if self._start is None else self._start(params, meta)
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the user's inner loss."""
@@ -139,18 +148,20 @@ def losses_of(
 
 
 def hashable(value: Any) -> Hashable:
+    """Return the value as a key, compared by identity if it has no hash of its own."""
     try:
         hash(value)
     except TypeError:
         return Itself(value)
-    return value
+    key: Hashable = value
+    return key
 
 
 def _count(inner: Callable[..., torch.Tensor]) -> None:
     """Warn, once per line of source, if the same code makes one loss after another."""
-    code = getattr(inner, "__code__", None)
-    if code is None:
+    if not isinstance(inner, types.FunctionType):
         return
+    code = inner.__code__
     made = _made[code] = _made.get(code, 0) + 1
     if made == _ANEW:
         warnings.warn(

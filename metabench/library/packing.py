@@ -30,7 +30,7 @@ def variables(value: Any, what: str) -> Tree:
         MetabenchError: it is neither a tensor, nor a dict of tensors with one or more, nor a module with a trainable parameter.
     """
     if isinstance(value, torch.nn.Module):
-        found = {name: leaf for name, leaf in value.named_parameters() if leaf.requires_grad}
+        found: Tree = {name: leaf for name, leaf in value.named_parameters() if leaf.requires_grad}
         if not found:
             raise MetabenchError(f"{what}, a {type(value).__name__}, has no parameter that requires a gradient")
     elif isinstance(value, torch.Tensor | Mapping):
