@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -147,6 +148,13 @@ def _looked_at(
     problem: Losses, given: frozenset[MetaRole] | None, state: InnerState, meta: Tree, window: Window
 ) -> frozenset[MetaRole]:
     check_trees(state, meta)
+    place = next(iter(state.params.values())).device
+    for what, tree in (("parameter", state.params), ("meta-parameter", meta)):
+        for name, leaf in tree.items():
+            if leaf.device != place:
+                raise MetabenchError(
+                    f"{what} '{name}' is on the device {leaf.device}, and the first parameter is on {place}"
+                )
     slots = list(problem.optimiser.init(state.params))
     if list(state.optimiser) != slots:
         raise MetabenchError(
@@ -180,7 +188,10 @@ def _roles(roles: Iterable[MetaRole | str]) -> frozenset[MetaRole]:
 def accepted(found: Hypergradient, state: InnerState, meta: Tree) -> None:
     """Raise MetabenchError unless a method's result is a hypergradient, Diverged unless it is finite."""
     check_hypergradient(found, state, meta)
-    if words := non_finite(found):
+    # NaN and infinities survive a sum. One that overflows is looked at again.
+    trees = [found.meta, found.state.params, *found.state.optimiser.values()]
+    total = torch.stack([leaf.sum() for leaves in trees for leaf in leaves.values()]).sum()
+    if not math.isfinite(float(total) + found.outer_loss) and (words := non_finite(found)):
         raise Diverged(words)
 
 

@@ -82,11 +82,11 @@ class Losses(Problem):
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the user's inner loss."""
-        return self._value(self._inner, params, meta, packed(self._kinds.inner, dict(batch)))
+        return self._value(self._inner, self._kinds.inner, params, meta, batch)
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the user's outer loss."""
-        return self._value(self._outer, params, meta, packed(self._kinds.outer, dict(batch)))
+        return self._value(self._outer, self._kinds.outer, params, meta, batch)
 
     def initial(self) -> Tree:
         """Raise MetabenchError: the meta-parameters are an argument of every call."""
@@ -100,12 +100,14 @@ class Losses(Problem):
         """Return no metric: the card names none."""
         return {}
 
-    def _value(self, loss: Callable[..., torch.Tensor], params: Tree, meta: Tree, batch: Any) -> torch.Tensor:
+    def _value(
+        self, loss: Callable[..., torch.Tensor], kind: type, params: Tree, meta: Tree, batch: Batch
+    ) -> torch.Tensor:
         given = {"params": packed(self._kinds.params, params), "meta": packed(self._kinds.meta, meta)}
         if self._network is None:
-            return loss(given["params"], given["meta"], batch)
+            return loss(given["params"], given["meta"], packed(kind, batch))
         bound = {f"{which}.{name}": leaf for which in self._modules for name, leaf in given[which].items()}
-        value: torch.Tensor = self._network(bound, loss, given, batch)
+        value: torch.Tensor = self._network(bound, loss, given, packed(kind, batch))
         return value
 
 
@@ -118,6 +120,7 @@ class _Modules(torch.nn.Module):
             self.add_module(which, module)
 
     def forward(self, loss: Callable[..., torch.Tensor], given: Mapping[str, Any], batch: Any) -> torch.Tensor:
+        """Return the loss."""
         return loss(*(self._modules.get(which, given[which]) for which in ("params", "meta")), batch)
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.core.types import Tree
+from metabench.core.types import Batch, Tree
 
 ALONE = "tensor"
 """The name of a tensor that is not part of anything."""
@@ -64,8 +64,10 @@ def leaves(value: Any, what: str) -> Tree:
     return found
 
 
-def packed(kind: type, tree: Tree) -> Any:
+def packed(kind: type, tree: Batch) -> Any:
     """Return the tree as `kind_of` says; the tensors of a module come as a dict."""
+    if kind is dict:
+        return tree
     if kind is torch.Tensor:
         return tree[ALONE]
     if issubclass(kind, tuple | list):

@@ -139,6 +139,10 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: call(inner_batches=[batch(), FAR]),
         r"inner_batches\[1\]\['x'\] is on the device meta, and the parameters are on cpu",
     ),
+    "meta-parameters on another device": (
+        lambda: call(meta={"penalty": torch.zeros((), device="meta")}),
+        "meta-parameter 'penalty' is on the device meta, and the first parameter is on cpu",
+    ),
     "NaN in the first batch": (
         lambda: call(inner_batches=[NOT_FINITE] * 2),
         r"inner batch 0\['x'\] holds NaN or an infinity",
@@ -183,6 +187,17 @@ def test_a_mistake_is_named(mistake: str) -> None:
     # Nothing was kept that would let it pass the second time.
     with pytest.raises(MetabenchError, match=words):
         made()
+
+
+def test_large_values_that_sum_to_infinity_are_finite() -> None:
+    large = {"w": torch.full((2,), 2e38)}
+    zero = {"x": torch.zeros(6, 2), "y": torch.zeros(6)}
+
+    def indifferent(params: Any, meta: Any, batch: Any) -> torch.Tensor:
+        return (batch["x"] @ params["w"] + meta["penalty"]).square().mean()
+
+    found = call(params=large, inner_loss=indifferent, outer_loss=indifferent, inner_batches=[zero], outer_batch=zero)
+    assert torch.equal(found.params["w"], large["w"])
 
 
 def test_with_roles_given_a_meta_parameter_may_reach_nothing() -> None:
