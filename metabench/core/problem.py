@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Literal, Protocol
 
+from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.segments import Segment
@@ -56,6 +57,22 @@ class OuterOptimiser:
     momentum: float = 0.0
     weight_decay: float = 0.0
     nesterov: bool = False
+
+
+@dataclass(frozen=True)
+class Validation:
+    """When meta-training is validated, and whether it ends early.
+
+    Attributes:
+        every: outer steps from one validation to the next.
+        metric: which of the numbers that `validate` returns decides, and whether higher or lower is better.
+        patience: validations in a row without an improvement after which training ends; the outcome is then that of the best one.
+            0: training runs to its end, and the outcome is its last step.
+    """
+
+    every: int
+    metric: Metric
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,8 @@ class Problem(ABC):
     """Whether the losses stop derivatives on purpose (`detach()`, straight-through estimators). What is stopped then counts as a constant,
     at every order, and the hypergradient is that of the recorded derivatives; difference methods see through the stop. Otherwise
     a loss whose recorded derivative is not that of its values is refused."""
+    validation: Validation | None = None
+    """When `validate` is called; None for never."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -178,8 +197,27 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
-        """Return every metric of the card, on test data that neither loss ever sees."""
+    def evaluate(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve]:
+        """Return every metric of the card, on test data that neither loss ever sees, and curves if there are any."""
+
+    def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
+        """Return the meta-parameters to go on with after outer step `step` (from 1), and what to keep until the next one.
+
+        A projection onto valid meta-parameters, or what a search does between two updates. `memory` is what was returned last, at first
+        empty. Random numbers come from `generator(seed, f"... {step}")`, so that a resumed run draws the same.
+        """
+        return meta, memory
+
+    def validate(self, meta: Tree) -> Mapping[str, float | Curve]:
+        """Return what is followed on validation data, at the outer steps that `validation` names. It is not part of the training time."""
+        return {}
+
+    def observe(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve]:
+        """Return what is followed along a run, by name: numbers become curves against the outer step; of a curve the last is kept.
+
+        `params` are those of the first task after its window. It is called after at most 200 outer steps, and is not part of the time.
+        """
+        return {}
 
     def summary(self, meta: Tree) -> dict[str, float]:
         """Return a few named numbers that describe what was learned."""

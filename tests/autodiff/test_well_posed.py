@@ -24,7 +24,7 @@ from small_problems import (
 
 from metabench.core import Batch, Diverged, MetabenchError, MetaRole, Problem, Tree, Window, tree
 from metabench.problems import problems
-from metabench.suite.run.well_posed import check_losses, check_reach, check_trees
+from metabench.stages.well_posed import check_losses, check_reach, check_trees
 
 
 def examine(problem: Problem, windows: int = 3) -> None:

@@ -26,7 +26,7 @@ class Cell:
 
     `limit_bytes` bounds the peak memory of one hypergradient, `limit_seconds` the whole cell. `device_bytes` is the memory that the device
     is declared to have, or 0: a cell predicted to need more is not started. `kernels` are those of the CPU, see
-    `metabench.measure.kernels`.
+    `metabench.measure.kernels`. `checkpoint_every` is the number of outer steps after which a run is saved; 0 for never.
     """
 
     suite: str
@@ -50,6 +50,7 @@ class Cell:
     plugins: list[str]
     device_bytes: int = 0
     kernels: str = PORTABLE
+    checkpoint_every: int = 0
     version: int = SPEC_VERSION
 
     @property

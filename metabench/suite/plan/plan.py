@@ -18,6 +18,7 @@ from metabench.core.registry import pick
 from metabench.data import DatasetCard, datasets
 from metabench.data import card as dataset_card
 from metabench.data.sets.own_text import is_own_text
+from metabench.kinds import kinds
 from metabench.methods import methods
 from metabench.problems import problems
 from metabench.results.atomic import write_text_atomically
@@ -133,8 +134,9 @@ def _cells(
     declared = pick("problem", experiment.problem, known_problems)
     card = declared.card
     where = f"problem '{experiment.problem}'"
-    if experiment.kind == "cost" and experiment.outer_steps is not None:
-        raise MetabenchError("'outer_steps' has no meaning where kind is 'cost': nothing is trained")
+    trains = pick("kind of experiment", experiment.kind, kinds()).trains
+    if experiment.outer_steps is not None and not trains:
+        raise MetabenchError(f"'outer_steps' has no meaning where kind is '{experiment.kind}': nothing is trained")
     offered = dict.fromkeys(card.datasets)
     for dataset in experiment.datasets:
         if is_own_text(dataset):
@@ -169,7 +171,7 @@ def _cells(
             size=size,
             problem_options=problem_options,
             inner_steps=inner_steps,
-            outer_steps=0 if experiment.kind == "cost" else trained,
+            outer_steps=trained if trains else 0,
             method=method.name,
             method_options=method_options,
             seeds=list(suite.seeds if experiment.seeds is None else experiment.seeds),
@@ -182,6 +184,7 @@ def _cells(
             plugins=list(suite.plugins),
             device_bytes=memory_bytes(suite.device_memory) if suite.device_memory else 0,
             kernels=suite.kernels.value,
+            checkpoint_every=suite.checkpoint_every,
         )
 
 

@@ -1,11 +1,14 @@
 """Conditions for a problem's hypergradient to be meaningful; each violation is reported in terms of the problem's code.
 
+`well_posed` is the stage with which every kind of experiment begins.
+
 Parameters and meta-parameters are tensors of real numbers; both losses are finite scalars and functions of their arguments; the
 meta-parameters enter where the problem says that they do; and the outer loss depends on every one of them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -18,6 +21,8 @@ from metabench.core.lazy import torch
 from metabench.core.problem import MetaRole, Problem
 from metabench.core.segments import LOSS, Segment
 from metabench.core.types import Batch, InnerState, Tree, Window
+from metabench.measure.outcome import outcome
+from metabench.stages.subject import PRECISE, Row, Subject
 
 _WORDS = {
     MetaRole.INNER_LOSS: "the inner loss",
@@ -25,6 +30,33 @@ _WORDS = {
     MetaRole.UPDATE: "the inner update",
     MetaRole.START: "the start of the inner run",
 }
+
+
+_LOOKED_THROUGH = 4
+"""Outer steps within whose windows a meta-parameter must reach the outer loss."""
+
+
+def well_posed(subject: Subject) -> Iterator[Row]:
+    """Raise what is wrong with the problem, before anything is measured on it; yield its sizes.
+
+    Raises: as `check_trees`, `check_losses`, `check_reach` and, for the first seed of a small problem, `check_derivatives`.
+    """
+    problem = subject.problem
+    state, meta = problem.initial_state()
+    check_trees(state, meta)
+    windows = itertools.chain.from_iterable(itertools.islice(problem.windows(), _LOOKED_THROUGH))
+    first = next(windows)
+    try:
+        check_losses(problem, state, meta, first)
+        check_reach(problem, state, meta, itertools.chain([first], windows))
+        if subject.first and tree.count(state.params) <= subject.measure["error_max_params"]:
+            precise = subject.make(PRECISE)
+            check_derivatives(precise, *precise.initial_state(), next(precise.windows())[0])
+    except Exception as error:
+        # One inner step is recorded here. A method that needs less memory than that is not to fail for it.
+        if outcome(error)[0] != "oom":
+            raise
+    yield {"batch": problem.batch, "n_params": tree.count(state.params), "n_meta": tree.count(meta)}
 
 
 def check_trees(state: InnerState, meta: Tree) -> None:
