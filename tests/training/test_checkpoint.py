@@ -102,7 +102,7 @@ DRAWING = ("pes", "es", "evograd", "ift_nystrom")
 @pytest.mark.parametrize("name", dict.fromkeys(KEEPING + DRAWING))
 def test_every_method_with_memory_or_noise_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
     # On the network the map of a step does not contract; on the convex problem it does.
-    make = functools.partial(Ridge if name == "ift_fixed_point" else Tanh, "momentum")
+    make = Ridge if name == "ift_fixed_point" else functools.partial(Tanh, "momentum")
     whole = trained(make, name)
     assert bool(whole.tasks[0].memory) == (name in KEEPING)
     before = Run.fresh(make(), generator(0, "training")).stream.get_state()
