@@ -139,7 +139,7 @@ class LearningRates(Tanh):
 
     def learning_rate(self, optimiser: str) -> Any:
         """Return the map from the meta-parameters to learning rates."""
-        return lambda meta: tree.tree_map(torch.exp, meta)
+        return lambda meta, step: tree.tree_map(torch.exp, meta)
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the mean squared error."""

@@ -137,8 +137,8 @@ def test_first_and_second_derivatives_are_finite_at_a_zero_gradient(name: str) -
 def test_a_learning_rate_may_be_a_scalar_or_a_tree_of_the_meta_parameters(name: str) -> None:
     params = start()
     meta = {"rate": torch.tensor(RATE, dtype=torch.float64)}
-    fixed, scalar = inner_optimiser(name, RATE), inner_optimiser(name, lambda meta: meta["rate"])
-    by_leaf = inner_optimiser(name, lambda meta: {"w": meta["rate"], "b": meta["rate"]})
+    fixed, scalar = inner_optimiser(name, RATE), inner_optimiser(name, lambda meta, step: meta["rate"])
+    by_leaf = inner_optimiser(name, lambda meta, step: {"w": meta["rate"], "b": meta["rate"]})
     expected, _ = fixed.update(gradient(params), params, fixed.init(params), {})
     for learned in (scalar, by_leaf):
         found, _ = learned.update(gradient(params), params, learned.init(params), meta)

@@ -128,7 +128,7 @@ class OneRate(LearningRates):
     """One learned rate for all parameters, below zero: training climbs."""
 
     def learning_rate(self, optimiser: str) -> Any:
-        return lambda meta: meta["rate"]
+        return lambda meta, step: meta["rate"]
 
     def initial_meta(self, params: Any) -> Any:
         return {"rate": torch.tensor(-0.02, dtype=self.setting.dtype)}

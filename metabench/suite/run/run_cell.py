@@ -11,20 +11,20 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from metabench import data
 from metabench.autodiff.exact import exact_target
 from metabench.autodiff.inner import begun, check_finite, run
-from metabench.autodiff.optimisers import Adam, Momentum
+from metabench.autodiff.outer import OuterUpdate
 from metabench.core import tree
 from metabench.core.checks import check_hypergradient, non_finite
 from metabench.core.errors import MESSAGE_LENGTH, Diverged, MetabenchError, TimeLimit
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient, Method, Target
-from metabench.core.problem import InnerOptimiser, Problem
+from metabench.core.problem import Problem
 from metabench.core.randomness import generator
 from metabench.core.types import InnerState, Progress, Tree, Window
 from metabench.measure.clock import Stopwatch, deadline, pin_threads, time_call
@@ -37,7 +37,7 @@ from metabench.measure.yardstick import Disagreement, Unsettled, disagreement
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.labels import method_of, method_options, problem_of
 from metabench.suite.run.rows import base_row, failed_row
-from metabench.suite.run.well_posed import check_derivatives, check_losses, check_reach, check_trees
+from metabench.suite.run.well_posed import check_derivatives, check_losses, check_rates, check_reach, check_trees
 
 Row = dict[str, Any]
 
@@ -107,6 +107,7 @@ class _SeedRun:
             instance = self._problem(self.cell.dtype)
             state, meta = instance.initial_state()
             self._check(instance, state, meta)
+            yield {"outer_optimiser": instance.outer_optimiser.text()}
             yield {"batch": instance.batch, "n_params": tree.count(state.params), "n_meta": tree.count(meta)}
             yield from self._cost(instance)
             yield from self._error()
@@ -120,6 +121,7 @@ class _SeedRun:
     def _check(self, instance: Problem, state: InnerState, meta: Tree) -> None:
         """Raise what is wrong with the problem, before anything is measured on it."""
         check_trees(state, meta)
+        check_rates(instance, state, meta, self.cell.outer_steps)
         windows = itertools.chain.from_iterable(itertools.islice(instance.windows(), _LOOKED_THROUGH))
         first = next(windows)
         try:
@@ -200,7 +202,8 @@ class _SeedRun:
         meta, windows = instance.initial(), instance.windows()
         states: dict[int, InnerState] = {}
         stream = self._stream("training")
-        move = _outer_update(instance, meta)
+        outer = OuterUpdate(instance.outer_optimiser)
+        outer_state = outer.init(meta)
         drawing, steps = Stopwatch(), self.cell.outer_steps
         outer_loss = math.nan
         whole = Stopwatch()
@@ -221,7 +224,7 @@ class _SeedRun:
                 if not tree.all_finite(hypergradient):
                     raise Diverged(f"the hypergradient is not finite after {done + 1} of {steps} meta-updates")
                 if self.method.target is not Target.NONE:
-                    meta = move(hypergradient, meta)
+                    meta, outer_state = outer.update(hypergradient, meta, outer_state)
             _synchronise(self.cell.device)
         self.progress(f"seed {self.seed}: training", steps, steps)
         check_finite(states[0])
@@ -358,27 +361,6 @@ def _differ(left: Tree, right: Tree) -> bool:
 def _plain(instance: Problem, state: InnerState, meta: Tree, window: Window) -> InnerState:
     """Return the inner state after the window, without a hypergradient."""
     return run(instance, begun(instance, state, meta), meta, window.inner)
-
-
-def _outer_update(instance: Problem, meta: Tree) -> Callable[[Tree, Tree], Tree]:
-    """Return the function from a hypergradient and the meta-parameters to the next ones; it keeps the outer optimiser's state.
-
-    The pure optimisers serve here too: the first use of torch.optim imports the compiler, which costs 1.7 s per cell.
-    """
-    settings = instance.outer_optimiser
-    if settings.name == "Adam":
-        optimiser: InnerOptimiser = Adam(settings.learning_rate, weight_decay=settings.weight_decay)
-    else:
-        optimiser = Momentum(settings.learning_rate, settings.momentum, settings.nesterov, settings.weight_decay)
-    state = optimiser.init(meta)
-
-    def move(hypergradient: Tree, current: Tree) -> Tree:
-        nonlocal state
-        with torch.no_grad():
-            moved, state = optimiser.update(hypergradient, current, state, current)
-        return moved
-
-    return move
 
 
 class Comparison(NamedTuple):
