@@ -289,7 +289,6 @@ def _implicit_cases() -> Iterator[Case]:
     yield from (settled(ExampleWeights(o)) for o in MAIN_OPTIMISERS)
     # A rate that falls never rests: the fixed point is that of the step at the rate where the window ends.
     yield from (settled(ScheduledRate(o, decay_steps=90)) for o in ("sgd", "momentum"))
-    yield moving(ScheduledRate("adam", inner_steps=3))
     for problem in (
         LearnedSchedule("sgd"),
         LearningRates("adam", due="every"),
