@@ -67,7 +67,7 @@ class Recipe:
         """Return the slot of the step count after `updates`, where metabench's state has it and torch.optim's does not."""
         if STEP_COUNT not in before or STEP_COUNT in self.slots:
             return {}
-        return {STEP_COUNT: {"count": before[STEP_COUNT]["count"] + updates}}
+        return {STEP_COUNT: {"count": before[STEP_COUNT]["count"].detach() + updates}}
 
     def parts(self, params: Tree) -> list[list[str]]:
         """Return the names of the parameters that one optimiser can move: all of them, or each alone if each has its own rate."""
@@ -87,7 +87,7 @@ def recipe(optimiser: InnerOptimiser, state: OptimiserState, meta: Tree, wanted_
         )
     rate, varies = optimiser.learning_rate, counts_steps(optimiser.learning_rate)
     if varies:
-        first = state[STEP_COUNT]["count"]
+        first = state[STEP_COUNT]["count"].detach()
 
         def rates(done: float | torch.Tensor) -> Rates:
             return rate_at(rate, meta, first + done)

@@ -23,7 +23,10 @@ class ScheduledRate(TanhNetwork):
     """A tanh network trained at a rate that rises for six steps, past the first window's end, and then falls by a cosine."""
 
     name = "scheduled_rate"
-    statement = "w <- w - a c(t) u,  c(t) = (t + 1) / 6 for t < 6, then 0.2 + 0.4 (1 + cos(pi min((t - 6) / T, 1))),  f and F those of tanh_network"
+    statement = (
+        "w <- w - a c(t) u,  c(t) = (t + 1) / 6 for t < 6, then 0.2 + 0.4 (1 + cos(pi min((t - 6) / T, 1))),  "
+        "f and F those of tanh_network"
+    )
 
     def __init__(self, optimiser: str = "sgd", decay_steps: int = 5, **settings: Any) -> None:
         self.decay_steps = decay_steps
