@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Literal, Protocol
 
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
+from metabench.core.schedules import Constant, Schedule, schedule_text
 from metabench.core.segments import Segment
 from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window
 
@@ -50,13 +52,38 @@ class InnerOptimiser(Protocol):
 
 @dataclass(frozen=True)
 class OuterOptimiser:
-    """How the meta-parameters are updated: SGD (with momentum) or Adam, with settings as in torch.optim."""
+    """How the meta-parameters are updated: SGD (with momentum) or Adam, with settings as in torch.optim.
+
+    `schedule` multiplies the learning rate; its steps are meta-updates. `clip` is the largest global norm of a hypergradient: a longer one
+    is shortened to it, as by `torch.nn.utils.clip_grad_norm_`. None leaves it as it is.
+
+    Raises:
+        MetabenchError: `clip` is not positive.
+    """
 
     name: Literal["SGD", "Adam"]
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
     nesterov: bool = False
+    schedule: Schedule = field(default_factory=Constant)
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise MetabenchError(
+                f"the outer optimiser clips at {self.clip}: expected a norm above 0, or None to leave it as it is"
+            )
+
+    def text(self) -> str:
+        """Return the settings in words, those at their defaults left out: 'Adam, learning rate 0.1, schedule cosine 100, clip 1'."""
+        said = [self.name, f"learning rate {self.learning_rate:g}"]
+        said += [f"momentum {self.momentum:g}"] if self.momentum else []
+        said += ["Nesterov"] if self.nesterov else []
+        said += [f"weight decay {self.weight_decay:g}"] if self.weight_decay else []
+        said += [] if self.schedule == Constant() else [f"schedule {schedule_text(self.schedule)}"]
+        said += [] if self.clip is None else [f"clip {self.clip:g}"]
+        return ", ".join(said)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ COST = Kind(
         "batch",
         "n_params",
         "n_meta",
+        "outer_optimiser",
         "diagnostics",
         "peak_bytes",
         "static_bytes",
