@@ -71,6 +71,11 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property
+    def plugin_files(self) -> tuple[Path, ...]:
+        """The Python files that may declare the cell's method, problem and data set."""
+        return tuple(map(Path, self.plugins))
+
+    @property
     def folder(self) -> Path:
         """The cell's folder under the suite's `cells/`: problem/dataset/size; a user's own text by a name made from its path."""
         return Path(self.problem, dataset_folder(self.dataset), self.size)

@@ -101,10 +101,10 @@ def plan(suite: Suite) -> Plan:
 
     Raises:
         MetabenchError: an unknown method, problem, data set, size or option (the nearest valid one is named); an invalid option
-            value; a cell described twice, in one experiment or in two; a plugin that cannot be imported.
+            value; a cell described twice, in one experiment or in two; a plugin that cannot be used.
     """
-    known_methods = methods([Path(path) for path in suite.plugins])
-    known_problems = problems()
+    plugins = [Path(path) for path in suite.plugins]
+    known_methods, known_problems = methods(plugins), problems(plugins)
     pick("baseline method", suite.baseline, known_methods)
     found: dict[Path, Cell] = {}
     for name, experiment in suite.experiments.items():
@@ -135,12 +135,16 @@ def _cells(
     where = f"problem '{experiment.problem}'"
     if experiment.kind == "cost" and experiment.outer_steps is not None:
         raise MetabenchError("'outer_steps' has no meaning where kind is 'cost': nothing is trained")
-    offered = dict.fromkeys(card.datasets)
+    plugins = [Path(path) for path in suite.plugins]
+    known_data = datasets(plugins)
+    offered = {name: pick(f"data set of {where}", name, known_data) for name in card.datasets}
     for dataset in experiment.datasets:
         if is_own_text(dataset):
-            _check_own_text(dataset_card(dataset), [datasets()[name] for name in offered], where)
-        else:
-            pick(f"data set of {where}" if dataset in datasets() else "data set", dataset, offered)
+            _check_own_text(dataset_card(dataset), list(offered.values()), where)
+        elif not _is_plugins(dataset, known_data) or known_data[dataset].task not in {
+            one.task for one in offered.values()
+        }:
+            pick(f"data set of {where}" if dataset in known_data else "data set", dataset, offered)
     for size in experiment.sizes:
         pick(f"size of {where}", size, card.sizes)
     chosen = [
@@ -158,7 +162,7 @@ def _cells(
         chosen,
     ):
         needed = declared.examples_needed(build(card.options, problem_options, where))
-        if needed > (there := dataset_card(dataset).sizes.get("train", 0)):
+        if needed > (there := dataset_card(dataset, plugins).sizes.get("train", 0)):
             raise MetabenchError(f"{where} takes {needed:,} training examples, data set '{dataset}' has {there:,}")
         yield Cell(
             suite=suite.name,
@@ -183,6 +187,11 @@ def _cells(
             device_bytes=memory_bytes(suite.device_memory) if suite.device_memory else 0,
             kernels=suite.kernels.value,
         )
+
+
+def _is_plugins(dataset: str, known: Mapping[str, DatasetCard]) -> bool:
+    """Return whether a plugin declares the data set: no problem of the package names it."""
+    return dataset in known and dataset not in datasets()
 
 
 def _check_own_text(own: DatasetCard, offered: Sequence[DatasetCard], where: str) -> None:

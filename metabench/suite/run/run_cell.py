@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from metabench import data
 from metabench.autodiff.exact import exact_target
 from metabench.autodiff.inner import begun, check_finite, run
 from metabench.autodiff.optimisers import Adam, Momentum
@@ -35,7 +34,7 @@ from metabench.measure.memory.meter import measure_memory
 from metabench.measure.outcome import outcome
 from metabench.measure.yardstick import Disagreement, Unsettled, disagreement
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.labels import method_of, method_options, problem_of
+from metabench.suite.plan.labels import load_data, method_of, method_options, problem_of
 from metabench.suite.run.rows import base_row, failed_row
 from metabench.suite.run.well_posed import check_derivatives, check_losses, check_reach, check_trees
 
@@ -60,7 +59,7 @@ def run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:
     choose_kernels(cell.kernels)
     place = environment(cell.device)
     pin_threads(cell.threads)
-    loaded = data.load(cell.dataset)
+    loaded = load_data(cell)
     until = time.perf_counter() + cell.limit_seconds
     for index, seed in enumerate(cell.seeds):
         left = until - time.perf_counter()
