@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from metabench.core.method import NoOptions
+from metabench.core.registry import Declarable
 
 Stage: TypeAlias = "Callable[[Any], Iterator[Mapping[str, Any]]]"
 """From what is measured, a `metabench.stages.subject.Subject`, to columns of its row, some at a time.
@@ -15,7 +17,7 @@ What was yielded stays in the row if the stage fails later."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class Kind(Declarable):
     """A kind of experiment. A module of `metabench.kinds`, a plugin or an installed package declares one.
 
     Attributes:
@@ -26,7 +28,8 @@ class Kind:
         trains: whether meta-parameters are trained: it takes the key `outer_steps`, and its rows have a quality.
         curves: the curves that its rows have besides the problem's own, by name, with a line each.
         options: frozen dataclass of its options.
-        order: its place in listings; equal ones by name.
+        order: its place in listings, ascending; kinds without one follow by name.
+        module: the module that declares it, `__name__`: its source is part of the code hash.
     """
 
     name: str
@@ -36,4 +39,5 @@ class Kind:
     trains: bool = False
     curves: Mapping[str, str] = field(default_factory=dict)
     options: type = NoOptions
-    order: float = 100.0
+    order: float = math.inf
+    module: str = ""

@@ -9,11 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
+from metabench.core.registry import Declarable
 from metabench.core.schedules import Constant, Schedule, schedule_text
 from metabench.core.segments import Segment
 from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window
@@ -109,12 +111,15 @@ class ProblemCard:
     Attributes:
         title: one line for tables.
         datasets: names of the data sets that it can run on; the first is its default.
+            ('own',) if it reads its own files, or draws its data.
         sizes: named sizes of its model, with one line each; the first is its default.
         metrics: the first is the one that tables show.
-        citation: key in `references.bib` of the paper that introduced the setting.
+        citation: key in `references.bib` of the paper that introduced the setting, or BibTeX; empty for one that is yours.
         options: frozen dataclass of its options.
         inner_steps: K, the default number of inner steps per hypergradient.
         outer_steps: the default number of meta-updates of a run.
+        name: the word in a suite; empty: the name of its file.
+        files: data files that it reads itself; a cell depends on their content.
     """
 
     title: str
@@ -125,6 +130,8 @@ class ProblemCard:
     options: type
     inner_steps: int
     outer_steps: int
+    name: str = ""
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ class Setting:
     data: Any
 
 
-class Problem(ABC):
+class Problem(Declarable, ABC):
     """A bilevel problem: minimise F(w_K(l), l) over meta-parameters l, where w_K comes from K steps of an inner optimiser on f(w, l).
 
     Everything a loss depends on is an argument; an instance holds data and constants, never parameters, and never changes after it was

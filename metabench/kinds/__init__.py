@@ -1,17 +1,30 @@
-"""Kinds of experiment, one per file. `kinds()` finds every `Kind` that a module of this folder declares."""
+"""Kinds of experiment, one per file: values of `metabench.core.kind.Kind`, in this folder, in other installed packages and in Python files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
+from metabench.core.declarations import check_kind
 from metabench.core.kind import Kind
-from metabench.core.registry import modules_of, pick
+from metabench.core.registry import Found, Registry
+
+KINDS: Registry[Kind] = Registry(
+    sort="kind of experiment",
+    kind=Kind,
+    package=__name__,
+    group="metabench.kinds",
+    name=lambda kind, stem: kind.name,
+    check=check_kind,
+    hint="name a metabench.core.Kind",
+)
 
 
-def kinds() -> dict[str, Kind]:
-    """Return all kinds by name, in their order."""
-    found = {kind.name: kind for module in modules_of(__name__) for kind in vars(module).values() if isinstance(kind, Kind)}
-    return dict(sorted(found.items(), key=lambda item: (item[1].order, item[0])))
+def kinds(plugins: Iterable[Path] = ()) -> Found[Kind]:
+    """Return all kinds by name; raise MetabenchError as `Registry`."""
+    return KINDS(plugins)
 
 
-def kind(name: str) -> Kind:
-    """Return one kind by name; raise MetabenchError naming the nearest valid one."""
-    return pick("kind of experiment", name, kinds())
+def kind(name: str, plugins: Iterable[Path] = ()) -> Kind:
+    """Return one kind by name; raise MetabenchError naming the nearest valid one, or why it was left out."""
+    return KINDS.pick(name, plugins)

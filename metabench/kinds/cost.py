@@ -36,5 +36,6 @@ COST = Kind(
             for figure in ("cosine", "norm_ratio", "error", "cosine_sd", "mean_cosine")
         ),
     ),
+    module=__name__,
     order=2,
 )

@@ -14,5 +14,6 @@ QUALITY = Kind(
     columns=(*COST.columns, "quality", "metrics", "outer_loss", "meta_summary", "train_s", "data_s", "curves"),
     trains=True,
     curves={OUTER_LOSS: "the outer objective at the iterates", TIME: "seconds of training so far"},
+    module=__name__,
     order=1,
 )

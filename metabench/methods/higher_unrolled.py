@@ -25,6 +25,7 @@ from metabench.core.lazy import torch
 
 @method(
     title="unrolled reverse mode by the library higher (0.2.1 or later)",
+    order=210,
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)", affine_from=2),

@@ -21,6 +21,7 @@ class Options:
 
 @method(
     title="implicit differentiation at a fixed point of the inner step",
+    order=150,
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(

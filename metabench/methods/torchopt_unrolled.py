@@ -16,6 +16,7 @@ SLOTS = {"momentum_buffer": "trace", "exp_avg": "mu", "exp_avg_sq": "nu", "squar
 
 @method(
     title="unrolled reverse mode by the library TorchOpt (0.7.3 or later)",
+    order=220,
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)", affine_from=2),

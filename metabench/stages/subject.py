@@ -39,6 +39,7 @@ class Subject:
         outer_steps: meta-updates of a run.
         first: whether it is the first of its process: what holds for all seeds is checked there, and the first call timed.
         progress: is told what runs.
+        kind_options: the options of the kind of experiment, typed.
         checkpoint: where a run is saved to and resumed from; None for nowhere.
     """
 
@@ -54,6 +55,7 @@ class Subject:
     outer_steps: int
     first: bool
     progress: Progress
+    kind_options: Any = None
     checkpoint: Checkpoint | None = None
 
     @functools.cached_property

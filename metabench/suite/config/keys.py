@@ -101,8 +101,9 @@ class Experiment:
     options: dict[str, Any] = key("options of the problem; a list as value is a sweep", {})
     inner_steps: list[int] = key("inner steps per hypergradient; empty: the problem's default", [], minimum=1)
     outer_steps: int | None = key("meta-updates of a run; empty: the problem's default", None, minimum=1)
-    kind: str = key(
-        "what is done with each cell, see `metabench list kinds`: 'quality' trains and evaluates, 'cost' measures one hypergradient",
+    kind: Any = key(
+        "what is done with each cell, see `metabench list kinds`: a name, or {name: {option: value}}; 'quality' trains and evaluates, "
+        "'cost' measures one hypergradient",
         "quality",
     )
     seeds: list[int] | None = key("seeds; empty: the suite's", None, minimum=0)

@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from metabench import data
 from metabench.core.errors import MESSAGE_LENGTH, MetabenchError, TimeLimit
 from metabench.core.lazy import torch
 from metabench.core.types import Progress
-from metabench.kinds import kind
 from metabench.measure.clock import Stopwatch, deadline, pin_threads
 from metabench.measure.environment import environment
 from metabench.measure.kernels import choose_kernels
@@ -24,7 +22,7 @@ from metabench.measure.outcome import outcome
 from metabench.stages.subject import Subject
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash
-from metabench.suite.plan.labels import method_of, method_options, problem_of
+from metabench.suite.plan.labels import kind_of, kind_options, load_data, method_of, method_options, problem_of
 from metabench.suite.run.rows import base_row, failed_row
 from metabench.training.checkpoint import Checkpoint
 
@@ -48,7 +46,7 @@ def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterato
     choose_kernels(cell.kernels)
     place = environment(cell.device)
     pin_threads(cell.threads)
-    loaded = data.load(cell.dataset)
+    loaded = load_data(cell)
     until = time.perf_counter() + cell.limit_seconds
     for index, seed in enumerate(cell.seeds):
         left = until - time.perf_counter()
@@ -91,6 +89,7 @@ def _subject(cell: Cell, seed: int, loaded: Any, first: bool, progress: Progress
         outer_steps=cell.outer_steps,
         first=first,
         progress=progress,
+        kind_options=kind_options(cell),
         checkpoint=checkpoint,
     )
 
@@ -99,7 +98,7 @@ def _measured(cell: Cell, subject: Subject) -> Iterator[Mapping[str, Any]]:
     """Yield the columns of one seed, stage by stage."""
     whole = Stopwatch()
     with whole:
-        for stage in kind(cell.kind).stages:
+        for stage in kind_of(cell).stages:
             yield from stage(subject)
     yield {"measured_s": whole.seconds}
 
