@@ -1,4 +1,4 @@
-"""Kinds of experiment, one per file: values of `metabench.core.kind.Kind`, in this folder, in other installed packages and in Python files."""
+"""Kinds of experiment, one per file: values of `Kind`, in this folder, in other installed packages and in Python files."""
 
 from __future__ import annotations
 
