@@ -79,11 +79,18 @@ def counts_steps(rate: Rate) -> bool:
 
 def rate_at(rate: Rate, meta: Tree, step: torch.Tensor | None) -> float | torch.Tensor | Tree:
     """Return the value of a rate: one for all parameters, or one for each by name. Only one that `counts_steps` reads `step`."""
-    if isinstance(rate, PerParameter):
-        return {name: rate.of(leaf) for name, leaf in meta.items()}
+    value = _at(rate, meta, step)
+    return tree.tree_map(value.of, meta) if isinstance(value, PerParameter) else value
+
+
+def _at(rate: Rate, meta: Tree, step: torch.Tensor | None) -> float | torch.Tensor | Tree | PerParameter:
+    """Return a rate at a step. `PerParameter` stays a function: an update needs the value of one tensor at a time."""
     if isinstance(rate, Scheduled):
         assert step is not None
-        value, factor = rate_at(rate.rate, meta, step), rate.schedule(step)
+        value, factor = _at(rate.rate, meta, step), rate.schedule(step)
+        if isinstance(value, PerParameter):
+            of = value.of
+            return PerParameter(lambda leaf: factor * of(leaf))
         return tree.scale(factor, value) if isinstance(value, dict) else factor * value
     if callable(rate):
         assert step is not None
@@ -93,16 +100,12 @@ def rate_at(rate: Rate, meta: Tree, step: torch.Tensor | None) -> float | torch.
 
 def _times(rate: Rate, meta: Tree, direction: Tree, step: torch.Tensor | None) -> Tree:
     """Return rate(meta, step) * direction."""
-    # Of rates per parameter only those of the direction: it may be a part of the parameters.
-    at = {name: meta[name] for name in direction} if isinstance(_base(rate), PerParameter) else meta
-    value = rate_at(rate, at, step)
+    value = _at(rate, meta, step)
+    if isinstance(value, PerParameter):
+        return {name: value.of(meta[name]) * leaf for name, leaf in direction.items()}
     if isinstance(value, dict):
         return tree.tree_map(lambda a, b: b * a, direction, value)
     return tree.scale(value, direction)
-
-
-def _base(rate: Rate) -> Rate:
-    return _base(rate.rate) if isinstance(rate, Scheduled) else rate
 
 
 def _zero_count(params: Tree) -> Tree:
