@@ -382,7 +382,7 @@ MISTAKES = [
     (("list", "--plugin", "nowhere.py"), "nowhere.py': no such file"),
     (("collect", "--cells", "nowhere.txt", "--out", "x.parquet"), "list of row files 'nowhere.txt' cannot be read"),
     (("report", "nowhere.parquet", "--out", "x"), "nowhere.parquet"),
-    (("fetch", "fashion_mnits"), "unknown dataset 'fashion_mnits': did you mean 'fashion_mnist'?"),
+    (("fetch", "fashion_mnits"), "unknown data set 'fashion_mnits': did you mean 'fashion_mnist'?"),
     (("config-reference", "--out", "nowhere/README.md"), "'nowhere' is not a folder"),
 ]
 

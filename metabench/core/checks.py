@@ -1,56 +1,14 @@
-"""Checks of a method by its caller: of its declaration, once, and of what it returns."""
+"""Checks of what a method returns, by its caller."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
-from metabench.core.citations import bibtex
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.core.method import Cost, Hypergradient, Limit, Mean, Method, Target
-from metabench.core.options import build, describe
+from metabench.core.method import Hypergradient
 from metabench.core.types import InnerState, Tree
-
-_DECLARED: Mapping[str, tuple[type, ...]] = {
-    "title": (str,),
-    "target": (Target,),
-    "exact": (bool,),
-    "cost": (Cost,),
-    "citation": (str,),
-    "options": (type,),
-    "stochastic": (bool,),
-    "limit": (Limit, type(None)),
-    "mean": (Mean, type(None)),
-}
-
-
-def check_declaration(method: Method) -> None:
-    """Raise MetabenchError if a method's declaration cannot be listed, planned or called; the message names the key."""
-    what = f"method '{method.name}'"
-    for key, kinds in _DECLARED.items():
-        value = getattr(method, key)
-        if not isinstance(value, kinds):
-            expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise MetabenchError(f"{what}: {key} is {value!r}, expected {expected}")
-    try:
-        bibtex(method.citation)
-    except MetabenchError as error:
-        raise MetabenchError(f"{what}: {error}; your own paper is cited by its BibTeX, '@article{{...}}'") from error
-    if not (dataclasses.is_dataclass(method.options) and method.options.__dataclass_params__.frozen):  # type: ignore[attr-defined]
-        raise MetabenchError(f"{what}: options is {method.options.__name__}, expected a dataclass with frozen=True")
-    try:
-        described = describe(method.options)
-        for option in described:
-            if option["default"] is dataclasses.MISSING:
-                raise MetabenchError(f"option '{option['name']}' of {what} has no default")
-        build(method.options, {option["name"]: option["default"] for option in described}, what)
-    except MetabenchError:
-        raise
-    except Exception as error:  # somebody else's class: its type hints are evaluated here for the first time
-        raise MetabenchError(f"{what}: its options cannot be read: {type(error).__name__}: {error}") from error
 
 
 def check_hypergradient(found: Any, state: InnerState, meta: Tree) -> None:

@@ -76,11 +76,10 @@ class Curve:
         if count <= most:
             return self
         kept = [round(place * (count - 1) / (most - 1)) for place in range(most)]
-        thin = {name: [numbers[at] for at in kept] for name, numbers in self._numbers().items() if len(numbers)}
-        return replace(self, **thin)
-
-    def _numbers(self) -> dict[str, Sequence[float]]:
-        return {"x": self.x, "values": self.values, "lower": self.lower, "upper": self.upper}
+        x, values, lower, upper = (
+            [numbers[at] for at in kept] if len(numbers) else () for numbers in (self.x, self.values, self.lower, self.upper)
+        )
+        return replace(self, x=x, values=values, lower=lower, upper=upper)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 MESSAGE_LENGTH = 500
 """Most characters that a message in a row may have."""
@@ -39,3 +40,12 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> MetabenchError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known) or 'none'}"
     return MetabenchError(f"unknown {kind} '{name}': {hint}")
+
+
+def missing_file(what: str, path: Path) -> MetabenchError:
+    """Return the error for a file that does not exist, with the nearest name in its folder."""
+    siblings = sorted(one.name for one in path.parent.iterdir()) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    return MetabenchError(
+        f"{what} '{path}' does not exist" + (f": did you mean '{path.with_name(near[0])}'?" if near else "")
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from metabench.core.lazy import torch
 from metabench.core.problem import Problem
+from metabench.core.registry import Declarable
 from metabench.core.types import InnerState, Tree, Window
 
 
@@ -136,7 +138,7 @@ class NoOptions:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Declarable):
     """A hypergradient method: its function, and what it declares.
 
     Attributes:
@@ -153,6 +155,7 @@ class Method:
         mean: of its draws, if it draws and theory gives their mean.
         variants: option sets, besides the defaults and every choice, under which a certificate runs an exact method.
         module: the Python module that holds it.
+        order: its place in tables, ascending; methods without one follow by name.
     """
 
     name: str
@@ -168,6 +171,7 @@ class Method:
     mean: Mean | None = None
     variants: tuple[dict[str, Any], ...] = ()
     module: str = ""
+    order: float = math.inf
 
     def __call__(
         self, problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
@@ -188,6 +192,7 @@ def method(
     limit: Limit | None = None,
     mean: Mean | None = None,
     variants: tuple[dict[str, Any], ...] = (),
+    order: float = math.inf,
 ) -> Callable[[HypergradientFunction], Method]:
     """Declare a function to be a method; its name is the function's."""
 
@@ -208,6 +213,7 @@ def method(
             mean=mean,
             variants=variants,
             module=module.__name__ if module else "",
+            order=order,
         )
 
     return declare

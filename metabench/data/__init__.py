@@ -1,12 +1,13 @@
 """Data sets: their sources, checksums, licences and arrays. Uses numpy, never torch.
 
-`metabench.data.fetching` fetches the sets that do not ship; `metabench.data.splits` draws disjoint splits;
-`metabench.data.text.tokens` turns text into tokens.
+`own_data` declares your own file. `metabench.data.fetching` fetches the sets that do not ship; `metabench.data.splits` draws disjoint
+splits; `metabench.data.text.tokens` turns text into tokens.
 """
 
 from __future__ import annotations
 
 from metabench.data.contract import Classification, DataFile, Dataset, DatasetCard, Domains, Text
+from metabench.data.own import Examples, own_data, read_arrays
 from metabench.data.registry import card, datasets, is_available, load
 
 __all__ = [
@@ -15,9 +16,12 @@ __all__ = [
     "Dataset",
     "DatasetCard",
     "Domains",
+    "Examples",
     "Text",
     "card",
     "datasets",
     "is_available",
     "load",
+    "own_data",
+    "read_arrays",
 ]

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from metabench.core.registry import Declarable
 from metabench.core.types import Progress
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-Task = Literal["classification", "text", "none"]
 
 Read = Callable[[str], bytes]
 """Returns the verified bytes of a data set's file by name."""
@@ -37,20 +36,21 @@ class DataFile:
 class DatasetCard:
     """Description of a data set, known without loading it.
 
-    `citation` is a key of `references.bib`, or several separated by spaces. `sizes` counts examples per split for
-    classification and bytes per split for text, over all domains. `input_shape` is the shape of one example, empty for
-    text. `domains` names the domains of a text that loads as `Domains`, in order. `embedded` sets ship with the package;
+    `task` says how it loads: 'classification' as `Classification`, 'text' as `Text` or `Domains`, 'none' as None, any other word
+    as a problem with this word expects. `citation` is a key of `references.bib`, or several separated by spaces, or BibTeX. `sizes`
+    counts examples per split, bytes for text, over all domains. `input_shape` is the shape of one example, empty for text.
+    `domains` names the domains of a text that loads as `Domains`, in order. `embedded` sets ship with the package;
     `fetched` sets need `metabench fetch NAME` first; `library` is the Python module that provides the set, if any. A set
     with none of the three has no data at all, or is the user's own.
     """
 
     name: str
     title: str
-    task: Task
-    licence: str
-    attribution: str
-    source: str
-    citation: str
+    task: str
+    licence: str = ""
+    attribution: str = ""
+    source: str = ""
+    citation: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
     input_shape: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
@@ -88,8 +88,8 @@ class Domains:
     texts: Mapping[str, Text]
 
 
-Data = Classification | Text | Domains | None
-"""The result of loading; None for a problem that needs no data."""
+Data: TypeAlias = Any
+"""The result of loading: what the problems that name the data set expect; None for a problem that needs no data."""
 
 
 Run = Callable[[Sequence[str], Path], None]
@@ -110,12 +110,14 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A declared data set: its card, how its files become arrays, and the sources of fetched files.
+class Dataset(Declarable):
+    """A declared data set: its card, how its files become arrays, the sources of fetched files, and the user's own files.
 
-    A module of `metabench.data.sets` declares its data sets in a tuple named `DATASETS`; the registry finds them there.
+    A module declares its data sets by naming them. `decode` reads the card's files through `Read`, which checks them, and `files`
+    itself: their content becomes part of the hash of the cells that use them.
     """
 
     card: DatasetCard
     decode: Callable[[Read], Data]
     sources: tuple[Source, ...] = ()
+    files: tuple[Path, ...] = ()

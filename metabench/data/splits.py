@@ -13,6 +13,23 @@ from metabench.core.errors import MetabenchError
 Indices = npt.NDArray[np.int64]
 
 
+def check_disjoint(splits: Mapping[str, Indices], n: int | None = None) -> None:
+    """Raise MetabenchError unless `splits` are subsets of range(n) without a shared example; the message names two that share one."""
+    seen: dict[int, str] = {}
+    for name, indices in splits.items():
+        if not np.issubdtype(np.asarray(indices).dtype, np.integer):
+            raise MetabenchError(f"split '{name}': expected indices, integers, found {np.asarray(indices).dtype}")
+        for index in np.asarray(indices).ravel().tolist():
+            if index < 0 or (n is not None and index >= n):
+                there = "a negative index" if index < 0 else f"there are {n} examples, numbered from 0"
+                raise MetabenchError(f"split '{name}' has the index {index}: {there}")
+            if (first := seen.setdefault(index, name)) != name:
+                shared = len(np.intersect1d(splits[first], indices))
+                raise MetabenchError(
+                    f"splits '{first}' and '{name}' overlap: {shared} example{'s' * (shared > 1)} in both, the first of them {index}"
+                )
+
+
 def disjoint(
     n: int, sizes: Mapping[str, int], seed: int, targets: npt.NDArray[np.integer] | None = None
 ) -> dict[str, Indices]:

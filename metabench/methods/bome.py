@@ -50,6 +50,7 @@ def _limit(curvature: Curvature) -> dict[str, Any]:
 
 @method(
     title="BOME: outer descent under a falling gap of the inner loss",
+    order=170,
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2 steps + 2", forwards="1", memory="O(|w| + |activations|)", affine_from=2),

@@ -33,6 +33,7 @@ class Options:
 
 @method(
     title="DARTS: one step, its mixed product by finite differences",
+    order=80,
     target=Target.ONE_STEP,
     exact=False,
     cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)", affine_from=2),

@@ -25,6 +25,7 @@ class Options:
 
 @method(
     title="ES: evolution strategies on the window's objective",
+    order=190,
     target=Target.SMOOTHED,
     exact=False,
     cost=Cost(gradients="(2 N + 1) K", forwards="2 N + 1", memory="O(|w| + |l| + |activations|)", affine_from=2),

@@ -34,6 +34,7 @@ class Options:
 
 @method(
     title="EvoGrad: weighted perturbed copies",
+    order=180,
     target=Target.ONE_STEP,
     exact=False,
     cost=Cost(gradients="K + N (of l alone)", forwards="N", memory="O(|w| + N |l| + |activations|)", affine_from=2),

@@ -49,6 +49,7 @@ def _limit(curvature: Curvature) -> dict[str, Any]:
 
 @method(
     title="F2SA: a penalty on the gap of the inner loss",
+    order=160,
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2 steps + 2", forwards="1", memory="O(|w| + |activations|)", affine_from=2),

@@ -27,6 +27,7 @@ from metabench.core.lazy import torch
 
 @method(
     title="first order: inner gradients count as constants",
+    order=100,
     target=Target.UNROLLED,
     exact=False,
     cost=Cost(

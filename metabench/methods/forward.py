@@ -37,6 +37,7 @@ class Options:
 
 @method(
     title="forward mode",
+    order=50,
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(jvps="K |l| (of the step map)", memory="O(|l| |w| + together |activations|)", affine_from=2),

@@ -22,6 +22,7 @@ class Options:
 
 @method(
     title="implicit differentiation with conjugate gradients",
+    order=120,
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)", affine_from=2),

@@ -49,6 +49,7 @@ def converged(at: Curvature) -> list[dict[str, Any]]:
 
 @method(
     title="implicit differentiation with a Neumann series",
+    order=130,
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2", hvps="steps + 1 mixed product", memory="O(|w| + |activations|)", affine_from=2),

@@ -44,6 +44,7 @@ def full_rank(at: Curvature) -> list[dict[str, Any]]:
 
 @method(
     title="implicit differentiation with a Nystrom approximation",
+    order=140,
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(

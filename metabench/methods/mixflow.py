@@ -36,6 +36,7 @@ class Options:
 
 @method(
     title="MixFlow-MG: mixed-mode differentiation of the unrolled run",
+    order=40,
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(

@@ -11,6 +11,7 @@ from metabench.core.lazy import torch
 
 @method(
     title="no meta-learning: the meta-parameters keep their initial values",
+    order=10,
     target=Target.NONE,
     exact=True,
     cost=Cost(gradients="K", memory="O(|w| + |activations|)", affine_from=2),

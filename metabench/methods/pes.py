@@ -46,6 +46,7 @@ class Options:
 
 @method(
     title="PES: persistent evolution strategies",
+    order=200,
     target=Target.PERSISTENT,
     exact=False,
     cost=Cost(gradients="(2 N + 1) K", forwards="2 N + 1", memory="O(N (|w| + |l|) + |activations|)", affine_from=2),

@@ -23,6 +23,7 @@ from metabench.core.lazy import torch
 
 @method(
     title="Reptile: start minus end of the inner run",
+    order=110,
     target=Target.UNROLLED,
     exact=False,
     cost=Cost(gradients="K", memory="O(|w| + |activations|)", affine_from=2),

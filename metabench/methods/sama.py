@@ -32,6 +32,7 @@ class Options:
 
 @method(
     title="SAMA: identity for the inverse Hessian, with the optimiser's adaptation",
+    order=90,
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 2", memory="O(|w| + |activations|)", affine_from=2),

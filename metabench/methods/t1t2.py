@@ -14,6 +14,7 @@ from metabench.core.support import refuse_earlier_outer_losses, refuse_start
 
 @method(
     title="T1-T2: one differentiated inner step",
+    order=70,
     target=Target.ONE_STEP,
     exact=True,
     cost=Cost(gradients="K", hvps="1 mixed product", memory="O(|w| + |activations|)", affine_from=2),

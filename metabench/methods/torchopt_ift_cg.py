@@ -27,6 +27,7 @@ class Options:
 
 @method(
     title="implicit differentiation with conjugate gradients by the library TorchOpt (0.7.3 or later)",
+    order=230,
     target=Target.IMPLICIT,
     exact=False,
     cost=Cost(gradients="K + 3", hvps="steps + 2 mixed product", memory="O(|w| + |activations|)", affine_from=2),

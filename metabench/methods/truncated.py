@@ -33,6 +33,7 @@ class Options:
 
 @method(
     title="truncated reverse mode",
+    order=60,
     target=Target.TRUNCATED,
     exact=True,
     cost=Cost(gradients="K", hvps="k", memory="O(k |activations|)", affine_from=lambda options: options.steps + 2),

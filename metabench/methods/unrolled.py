@@ -11,6 +11,7 @@ from metabench.core.lazy import torch
 
 @method(
     title="unrolled reverse mode",
+    order=20,
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)", affine_from=2),

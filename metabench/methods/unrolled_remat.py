@@ -24,6 +24,7 @@ class Options:
 
 @method(
     title="unrolled reverse mode with rematerialised steps",
+    order=30,
     target=Target.UNROLLED,
     exact=True,
     cost=Cost(

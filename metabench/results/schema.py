@@ -46,6 +46,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("inner_steps", _INT, "inner steps per hypergradient", required=True),
     Column("outer_steps", _INT, "meta-updates of the whole run", required=True),
     Column("batch", _INT, "examples in an inner batch; 0 where the problem has no batches", required=True),
+    Column("outer_optimiser", _STRING, "how the meta-parameters are updated: optimiser, learning rate, schedule and clipping, in words"),
     Column("cell", _STRING, "hash of the cell's spec: eight hexadecimal digits", required=True),
     # What became of it.
     Column("status", _STRING, "one of " + ", ".join(STATUSES), required=True),

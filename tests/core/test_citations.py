@@ -7,8 +7,8 @@ import re
 import pytest
 
 from metabench.core import Cost, MetabenchError, Target, method
-from metabench.core.checks import check_declaration
 from metabench.core.citations import bibtex, keys, references
+from metabench.core.declarations import check_method
 from metabench.data import datasets
 from metabench.methods import methods
 from metabench.problems import problems
@@ -54,4 +54,4 @@ def test_an_unknown_key_is_answered_with_the_nearest() -> None:
     with pytest.raises(
         MetabenchError, match="method 'mine': unknown citation 'liu2019dart': did you mean 'liu2019darts'"
     ):
-        check_declaration(mine)
+        check_method(mine, "mine")

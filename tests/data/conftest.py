@@ -59,7 +59,7 @@ class TinySet:
             files=self.files,
         )
         tiny = Dataset(card, functools.partial(classification, names=NAMES, classes=card.classes), sources)
-        monkeypatch.setattr(registry, "_declared", lambda: {"tiny": tiny})
+        monkeypatch.setattr(registry, "_declared", lambda plugins: {"tiny": tiny})
         return tiny
 
 

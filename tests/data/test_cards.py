@@ -25,6 +25,7 @@ def test_the_data_sets_are_those_documented() -> None:
         "jargon_foldoc",
         "mnist",
         "mnist_10k",
+        "own",
     ]
 
 
@@ -54,7 +55,7 @@ def test_every_card_says_whose_the_data_are_and_how_to_know_them(declared) -> No
 
 def test_an_unknown_data_set_is_answered_with_the_nearest() -> None:
     for ask in (card, load, is_available):
-        with pytest.raises(MetabenchError, match="unknown dataset 'fashon_mnist': did you mean 'fashion_mnist'"):
+        with pytest.raises(MetabenchError, match="unknown data set 'fashon_mnist': did you mean 'fashion_mnist'"):
             ask("fashon_mnist")
 
 

@@ -141,7 +141,7 @@ def test_sets_that_are_here_already_need_nothing(tmp_path: Path) -> None:
 
 def test_mistakes_are_found_before_anything_is_fetched(tiny, server, monkeypatch, tmp_path: Path) -> None:
     tiny.declare(monkeypatch, Address(server.address))
-    with pytest.raises(MetabenchError, match="unknown dataset 'tinny': did you mean 'tiny'"):
+    with pytest.raises(MetabenchError, match="unknown data set 'tinny': did you mean 'tiny'"):
         fetch(["tiny", "tinny"], tmp_path)
     with pytest.raises(MetabenchError, match=r"'.*absent' is not a folder"):
         fetch(["tiny"], tmp_path, tmp_path / "absent")

@@ -11,7 +11,7 @@ import pytest
 from metabench.core.errors import MetabenchError
 from metabench.data import Domains, Text, card, datasets, is_available, load
 from metabench.data.fetching import fetch
-from metabench.data.sets.own_text import dataset_folder, own_text_digest
+from metabench.data.sets.own_text import dataset_folder
 
 NOVEL = np.random.default_rng(0).bytes(20_019)
 
@@ -65,16 +65,18 @@ def test_paths_may_start_at_the_working_folder_or_at_home(novel: Path, monkeypat
         np.testing.assert_array_equal(load(name).train, load(f"text:{novel}").train)
 
 
-def test_the_digest_is_that_of_the_content(novel: Path, library: Path) -> None:
-    before = own_text_digest(f"text:{novel}")
-    assert len(before) == 12 and int(before, 16) >= 0
+def test_its_files_have_the_checksums_of_their_content(novel: Path, library: Path) -> None:
+    def checksums(name: str) -> dict[str, str]:
+        return {file.name: file.sha256 for file in card(name).files}
+
+    before = checksums(f"text:{novel}")
     os.utime(novel, (0, 0))
-    assert own_text_digest(f"text:{novel}") == before
+    assert checksums(f"text:{novel}") == before
     novel.write_bytes(NOVEL[:-1] + b"?")
-    assert own_text_digest(f"text:{novel}") != before
-    both = own_text_digest(f"text:{library}")
+    assert checksums(f"text:{novel}") != before
+    both = checksums(f"text:{library}")
     (library / "poems.txt").rename(library / "verse.txt")
-    assert own_text_digest(f"text:{library}") != both
+    assert checksums(f"text:{library}") != both
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_what_is_no_text_is_refused_with_the_reason(novel: Path, given: str, com
     (place / "single").mkdir()
     (place / "single" / "a.txt").write_bytes(NOVEL)
     name = "text:" + given.format(place=place)
-    for ask in (card, load, own_text_digest):
+    for ask in (card, load):
         with pytest.raises(MetabenchError) as refused:
             ask(name)
         assert complaint.format(place=place) in str(refused.value)

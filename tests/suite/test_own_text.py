@@ -28,7 +28,7 @@ def takes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def offer(*datasets: str) -> None:
         toy = problems()["toy_1d"]
         reader = type("Reader", (toy,), {"card": dataclasses.replace(toy.card, datasets=datasets)})
-        monkeypatch.setattr(planning, "problems", lambda: {"toy_1d": reader})
+        monkeypatch.setattr(planning, "problems", lambda plugins: {"toy_1d": reader})
 
     return offer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -37,6 +38,18 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_sha256(path: Path) -> str:
+    """Return the sha256 of a file as it is now, in hexadecimal; a file that has not changed is read once per process."""
+    facts = path.stat()
+    return _sha256_then(path.resolve(), facts.st_size, facts.st_mtime_ns)
+
+
+@functools.cache
+def _sha256_then(path: Path, size: int, changed: int) -> str:
+    del size, changed
+    return sha256_of(path)
 
 
 def is_whole(path: Path, file: DataFile) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metabench.core.errors import MetabenchError
 from metabench.data.contract import DataFile, Dataset, DatasetCard, Domains, Read, Text
-from metabench.data.fetch.files import sha256_of
+from metabench.data.fetch.files import content_sha256
 from metabench.data.text.spans import spans
 
 PREFIX = "text:"
@@ -51,13 +51,7 @@ def own_text(name: str) -> Dataset:
         domains=tuple(path.stem for path in paths) if _place(name).is_dir() else (),
         files=files,
     )
-    return Dataset(card, functools.partial(_decode, name))
-
-
-def own_text_digest(name: str) -> str:
-    """Return twelve hexadecimal digits over the names and the content of a user's own text; raises as `own_text`."""
-    lines = [f"{file.name} {file.sha256}" for file in own_text(name).card.files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    return Dataset(card, functools.partial(_decode, name), files=tuple(paths))
 
 
 def dataset_folder(name: str) -> str:
@@ -120,16 +114,9 @@ def _described(path: Path) -> DataFile:
     try:
         facts = path.stat()
         _long_enough(path, facts.st_size)
-        return DataFile(path.name, facts.st_size, _sha256(path.resolve(), facts.st_size, facts.st_mtime_ns))
+        return DataFile(path.name, facts.st_size, content_sha256(path))
     except OSError as error:
         raise _unreadable(path, error) from error
-
-
-@functools.cache
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """Return the checksum of the file as it was when it had this size and this time of change: read once per process."""
-    del size, changed
-    return sha256_of(path)
 
 
 def _content(path: Path) -> bytes:

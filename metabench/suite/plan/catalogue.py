@@ -10,7 +10,9 @@ from typing import Any
 from metabench.core.citations import bibtex, keys
 from metabench.core.method import Cost
 from metabench.core.options import describe
-from metabench.data import card, datasets, is_available
+from metabench.data import datasets, is_available
+from metabench.data.fetch.files import content_sha256
+from metabench.data.registry import dataset
 from metabench.methods import methods
 from metabench.problems import problems
 
@@ -36,10 +38,10 @@ def method_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
     }
 
 
-def problem_cards() -> dict[str, Card]:
+def problem_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
     """Return every problem by name: its data sets, sizes, metrics, options and defaults, and its paper."""
     found = {}
-    for name, kind in problems().items():
+    for name, kind in problems(plugins).items():
         card = kind.card
         found[name] = {
             "title": card.title,
@@ -49,20 +51,23 @@ def problem_cards() -> dict[str, Card]:
             "inner_steps": card.inner_steps,
             "outer_steps": card.outer_steps,
             "options": describe(card.options),
+            "files": {path.name: content_sha256(path) for path in card.files},
             "citation_key": citation_key(card.citation),
             "citation": bibtex(card.citation),
         }
     return found
 
 
-def dataset_cards() -> dict[str, Card]:
+def dataset_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
     """Return every data set by name: licence, sizes, source and whether it is available."""
-    return {name: dataset_card(name) for name in datasets()}
+    return {name: dataset_card(name, plugins) for name in datasets(plugins)}
 
 
-def dataset_card(name: str) -> Card:
+def dataset_card(name: str, plugins: Iterable[Path] = ()) -> Card:
     """Return the card of one data set, as in `dataset_cards`; a user's own text, "text:PATH", has a card too."""
-    found = card(name)
+    declared = dataset(name, plugins)
+    found = declared.card
+    own = {} if found.files else {path.name: content_sha256(path) for path in declared.files}
     return {
         "title": found.title,
         "task": found.task,
@@ -71,22 +76,22 @@ def dataset_card(name: str) -> Card:
         "source": found.source,
         "sizes": dict(found.sizes),
         "domains": list(found.domains),
-        "bytes": sum(file.size for file in found.files),
-        "files": {file.name: file.sha256 for file in found.files},
+        "bytes": sum(file.size for file in found.files) + sum(path.stat().st_size for path in declared.files if own),
+        "files": {file.name: file.sha256 for file in found.files} | own,
         "embedded": found.embedded,
         "fetched": found.fetched,
         "library": found.library,
-        "available": is_available(name),
+        "available": is_available(name, plugins=plugins),
         "citation_key": citation_key(found.citation),
         "citation": bibtex(found.citation),
     }
 
 
-def size_cards() -> list[Card]:
+def size_cards(plugins: Iterable[Path] = ()) -> list[Card]:
     """Return every named size of every problem's model."""
     return [
         {"problem": problem, "size": size, "description": description, "default": place == 0}
-        for problem, card in problem_cards().items()
+        for problem, card in problem_cards(plugins).items()
         for place, (size, description) in enumerate(card["sizes"].items())
     ]
 

@@ -12,11 +12,16 @@ import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import metabench
-from metabench.core.registry import modules_of
-from metabench.data.sets.own_text import is_own_text, own_text_digest
-from metabench.methods import method
+from metabench.core.registry import Registry, pick
+from metabench.data.fetch.files import content_sha256
+from metabench.data.registry import DATASETS, dataset
+from metabench.data.sets.own_text import is_own_text
+from metabench.kinds import KINDS
+from metabench.methods import METHODS
+from metabench.problems import PROBLEMS
 from metabench.suite.plan.cell import Cell
 
 RUNNER = "metabench.suite.run.run_cell"
@@ -92,15 +97,19 @@ class Sources:
 
 
 def code_hash(cell: Cell) -> str:
-    """Return twelve hexadecimal digits over the source that decides the cell's rows: its method, problem, data set and the runner.
+    """Return twelve hexadecimal digits over the source that decides the cell's rows: its kind, method, problem, data set and the runner.
 
-    A plugin's method counts with its file and what that imports from this package, a user's own text with its content. Read once
-    per process.
+    Of what a plugin declares, its file counts and what that imports from this package; of the user's own data, their content. Source
+    is read once per process.
     """
-    code = _hash(_installed(), cell.method, tuple(cell.plugins), _roots(cell))
-    if is_own_text(cell.dataset):
-        return hashlib.sha256(f"{code} {own_text_digest(cell.dataset)}".encode()).hexdigest()[:12]
-    return code
+    code = _hash(_installed(), _modules(cell))
+    files = (
+        *PROBLEMS.pick(cell.problem, cell.plugin_files).card.files,
+        *dataset(cell.dataset, cell.plugin_files).files,
+    )
+    if not files:
+        return code
+    return _digest([code, *(f"{path.name} {content_sha256(path)}" for path in files)])
 
 
 @functools.cache
@@ -115,7 +124,7 @@ def method_hash(name: str, plugins: Iterable[str] = ()) -> str:
 
     Rows with the same hash were made by the same method; a certificate is valid for rows with its hash.
     """
-    return _hash(_installed(), name, tuple(plugins), ())
+    return _hash(_installed(), (_home(METHODS, name, map(Path, plugins)),))
 
 
 @functools.cache
@@ -143,32 +152,36 @@ def _installed() -> Sources:
 
 
 @functools.cache
-def _hash(sources: Sources, method_name: str, plugins: tuple[str, ...], roots: tuple[str, ...]) -> str:
-    """Return the hash of a method and of the modules `roots`."""
-    module = method(method_name, [Path(path) for path in plugins]).module
-    plugin = b""
-    if sources.file(module):
-        modules = [*roots, module]
-    else:
-        plugin = Path(str(sys.modules[module].__file__)).read_bytes()
-        modules = [*roots, *sources.imported_by(plugin, "")]
-    code = sources.digest(sources.closure(modules))
-    return hashlib.sha256(code.encode() + plugin).hexdigest()[:12] if plugin else code
-
-
-def _roots(cell: Cell) -> tuple[str, ...]:
-    """Return the modules that decide the cell's rows, besides its method."""
-    return (RUNNER, f"metabench.problems.{cell.problem}", *_declaring(cell.dataset))
-
-
-@functools.cache
-def _declaring(dataset: str) -> list[str]:
-    """Return the module of `metabench.data.sets` that declares the data set: the registry finds it, so no import leads there.
-
-    A user's own text has none: every loader can read it.
-    """
-    return [
-        module.__name__
-        for module in modules_of("metabench.data.sets")
-        if any(declared.card.name == dataset for declared in getattr(module, "DATASETS", ()))
+def _hash(sources: Sources, modules: tuple[str, ...]) -> str:
+    """Return the hash of modules: of the package's with all that they import from it, and of files outside it with what these import."""
+    inside = [module for module in modules if sources.file(module)]
+    outside = [
+        Path(str(sys.modules[module].__file__)).read_bytes()
+        for module in dict.fromkeys(modules)
+        if module not in inside
     ]
+    imported = [module for text in outside for module in sources.imported_by(text, "")]
+    code = sources.digest(sources.closure([*inside, *imported]))
+    return _digest([code, *(hashlib.sha256(text).hexdigest() for text in outside)]) if outside else code
+
+
+def _modules(cell: Cell) -> tuple[str, ...]:
+    """Return the modules that decide the cell's rows. A user's own text has none: every loader can read it.
+
+    The registries find what a cell names, so no import leads there.
+    """
+    plugins = cell.plugin_files
+    loader = () if is_own_text(cell.dataset) else (_home(DATASETS, cell.dataset, plugins),)
+    named = ((KINDS, cell.kind), (METHODS, cell.method), (PROBLEMS, cell.problem))
+    return (RUNNER, *(_home(registry, name, plugins) for registry, name in named), *loader)
+
+
+def _home(registry: Registry[Any], name: str, plugins: Iterable[Path]) -> str:
+    """Return the module that declares the thing of that name."""
+    known = registry(plugins)
+    pick(registry.sort, name, known)
+    return known.homes[name]
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

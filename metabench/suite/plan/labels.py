@@ -1,22 +1,44 @@
-"""A cell's method and problem, and its label with options."""
+"""A cell's method, problem and data, its plugins included, and its label with options."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from metabench import data
+from metabench.core.kind import Kind
 from metabench.core.lazy import torch
 from metabench.core.method import Method
 from metabench.core.options import build, options_text
 from metabench.core.problem import Problem, Setting
+from metabench.kinds import kind
 from metabench.methods import method
 from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
 
 
 def method_of(cell: Cell) -> Method:
-    """Return the cell's method, its plugins included."""
-    return method(cell.method, [Path(path) for path in cell.plugins])
+    """Return the cell's method."""
+    return method(cell.method, cell.plugin_files)
+
+
+def problem_class(cell: Cell) -> type[Problem]:
+    """Return the class of the cell's problem."""
+    return problem(cell.problem, cell.plugin_files)
+
+
+def load_data(cell: Cell) -> Any:
+    """Return what the cell's data set loads as."""
+    return data.load(cell.dataset, plugins=cell.plugin_files)
+
+
+def kind_of(cell: Cell) -> Kind:
+    """Return the cell's kind of experiment."""
+    return kind(cell.kind, cell.plugin_files)
+
+
+def kind_options(cell: Cell) -> Any:
+    """Return the options of the cell's kind of experiment, typed."""
+    return build(kind_of(cell).options, cell.kind_options, f"kind of experiment '{cell.kind}'")
 
 
 def method_options(cell: Cell) -> Any:
@@ -26,11 +48,11 @@ def method_options(cell: Cell) -> Any:
 
 def problem_options(cell: Cell) -> Any:
     """Return the options of the cell's problem, typed."""
-    return build(problem(cell.problem).card.options, cell.problem_options, f"problem '{cell.problem}'")
+    return build(problem_class(cell).card.options, cell.problem_options, f"problem '{cell.problem}'")
 
 
-def problem_of(cell: Cell, seed: int, data: Any, device: str, dtype: str) -> Problem:
-    """Return the cell's problem for one of its seeds; `data` is what `metabench.data.load` returned."""
+def problem_of(cell: Cell, seed: int, loaded: Any, device: str, dtype: str) -> Problem:
+    """Return the cell's problem for one of its seeds; `loaded` is what `load_data` returned."""
     setting = Setting(
         size=cell.size,
         options=problem_options(cell),
@@ -38,9 +60,9 @@ def problem_of(cell: Cell, seed: int, data: Any, device: str, dtype: str) -> Pro
         seed=seed,
         device=torch.device(device),
         dtype=getattr(torch, dtype),
-        data=data,
+        data=loaded,
     )
-    return problem(cell.problem)(setting)
+    return problem_class(cell)(setting)
 
 
 def label(name: str, options: Any) -> str:
@@ -55,7 +77,7 @@ def title(cell: Cell) -> str:
         f"{cell.problem}/{cell.dataset}/{cell.size}",
         options_text(problem_options(cell)),
         label(cell.method, method_options(cell)),
-        "" if cell.inner_steps == problem(cell.problem).card.inner_steps else f"{cell.inner_steps} inner steps",
+        "" if cell.inner_steps == problem_class(cell).card.inner_steps else f"{cell.inner_steps} inner steps",
         "1 seed" if len(cell.seeds) == 1 else f"{len(cell.seeds)} seeds",
     )
     return " · ".join(filter(None, parts))

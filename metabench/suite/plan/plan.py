@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from metabench.core.errors import MetabenchError
 from metabench.core.method import Method
@@ -18,6 +18,7 @@ from metabench.core.registry import pick
 from metabench.data import DatasetCard, datasets
 from metabench.data import card as dataset_card
 from metabench.data.sets.own_text import is_own_text
+from metabench.kinds import kinds
 from metabench.methods import methods
 from metabench.problems import problems
 from metabench.results.atomic import write_text_atomically
@@ -26,6 +27,8 @@ from metabench.suite.config.load import load_suite, memory_bytes, to_yaml
 from metabench.suite.plan.cell import Cell
 
 __all__ = ["Plan", "load_suite", "plan"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,10 @@ def plan(suite: Suite) -> Plan:
 
     Raises:
         MetabenchError: an unknown method, problem, data set, size or option (the nearest valid one is named); an invalid option
-            value; a cell described twice, in one experiment or in two; a plugin that cannot be imported.
+            value; a cell described twice, in one experiment or in two; a plugin that cannot be used.
     """
-    known_methods = methods([Path(path) for path in suite.plugins])
-    known_problems = problems()
+    plugins = [Path(path) for path in suite.plugins]
+    known_methods, known_problems = methods(plugins), problems(plugins)
     pick("baseline method", suite.baseline, known_methods)
     found: dict[Path, Cell] = {}
     for name, experiment in suite.experiments.items():
@@ -133,20 +136,25 @@ def _cells(
     declared = pick("problem", experiment.problem, known_problems)
     card = declared.card
     where = f"problem '{experiment.problem}'"
-    if experiment.kind == "cost" and experiment.outer_steps is not None:
-        raise MetabenchError("'outer_steps' has no meaning where kind is 'cost': nothing is trained")
-    offered = dict.fromkeys(card.datasets)
+    plugins = [Path(path) for path in suite.plugins]
+    kind, kind_options = _entry("kind of experiment", experiment.kind, kinds(plugins))
+    if experiment.outer_steps is not None and not kind.trains:
+        raise MetabenchError(f"'outer_steps' has no meaning where kind is '{kind.name}': nothing is trained")
+    known_data = datasets(plugins)
+    offered = {name: pick(f"data set of {where}", name, known_data) for name in card.datasets}
     for dataset in experiment.datasets:
         if is_own_text(dataset):
-            _check_own_text(dataset_card(dataset), [datasets()[name] for name in offered], where)
-        else:
-            pick(f"data set of {where}" if dataset in datasets() else "data set", dataset, offered)
+            _check_own_text(dataset_card(dataset), list(offered.values()), where)
+        elif not _is_plugins(dataset, known_data) or known_data[dataset].task not in {
+            one.task for one in offered.values()
+        }:
+            pick(f"data set of {where}" if dataset in known_data else "data set", dataset, offered)
     for size in experiment.sizes:
         pick(f"size of {where}", size, card.sizes)
     chosen = [
         (method, options)
         for entry in experiment.methods
-        for method, given in [_method_entry(entry, known_methods)]
+        for method, given in [_entry("method", entry, known_methods)]
         for options in _sweep(method.options, given, f"method '{method.name}'")
     ]
     trained = card.outer_steps if experiment.outer_steps is None else experiment.outer_steps
@@ -158,18 +166,19 @@ def _cells(
         chosen,
     ):
         needed = declared.examples_needed(build(card.options, problem_options, where))
-        if needed > (there := dataset_card(dataset).sizes.get("train", 0)):
+        if needed > (there := dataset_card(dataset, plugins).sizes.get("train", 0)):
             raise MetabenchError(f"{where} takes {needed:,} training examples, data set '{dataset}' has {there:,}")
         yield Cell(
             suite=suite.name,
             experiment=name,
-            kind=experiment.kind,
+            kind=kind.name,
+            kind_options=dataclasses.asdict(build(kind.options, kind_options, f"kind of experiment '{kind.name}'")),
             problem=experiment.problem,
             dataset=dataset,
             size=size,
             problem_options=problem_options,
             inner_steps=inner_steps,
-            outer_steps=0 if experiment.kind == "cost" else trained,
+            outer_steps=trained if kind.trains else 0,
             method=method.name,
             method_options=method_options,
             seeds=list(suite.seeds if experiment.seeds is None else experiment.seeds),
@@ -182,7 +191,13 @@ def _cells(
             plugins=list(suite.plugins),
             device_bytes=memory_bytes(suite.device_memory) if suite.device_memory else 0,
             kernels=suite.kernels.value,
+            checkpoint_every=suite.checkpoint_every,
         )
+
+
+def _is_plugins(dataset: str, known: Mapping[str, DatasetCard]) -> bool:
+    """Return whether a plugin declares the data set: no problem of the package names it."""
+    return dataset in known and dataset not in datasets()
 
 
 def _check_own_text(own: DatasetCard, offered: Sequence[DatasetCard], where: str) -> None:
@@ -200,15 +215,15 @@ def _check_own_text(own: DatasetCard, offered: Sequence[DatasetCard], where: str
         )
 
 
-def _method_entry(entry: Any, known: Mapping[str, Method]) -> tuple[Method, dict[str, Any]]:
-    """Return the method of an entry of a suite's list, 'name' or {name: {option: value}}, and the options given."""
+def _entry(sort: str, entry: Any, known: Mapping[str, T]) -> tuple[T, dict[str, Any]]:
+    """Return the method or kind that an entry of a suite names, 'name' or {name: {option: value}}, and the options given."""
     name, options = entry, {}
     if isinstance(entry, dict) and len(entry) == 1:
         ((name, options),) = entry.items()
         options = {} if options is None else options
     if not isinstance(name, str) or not isinstance(options, dict):
-        raise MetabenchError(f"methods: expected a name or {{name: {{option: value}}}}, got {entry!r}")
-    return pick("method", name, known), options
+        raise MetabenchError(f"{sort}: expected a name or {{name: {{option: value}}}}, got {entry!r}")
+    return pick(sort, name, known), options
 
 
 def _sweep(options: type, given: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:

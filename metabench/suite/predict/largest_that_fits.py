@@ -19,9 +19,8 @@ from typing import Any
 from metabench.core.errors import unknown
 from metabench.core.options import options_text
 from metabench.core.types import Progress
-from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.labels import label, method_options, problem_options
+from metabench.suite.plan.labels import label, method_options, problem_class, problem_options
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.cells import Predictor, predict_group
 from metabench.suite.predict.predictions import CellPrediction
@@ -92,7 +91,7 @@ def answers(
         MetabenchError: a size that no problem of the plan has.
     """
     groups = _groups(plan)
-    known = dict.fromkeys(size for cells in groups for size in problem(cells[0].problem).card.sizes)
+    known = dict.fromkeys(size for cells in groups for size in problem_class(cells[0]).card.sizes)
     for size in sizes:
         if size not in known:
             raise unknown("size", size, known)
@@ -101,7 +100,7 @@ def answers(
     with _pool(min(workers, total // 2) if predictor is None else 1) as spread:
         for cells in groups:
             progress("sizes", done, total)
-            order = search.order(cells[0], [size for size in problem(cells[0].problem).card.sizes if not sizes or size in sizes])
+            order = search.order(cells[0], [size for size in problem_class(cells[0]).card.sizes if not sizes or size in sizes])
             answer = Answer(
                 cells[0].experiment,
                 cells[0].problem,

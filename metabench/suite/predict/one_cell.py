@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from metabench import data
 from metabench.core.errors import MESSAGE_LENGTH, MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.randomness import generator
@@ -19,7 +18,7 @@ from metabench.measure.kernels import choose_kernels
 from metabench.measure.outcome import outcome
 from metabench.measure.predicted.memory import PredictedCall, fake_tensors, predict_memory
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.labels import method_of, method_options, problem_of
+from metabench.suite.plan.labels import load_data, method_of, method_options, problem_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def _predicted(cell: Cell, device: str) -> PredictedCall:
     seed = cell.seeds[0]
     method = method_of(cell)
     options = method_options(cell)
-    loaded = _loaded(cell.dataset)
+    loaded = _loaded(cell)
     with _threads(cell.threads), _caches_left_real(), fake_tensors() as fakes:
         # On a CPU: the shapes are those on every device.
         instance = problem_of(cell, seed, loaded, "cpu", cell.dtype)
@@ -87,10 +86,16 @@ def _predicted(cell: Cell, device: str) -> PredictedCall:
         return predict_memory(functools.partial(call, window), arguments, fakes, device, before)
 
 
-@functools.lru_cache(maxsize=1)
-def _loaded(name: str) -> Any:
-    """Return a data set; the cells of an experiment come one after another and share it."""
-    return data.load(name)
+_last_loaded: dict[tuple[str, tuple[str, ...]], Any] = {}
+
+
+def _loaded(cell: Cell) -> Any:
+    """Return the cell's data set; the cells of an experiment come one after another and share it."""
+    key = (cell.dataset, tuple(cell.plugins))
+    if key not in _last_loaded:
+        _last_loaded.clear()
+        _last_loaded[key] = load_data(cell)
+    return _last_loaded[key]
 
 
 @contextlib.contextmanager

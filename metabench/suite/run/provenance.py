@@ -21,13 +21,13 @@ def results_metadata(plan: Plan, certificates: Mapping[str, Certificate] | None 
 
     certificates: by method; those of methods that the suite does not use are left out.
     """
-    methods = method_cards([Path(path) for path in plan.suite.plugins])
+    plugins = [Path(path) for path in plan.suite.plugins]
     return {
         "suite": to_yaml(plan.suite),
-        "methods": _used(methods, (cell.method for cell in plan.cells)),
-        "problems": _used(problem_cards(), (cell.problem for cell in plan.cells)),
+        "methods": _used(method_cards(plugins), (cell.method for cell in plan.cells)),
+        "problems": _used(problem_cards(plugins), (cell.problem for cell in plan.cells)),
         "datasets": json.dumps(
-            {name: dataset_card(name) for name in dict.fromkeys(cell.dataset for cell in plan.cells)}
+            {name: dataset_card(name, plugins) for name in dict.fromkeys(cell.dataset for cell in plan.cells)}
         ),
         "certificates": _certified(certificates or {}, {cell.method for cell in plan.cells}),
         "git_commit": git_commit(PROJECT),

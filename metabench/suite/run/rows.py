@@ -9,15 +9,14 @@ from typing import Any
 from metabench.core.errors import MESSAGE_LENGTH
 from metabench.core.options import options_text
 from metabench.measure.kernels import instruction_set
-from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, method_hash
-from metabench.suite.plan.labels import label, method_of, method_options, problem_options
+from metabench.suite.plan.labels import label, method_of, method_options, problem_class, problem_options
 
 
 def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns known before a seed runs: what the cell is, and where it runs."""
-    card = problem(cell.problem).card
+    card = problem_class(cell).card
     used = method_of(cell)
     of_problem, of_method = problem_options(cell), method_options(cell)
     metric = card.metrics[0]
