@@ -16,4 +16,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'metabench' has no attribute '{name}'")
 
 
-_EXPORTED = ("SGD", "Adam", "MetabenchError", "Momentum", "PerParameter", "RMSprop", "Result", "hypergradient")
+_EXPORTED = ("SGD", "Adam", "MetabenchError", "Momentum", "PerParameter", "RMSprop", "Result", "compare", "hypergradient")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +9,13 @@ from typing import Any
 
 from metabench.core.errors import Diverged, MetabenchError, Unsupported
 from metabench.core.lazy import torch
-from metabench.core.method import Hypergradient, Method
+from metabench.core.method import Method
 from metabench.core.options import build
 from metabench.core.problem import InnerOptimiser, MetaRole
 from metabench.core.types import InnerState, Tree
-from metabench.library.checks import accepted, not_finite, optimiser_of, raise_unless_alike, roles_of, window_of
-from metabench.library.losses import Kinds, losses_of
-from metabench.library.packing import ALONE, kind_of, leaves, packed, signature, variables
+from metabench.library.checks import accepted, not_finite
+from metabench.library.packing import leaves, packed
+from metabench.library.prepared import prepared
 from metabench.methods import method as method_named
 
 
@@ -88,7 +86,8 @@ def hypergradient(
         meta: the meta-parameters, likewise. If it is the module given as `params`, losses receive a dict of its tensors.
         inner_batches: K batches, each a tensor, or a dict, tuple or list of tensors.
         outer_batch: the batch of the outer loss after the last step.
-        optimiser: SGD(0.1), Adam(1e-3), ..., whose rate may be a function of `meta`, or one of their names in lower case.
+        optimiser: SGD(0.1), Adam(1e-3), ..., or one of their names in lower case. A rate may be a function (meta, step) -> a scalar, or
+            a tree for the parameters.
         learning_rate: of an optimiser given by name.
         outer_batches: instead of `outer_batch`, the batch of the outer loss due after each of the K steps, None where none is due.
         state: the `state` of the previous result, to continue its inner run. Its parameters take the place of the values in `params`.
@@ -102,53 +101,44 @@ def hypergradient(
     Raises:
         MetabenchError: an argument is not valid, the method does not apply, or the result is not finite; the message says which and why.
     """
-    chosen = _method(method)
-    built = _options(chosen, options)
-    optimiser = optimiser_of(optimiser, learning_rate)
-    values, meta_values = variables(params, "params"), variables(meta, "meta")
-    window, inner_kind, outer_kind = window_of(
-        inner_batches, outer_batch, outer_batches, next(iter(values.values())).device
+    chosen = named(method)
+    built = options_of(chosen, options)
+    at = prepared(
+        inner_loss,
+        outer_loss,
+        params,
+        meta,
+        inner_batches,
+        outer_batch,
+        optimiser=optimiser,
+        learning_rate=learning_rate,
+        outer_batches=outer_batches,
+        state=state,
+        start=start,
+        roles=roles,
+        stops_gradients=stops_gradients,
     )
-
-    modules = {}
-    if isinstance(params, torch.nn.Module):
-        modules["params"] = params
-    if isinstance(meta, torch.nn.Module) and meta is not params:
-        modules["meta"] = meta
-    kinds = Kinds(kind_of(params), kind_of(meta), inner_kind, outer_kind)
-    kind = signature(values), signature(meta_values)
-    modes = tuple(module.training for module in modules.values())
-    losses = losses_of(inner_loss, outer_loss, kinds, modules, (kind, modes) if modules else None)
-
-    problem = copy.copy(losses)
-    problem.stops_gradients = stops_gradients
-    problem.optimiser = _on_trees(optimiser, kinds.meta)
-    if state is None:
-        state = InnerState(values, problem.optimiser.init(values))
-        if start is not None:
-            problem.started_by(_start_on_trees(start, kinds))
-    else:
-        raise_unless_alike(state.params, values)
-    problem.roles = roles_of(problem, optimiser, start, roles, state, meta_values, window, kind)
-
-    stream = generator if generator is not None else _stream(chosen, values)
+    stream = generator if generator is not None else _stream(chosen, at.state.params)
     try:
-        found = chosen(problem, state, meta_values, window, built, stream)
-        accepted(found, state, meta_values)
+        found = chosen(at.problem, at.state, at.meta, at.window, built, stream)
+        accepted(found, at.state, at.meta)
     except Unsupported as error:
         raise MetabenchError(f"method '{chosen.name}' does not apply here: {error}") from error
     except Diverged as error:
-        raise MetabenchError(f"method '{chosen.name}': {not_finite(str(error), state, meta_values, window)}") from error
-    return _result(found, kinds)
+        raise MetabenchError(
+            f"method '{chosen.name}': {not_finite(str(error), at.state, at.meta, at.window)}"
+        ) from error
+    return Result(
+        hypergradient=packed(at.kinds.meta, found.meta),
+        params=packed(at.kinds.params, found.state.params),
+        state=found.state,
+        outer_loss=found.outer_loss,
+        diagnostics=found.diagnostics,
+    )
 
 
-def _result(found: Hypergradient, kinds: Kinds) -> Result:
-    hypergradient = packed(kinds.meta, found.meta)
-    params = packed(kinds.params, found.state.params)
-    return Result(hypergradient, params, found.state, found.outer_loss, found.diagnostics)
-
-
-def _method(method: str | Method) -> Method:
+def named(method: str | Method) -> Method:
+    """Return the method; raise MetabenchError, with the nearest name, if there is none of that name."""
     return method if isinstance(method, Method) else _named(method)
 
 
@@ -157,7 +147,8 @@ def _named(name: str) -> Method:
     return method_named(name)
 
 
-def _options(method: Method, options: Mapping[str, Any]) -> Any:
+def options_of(method: Method, options: Mapping[str, Any]) -> Any:
+    """Return the method's options, typed; raise MetabenchError for one that it does not have or allow."""
     # An int equals a float and True equals 1: a cache must tell them apart.
     key = tuple((name, type(value), value) for name, value in options.items())
     try:
@@ -169,23 +160,6 @@ def _options(method: Method, options: Mapping[str, Any]) -> Any:
 @functools.lru_cache
 def _built(kind: type, options: tuple[tuple[str, type, Any], ...], where: str) -> Any:
     return build(kind, {name: value for name, _, value in options}, where)
-
-
-def _on_trees(optimiser: InnerOptimiser, meta: type) -> InnerOptimiser:
-    """Return the optimiser with a learned rate that reads a tree where the user's reads a single tensor."""
-    rate = getattr(optimiser, "learning_rate", None)
-    if meta is not torch.Tensor or not callable(rate) or not dataclasses.is_dataclass(optimiser):
-        return optimiser
-    changed: Any = dataclasses.replace(optimiser, learning_rate=lambda tree, *rest: rate(tree[ALONE], *rest))
-    return changed
-
-
-def _start_on_trees(start: Callable[[Any, Any], Any], kinds: Kinds) -> Callable[[Tree, Tree], Tree]:
-    def on_trees(params: Tree, meta: Tree) -> Tree:
-        started = leaves(start(packed(kinds.params, params), packed(kinds.meta, meta)), "what `start` returns")
-        return raise_unless_alike(started, params, "what `start` returns")
-
-    return on_trees
 
 
 def _stream(method: Method, params: Tree) -> torch.Generator:

@@ -15,7 +15,7 @@ from metabench.core.problem import InnerOptimiser, MetaRole
 from metabench.core.types import Batch, InnerState, Tree, Window
 from metabench.library.losses import Losses, hashable
 from metabench.library.packing import Signature, kind_of, leaves, signature
-from metabench.suite.run.well_posed import (
+from metabench.stages.well_posed import (
     check_derivatives,
     check_losses,
     check_reach,
@@ -126,7 +126,7 @@ def roles_of(
     """Return where the meta-parameters enter, found by looking unless given; the first time for each kind of call, check the losses.
 
     Raises:
-        MetabenchError: see `metabench.suite.run.well_posed`.
+        MetabenchError: see `metabench.stages.well_posed`.
     """
     given = None if roles is None else _roles(roles)
     batches = (

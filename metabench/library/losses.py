@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import copy
+import itertools
 import types
 import warnings
 import weakref
@@ -51,7 +53,7 @@ class Recent(collections.OrderedDict[Hashable, Any]):
 class Losses(Problem):
     """Two losses of a user, who makes the windows, moves the meta-parameters and evaluates.
 
-    It holds no data: traces keep the problem that they were made for.
+    Traces keep the problem that they were made for: one that is kept holds no data.
     """
 
     card = ProblemCard("your own losses", (), {}, (), "", NoOptions, 1, 1)
@@ -69,6 +71,7 @@ class Losses(Problem):
         self._modules = frozenset(modules)
         self.looked_at = Recent()
         """The roles of the meta-parameters, for each kind of call whose inputs were checked."""
+        self._point: tuple[Tree, Window] | None = None
         self._start: Callable[[Tree, Tree], Tree] | None = None
         own_traces(self)
 
@@ -88,13 +91,26 @@ class Losses(Problem):
         """Return the user's outer loss."""
         return self._value(self._outer, self._kinds.outer, params, meta, batch)
 
+    def at(self, meta: Tree, window: Window) -> Losses:
+        """Return the same problem with initial meta-parameters and a window, at which an inner run begins every time."""
+        placed = copy.copy(self)
+        placed._point = meta, window
+        return placed
+
     def initial(self) -> Tree:
-        """Raise MetabenchError: the meta-parameters are an argument of every call."""
-        raise MetabenchError("the user's own losses come without meta-parameters: every call is given them")
+        """Return the meta-parameters of `at`."""
+        return self._placed()[0]
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Return no window: the user makes them."""
-        return iter(())
+        """Yield the window of `at`, endlessly."""
+        return itertools.repeat([self._placed()[1]])
+
+    def _placed(self) -> tuple[Tree, Window]:
+        if self._point is None:
+            raise MetabenchError(
+                "the caller of your own losses makes the windows and the meta-parameters: name them by `at`"
+            )
+        return self._point
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return no metric: the card names none."""
@@ -170,5 +186,5 @@ def _count(inner: Callable[..., torch.Tensor]) -> None:
         warnings.warn(
             f"the inner loss '{inner.__name__}' at {code.co_filename}:{code.co_firstlineno} has been created {made} times: each new "
             "function is checked and traced anew; define it once, before the loop",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -188,7 +188,7 @@ def test_tensors_alone_and_batches_of_every_kind(pack: Any) -> None:
     )
     found = metabench.hypergradient(
         "mixflow", line_inner, line_outer, weight, penalty, [pack(b) for b in inner], pack(outer),
-        optimiser=metabench.SGD(lambda at: 0.1 * (at + 1.5)),
+        optimiser=metabench.SGD(lambda at, step: 0.1 * (at + 1.5)),
     )  # fmt: skip
     live = weight.clone().requires_grad_()
     for batch in inner:

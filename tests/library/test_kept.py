@@ -78,7 +78,7 @@ def test_the_same_functions_are_traced_and_checked_once(packed: type, counted: d
         found = call(losses, params, state=found.state)
     assert counted == first
     # Another optimiser is checked for meta-parameters and needs no other trace.
-    call(losses, params, optimiser=metabench.SGD(lambda meta: meta.exp()))
+    call(losses, params, optimiser=metabench.SGD(lambda meta, step: meta.exp()))
     assert counted == {"traces": first["traces"], "checks": 2}
     call(losses, params, batch=(BATCH[0][:4], BATCH[1][:4]))
     assert counted == {"traces": 2 * first["traces"], "checks": 3}

@@ -20,7 +20,7 @@ from metabench.autodiff.dual import stopping
 from metabench.autodiff.traced.flat_graph import SAVED, Function, Groups, Trace, on_fakes, specification, unseen
 from metabench.autodiff.traced.missing_derivatives import missing_derivative
 from metabench.core import tree
-from metabench.core.errors import Unsupported
+from metabench.core.errors import TimeLimit, Unsupported
 from metabench.core.lazy import torch
 from metabench.core.segments import LOSS, Segment
 from metabench.core.types import Tree
@@ -60,6 +60,8 @@ class SegmentGraphs:
                 _value(segment, primals)
             self.like = {} if last else on_fakes(lambda fakes: _like(_value(segment, fakes)), primals)
             self._trace = Trace(self._function, _with_tangents(primals, self.like, dual))
+        except TimeLimit:
+            raise
         # Whatever torch says: without a trace the function itself is asked, and may say it better.
         except Exception as error:
             self._refuse(error, primals)
