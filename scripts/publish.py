@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from metabench.report import numbers
-from metabench.report.entries import Entry, Setting, load_suite
+from metabench.report.entries import Entry, Setting
+from metabench.report.load import load_suite
 from metabench.report.figures import build_figures
 from metabench.report.page import build_page
 from metabench.report.table import Cell, Table

@@ -34,7 +34,7 @@ def setting_record(setting: Setting) -> dict[str, Any]:
         "problem": setting.task.problem,
         "dataset": setting.task.dataset,
         "size": setting.size,
-        "problem_options": setting.problem_options,
+        "problem_variant": setting.problem_variant,
         "experiment": setting.experiment,
         "kind": setting.kind,
     }

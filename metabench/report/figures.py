@@ -9,7 +9,8 @@ from pathlib import Path
 
 from metabench.report.budget_figure import budget_figure
 from metabench.report.drawing import draw_figure
-from metabench.report.entries import Suite, load_suite
+from metabench.report.entries import Suite
+from metabench.report.load import load_suite
 from metabench.report.figure_parts import MEMORY, TIME
 from metabench.report.gradient_figures import error_figure
 from metabench.report.memory_figures import study_figures, study_styles

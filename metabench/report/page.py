@@ -16,7 +16,8 @@ from metabench.report.budget_figure import budget_figure
 from metabench.report.certificate_table import certificate_table
 from metabench.report.certified import doubt
 from metabench.report.drawing import draw_svg
-from metabench.report.entries import Suite, Task, load_suite
+from metabench.report.entries import Suite, Task
+from metabench.report.load import load_suite
 from metabench.report.figures import all_figures
 from metabench.report.memory_figures import study_figures, study_styles
 from metabench.report.panel import Figure, Missing

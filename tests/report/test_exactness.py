@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from metabench.report.answers import answers, glances
-from metabench.report.entries import Suite, load_suite
+from metabench.report.entries import Suite
+from metabench.report.load import load_suite
 from metabench.report.exactness import ROUNDING, exceeds
 from metabench.report.page import render_page
 from metabench.report.summary import sentences

@@ -7,7 +7,6 @@ initial meta-parameters. Every failure becomes a row, which keeps what was measu
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import statistics
 import time
@@ -166,7 +165,7 @@ class _SeedRun:
             yield {"first_call_s": time.perf_counter() - begun}
         check_hypergradient(found, state, meta)
         lost = non_finite(found)
-        yield {"diagnostics": json.dumps(found.diagnostics)} if found.diagnostics else {}
+        yield {"diagnostics": found.diagnostics} if found.diagnostics else {}
         del found
 
         self.progress(f"seed {self.seed}: memory", 0, 1)
@@ -231,9 +230,9 @@ class _SeedRun:
             raise Diverged(f"the meta-parameters or the metric ({quality}) are not finite after the last meta-update")
         yield {
             "quality": quality,
-            "metrics": json.dumps(metrics),
+            "metrics": metrics,
             "outer_loss": outer_loss,
-            "meta_summary": json.dumps(instance.summary(meta)),
+            "meta_summary": instance.summary(meta),
             "train_s": whole.seconds,
             "data_s": drawing.seconds,
         }

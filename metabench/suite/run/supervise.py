@@ -7,6 +7,7 @@ lines of JSON through a pipe.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
 import importlib
 import json
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, NoReturn
 
+from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.types import Progress
 from metabench.measure.kernels import choose_kernels
@@ -172,7 +174,10 @@ def _listen(child: _Child, cell: Cell, patience: float, progress: Progress) -> _
             elif "progress" in message:
                 progress(*message["progress"])
             elif "row" in message:
-                heard.rows[message["row"]["seed"]] = message["row"]
+                row = message["row"]
+                if "curves" in row:
+                    row["curves"] = {name: Curve(**curve) for name, curve in row["curves"].items()}
+                heard.rows[row["seed"]] = row
             else:
                 heard.finished = "finished" in message
                 heard.mistake = message.get("mistake", "")
@@ -302,7 +307,7 @@ class _Throttled:
 
 
 def _send(pipe: BinaryIO, message: dict[str, Any]) -> None:
-    pipe.write(json.dumps(message).encode() + b"\n")
+    pipe.write(json.dumps(message, default=dataclasses.asdict).encode() + b"\n")
     pipe.flush()
 
 
