@@ -1,6 +1,6 @@
 """curves.parquet: the curves of a suite's rows in long form, one row per point. Its columns are declared only here.
 
-What a row says of its cell is repeated for every point, as dictionary-encoded texts: 1.2 million points take about 10 MB on disk. A file of
+What a row says of its cell is repeated for every point, as dictionary-encoded texts: a million points take about 100 MB in memory, and on disk little more than the numbers. A file of
 another version is refused.
 """
 
@@ -102,7 +102,7 @@ def _filled(quartiles: pa.Array, counts: np.ndarray[Any, Any]) -> pa.Array:
 def write_curves(path: Path, parts: Sequence[pa.Table]) -> None:
     """Write tables of `points_of` to `path` and as CSV next to it, each completely or not at all; none give an empty, valid file."""
     table = pa.concat_tables(parts) if parts else CURVES_SCHEMA.empty_table()
-    table = table.unify_dictionaries().combine_chunks()
+    table = table.unify_dictionaries()
 
     def parquet(file: BinaryIO) -> None:
         pq.write_table(table, file, compression="zstd")
@@ -147,15 +147,17 @@ def _by_seed(table: pa.Table) -> Curves:
     heads = table.select(["cell", "seed", "name", "along", "unit", "n", "log_x", "log_y"]).take(starts).to_pylist()
     found: Curves = {}
     for head, start, end in zip(heads, starts, [*starts[1:], table.num_rows], strict=True):
-        x, values, lower, upper = (tuple(numbers[name][start:end].tolist()) for name in numbers)
-        none = np.isnan(lower[0])
+        none = np.isnan(numbers["lower"][start])
+        x, values, lower, upper = (
+            () if none and name in ("lower", "upper") else tuple(numbers[name][start:end].tolist()) for name in numbers
+        )
         found.setdefault((head["cell"], head["seed"]), {})[head["name"]] = Curve(
             x,
             values,
             head["unit"],
             head["along"],
-            () if none else lower,
-            () if none else upper,
+            lower,
+            upper,
             head["n"],
             head["log_x"],
             head["log_y"],
