@@ -13,8 +13,8 @@ from pathlib import Path
 
 from metabench.report import numbers
 from metabench.report.entries import Entry, Setting
-from metabench.report.load import load_suite
 from metabench.report.figures import build_figures
+from metabench.report.load import load_suite
 from metabench.report.page import build_page
 from metabench.report.table import Cell, Table
 from metabench.report.tables import build_tables, setting_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,17 +77,25 @@ class Curve:
         if count <= most:
             return self
         kept = [round(place * (count - 1) / (most - 1)) for place in range(most)]
-        thin = {name: [numbers[at] for at in kept] for name, numbers in self._numbers().items() if len(numbers)}
-        return replace(self, **thin)
+        return self._of(lambda numbers: [numbers[at] for at in kept] if len(numbers) else numbers)
 
     def plain(self) -> Curve:
         """Return the curve with tuples of floats and plain texts, whatever it was made of."""
-        numbers = {name: tuple(map(float, values)) for name, values in self._numbers().items()}
-        flags = {"log_x": bool(self.log_x), "log_y": bool(self.log_y)}
-        return replace(self, **numbers, **flags, unit=str(self.unit), along=str(self.along), n=int(self.n))
+        curve = self._of(lambda numbers: tuple(map(float, numbers)))
+        return replace(
+            curve,
+            unit=str(self.unit),
+            along=str(self.along),
+            n=int(self.n),
+            log_x=bool(self.log_x),
+            log_y=bool(self.log_y),
+        )
 
-    def _numbers(self) -> dict[str, Sequence[float]]:
-        return {"x": self.x, "values": self.values, "lower": self.lower, "upper": self.upper}
+    def _of(self, change: Callable[[Sequence[float]], Sequence[float]]) -> Curve:
+        """Return the curve with its numbers changed."""
+        return replace(
+            self, x=change(self.x), values=change(self.values), lower=change(self.lower), upper=change(self.upper)
+        )
 
 
 def sound_curves(curves: Mapping[str, Any]) -> tuple[dict[str, Curve], str]:

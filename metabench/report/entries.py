@@ -15,15 +15,12 @@ from typing import Any
 import yaml
 
 from metabench.core.errors import MetabenchError
-from metabench.report.certified import NEVER, read_certificates, verdict, worst
-from metabench.report.columns import combine, combined, finite, present
-from metabench.report.exactness import exceeds, excess
-from metabench.report.style import LabelStyle, assign_styles, method_order, natural_key
+from metabench.report.certified import NEVER, worst
+from metabench.report.style import LabelStyle, natural_key
 from metabench.results.certificate import Certificate
-from metabench.results.metadata import Metadata, decode_metadata
-from metabench.results.schema import BY_NAME, STATUSES
-from metabench.results.statistics import Estimate, intervals, paired_differences
-from metabench.results.store import read_rows, rows_of
+from metabench.results.curves import Curves, read_curves
+from metabench.results.metadata import Metadata
+from metabench.results.statistics import Estimate
 
 DEFAULT_BASELINE = "unrolled"
 Row = dict[str, Any]
@@ -41,6 +38,7 @@ GRADIENT_COLUMNS = (
     "target_cosine_sd",
     "target_mean_cosine",
 )
+
 
 @dataclass(frozen=True, order=True)
 class Task:
@@ -102,14 +100,26 @@ class Setting:
     kind: str
     place: Place
 
+    @classmethod
+    def of(cls, row: Row) -> Setting:
+        """Return the setting of a row."""
+        return cls(
+            Task(row["problem"], row["dataset"]),
+            row["size"],
+            row["problem_variant"],
+            row["experiment"],
+            row["kind"],
+            Place.of(row),
+        )
+
 
 @dataclass
 class Entry:
     """One method in one setting, its seeds combined. Bytes and seconds are those of one hypergradient.
 
     Seeds are combined as each column declares (`metabench.results.schema`). own_error: largest of a seed, against the method's own
-    target. yardstick_error: disagreement of the exact hypergradient with plain training. samples: of each seed, windows times draws that the hypergradient's figures are means of. batch: 0 where no seed came
-    to draw one.
+    target. yardstick_error: disagreement of the exact hypergradient with plain training. samples: of each seed, windows times draws that
+    the hypergradient's figures are means of. batch: 0 where no seed came to draw one.
     verdict: that of the method's certificate for the source of these rows. inexact: why its label, in any setting, is not
     exact as declared; empty if it is, or does not claim to be.
     """
@@ -198,6 +208,7 @@ class Suite:
     """Everything that the report shows: the rows, entries, the order and style of labels, and the suite's metadata.
 
     method_styles: the style of each method, in the suite's order: that of its label without options, whether or not such a label is there.
+    curves_file: curves.parquet; None where there is none.
     """
 
     rows: list[Row]
@@ -207,6 +218,12 @@ class Suite:
     styles: dict[str, LabelStyle]
     method_styles: dict[str, LabelStyle]
     certificates: dict[str, Certificate]
+    curves_file: Path | None = None
+
+    @cached_property
+    def curves(self) -> Curves:
+        """The curves of each cell and seed by name, read when they are first asked for; none where there is no file of them."""
+        return read_curves(self.curves_file) if self.curves_file else {}
 
     @cached_property
     def config(self) -> dict[str, Any]:

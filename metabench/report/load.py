@@ -12,16 +12,15 @@ from metabench.report.entries import (
     DEFAULT_BASELINE,
     GRADIENT_COLUMNS,
     Entry,
-    Place,
     Row,
     Setting,
     Suite,
-    Task,
     comparable,
     parse_config,
 )
 from metabench.report.exactness import exceeds, excess
 from metabench.report.style import assign_styles, method_order
+from metabench.results.curves import CURVES_FILE
 from metabench.results.metadata import decode_metadata
 from metabench.results.schema import BY_NAME, STATUSES
 from metabench.results.statistics import Estimate, intervals, paired_differences
@@ -29,7 +28,7 @@ from metabench.results.store import read_rows, rows_of
 
 
 def load_suite(results: Path) -> Suite:
-    """Read results.parquet and combine the seeds of each cell. Raises as `read_rows`."""
+    """Read results.parquet and combine the seeds of each cell; curves are those of curves.parquet next to it. Raises as `read_rows`."""
     table = read_rows(results)
     metadata = decode_metadata(table.schema.metadata)
     rows: list[Row] = rows_of(table)
@@ -38,16 +37,8 @@ def load_suite(results: Path) -> Suite:
     styles = assign_styles(methods, {row["label"]: row["method"] for row in rows})
     grouped: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        setting = Setting(
-            Task(row["problem"], row["dataset"]),
-            row["size"],
-            row["problem_variant"],
-            row["experiment"],
-            row["kind"],
-            Place.of(row),
-        )
         # Not by batch: a seed that failed before its first batch has none, and belongs to the same cell.
-        grouped.setdefault((setting, row["label"], row["inner_steps"], row["outer_steps"]), []).append(row)
+        grouped.setdefault((Setting.of(row), row["label"], row["inner_steps"], row["outer_steps"]), []).append(row)
     certificates = read_certificates(metadata.certificates)
     entries = [_entry(key[0], group) for key, group in grouped.items()]
     for entry, group in zip(entries, grouped.values(), strict=True):
@@ -56,7 +47,8 @@ def load_suite(results: Path) -> Suite:
     _add_quality(entries)
     _add_comparisons(entries, baseline)
     own = assign_styles(methods, {method: method for method in methods})
-    return Suite(rows, metadata, entries, baseline, styles, own, certificates)
+    curves = Path(results).with_name(CURVES_FILE)
+    return Suite(rows, metadata, entries, baseline, styles, own, certificates, curves if curves.is_file() else None)
 
 
 def _entry(setting: Setting, rows: list[Row]) -> Entry:

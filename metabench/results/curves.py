@@ -1,7 +1,7 @@
 """curves.parquet: the curves of a suite's rows in long form, one row per point. Its columns are declared only here.
 
-What a row says of its cell is repeated for every point, as dictionary-encoded texts: a million points take about 100 MB in memory, and on disk little more than the numbers. A file of
-another version is refused.
+What a row says of its cell is repeated for every point, as dictionary-encoded texts: a million points take about 100 MB in memory, and
+on disk little more than the numbers. A file of another version is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,19 @@ CURVES_FILE = "curves.parquet"
 CURVES_VERSION = 1
 VERSION_KEY = b"metabench_curves"
 
-_ROW = ("suite", "experiment", "kind", "cell", "problem", "dataset", "size", "problem_variant", "method", "label", "seed")
+_ROW = (
+    "suite",
+    "experiment",
+    "kind",
+    "cell",
+    "problem",
+    "dataset",
+    "size",
+    "problem_variant",
+    "method",
+    "label",
+    "seed",
+)
 _STRING, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
 CURVE_COLUMNS: tuple[Column, ...] = (

@@ -48,7 +48,8 @@ class OtherSchema(MetabenchError):
     def __init__(self, path: Path, found: str) -> None:
         super().__init__(
             f"'{path}' has rows of schema version {found}, and this metabench reads version {SCHEMA_VERSION}: make them again "
-            f"(`snakemake --cores all` runs every cell of a suite whose rows have another version), or read it with the metabench that wrote it"
+            "(`snakemake --cores all` runs every cell of a suite whose rows have another version), or read it with the metabench that "
+            "wrote it"
         )
         self.found = found
 
@@ -83,7 +84,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> pa.Table:
-    """Return the rows of a cell's file, or of results.parquet, which has no column of curves, as a table; `rows_of` makes dictionaries of it.
+    """Return the rows of a cell's file, or of results.parquet, which has no column of curves; `rows_of` makes dictionaries of the table.
 
     Raises OtherSchema for another schema version, CorruptRows for a file that cannot be read, MetabenchError for a missing one.
     """

@@ -1,7 +1,7 @@
 """Column types that hold more than one value: options and named numbers as maps, curves as lists. In Python all three are dictionaries.
 
-Parquet knows no value that is an int here and a text there. An option is therefore a struct of which one field is filled, the one of its type;
-None fills none.
+Parquet knows no value that is an int here and a text there. An option is therefore a struct of which one field is filled, the one of its
+type; None fills none.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from metabench.core.curves import Curve
+
 Row = dict[str, Any]
 
 # name: target, exact, memory exponent in steps, time in multiples of a gradient step, quality gained, error
@@ -172,6 +174,7 @@ def row(
         "method_hash": method_hash(method),
         "lock_hash": "9b1deb4d3b7d",
         "started_at": f"2026-01-0{1 + seed % 9}T10:00:00Z",
+        "curves": training_curves(1.2 - quality, median, noise) if kind == "quality" else None,
     }
     if kind == "cost":
         for name in ("metric", "direction", "quality", "metrics", "outer_loss", "meta_summary", "train_s", "data_s"):
@@ -184,6 +187,7 @@ def row(
             "meta_summary",
             "train_s",
             "data_s",
+            "curves",
             *(key for key in data if key.endswith("_error")),
         ):
             data[name] = None
@@ -207,6 +211,17 @@ def row(
                 data[name] = None
     data.update(changes)
     return data
+
+
+def training_curves(last: float, seconds: float, noise: random.Random) -> dict[str, Curve]:
+    """Return the outer loss and the time along 400 outer steps, the loss ending near `last`."""
+    steps = [10.0 * index for index in range(41)]
+    slow = noise.uniform(0.9, 1.1)
+    losses = [last + 1.6 * math.exp(-step / (70 * slow)) + noise.gauss(0, 0.015) for step in steps]
+    return {
+        "outer loss": Curve(steps, losses, "nat", "outer step"),
+        "time": Curve(steps, [seconds * slow * (step + 3) for step in steps], "s", "outer step"),
+    }
 
 
 # What `metabench.suite.run.rows.base_row` knows before a seed is run.

@@ -11,8 +11,8 @@ import pytest
 
 from metabench.report.drawing import draw_svg
 from metabench.report.entries import Suite
-from metabench.report.load import load_suite
 from metabench.report.figures import all_figures, build_figures
+from metabench.report.load import load_suite
 from metabench.report.panel import Figure, Missing
 from metabench.report.style import MARKERS, PALETTE, assign_styles, natural_key
 

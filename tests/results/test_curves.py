@@ -148,7 +148,11 @@ def test_sound_curves_are_thinned_with_their_ends_and_quartiles() -> None:
 def test_points_of_unequal_numbers_are_refused() -> None:
     table = pa.Table.from_pylist(
         [
-            {name: "text" if BY_NAME[name].type == pa.string() else 1 for name in CURVES_SCHEMA.names if name in BY_NAME}
+            {
+                name: "text" if BY_NAME[name].type == pa.string() else 1
+                for name in CURVES_SCHEMA.names
+                if name in BY_NAME
+            }
             | {"curves": [{"name": "loss", "x": [1.0, 2.0], "values": [1.0], "lower": [], "upper": []}]}
         ],
         schema=pa.schema(
@@ -161,7 +165,7 @@ def test_points_of_unequal_numbers_are_refused() -> None:
 
 def test_files_that_are_no_curves_are_refused(tmp_path: Path) -> None:
     path = collected(tmp_path, [make_row(curves={"loss": LOSS})])
-    with pytest.raises(MetabenchError, match="no curves '.*absent.parquet': `metabench collect` writes them"):
+    with pytest.raises(MetabenchError, match=r"no curves '.*absent.parquet': `metabench collect` writes them"):
         read_curves(tmp_path / "absent.parquet")
     with pytest.raises(MetabenchError, match="version none, expected 1"):
         read_curves(tmp_path / "results.parquet")

@@ -108,7 +108,10 @@ def test_a_cell_without_rows_is_a_valid_file(tmp_path: Path) -> None:
         ({"metrics": {"accuracy": "0.5"}}, "'metrics': 'accuracy' is '0.5' .str., expected a number"),
         ({"metrics": {"accuracy": True}}, "'accuracy' is True"),
         ({"metrics": {3: 1.0}}, "'metrics' has the name 3"),
-        ({"method_options": {"steps": [1]}}, r"'method_options': 'steps' is \[1\] .list., expected bool, int, float, str"),
+        (
+            {"method_options": {"steps": [1]}},
+            r"'method_options': 'steps' is \[1\] .list., expected bool, int, float, str",
+        ),
         ({"method_options": None}, "'method_options' is required"),
         ({"method_options": {"steps": 2**70}}, "cannot be kept"),
         ({"curves": {"loss": [1.0]}}, "'curves': 'loss' is a list, not a Curve"),
@@ -158,7 +161,9 @@ def of_version(version: int, path: Path, **changes: Any) -> Path:
 
 def test_another_schema_version_is_refused_with_both_versions_and_the_way_to_new_rows(tmp_path: Path) -> None:
     path = of_version(4, tmp_path / "old.parquet")
-    with pytest.raises(OtherSchema, match=rf"schema version 4.*reads version {SCHEMA_VERSION}.*`snakemake --cores all`"):
+    with pytest.raises(
+        OtherSchema, match=rf"schema version 4.*reads version {SCHEMA_VERSION}.*`snakemake --cores all`"
+    ):
         read_rows(path)
 
 
