@@ -71,6 +71,7 @@ def row(
         "suite": "study",
         "experiment": experiment,
         "kind": "cost",
+        "kind_options": {},
         "problem": problem,
         "dataset": DATASETS[problem],
         "size": size,

@@ -102,6 +102,7 @@ def row(
         "suite": "synthetic",
         "experiment": experiment,
         "kind": kind,
+        "kind_options": {},
         "problem": problem,
         "dataset": dataset or DATASETS[problem],
         "size": size,
