@@ -37,7 +37,7 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Plugins = Annotated[list[Path], typer.Option("--plugin", help="A Python file with more methods; repeatable.")]
+Plugins = Annotated[list[Path], typer.Option("--plugin", help="A Python file that declares methods, problems or data sets; repeatable.")]
 
 
 class Device(str, Enum):
@@ -313,7 +313,9 @@ def certify_command(
 
     choose_kernels(kernels.value)
     known = list(methods())
-    names = method or [name for name in methods(plugin) if name not in known] or known
+    names = method or ([name for name in methods(plugin) if name not in known] if plugin else known)
+    if not names:
+        raise MetabenchError(f"no method to certify is declared in {', '.join(map(str, plugin))}: name others with --method")
     with progress_display("certify") as progress:
         from metabench.certify.processes import certify_all
 
@@ -419,9 +421,20 @@ def new_method_command(
     out: Annotated[Path, typer.Option(help="The folder for its two files.")] = Path(),
 ) -> None:
     """Write a complete method of about forty lines, for you to change, and its test."""
-    from metabench.cli.new_method import next_commands, write_method
+    from metabench.cli.new_files import after_method, write_method
 
-    print(next_commands(name, write_method(name, out)), end="")
+    print(after_method(name, write_method(name, out)), end="")
+
+
+@app.command("new-problem")
+def new_problem_command(
+    name: Annotated[str, typer.Argument(help="The problem's name: a Python identifier not used by another problem.")],
+    out: Annotated[Path, typer.Option(help="The folder for its three files.")] = Path(),
+) -> None:
+    """Write a complete bilevel problem of about seventy lines, for you to change, its data and its test."""
+    from metabench.cli.new_files import after_problem, write_problem
+
+    print(after_problem(name, write_problem(name, out)), end="")
 
 
 @app.command("config-reference")

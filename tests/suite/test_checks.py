@@ -87,7 +87,7 @@ ON_PROBLEMS: list[tuple[type[Problem], str, str]] = [
 def test_a_problem_that_is_wrong_is_a_row_for_every_seed(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, kind: type[Problem], status: str, words: str
 ) -> None:
-    monkeypatch.setattr("metabench.suite.plan.labels.problem", lambda name: kind)
+    monkeypatch.setattr("metabench.suite.plan.labels.problem", lambda name, plugins: kind)
     rows = list(run_cell(planned().cells[0], silent))
     assert [(row["seed"], row["status"]) for row in rows] == [(seed, status) for seed in (0, 1, 2)]
     for row in rows:
@@ -99,7 +99,7 @@ def test_a_problem_that_is_wrong_is_a_row_for_every_seed(
 def test_a_check_that_runs_out_of_memory_fails_no_method_that_does_not(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metabench.suite.plan.labels.problem", lambda name: Exhausting)
+    monkeypatch.setattr("metabench.suite.plan.labels.problem", lambda name, plugins: Exhausting)
     (cell,) = planned(methods=["none"]).cells
     assert {row["status"] for row in run_cell(cell, silent)} == {"ok"}
     (cell,) = planned(methods=["unrolled"]).cells
