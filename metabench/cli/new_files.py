@@ -20,7 +20,8 @@ from metabench.problems import problems
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SUITABLE = (
-    "none, unrolled, mixflow, forward, truncated, t1t2, darts, sama, ift_cg, ift_neumann, ift_nystrom, ift_fixed_point, f2sa, bome, evograd"
+    "none, unrolled, mixflow, forward, truncated, t1t2, darts, sama, ift_cg, ift_neumann, ift_nystrom, "
+    "ift_fixed_point, f2sa, bome, evograd"
 )
 """Methods for a problem whose meta-parameters enter the inner loss; `es` and `pes` suit it, too, and take longer."""
 
