@@ -395,14 +395,15 @@ def fetch_command(
     names: Annotated[list[str] | None, typer.Argument(help="Data sets; by default all that can be fetched.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="A folder to search first.")] = None,
     root: Annotated[Path | None, typer.Option(help="The folder for fetched data.")] = None,
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Fetch the data sets that do not ship with metabench, and check their sha256."""
     from metabench.data import datasets
     from metabench.data.fetching import fetch
 
-    wanted = names or [name for name, card in datasets().items() if card.fetched]
+    wanted = names or [name for name, card in datasets(plugin).items() if card.fetched]
     with progress_display("fetch") as progress:
-        done = fetch(wanted, root, source, progress=progress)
+        done = fetch(wanted, root, source, progress=progress, plugins=plugin)
     rows = [
         (
             one.name,
