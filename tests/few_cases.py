@@ -25,6 +25,8 @@ _MOVING = (
     "learning_rate, sgd, K=3, outer losses: early",
     "logistic, adam, K=5",
     "many_weights, sgd, K=2",
+    "scheduled_rate, sgd, K=4",
+    "learned_schedule, momentum, K=4, outer losses: every",
 )
 _IMPLICIT = (
     "ridge, sgd, K=4, at a minimum",
@@ -35,6 +37,7 @@ _IMPLICIT = (
     "logistic, nesterov, K=3",
     "inner_loss_and_outer_loss, sgd, K=2, scale 0.5",
     "tanh_network, sgd, K=4, at a minimum",
+    "scheduled_rate, sgd, K=4, at a minimum",
     "learning_rate, sgd, K=4",
 )
 

@@ -110,7 +110,7 @@ class Chained(Tanh):
         self.chain = (table, *layers, head)
         self._whole = whole
         super().__init__(optimiser, inner_steps, seed, dtype)
-        self.optimiser = inner_optimiser(optimiser, lambda meta: meta["log_step"].exp())
+        self.optimiser = inner_optimiser(optimiser, lambda meta, step: meta["log_step"].exp())
 
     def _draw(self) -> Batch:
         stream = self._stream

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from metabench.autodiff.optimisers import inner_optimiser
+from metabench.autodiff.optimisers import PerParameter, inner_optimiser, scheduled
 from metabench.core import (
     Batch,
     InnerState,
@@ -30,6 +30,7 @@ from metabench.core import (
 from metabench.core.method import NoOptions
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
+from metabench.core.schedules import Cosine, WarmUp
 
 FEATURES, HIDDEN, EXAMPLES = 3, 4, 12
 
@@ -139,11 +140,33 @@ class LearningRates(Tanh):
 
     def learning_rate(self, optimiser: str) -> Any:
         """Return the map from the meta-parameters to learning rates."""
-        return lambda meta: tree.tree_map(torch.exp, meta)
+        return lambda meta, step: tree.tree_map(torch.exp, meta)
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the mean squared error."""
         return self.errors(params, batch).mean()
+
+
+class LearnedSchedule(LearningRates):
+    """The learning rates decay, and the speed is learned, too."""
+
+    def learning_rate(self, optimiser: str) -> Any:
+        """Return the map from the meta-parameters and the step to learning rates."""
+        return lambda meta, step: {
+            name: (leaf - step * meta["decay"].exp()).exp() for name, leaf in meta.items() if name != "decay"
+        }
+
+    def initial_meta(self, params: Tree) -> Tree:
+        """Return the log learning rates and the log decay."""
+        return super().initial_meta(params) | {"decay": torch.tensor(-1.5, dtype=self.setting.dtype)}
+
+
+class ScheduledRates(LearningRates):
+    """The learning rates are learned, a tensor's by itself, and fall by a cosine."""
+
+    def learning_rate(self, optimiser: str) -> Any:
+        """Return the scheduled rates."""
+        return scheduled(PerParameter(torch.exp), WarmUp(2, Cosine(6, 0.1)))
 
 
 class SummedOuter(LearningRates):

@@ -1,6 +1,8 @@
 """Inner optimisers as pure functions, differentiable everywhere, equal to torch.optim at every step if gradients are well above eps.
 
-A rate is a number, or learned: a function of the meta-parameters that returns a scalar tensor or a tree, or `PerParameter`.
+A rate is a number, or learned: `PerParameter`, or a function of the meta-parameters and the step that returns a scalar tensor or a
+tree; `scheduled` multiplies a rate by a schedule. The step counts the updates done before this one: 0 at the first. The state has a slot
+for it where something reads it, in Adam and where a rate is scheduled or a function: elsewhere it would cost time and memory for nothing.
 `leafwise` says that each parameter tensor's update does not depend on the others, so that a few can be updated at a time.
 `translates` says that the update adds to the parameters a term of the gradients and slots alone: no parameter decays.
 `minimised_decay` of an optimiser is the c for which training minimises f + c/2 |w|^2, or None where it minimises no such loss.
@@ -17,6 +19,7 @@ from metabench.core import tree
 from metabench.core.errors import Unsupported
 from metabench.core.lazy import torch
 from metabench.core.problem import InnerOptimiser
+from metabench.core.schedules import Constant, Schedule
 from metabench.core.types import OptimiserState, Tree
 
 
@@ -30,10 +33,24 @@ class PerParameter:
     of: Callable[[torch.Tensor], torch.Tensor]
 
 
-Rate: TypeAlias = "float | PerParameter | Callable[[Tree], torch.Tensor | Tree]"
+@dataclass(frozen=True)
+class Scheduled:
+    """A rate times the factor of a schedule at the step."""
+
+    rate: Rate
+    schedule: Schedule
+
+
+Rate: TypeAlias = "float | PerParameter | Scheduled | Callable[[Tree, torch.Tensor], torch.Tensor | Tree]"
+
+
+def scheduled(rate: Rate, schedule: Schedule) -> Rate:
+    """Return the rate times the schedule's factor; the rate itself where that is constant."""
+    return rate if isinstance(schedule, Constant) else Scheduled(rate, schedule)
+
 
 STEP_COUNT = "step"
-"""The slot that counts steps: the part of the state that never settles."""
+"""The slot that counts steps: the part of the state that never settles. Its one leaf is `count`."""
 
 
 def translates(optimiser: InnerOptimiser) -> bool:
@@ -55,19 +72,62 @@ def decay_of(optimiser: InnerOptimiser) -> float:
     return decay
 
 
-def _times(rate: Rate, meta: Tree, direction: Tree) -> Tree:
-    """Return rate(meta) * direction; the rate is a number, a scalar or one tensor per parameter."""
-    if isinstance(rate, PerParameter):
-        return {name: rate.of(meta[name]) * leaf for name, leaf in direction.items()}
-    value = rate(meta) if callable(rate) else rate
+def counts_steps(rate: Rate) -> bool:
+    """Return whether a rate may differ from step to step, so that an optimiser with it counts them."""
+    return isinstance(rate, Scheduled) or callable(rate)
+
+
+def rate_at(rate: Rate, meta: Tree, step: torch.Tensor | None) -> float | torch.Tensor | Tree:
+    """Return the value of a rate: one for all parameters, or one for each by name. Only one that `counts_steps` reads `step`."""
+    value = _at(rate, meta, step)
+    return tree.tree_map(value.of, meta) if isinstance(value, PerParameter) else value
+
+
+def _at(rate: Rate, meta: Tree, step: torch.Tensor | None) -> float | torch.Tensor | Tree | PerParameter:
+    """Return a rate at a step. `PerParameter` stays a function: an update needs the value of one tensor at a time."""
+    if isinstance(rate, Scheduled):
+        assert step is not None
+        value, factor = _at(rate.rate, meta, step), rate.schedule(step)
+        if isinstance(value, PerParameter):
+            of = value.of
+            return PerParameter(lambda leaf: factor * of(leaf))
+        return tree.scale(factor, value) if isinstance(value, dict) else factor * value
+    if callable(rate):
+        assert step is not None
+        return rate(meta, step)
+    return rate
+
+
+def _times(rate: Rate, meta: Tree, direction: Tree, step: torch.Tensor | None) -> Tree:
+    """Return rate(meta, step) * direction."""
+    value = _at(rate, meta, step)
+    if isinstance(value, PerParameter):
+        return {name: value.of(meta[name]) * leaf for name, leaf in direction.items()}
     if isinstance(value, dict):
         return tree.tree_map(lambda a, b: b * a, direction, value)
     return tree.scale(value, direction)
 
 
-def _step_of(params: Tree) -> Tree:
+def _zero_count(params: Tree) -> Tree:
     like = next(iter(params.values()))
     return {"count": torch.zeros((), dtype=like.dtype, device=like.device)}
+
+
+def _first_count(rate: Rate, params: Tree) -> OptimiserState:
+    """Return the slot of the step count where the rate reads it."""
+    return {STEP_COUNT: _zero_count(params)} if counts_steps(rate) else {}
+
+
+def _counted(state: OptimiserState) -> tuple[torch.Tensor | None, OptimiserState]:
+    """Return the step, and the slot of the next one; None and nothing where steps are not counted.
+
+    The step is a constant to every derivative: nothing learned moves it, and at step 0 its tangent of zero would make NaN of the infinite
+    slope of a square root.
+    """
+    if STEP_COUNT not in state:
+        return None, {}
+    count = state[STEP_COUNT]["count"]
+    return count.detach(), {STEP_COUNT: {"count": count + 1}}
 
 
 @dataclass(frozen=True)
@@ -90,14 +150,15 @@ class SGD:
         return self.weight_decay
 
     def init(self, params: Tree) -> OptimiserState:
-        """Return an empty state."""
-        return {}
+        """Return the step count of a rate that reads it, and nothing else."""
+        return _first_count(self.learning_rate, params)
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
-        """Return the next parameters."""
+        """Return the next parameters and step count."""
+        step, counted = _counted(state)
         if self.weight_decay:
             gradient = tree.add_scaled(gradient, self.weight_decay, params)
-        return tree.subtract(params, _times(self.learning_rate, meta, gradient)), {}
+        return tree.subtract(params, _times(self.learning_rate, meta, gradient, step)), counted
 
 
 @dataclass(frozen=True)
@@ -122,16 +183,17 @@ class Momentum:
         return self.weight_decay
 
     def init(self, params: Tree) -> OptimiserState:
-        """Return a zero buffer."""
-        return {"momentum": tree.zeros_like(params)}
+        """Return a zero buffer, and the step count of a rate that reads it."""
+        return {"momentum": tree.zeros_like(params), **_first_count(self.learning_rate, params)}
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
-        """Return the next parameters and buffer."""
+        """Return the next parameters and slots."""
+        step, counted = _counted(state)
         if self.weight_decay:
             gradient = tree.add_scaled(gradient, self.weight_decay, params)
         buffer = tree.add_scaled(gradient, self.momentum, state["momentum"])
         direction = tree.add_scaled(gradient, self.momentum, buffer) if self.nesterov else buffer
-        return tree.subtract(params, _times(self.learning_rate, meta, direction)), {"momentum": buffer}
+        return tree.subtract(params, _times(self.learning_rate, meta, direction, step)), {"momentum": buffer, **counted}
 
 
 @dataclass(frozen=True)
@@ -162,14 +224,15 @@ class Adam:
 
     def init(self, params: Tree) -> OptimiserState:
         """Return zero moments and a step count of zero."""
-        return {"first": tree.zeros_like(params), "second": tree.zeros_like(params), STEP_COUNT: _step_of(params)}
+        return {"first": tree.zeros_like(params), "second": tree.zeros_like(params), STEP_COUNT: _zero_count(params)}
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
-        """Return the next parameters and moments."""
+        """Return the next parameters and slots."""
+        step, counted = _counted(state)
         if self.weight_decay and not self.decoupled:
             gradient = tree.add_scaled(gradient, self.weight_decay, params)
         beta1, beta2 = self.betas
-        count = state[STEP_COUNT]["count"] + 1
+        count = counted[STEP_COUNT]["count"]
         first = tree.tree_map(lambda m, g: beta1 * m + (1 - beta1) * g, state["first"], gradient)
         second = tree.tree_map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state["second"], gradient)
         correction1, correction2 = 1 - beta1**count, 1 - beta2**count
@@ -178,8 +241,8 @@ class Adam:
         )
         if self.weight_decay and self.decoupled:
             direction = tree.add_scaled(direction, self.weight_decay, params)
-        moved = tree.subtract(params, _times(self.learning_rate, meta, direction))
-        return moved, {"first": first, "second": second, STEP_COUNT: {"count": count}}
+        moved = tree.subtract(params, _times(self.learning_rate, meta, direction, step))
+        return moved, {"first": first, "second": second, **counted}
 
 
 @dataclass(frozen=True)
@@ -204,16 +267,17 @@ class RMSprop:
         return self.weight_decay
 
     def init(self, params: Tree) -> OptimiserState:
-        """Return zero second moments."""
-        return {"second": tree.zeros_like(params)}
+        """Return zero second moments, and the step count of a rate that reads it."""
+        return {"second": tree.zeros_like(params), **_first_count(self.learning_rate, params)}
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
-        """Return the next parameters and second moments."""
+        """Return the next parameters and slots."""
+        step, counted = _counted(state)
         if self.weight_decay:
             gradient = tree.add_scaled(gradient, self.weight_decay, params)
         second = tree.tree_map(lambda v, g: self.alpha * v + (1 - self.alpha) * g * g, state["second"], gradient)
         direction = tree.tree_map(lambda g, v: g / ((v + self.eps**2).sqrt() + self.eps), gradient, second)
-        return tree.subtract(params, _times(self.learning_rate, meta, direction)), {"second": second}
+        return tree.subtract(params, _times(self.learning_rate, meta, direction, step)), {"second": second, **counted}
 
 
 INNER_OPTIMISERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")

@@ -27,6 +27,7 @@ from metabench.certify.claims import (
 )
 from metabench.certify.problem import SCHEDULED
 from metabench.certify.problems import ExampleWeights, Ridge
+from metabench.certify.scheduled_rates import LearnedSchedule
 from metabench.certify.shared_roles import SharedRoles
 from metabench.certify.tanh_networks import TanhNetwork
 from metabench.core import Hypergradient, Method, Target, Tree, tree
@@ -193,4 +194,5 @@ def _runs(target: Target) -> tuple[Case, ...]:
         moving(TanhNetwork(SCHEDULED, inner_steps=2), windows=2),
         moving(SharedRoles("adam", ("outer_loss", "update"), inner_steps=2), windows=2),
         moving(SharedRoles("momentum", ("outer_loss", "start"), inner_steps=2), windows=2),
+        moving(LearnedSchedule("sgd", inner_steps=2), windows=2),
     )

@@ -24,6 +24,7 @@ from metabench.certify.problems import (
     ScaledStart,
 )
 from metabench.certify.references import Expansion, Minimum, expand, minimise, through_last_steps
+from metabench.certify.scheduled_rates import LearnedSchedule, ScheduledRate
 from metabench.certify.shared_roles import SharedRoles, TiedStart
 from metabench.certify.tanh_networks import Initialisation, LearningRates, TanhNetwork
 from metabench.certify.training import Trained, train
@@ -216,6 +217,10 @@ def _moving_problems() -> Iterator[CertificationProblem]:
     yield LearningRates("rmsprop", inner_steps=9, due="early")
     yield from (LearningRates(o, weight_decay=0.2) for o in ("momentum", "adamw"))
     yield from (PenaltiesAndRate(o) for o in MAIN_OPTIMISERS)
+    yield from (ScheduledRate(o) for o in ALL_OPTIMISERS)
+    yield ScheduledRate("momentum", inner_steps=7, weight_decay=0.2, due="every")
+    yield from (LearnedSchedule(o, due=due) for o, due in (("sgd", "end"), ("momentum", "every"), ("adam", "gaps")))
+    yield from (LearnedSchedule(o, inner_steps=k) for o, k in (("sgd", 1), ("nesterov", 9), ("rmsprop", 3), ("adamw", 2)))
     yield from (Initialisation(o, inner_steps=k) for o, k in (("sgd", 4), ("momentum", 1), ("adam", 4)))
     yield Initialisation("momentum", inner_steps=5, due="early")
     yield from (Initialisation(o, weight_decay=0.2) for o in ("sgd", "adam"))
@@ -282,7 +287,10 @@ def _implicit_cases() -> Iterator[Case]:
     yield from (settled(Logistic(o)) for o in MAIN_OPTIMISERS)
     yield from (settled(TanhNetwork(o)) for o in (*ALL_OPTIMISERS, SCHEDULED))
     yield from (settled(ExampleWeights(o)) for o in MAIN_OPTIMISERS)
+    # A rate that falls never rests: the fixed point is that of the step at the rate where the window ends.
+    yield from (settled(ScheduledRate(o, decay_steps=90)) for o in ("sgd", "momentum"))
     for problem in (
+        LearnedSchedule("sgd"),
         LearningRates("adam", due="every"),
         LearningRates("sgd"),
         PenaltiesAndRate("momentum"),

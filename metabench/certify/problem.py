@@ -74,13 +74,13 @@ class CertificationProblem(Problem):
             self.optimiser = inner_optimiser(optimiser, self.learning_rate(), weight_decay)
 
     def learning_rate(self) -> Any:
-        """Return what the inner optimiser is built with: a number, or a function of l that returns one, or one per parameter tensor."""
+        """Return what the inner optimiser is built with: a number, or a function of l and the step that returns one, or one per tensor."""
         return 0.05 if self.optimiser_name in ADAPTIVE else 0.3 / self.scale
 
-    def rates(self, meta: Tree, params: Tree) -> dict[str, Any]:
-        """Return the learning rate of each parameter tensor at `meta`."""
+    def rates(self, meta: Tree, params: Tree, step: float) -> dict[str, Any]:
+        """Return the learning rate of each parameter tensor at `meta`, after `step` updates."""
         setting = self.learning_rate()
-        value = setting(meta) if callable(setting) else setting
+        value = setting(meta, torch.tensor(step, dtype=torch.float64)) if callable(setting) else setting
         return value if isinstance(value, dict) else dict.fromkeys(params, value)
 
     def momentum(self, meta: Tree) -> Any:
@@ -148,7 +148,7 @@ class Scheduled:
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
         """Return the next parameters and slots."""
         count = state[STEP_COUNT]["count"] + 1
-        rate = self.learning_rate(meta) if callable(self.learning_rate) else self.learning_rate
+        rate = self.learning_rate(meta, count - 1) if callable(self.learning_rate) else self.learning_rate
         rates = rate if isinstance(rate, dict) else dict.fromkeys(params, rate)
         momentum = {name: self.momentum(meta) * state["momentum"][name] + g for name, g in gradient.items()}
         moved = {

@@ -125,7 +125,7 @@ class PenaltiesAndRate(Ridge):
 
     def learning_rate(self) -> Any:
         """Return the map from r to the learning rate."""
-        return lambda meta: meta["r"].exp()
+        return lambda meta, step: meta["r"].exp()
 
     def beginning(self) -> tuple[Tree, Tree]:
         """Return w, and l and r."""

@@ -40,7 +40,7 @@ class SharedRoles(CertificationProblem):
         if MetaRole.UPDATE not in self.roles:
             return super().learning_rate()
         scale = 0.1 if self.optimiser_name in ADAPTIVE else 0.5
-        return lambda meta: {
+        return lambda meta, step: {
             name: scale * meta["l"][place % 2].sigmoid() for place, name in enumerate(self.beginning()[0])
         }
 

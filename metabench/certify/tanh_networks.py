@@ -137,7 +137,7 @@ class LearningRates(TanhNetwork):
 
     def learning_rate(self) -> Any:
         """Return the map from l to the learning rates."""
-        return lambda meta: tree.tree_map(torch.exp, meta)
+        return lambda meta, step: tree.tree_map(torch.exp, meta)
 
     def initial_meta(self, params: Tree) -> Tree:
         """Return l."""

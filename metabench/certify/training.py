@@ -38,8 +38,8 @@ def value(loss: Any, params: Tree, meta: Tree, batch: Batch) -> float:
 
 def update(problem: CertificationProblem, slopes: Tree, state: InnerState, meta: Tree) -> InnerState:
     """Return the state after one update along `slopes`."""
-    rates = problem.rates(meta, state.params)
     count = float(state.optimiser[STEP]["count"]) if STEP in state.optimiser else 0.0
+    rates = problem.rates(meta, state.params, count)
     params: Tree = {}
     slots: OptimiserState = {slot: {} for slot in state.optimiser}
     for name, w in state.params.items():

@@ -332,7 +332,7 @@ def collect_command(
     cells: Annotated[
         Path, typer.Option(help="A text file with one row file per line, or a folder: every row file below it.")
     ],
-    out: Annotated[Path, typer.Option(help="The table of all rows, in Parquet; a CSV is written next to it.")],
+    out: Annotated[Path, typer.Option(help="The table of all rows, in Parquet; a CSV is written next to it, and curves.parquet.")],
     suite: Annotated[Path, typer.Option(help="The suite that the rows belong to.")] = DEFAULT_SUITE,
     certificates: Annotated[
         Path | None,
@@ -342,7 +342,7 @@ def collect_command(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Collect the rows of a suite's cells and the certificates of its methods in one table."""
+    """Collect the rows of a suite's cells and the certificates of its methods in one table, their curves in another."""
     from metabench.results.certificate import read_all_certificates
     from metabench.results.store import collect
     from metabench.suite.run.provenance import results_metadata
@@ -351,7 +351,7 @@ def collect_command(
     certified = read_all_certificates(_certificate_files(certificates) if certificates else [])
     report = collect(_listed_files(cells, "row files"), out, results_metadata(planned, certified))
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
-    print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}", file=sys.stderr)
+    print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}, {report.curves}", file=sys.stderr)
 
 
 def _certificate_files(certificates: Path) -> list[Path]:

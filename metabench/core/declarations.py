@@ -10,6 +10,7 @@ from typing import Any
 
 from metabench.core.citations import bibtex
 from metabench.core.errors import MetabenchError, missing_file
+from metabench.core.kind import Kind
 from metabench.core.method import Cost, Limit, Mean, Method, Target
 from metabench.core.options import build, describe
 from metabench.core.problem import Metric, Problem, ProblemCard
@@ -24,6 +25,15 @@ _METHOD: Mapping[str, tuple[type, ...]] = {
     "stochastic": (bool,),
     "limit": (Limit, type(None)),
     "mean": (Mean, type(None)),
+    "order": (int, float),
+}
+_KIND: Mapping[str, tuple[type, ...]] = {
+    "title": (str,),
+    "stages": (tuple,),
+    "columns": (tuple,),
+    "trains": (bool,),
+    "curves": (Mapping,),
+    "options": (type,),
     "order": (int, float),
 }
 _CARD: Mapping[str, tuple[type, ...]] = {
@@ -78,6 +88,15 @@ def check_problem(problem: type[Problem], name: str) -> None:
     check_citation(card.citation, what)
     _check_options(card.options, what)
     check_files(card.files, what)
+
+
+def check_kind(kind: Kind, name: str) -> None:
+    """Raise MetabenchError if a kind of experiment cannot be listed, planned or run."""
+    what = f"kind of experiment '{name}'"
+    check_fields(kind, _KIND, what)
+    if not kind.stages or not all(callable(stage) for stage in kind.stages):
+        raise MetabenchError(f"{what}: stages is {kind.stages!r}, expected one or more functions from a Subject to columns")
+    _check_options(kind.options, what)
 
 
 def check_fields(declared: Any, expected: Mapping[str, tuple[type, ...]], what: str) -> None:

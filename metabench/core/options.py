@@ -15,7 +15,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from metabench.core.errors import MetabenchError, unknown
@@ -31,15 +31,17 @@ def option(
     above: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
+    check: Callable[[Any], object] | None = None,
     execution: bool = False,
 ) -> Any:
     """Declare an option: its default, what it means, and its closed (`minimum`, `maximum`) or open (`above`) bounds or `choices`.
 
+    `check` raises MetabenchError for a value that it cannot read, as `read_schedule` does.
     `execution` marks an option that changes how the arithmetic runs (compiled, captured) but not the result: a certificate, which judges
     the mathematics, leaves it at its default.
     """
     bounds = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices, "execution": execution or None}
-    return dataclasses.field(default=default, metadata={"help": help, **bounds})
+    return dataclasses.field(default=default, metadata={"help": help, "check": check, **bounds})
 
 
 def build(options: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -61,20 +63,13 @@ def changed(options: Any) -> dict[str, Any]:
 
 
 def options_text(options: Any) -> str:
-    """Return the options that differ from their defaults as 'name=value, ...'; `read_options` reads it back.
+    """Return the options that differ from their defaults as 'name=value, ...', for people to read.
 
     A text that could be taken for several options is quoted.
     """
     return ", ".join(f"{name}={_value_text(value)}" for name, value in changed(options).items())
 
 
-def read_options(text: str) -> dict[str, str]:
-    """Return the options of 'name=value, ...' as texts, by name."""
-    pairs = ((match[1], match[2]) for match in _PAIR.finditer(text))
-    return {name: json.loads(value) if value.startswith('"') else value for name, value in pairs}
-
-
-_PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|.*?)(?:, |$)')
 _AMBIGUOUS = re.compile(r'[,="\n]')
 
 
@@ -90,7 +85,7 @@ def describe(options: type) -> list[dict[str, Any]]:
     hints = typing.get_type_hints(options)
     rows = []
     for field in dataclasses.fields(options):
-        bounds = {k: v for k, v in field.metadata.items() if k != "help" and v is not None}
+        bounds = {k: v for k, v in field.metadata.items() if k not in ("help", "check") and v is not None}
         rows.append(
             {
                 "name": field.name,
@@ -126,6 +121,11 @@ def _checked(value: Any, hint: Any, bounds: Mapping[str, Any], what: str) -> Any
         raise MetabenchError(f"{what}: must be above {above}, got {value!r}")
     if (maximum := bounds.get("maximum")) is not None and not value <= maximum:
         raise MetabenchError(f"{what}: must be at most {maximum}, got {value!r}")
+    if (check := bounds.get("check")) is not None:
+        try:
+            check(value)
+        except MetabenchError as error:
+            raise MetabenchError(f"{what}: {error}") from None
     return value
 
 

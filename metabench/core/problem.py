@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.registry import Declarable
+from metabench.core.schedules import Constant, Schedule, schedule_text
 from metabench.core.segments import Segment
 from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window
 
@@ -51,13 +54,54 @@ class InnerOptimiser(Protocol):
 
 @dataclass(frozen=True)
 class OuterOptimiser:
-    """How the meta-parameters are updated: SGD (with momentum) or Adam, with settings as in torch.optim."""
+    """How the meta-parameters are updated: SGD (with momentum) or Adam, with settings as in torch.optim.
+
+    `schedule` multiplies the learning rate; its steps are meta-updates. `clip` is the largest global norm of a hypergradient: a longer one
+    is shortened to it, as by `torch.nn.utils.clip_grad_norm_`. None leaves it as it is.
+
+    Raises:
+        MetabenchError: `clip` is not positive.
+    """
 
     name: Literal["SGD", "Adam"]
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
     nesterov: bool = False
+    schedule: Schedule = field(default_factory=Constant)
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise MetabenchError(
+                f"the outer optimiser clips at {self.clip}: expected a norm above 0, or None to leave it as it is"
+            )
+
+    def text(self) -> str:
+        """Return the settings in words, those at their defaults left out: 'Adam, learning rate 0.1, schedule cosine 100, clip 1'."""
+        said = [self.name, f"learning rate {self.learning_rate:g}"]
+        said += [f"momentum {self.momentum:g}"] if self.momentum else []
+        said += ["Nesterov"] if self.nesterov else []
+        said += [f"weight decay {self.weight_decay:g}"] if self.weight_decay else []
+        said += [] if self.schedule == Constant() else [f"schedule {schedule_text(self.schedule)}"]
+        said += [] if self.clip is None else [f"clip {self.clip:g}"]
+        return ", ".join(said)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """When meta-training is validated, and whether it ends early.
+
+    Attributes:
+        every: outer steps from one validation to the next.
+        metric: which of the numbers that `validate` returns decides, and whether higher or lower is better.
+        patience: validations in a row without an improvement after which training ends; the outcome is then that of the best one.
+            0: training runs to its end, and the outcome is its last step.
+    """
+
+    every: int
+    metric: Metric
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,6 +179,8 @@ class Problem(Declarable, ABC):
     """Whether the losses stop derivatives on purpose (`detach()`, straight-through estimators). What is stopped then counts as a constant,
     at every order, and the hypergradient is that of the recorded derivatives; difference methods see through the stop. Otherwise
     a loss whose recorded derivative is not that of its values is refused."""
+    validation: Validation | None = None
+    """When `validate` is called; None for never."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -185,8 +231,27 @@ class Problem(Declarable, ABC):
         """
 
     @abstractmethod
-    def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
-        """Return every metric of the card, on test data that neither loss ever sees."""
+    def evaluate(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve]:
+        """Return every metric of the card, on test data that neither loss ever sees, and curves if there are any."""
+
+    def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
+        """Return the meta-parameters to go on with after outer step `step` (from 1), and what to keep until the next one.
+
+        A projection onto valid meta-parameters, or what a search does between two updates. `memory` is what was returned last, at first
+        empty. Random numbers come from `generator(seed, f"... {step}")`, so that a resumed run draws the same.
+        """
+        return meta, memory
+
+    def validate(self, meta: Tree) -> Mapping[str, float | Curve]:
+        """Return what is followed on validation data, at the outer steps that `validation` names. It is not part of the training time."""
+        return {}
+
+    def observe(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve]:
+        """Return what is followed along a run, by name: numbers become curves against the outer step; of a curve the last is kept.
+
+        `params` are those of the first task after its window. It is called after at most 200 outer steps, and is not part of the time.
+        """
+        return {}
 
     def summary(self, meta: Tree) -> dict[str, float]:
         """Return a few named numbers that describe what was learned."""

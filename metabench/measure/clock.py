@@ -72,10 +72,10 @@ def _seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 
 class Stopwatch:
-    """Adds up the seconds spent inside its `with` blocks, which do not nest."""
+    """Adds the seconds spent inside its `with` blocks, which do not nest, to `seconds`."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
         self._begun: float | None = None
 
     def __enter__(self) -> Stopwatch:

@@ -36,10 +36,10 @@ def higher_unrolled(
 ) -> Hypergradient:
     """Return dF(w_K(l), l)/dl as `higher.innerloop_ctx` gives it. Grefenstette et al. 2019, section 3.
 
-    The inner run continues from `state`: its slots are put into a torch.optim optimiser, from which higher starts. Learned learning rates
-    go through higher's `override`. A parameter that the inner loss does not reach gets a gradient of zero from `grad_callback`: higher
-    alone would skip it, along with its momentum and decay. higher's Adam adds eps before correcting the bias of the second moment: eps is
-    overridden, for each step, by eps sqrt(1 - beta2^t), which gives torch's update.
+    The inner run continues from `state`: its slots are put into a torch.optim optimiser, from which higher starts. Learning rates go
+    through higher's `override`: at every step, where they are scheduled. A parameter that the inner loss does not reach gets a gradient of
+    zero from `grad_callback`: higher alone would skip it, along with its momentum and decay. higher's Adam adds eps before correcting the
+    bias of the second moment: eps is overridden, for each step, by eps sqrt(1 - beta2^t), which gives torch's update.
 
     Differences from metabench: Adam and RMSprop have no eps within the root, a relative change of eps^2 / (2 v) in a step; where a second
     moment v is zero, higher masks the infinite slope of its root. Neither matters for gradients well above eps. For gradients near eps
@@ -71,23 +71,21 @@ def _run(
 ) -> tuple[torch.Tensor, InnerState, Tree]:
     """Return the window's objective with its graph, the last inner state, and the initial parameters as variables of the objective."""
     module = _tree_module(state.params)
-    words = recipe(problem.optimiser, meta, "higher")
-    optimiser, override = _optimiser(words, module, state)
+    words = recipe(problem.optimiser, state.optimiser, meta, "higher")
+    optimiser = _optimiser(words, module, state)
     objective = next(iter(meta.values())).new_zeros(())
-    with higher.innerloop_ctx(module, optimiser, copy_initial_weights=False, override=override) as (
-        fast,
-        differentiable,
-    ):
+    with higher.innerloop_ctx(module, optimiser, copy_initial_weights=False) as (fast, differentiable):
 
         def filled(found: list[torch.Tensor | None]) -> list[torch.Tensor]:
             return [torch.zeros_like(p) if g is None else g for g, p in zip(found, fast.parameters(), strict=True)]
 
-        for inner, outer in zip(window.inner, window.outer, strict=True):
-            settings = _corrected_eps(words, differentiable)
+        for done, (inner, outer) in enumerate(zip(window.inner, window.outer, strict=True)):
+            settings = _rates(words, state, done) if words.varies or not done else {}
+            settings |= _corrected_eps(words, differentiable)
             differentiable.step(problem.inner_loss(fast(), meta, inner), override=settings, grad_callback=filled)
             if outer is not None:
                 objective = objective + problem.outer_loss(fast(), meta, outer)
-        return objective, _state(words, fast(), differentiable, state), module()
+        return objective, _state(words, fast(), differentiable, state, len(window.inner)), module()
 
 
 def _tree_module(params: Tree) -> torch.nn.Module:
@@ -107,18 +105,15 @@ def _tree_module(params: Tree) -> torch.nn.Module:
     return module
 
 
-def _optimiser(
-    words: Recipe, module: torch.nn.Module, state: InnerState
-) -> tuple[torch.optim.Optimizer, dict[str, list[Any]]]:
-    """Return the torch.optim optimiser with the state's slots, and higher's override of its learning rates.
+def _optimiser(words: Recipe, module: torch.nn.Module, state: InnerState) -> torch.optim.Optimizer:
+    """Return the torch.optim optimiser with the state's slots, its learning rate to be overridden.
 
-    A rate per tensor needs a parameter group per tensor. The constructor checks numbers: its rate is overridden at once.
+    A rate per tensor needs a parameter group per tensor. The constructor checks numbers: a learned rate comes later.
     """
     if words.name == "AdamW":
         raise Unsupported("higher has no differentiable AdamW (weight decay that is decoupled from the gradient)")
     leaves = dict(zip(state.params, module.parameters(), strict=True))
-    parts = words.parts(state.params)
-    groups = [{"params": [leaves[name] for name in part]} for part in parts]
+    groups = [{"params": [leaves[name] for name in part]} for part in words.parts(state.params)]
     optimiser = getattr(torch.optim, words.name)(groups, lr=0.0, **words.settings)
     for name, leaf in leaves.items():
         slots: dict[str, Any] = {"step": 0} if words.name == "RMSprop" else {}
@@ -129,18 +124,23 @@ def _optimiser(
                 slots[theirs] = state.optimiser[ours][name]
         if slots:
             optimiser.state[leaf] = slots
-    return optimiser, {"lr": [words.rate(part[0]) for part in parts]}
+    return optimiser
 
 
-def _corrected_eps(words: Recipe, differentiable: Any) -> dict[str, list[float]] | None:
+def _rates(words: Recipe, state: InnerState, done: int) -> dict[str, list[Any]]:
+    """Return the override of the learning rates, one per parameter group, after `done` updates; higher keeps it for later steps."""
+    return {"lr": [words.rate(part[0], done) for part in words.parts(state.params)]}
+
+
+def _corrected_eps(words: Recipe, differentiable: Any) -> dict[str, list[Any]]:
     """Return the override of eps that makes higher's next step of Adam torch's: see the method."""
     if words.name != "Adam":
-        return None
+        return {}
     step = differentiable.state[0][0]["step"] + 1
     return {"eps": [words.settings["eps"] * (1 - words.settings["betas"][1] ** step) ** 0.5]}
 
 
-def _state(words: Recipe, params: Tree, differentiable: Any, before: InnerState) -> InnerState:
+def _state(words: Recipe, params: Tree, differentiable: Any, before: InnerState, updates: int) -> InnerState:
     """Return the state of the run, without a graph, in metabench's terms."""
     places = [found for group in differentiable.state for _, found in sorted(group.items())]
     slots: dict[str, Tree] = {}
@@ -150,4 +150,4 @@ def _state(words: Recipe, params: Tree, differentiable: Any, before: InnerState)
             slots[ours] = {"count": torch.full_like(count, places[0][theirs])}
         else:
             slots[ours] = {name: found[theirs].detach() for name, found in zip(params, places, strict=True)}
-    return InnerState(tree.detach(params), slots)
+    return InnerState(tree.detach(params), slots | words.counted(before.optimiser, updates))

@@ -51,6 +51,10 @@ def ift_fixed_point(
     are linearised at the current state: away from a minimum their slots still move, and the result belongs to that linear map.
     `contracting` is 0 if the iteration does not settle: the map's spectral radius is above 1.
 
+    A scheduled learning rate counts as constant, at its value after K steps. The fixed point of SGD does not depend on that value, but the
+    iteration takes steps of that length: the smaller the rate, the more steps. At a rate of 0 every point is a fixed point, `contracting`
+    is 0, and what is left is the direct dF/dl.
+
     Raises:
         Unsupported: the fixed point does not depend on the meta-parameters, or outer losses are due before the window's end.
         Diverged: an iterate is not finite.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from metabench.autodiff.gradients import gradients
@@ -30,7 +29,7 @@ def torchopt_unrolled(
 
     The inner run continues from `state`. TorchOpt's momentum omits the decay of its buffer at the first step of an optimiser, so the
     buffer is passed decayed. Its step counts are integers, whose powers torch computes in single precision, so they are passed in the
-    dtype of the problem. `eps_root` of its Adam is eps^2, as in metabench. Learned learning rates are passed as schedules.
+    dtype of the problem. `eps_root` of its Adam is eps^2, as in metabench. Learned and scheduled rates are passed as schedules.
     RMSprop has no eps within the root, a relative change of eps^2 / (2 v) in a step: negligible for gradients well above eps.
 
     Raises:
@@ -56,10 +55,10 @@ def _run(
 ) -> tuple[torch.Tensor, InnerState, Recipe]:
     """Return the window's objective with its graph, the last inner state, and the optimiser in torch.optim's terms."""
     params = variables_of(state.params)
-    words = recipe(problem.optimiser, meta, "TorchOpt")
+    words = recipe(problem.optimiser, state.optimiser, meta, "TorchOpt")
     # One optimiser for all tensors, or one for each where each has a learning rate.
     parts = words.parts(params)
-    optimisers = [_optimiser(torchopt, words, words.rate(part[0])) for part in parts]
+    optimisers = [_optimiser(torchopt, words, part[0]) for part in parts]
     slots = [
         _loaded(o.init([params[name] for name in p]), _slots(words, state, p))
         for o, p in zip(optimisers, parts, strict=True)
@@ -78,16 +77,21 @@ def _run(
         params = moved
         if outer is not None:
             objective = objective + problem.outer_loss(params, meta, outer)
-    return objective, InnerState(tree.detach(params), _unloaded(words, slots, parts, state)), words
+    found = _unloaded(words, slots, parts, state) | words.counted(state.optimiser, len(window.inner))
+    return objective, InnerState(tree.detach(params), found), words
 
 
-def _optimiser(torchopt: Any, words: Recipe, rate: Any) -> Any:
-    """Return TorchOpt's optimiser. A learned rate must be a schedule, because TorchOpt checks numbers."""
+def _optimiser(torchopt: Any, words: Recipe, name: str) -> Any:
+    """Return TorchOpt's optimiser of the tensor `name`. A learned rate must be a schedule, because TorchOpt checks numbers.
+
+    TorchOpt's schedules count the updates of a window; metabench's count on from those before it.
+    """
     settings = dict(words.settings)
     if words.name in ("Adam", "AdamW"):
         settings["eps_root"] = settings["eps"] ** 2
-    schedule: float | Callable[[Any], torch.Tensor] = rate if isinstance(rate, float | int) else lambda count: rate
-    return getattr(torchopt, words.name.lower())(lr=schedule, **settings)
+    rate = words.rate(name)
+    lr = rate if isinstance(rate, float | int) and not words.varies else lambda done: words.rate(name, done)
+    return getattr(torchopt, words.name.lower())(lr=lr, **settings)
 
 
 def _slots(words: Recipe, state: InnerState, part: list[str]) -> dict[str, list[torch.Tensor]]:

@@ -18,11 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
+from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser, scheduled
 from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
+from metabench.core.schedules import read_schedule
 from metabench.data.splits import disjoint
 from metabench.models.classifiers import classifier, sizes
 
@@ -41,6 +42,7 @@ class Options:
     hidden: int = option(100, minimum=1, help="hidden units of the weighting network")
     optimiser: str = option("sgd", choices=INNER_OPTIMISERS, help="inner optimiser")
     learning_rate: float = option(0.05, above=0, help="of the inner optimiser")
+    schedule: str = option("constant", check=read_schedule, help="of the learning rate, over inner steps: 'warm-up 10, cosine 100'")
     weight_decay: float = option(5e-4, minimum=0, help="l2 penalty of the inner loss")
     outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser, Adam")
     detach: bool = option(True, help="whether the weighting network reads the losses as constants")
@@ -66,7 +68,8 @@ class LabelNoise(Problem):
         options, data = setting.options, setting.data
         self.batch = min(options.batch, options.train)
         self.stops_gradients = options.detach
-        self.optimiser = inner_optimiser(options.optimiser, options.learning_rate)
+        rate = scheduled(options.learning_rate, read_schedule(options.schedule))
+        self.optimiser = inner_optimiser(options.optimiser, rate)
         self.outer_optimiser = OuterOptimiser("Adam", options.outer_learning_rate)
         self._network = classifier(setting.size, data.train_inputs.shape[1:], len(data.classes))
         parts = disjoint(

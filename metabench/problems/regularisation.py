@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser
+from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser, scheduled
 from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
+from metabench.core.schedules import read_schedule
 from metabench.data.splits import disjoint
 
 
@@ -24,6 +25,7 @@ class Options:
     validation: int = option(500, minimum=1, help="meta-validation examples")
     optimiser: str = option("sgd", choices=INNER_OPTIMISERS, help="inner optimiser")
     learning_rate: float = option(0.5, above=0, help="of the inner optimiser")
+    schedule: str = option("constant", check=read_schedule, help="of the learning rate, over inner steps: 'warm-up 10, cosine 100'")
     start: float = option(-4.0, help="initial log penalty of every feature")
 
 
@@ -46,7 +48,8 @@ class Regularisation(Problem):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         options, data = setting.options, setting.data
-        self.optimiser = inner_optimiser(options.optimiser, options.learning_rate)
+        rate = scheduled(options.learning_rate, read_schedule(options.schedule))
+        self.optimiser = inner_optimiser(options.optimiser, rate)
         self.batch = options.train
         sizes = {"train": options.train, "validation": options.validation}
         parts = disjoint(len(data.train_targets), sizes, setting.seed, data.train_targets)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from bilevel import OPTIMISERS, call, checkpoint, difference, objective, relative_error
-from small_problems import LearningRates, SummedOuter, Tanh
+from small_problems import LearnedSchedule, LearningRates, ScheduledRates, SummedOuter, Tanh
 
 from metabench.autodiff import inner
 from metabench.autodiff.optimisers import inner_optimiser
 from metabench.core import OptimiserState, Tree, tree
 
+CASES = [
+    *zip((Tanh, LearningRates, SummedOuter) * 2, OPTIMISERS, strict=True),
+    *itertools.product((LearnedSchedule, ScheduledRates), ("sgd", "adam")),
+]
 
-@pytest.mark.parametrize(("kind", "optimiser"), zip((Tanh, LearningRates, SummedOuter) * 2, OPTIMISERS, strict=True))
+
+@pytest.mark.parametrize(("kind", "optimiser"), CASES)
 def test_an_update_in_parts_is_the_whole_update(
     kind: type[Tanh], optimiser: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,20 @@ import pytest
 import torch
 from bilevel import OPTIMISERS, difference, directions, relative_error
 
-from metabench.autodiff.optimisers import INNER_OPTIMISERS, SGD, Adam, Momentum, RMSprop, inner_optimiser
+from metabench.autodiff.optimisers import (
+    INNER_OPTIMISERS,
+    SGD,
+    Adam,
+    Momentum,
+    PerParameter,
+    Rate,
+    RMSprop,
+    inner_optimiser,
+    scheduled,
+)
 from metabench.core import Tree, tree
 from metabench.core.randomness import generator
+from metabench.core.schedules import Constant, Cosine, WarmUp
 
 RATE = 0.05
 PEERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -137,8 +149,8 @@ def test_first_and_second_derivatives_are_finite_at_a_zero_gradient(name: str) -
 def test_a_learning_rate_may_be_a_scalar_or_a_tree_of_the_meta_parameters(name: str) -> None:
     params = start()
     meta = {"rate": torch.tensor(RATE, dtype=torch.float64)}
-    fixed, scalar = inner_optimiser(name, RATE), inner_optimiser(name, lambda meta: meta["rate"])
-    by_leaf = inner_optimiser(name, lambda meta: {"w": meta["rate"], "b": meta["rate"]})
+    fixed, scalar = inner_optimiser(name, RATE), inner_optimiser(name, lambda meta, step: meta["rate"])
+    by_leaf = inner_optimiser(name, lambda meta, step: {"w": meta["rate"], "b": meta["rate"]})
     expected, _ = fixed.update(gradient(params), params, fixed.init(params), {})
     for learned in (scalar, by_leaf):
         found, _ = learned.update(gradient(params), params, learned.init(params), meta)
@@ -149,8 +161,75 @@ def moments(optimiser: Any) -> dict[str, list[str]]:
     return {slot: list(leaves) for slot, leaves in optimiser.init(start()).items()}
 
 
-def test_the_state_of_each_optimiser() -> None:
-    assert moments(SGD(0.1)) == {}
+def test_the_state_of_each_optimiser_counts_steps_where_something_reads_them() -> None:
+    assert moments(SGD(0.1)) == moments(SGD(PerParameter(torch.exp))) == moments(SGD(scheduled(0.1, Constant()))) == {}
     assert moments(Momentum(0.1)) == {"momentum": ["w", "b"]}
     assert moments(Adam(0.1)) == {"first": ["w", "b"], "second": ["w", "b"], "step": ["count"]}
     assert moments(RMSprop(0.1)) == {"second": ["w", "b"]}
+    for rate in (
+        scheduled(0.1, Cosine(9)),
+        scheduled(PerParameter(torch.exp), Cosine(9)),
+        lambda meta, step: 0.1 / step,
+    ):
+        assert moments(SGD(rate)) == {"step": ["count"]}
+        assert moments(Momentum(rate)) == {"momentum": ["w", "b"], "step": ["count"]}
+        assert moments(Adam(rate)) == moments(Adam(0.1))
+        assert moments(RMSprop(rate)) == {"second": ["w", "b"], "step": ["count"]}
+
+
+SCHEDULE = WarmUp(5, Cosine(12, 0.2))
+
+
+def factor(step: float) -> float:
+    """The same, for torch's scheduler."""
+    return (step + 1) / 5 if step < 5 else 0.6 + 0.4 * math.cos(math.pi * min((step - 5) / 12, 1))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_scheduled_steps_equal_torch_optim_with_its_scheduler(name: str, weight_decay: float) -> None:
+    rates: dict[str, Rate] = {
+        "a number": scheduled(RATE, SCHEDULE),
+        "per parameter": scheduled(PerParameter(torch.exp), SCHEDULE),
+        "a function of l": scheduled(lambda meta, step: meta["w"].exp(), SCHEDULE),
+        "a function of l, by name": scheduled(lambda meta, step: tree.tree_map(torch.exp, meta), SCHEDULE),
+        "a function of the step": lambda meta, step: meta["w"].exp() * SCHEDULE(step),
+    }
+    meta = dict.fromkeys("wb", torch.tensor(RATE, dtype=torch.float64).log())
+    for rate in rates.values():
+        ours, theirs = start(), tree.leaves_for_grad(start())
+        optimiser = inner_optimiser(name, rate, weight_decay)
+        peer = PEERS[name](list(theirs.values()), lr=RATE, weight_decay=weight_decay)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(peer, factor)
+        state = optimiser.init(ours)
+        for step in range(20):
+            assert float(state["step"]["count"]) == step
+            ours, state = optimiser.update(gradient(ours, step), ours, state, meta)
+            peer.zero_grad()
+            loss(theirs, step).backward()
+            peer.step()
+            scheduler.step()
+            assert relative_error(ours, tree.detach(theirs)) <= 1e-13
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_the_step_is_a_constant_to_every_derivative(name: str) -> None:
+    optimiser = inner_optimiser(name, lambda meta, step: meta["rate"] + 0.01 * step.sqrt())
+    meta = {"rate": torch.tensor(RATE, dtype=torch.float64)}
+    params = start()
+    state, slope = optimiser.init(params), gradient(params)
+
+    def moved(at: Tree) -> torch.Tensor:
+        return torch.stack([leaf.sum() for leaf in optimiser.update(slope, params, state, at)[0].values()]).sum()
+
+    expected = difference(lambda at: float(moved(at)), meta, {"rate": torch.ones((), dtype=torch.float64)}, 1e-3)
+    assert float(torch.func.grad(moved)(meta)["rate"]) == pytest.approx(expected, rel=1e-10)
+
+    def moved_from(at: Tree, count: torch.Tensor) -> torch.Tensor:
+        after = optimiser.update(slope, params, {**state, "step": {"count": count}}, at)[0]
+        return torch.stack([leaf.sum() for leaf in after.values()]).sum()
+
+    # The root has an infinite slope at step 0, where the tangent of the count is zero.
+    units = (tree.tree_map(torch.ones_like, meta), torch.zeros((), dtype=torch.float64))
+    _, forward = torch.func.jvp(moved_from, (meta, state["step"]["count"]), units)
+    assert float(forward) == pytest.approx(expected, rel=1e-10)

@@ -12,7 +12,7 @@ from bilevel import SMALL, make_problem
 from metabench.autodiff.recorded import check_recorded
 from metabench.core import MetabenchError, Tree
 from metabench.core.randomness import generator
-from metabench.suite.run.well_posed import check_derivatives
+from metabench.stages.well_posed import check_derivatives
 
 Loss = Callable[[Tree, Tree, Any], torch.Tensor]
 

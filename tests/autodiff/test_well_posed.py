@@ -9,6 +9,7 @@ import pytest
 import torch
 from bilevel import make_problem
 from small_problems import (
+    LearnedSchedule,
     LearnedStart,
     LearnedStartOfBody,
     LearnedUpdate,
@@ -16,21 +17,25 @@ from small_problems import (
     OuterOnly,
     OuterPenalty,
     Ridge,
+    ScheduledRates,
     SummedOuter,
     Tanh,
     Tasks,
     WeightedExamples,
 )
 
+from metabench.autodiff.optimisers import Rate, inner_optimiser, scheduled
 from metabench.core import Batch, Diverged, MetabenchError, MetaRole, Problem, Tree, Window, tree
+from metabench.core.problem import OuterOptimiser
 from metabench.problems import problems
-from metabench.suite.run.well_posed import check_losses, check_reach, check_trees
+from metabench.stages.well_posed import check_losses, check_rates, check_reach, check_trees
 
 
 def examine(problem: Problem, windows: int = 3) -> None:
     """Check everything, as a cell does."""
     state, meta = problem.initial_state()
     check_trees(state, meta)
+    check_rates(problem, state, meta, outer_steps=windows)
     stream: Iterator[Window] = itertools.chain.from_iterable(itertools.islice(problem.windows(), windows))
     first = next(stream)
     check_losses(problem, state, meta, first)
@@ -41,12 +46,14 @@ SOUND: dict[str, Callable[[], Problem]] = {
     kind.__name__: kind
     for kind in (
         LearnedStart,
+        LearnedSchedule,
         LearnedStartOfBody,
         LearnedUpdate,
         LearningRates,
         OuterOnly,
         OuterPenalty,
         Ridge,
+        ScheduledRates,
         SummedOuter,
         Tanh,
         Tasks,
@@ -289,3 +296,53 @@ def test_nothing_is_changed_and_no_random_number_is_drawn() -> None:
         assert torch.equal(leaf, before[name])
         assert not leaf.requires_grad
         assert leaf.grad is None
+
+
+def scheduled_tanh(rate: Rate, restarts: bool = False) -> Problem:
+    problem = Tanh("sgd", inner_steps=4)
+    problem.optimiser, problem.restarts = inner_optimiser("sgd", rate), restarts
+    return problem
+
+
+def falling(step: torch.Tensor) -> torch.Tensor:
+    return 1 - step / 10
+
+
+def test_a_rate_that_becomes_negative_in_the_run_is_refused_with_its_step_and_value() -> None:
+    problem = scheduled_tanh(scheduled(0.1, falling))
+    state, meta = problem.initial_state()
+    check_rates(problem, state, meta, outer_steps=2)
+    words = r"the inner optimiser's schedule 'falling' gives a learning rate of -0.01 at step 11 of 12: expected a finite number of at"
+    with pytest.raises(MetabenchError, match=words):
+        check_rates(problem, state, meta, outer_steps=3)
+
+
+def test_a_schedule_of_runs_that_begin_anew_is_looked_at_as_far_as_they_go() -> None:
+    problem = scheduled_tanh(scheduled(0.1, falling), restarts=True)
+    state, meta = problem.initial_state()
+    check_rates(problem, state, meta, outer_steps=100)
+
+
+def test_a_learned_rate_is_looked_at_by_tensor_and_at_two_hundred_steps_at_most() -> None:
+    seen = []
+
+    def rate(meta: Tree, step: torch.Tensor) -> Tree:
+        seen.append(float(step))
+        return {name: torch.full_like(leaf, 0.1 if step < 9999 else float("nan")) for name, leaf in meta.items()}
+
+    problem = scheduled_tanh(rate)
+    state, meta = problem.initial_state()
+    check_rates(problem, state, meta, outer_steps=2499)
+    assert len(seen) == 200
+    assert (seen[0], seen[-1]) == (0, 9995)
+    with pytest.raises(MetabenchError, match=r"schedule '.*rate' gives a learning rate of nan at step 9999 of 10000"):
+        check_rates(problem, state, meta, outer_steps=2500)
+
+
+def test_the_outer_schedule_is_looked_at_over_the_meta_updates() -> None:
+    problem = Tanh("sgd")
+    problem.outer_optimiser = OuterOptimiser("Adam", 0.1, schedule=falling)
+    state, meta = problem.initial_state()
+    check_rates(problem, state, meta, outer_steps=11)
+    with pytest.raises(MetabenchError, match=r"the outer optimiser's schedule 'falling' gives a learning rate of -0\.01 at step 11 of 12"):
+        check_rates(problem, state, meta, outer_steps=12)

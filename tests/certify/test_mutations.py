@@ -5,6 +5,7 @@ The first ones are of public libraries, where no accuracy, loss curve or smoke t
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 
 from metabench.autodiff.implicit.linear_solvers import Operator, Solution
 from metabench.autodiff.inner import begin, detached, run
+from metabench.autodiff.optimisers import Scheduled
 from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.certify import certificate_rows, failures, means
 from metabench.core import (
@@ -245,6 +247,35 @@ def raises(found: Hypergradient, *rest: Any) -> Hypergradient:
     raise ZeroDivisionError("of all things")
 
 
+def one_step_ahead(counted: Callable[..., Any]) -> Callable[..., Any]:
+    def wrong(state: Any) -> Any:
+        step, after = counted(state)
+        return (None if step is None else step + 1), after
+
+    return wrong
+
+
+def from_step_zero(problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: Any) -> Any:
+    """The schedule starts anew with each window; the rest of the state, and what is returned, are right."""
+    right = through_graph(problem, state, meta, window)
+    if set(state.optimiser) != {"step"}:
+        return right
+    anew = InnerState(state.params, {"step": tree.zeros_like(state.optimiser["step"])})
+    return dataclasses.replace(right, meta=through_graph(problem, anew, meta, window).meta)
+
+
+def without_schedule(recorded_step: Callable[..., InnerState]) -> Callable[..., InnerState]:
+    """A step is recorded at the rate that its schedule multiplies."""
+
+    def wrong(problem: Problem, *rest: Any) -> InnerState:
+        constant, optimiser = copy.copy(problem), problem.optimiser
+        if isinstance(rate := getattr(optimiser, "learning_rate", None), Scheduled):
+            constant.optimiser = dataclasses.replace(optimiser, learning_rate=rate.rate)  # type: ignore[type-var]
+        return recorded_step(constant, *rest)
+
+    return wrong
+
+
 IMPLICIT = "metabench.autodiff.implicit.hypergradient"
 BUGS = {
     "CG with the old residual in beta": Bug(
@@ -328,6 +359,17 @@ BUGS = {
         "mixflow",
         patched("metabench.methods.mixflow", "split_step", without_share),
         words="right with outer losses early, wrong with outer losses end",
+    ),
+    "the step of a schedule is one too far": Bug(
+        "mixflow",
+        patched("metabench.autodiff.optimisers", "_counted", one_step_ahead),
+        words="wrong with problem learned_schedule, scheduled_rate",
+    ),
+    "a schedule starts anew with every window": Bug("unrolled", function=from_step_zero, words="its state is reset"),
+    "a schedule counts as constant on the way back": Bug(
+        "unrolled_remat",
+        patched("metabench.autodiff.unrolled.sweep", "recorded_step", without_schedule),
+        words="wrong with problem scheduled_rate",
     ),
     "one step too late": Bug("t1t2", function=one_step_too_late),
     "EvoGrad normalised by N - 1": Bug(

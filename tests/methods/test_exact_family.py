@@ -16,6 +16,7 @@ from bilevel import (
     objective,
     relative_error,
 )
+from small_problems import LearnedSchedule, ScheduledRates, Tanh
 
 AGREEMENT = 1e-10
 REVERSE = [member for member in EXACT_FAMILY if member[0] != "forward"]
@@ -57,6 +58,18 @@ def test_on_label_noise_with_a_stop_gradient_unrolling_equals_finite_differences
     state, meta, window = checkpoint(problem)
     found = call("unrolled", problem, state, meta, window)
     assert_derivative(found.meta, objective(problem, state, window), meta, width=1e-5, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("kind", [LearnedSchedule, ScheduledRates], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_through_a_schedule_unrolling_equals_finite_differences_and_the_family_agrees(
+    optimiser: str, kind: type[Tanh]
+) -> None:
+    problem = kind(optimiser, inner_steps=4)
+    state, meta, window = checkpoint(problem)
+    found = call("unrolled", problem, state, meta, window)
+    assert_derivative(found.meta, objective(problem, state, window), meta)
+    agree(problem, EXACT_FAMILY)
 
 
 def agree(problem: Any, family: Any = REVERSE) -> None:

@@ -84,7 +84,7 @@ class LearnedStartAndRate(LearnedStart):
     roles = frozenset({MetaRole.START, MetaRole.UPDATE})
 
     def learning_rate(self, optimiser: str):  # type: ignore[no-untyped-def]
-        return lambda meta: meta["log_rate"].exp()
+        return lambda meta, step: meta["log_rate"].exp()
 
     def initial_meta(self, params: Tree) -> Tree:
         return {**super().initial_meta(params), "log_rate": torch.tensor(-3.0, dtype=torch.float64)}

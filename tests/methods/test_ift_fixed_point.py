@@ -11,9 +11,12 @@ from small_problems import LearningRates, OuterPenalty, Ridge, Tanh
 
 from metabench.autodiff.exact import exact_implicit
 from metabench.autodiff.gradients import outer_gradient
+from metabench.autodiff.implicit.fixed_point import StepMap
+from metabench.autodiff.implicit.linear_solvers import affine_iteration
 from metabench.autodiff.inner import run
-from metabench.autodiff.optimisers import Adam, RMSprop, inner_optimiser
+from metabench.autodiff.optimisers import Adam, RMSprop, inner_optimiser, scheduled
 from metabench.core import Curvature, Diverged, InnerState, Problem, Tree, Unsupported, Window, tree
+from metabench.core.schedules import Cosine
 from metabench.methods import method
 
 LINEAR = ("sgd", "momentum", "nesterov")
@@ -185,3 +188,27 @@ def test_it_reaches_the_limit_it_declares() -> None:
     for options in declared.option_sets(Curvature(1, 2.0, 2.0)):
         found = call("ift_fixed_point", problem, *at, **options)
         assert relative_error(found.meta, exact_implicit(problem, *at)) <= declared.tolerance
+
+
+def test_a_scheduled_rate_is_that_after_the_last_step() -> None:
+    problem, constant = Ridge(5, inner_steps=2), Ridge(5, inner_steps=2)
+    problem.optimiser = inner_optimiser("sgd", scheduled(0.4, Cosine(8, 0.1)))
+    state, meta, window = checkpoint(problem)
+    found = call("ift_fixed_point", problem, state, meta, window, steps=3, tolerance=0.0)
+    # From w_4 on by the rate of step 4, of eight, at which the cosine is half way down.
+    constant.optimiser = inner_optimiser("sgd", 0.4 * 0.55)
+    before = run(problem, state, meta, window.inner)
+    phi = StepMap(constant, InnerState(before.params, {}), meta, window.inner[-1])
+    due = outer_gradient(problem, before.params, meta, window.outer[-1] or {})
+    adjoint = affine_iteration(phi.pull, phi.outer_slope(due.params), 3, 0.0).value
+    assert relative_error(found.meta, tree.add(due.meta, phi.pull_meta(adjoint))) <= 1e-13
+
+
+def test_at_a_rate_of_zero_the_iteration_does_not_settle_and_says_so() -> None:
+    problem = OuterPenalty("sgd", inner_steps=2)
+    problem.optimiser = inner_optimiser("sgd", scheduled(0.1, Cosine(4)))
+    state, meta, window = checkpoint(problem)
+    found = call("ift_fixed_point", problem, state, meta, window)
+    due = outer_gradient(problem, found.state.params, meta, window.outer[-1] or {})
+    assert relative_error(found.meta, due.meta) == 0
+    assert found.diagnostics["contracting"] == 0.0

@@ -30,7 +30,7 @@ from metabench.autodiff.unrolled.trajectory import HostTrajectory, Visit
 from metabench.core import Batch, MetabenchError, Problem, Tree, Unsupported, tree
 from metabench.core.segments import LOSS, Segment, chain_loss
 from metabench.models.modules import as_function
-from metabench.suite.run.well_posed import check_losses
+from metabench.stages.well_posed import check_losses
 
 SWITCHES = [
     dict(zip(("mixed_mode", "block_remat", "save_inner_grads"), values, strict=True))

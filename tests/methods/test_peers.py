@@ -15,6 +15,7 @@ import pytest
 import torch
 from bilevel import OPTIMISERS, call, checkpoint, make_problem, relative_error
 from small_problems import (
+    LearnedSchedule,
     LearnedStart,
     LearnedStartOfBody,
     LearnedUpdate,
@@ -22,6 +23,7 @@ from small_problems import (
     OuterOnly,
     OuterPenalty,
     Ridge,
+    ScheduledRates,
     SummedOuter,
     Tanh,
     WeightedExamples,
@@ -128,7 +130,7 @@ class OneRate(LearningRates):
     """One learned rate for all parameters, below zero: training climbs."""
 
     def learning_rate(self, optimiser: str) -> Any:
-        return lambda meta: meta["rate"]
+        return lambda meta, step: meta["rate"]
 
     def initial_meta(self, params: Any) -> Any:
         return {"rate": torch.tensor(-0.02, dtype=self.setting.dtype)}
@@ -142,6 +144,18 @@ def test_learning_rates_may_be_one_for_all_or_one_for_each_weight(
 ) -> None:
     problem = kind(optimiser)
     at = checkpoint(problem)
+    assert_same(call(name, problem, *at), call("unrolled", problem, *at), 1e-11)
+
+
+@unrolled_peers
+@pytest.mark.parametrize("kind", [LearnedSchedule, ScheduledRates], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("optimiser", ["sgd", "nesterov", "adam", "rmsprop"])
+def test_a_schedule_goes_on_at_the_step_where_the_window_starts(
+    name: str, optimiser: str, kind: Callable[[str], Problem]
+) -> None:
+    problem = kind(optimiser)
+    at = checkpoint(problem, windows_before=2)
+    assert float(at[0].optimiser["step"]["count"]) == 6
     assert_same(call(name, problem, *at), call("unrolled", problem, *at), 1e-11)
 
 

@@ -22,7 +22,7 @@ from metabench.models.language import token_losses
 from metabench.models.transformer import TOKENS, Transformer
 from metabench.problems import problem
 from metabench.problems.lm_loss_weights import scores
-from metabench.suite.run.well_posed import check_losses, check_reach, check_trees
+from metabench.stages.well_posed import check_losses, check_reach, check_trees
 
 NAMES = ("lm_learning_rates", "lm_initialisation", "lm_loss_weights")
 SMALL: dict[str, Any] = {"blocks": 2, "width": 16, "heads": 2, "sequence": 12, "batch": 4, "evaluated": 20}

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from metabench.report.answers import answers, glances
-from metabench.report.entries import Suite, load_suite
+from metabench.report.entries import Suite
 from metabench.report.exactness import ROUNDING, exceeds
+from metabench.report.load import load_suite
 from metabench.report.page import render_page
 from metabench.report.summary import sentences
 from metabench.report.table import Table

@@ -11,7 +11,10 @@ import pytest
 import torch
 from kernel_choice import KERNELS
 
+from metabench.autodiff.optimisers import SGD, scheduled
 from metabench.core import Batch, MetaRole, Problem, Tree
+from metabench.core.problem import OuterOptimiser
+from metabench.core.schedules import Cosine
 from metabench.problems.toy_1d import Toy1D
 from metabench.suite.plan.plan import Plan, load_suite, plan
 from metabench.suite.run.run_cell import run_cell
@@ -73,12 +76,21 @@ class Exhausting(Toy1D):
         return super().inner_loss(params, meta, batch)
 
 
+class Falling(Toy1D):
+    """A rate that becomes negative at the last inner step of the run."""
+
+    def __init__(self, setting: Any) -> None:
+        super().__init__(setting)
+        self.optimiser = SGD(scheduled(0.1, lambda step: 4.5 - step))
+
+
 ON_PROBLEMS: list[tuple[type[Problem], str, str]] = [
     (Vector, "error", "the inner loss has the shape (1,), expected a scalar"),
     (Noisy, "error", "the inner loss is not a function of its arguments"),
     (Whole, "error", "meta-parameter 'l' is of torch.int64"),
     (Unreachable, "error", "does not depend on the meta-parameter 'm', declared to enter the inner loss"),
     (Misdeclared, "error", "roles say MetaRole.OUTER_LOSS, and the outer loss does not depend on any meta-parameter"),
+    (Falling, "error", "<lambda>' gives a learning rate of -0.05 at step 5 of 6: expected a finite number of at least 0"),
     (Infinite, "diverged", "the outer loss is inf at the start"),
 ]
 
@@ -104,6 +116,18 @@ def test_a_check_that_runs_out_of_memory_fails_no_method_that_does_not(
     assert {row["status"] for row in run_cell(cell, silent)} == {"ok"}
     (cell,) = planned(methods=["unrolled"]).cells
     assert {row["status"] for row in run_cell(cell, silent)} == {"oom"}
+
+
+def test_a_row_names_its_outer_optimiser_with_schedule_and_clipping(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clipped(Toy1D):
+        outer_optimiser = OuterOptimiser("SGD", 0.3, momentum=0.9, schedule=Cosine(8), clip=0.5)
+
+    monkeypatch.setattr("metabench.suite.plan.labels.problem", lambda name: Clipped)
+    rows = list(run_cell(planned(outer_steps=8).cells[0], silent))
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["outer_optimiser"] for row in rows} == {"SGD, learning rate 0.3, momentum 0.9, schedule cosine 8, clip 0.5"}
 
 
 METHOD = """

@@ -66,10 +66,6 @@ MISTAKES = [
         "key 'experiments.a.seeds': expected at least one seed and none twice",
     ),
     (f"name: x\n{EXPERIMENT[:-2]}, inner_steps: [0]}}}}", "key 'experiments.a.inner_steps': must be at least 1, got 0"),
-    (
-        f"name: x\n{EXPERIMENT[:-2]}, kind: qualty}}}}",
-        "key 'experiments.a.kind': unknown value 'qualty': did you mean 'quality'?",
-    ),
     ("name: x\nname: y", "is not valid YAML: line 2, column 1: found duplicate key name"),
     ("a: [", "is not valid YAML: line 2, column 1"),
     ("- a", "expected a mapping of keys to values"),

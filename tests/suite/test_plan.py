@@ -126,9 +126,12 @@ def test_rows_lie_in_readable_folders(planned: Planned) -> None:
             {"methods": [{"evograd": {"copies": []}}]},
             "option 'copies' of method 'evograd': an empty list sweeps nothing",
         ),
-        ({"methods": [{"t1t2": {}, "none": {}}]}, "methods: expected a name or {name: {option: value}}"),
-        ({"methods": [3]}, "methods: expected a name or {name: {option: value}}, got 3"),
-        ({"methods": [{"evograd": 3}]}, "methods: expected a name or {name: {option: value}}, got {'evograd': 3}"),
+        ({"methods": [{"t1t2": {}, "none": {}}]}, "method: expected a name or {name: {option: value}}"),
+        ({"kind": "qualty"}, "unknown kind of experiment 'qualty': did you mean 'quality'?"),
+        ({"kind": ["cost"]}, "kind of experiment: expected a name or {name: {option: value}}, got ['cost']"),
+        ({"kind": {"cost": {"a": 1}}}, "takes no option"),
+        ({"methods": [3]}, "method: expected a name or {name: {option: value}}, got 3"),
+        ({"methods": [{"evograd": 3}]}, "method: expected a name or {name: {option: value}}, got {'evograd': 3}"),
     ],
 )
 def test_a_wrong_name_or_option_is_refused(planned: Planned, changes: dict[str, object], message: str) -> None:

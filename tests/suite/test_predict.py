@@ -121,6 +121,12 @@ def test_a_momentum_and_another_number_type_are_predicted() -> None:
     assert predict(cell).peak_bytes == pytest.approx(measured(cell)["peak_bytes"], rel=0.005)
 
 
+@pytest.mark.parametrize("method", ["unrolled", "mixflow", "forward", "ift_fixed_point"])
+def test_a_schedule_is_predicted_to_the_byte(method: str) -> None:
+    cell = cell_of("regularisation", method, inner_steps=[6], options={"schedule": "warm-up 3, cosine 30 to 0.1"})
+    assert predict(cell).peak_bytes == measured(cell)["peak_bytes"]
+
+
 def test_a_prediction_takes_no_memory_of_the_cells_size() -> None:
     cell = cell_of(
         "label_noise", "unrolled", sizes=["mlp512x3"], inner_steps=[10], options={"train": 300, "validation": 100}

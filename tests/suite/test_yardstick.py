@@ -86,7 +86,7 @@ def test_where_reverse_mode_is_right_every_row_says_so_to_many_digits() -> None:
 def test_a_wrong_exact_hypergradient_is_an_error_of_every_row_and_keeps_its_cost(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(run, "exact_target", scaled(1.01))
+    monkeypatch.setattr("metabench.stages.error.exact_target", scaled(1.01))
     rows = rows_of(name, seeds=(0, 1))
     assert [row["status"] for row in rows] == ["error", "error"]
     for row in rows:
@@ -98,7 +98,7 @@ def test_a_wrong_exact_hypergradient_is_an_error_of_every_row_and_keeps_its_cost
 
 
 def test_the_message_has_both_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "exact_target", scaled(2.0))
+    monkeypatch.setattr("metabench.stages.error.exact_target", scaled(2.0))
     (row,) = rows_of("unrolled")
     slopes = row["message"].partition("its slope is ")[2]
     reverse, plain = slopes.removesuffix(" by plain training").split(" by reverse mode and ")
@@ -128,7 +128,7 @@ def test_a_role_that_the_method_forgets_as_well_is_found(monkeypatch: pytest.Mon
 def test_the_exact_value_of_a_methods_own_target_is_checked_through_its_own_steps(
     monkeypatch: pytest.MonkeyPatch, name: Any, target: Target, words: str
 ) -> None:
-    monkeypatch.setattr(run, "exact_target", scaled(1.01, only=target))
+    monkeypatch.setattr("metabench.stages.error.exact_target", scaled(1.01, only=target))
     assert {row["status"] for row in rows_of("unrolled")} == {"ok"}
     (row,) = rows_of(name)
     assert row["status"] == "error" and words in row["message"]
@@ -153,7 +153,7 @@ def test_a_problem_that_stops_gradients_on_purpose_is_no_error(monkeypatch: pyte
     monkeypatch.setattr(labels, "problem", lambda name: Silent)
     (row,) = rows_of("unrolled", **stopping)
     assert row["status"] == "error" and "detach() (label_noise.py:" in row["message"]
-    monkeypatch.setattr(run, "check_derivatives", lambda *arguments: None)
+    monkeypatch.setattr("metabench.stages.well_posed.check_derivatives", lambda *arguments: None)
     (row,) = rows_of("unrolled", **stopping)
     assert row["status"] == "error" and "plain training" in row["message"]
 

@@ -19,7 +19,7 @@ class StepMap:
     """Phi at a state, linearised: the graph of one inner step, recorded once and used for every VJP.
 
     A state is one flat tree here: parameters under 'params/NAME', slots under 'SLOT/NAME'. A step count never settles and would prevent a
-    fixed point, so it is a constant of the map.
+    fixed point, so it is a constant of the map: a scheduled learning rate has its value at that count, of the step that would come next.
     """
 
     def __init__(self, problem: Problem, state: InnerState, meta: Tree, batch: Batch, damping: float = 0.0) -> None:

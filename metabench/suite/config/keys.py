@@ -11,8 +11,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-KINDS = ("quality", "cost")
-
 
 class Device(Enum):
     """Where a suite runs."""
@@ -107,8 +105,10 @@ class Experiment:
     options: dict[str, Any] = key("options of the problem; a list as value is a sweep", {})
     inner_steps: list[int] = key("inner steps per hypergradient; empty: the problem's default", [], minimum=1)
     outer_steps: int | None = key("meta-updates of a run; empty: the problem's default", None, minimum=1)
-    kind: str = key(
-        "'quality': train and evaluate; 'cost': only measure one hypergradient", "quality", choices=KINDS
+    kind: Any = key(
+        "what is done with each cell, see `metabench list kinds`: a name, or {name: {option: value}}; 'quality' trains and evaluates, "
+        "'cost' measures one hypergradient",
+        "quality",
     )
     seeds: list[int] | None = key("seeds; empty: the suite's", None, minimum=0)
 
@@ -142,6 +142,9 @@ class Suite:
     )
     limits: Limits = key("limits of one cell", Limits)
     measure: Measure = key("how each cell is measured", Measure)
+    checkpoint_every: int = key(
+        "outer steps after which a run is saved beside its rows, to be resumed from there after an interruption; 0: never", 0, minimum=0
+    )
     certify: bool = key(
         "certify each method against its target in float64; otherwise every method counts as not certified", True
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from metabench.core.errors import MetabenchError
 from metabench.data.sets.own_text import dataset_folder
 from metabench.measure.kernels import PORTABLE
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 
 
 ATTEMPTS = 2
@@ -22,11 +22,11 @@ ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that decides a cell's rows, except the code. `problem_options` and `method_options` are complete and validated.
+    """Everything that decides a cell's rows, except the code. Options of its kind, problem and method are complete and validated.
 
     `limit_bytes` bounds the peak memory of one hypergradient, `limit_seconds` the whole cell. `device_bytes` is the memory that the device
     is declared to have, or 0: a cell predicted to need more is not started. `kernels` are those of the CPU, see
-    `metabench.measure.kernels`.
+    `metabench.measure.kernels`. `checkpoint_every` is the number of outer steps after which a run is saved; 0 for never.
     """
 
     suite: str
@@ -50,6 +50,8 @@ class Cell:
     plugins: list[str]
     device_bytes: int = 0
     kernels: str = PORTABLE
+    checkpoint_every: int = 0
+    kind_options: dict[str, Any] = field(default_factory=dict)
     version: int = SPEC_VERSION
 
     @property
@@ -63,6 +65,7 @@ class Cell:
             self.inner_steps,
             self.outer_steps,
             self.kind,
+            self.kind_options,
             self.method,
             self.method_options,
             self.dtype,

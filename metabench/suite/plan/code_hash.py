@@ -19,6 +19,7 @@ from metabench.core.registry import Registry, pick
 from metabench.data.fetch.files import content_sha256
 from metabench.data.registry import DATASETS, dataset
 from metabench.data.sets.own_text import is_own_text
+from metabench.kinds import KINDS
 from metabench.methods import METHODS
 from metabench.problems import PROBLEMS
 from metabench.suite.plan.cell import Cell
@@ -95,7 +96,7 @@ class Sources:
 
 
 def code_hash(cell: Cell) -> str:
-    """Return twelve hexadecimal digits over the source that decides the cell's rows: its method, problem, data set and the runner.
+    """Return twelve hexadecimal digits over the source that decides the cell's rows: its kind, method, problem, data set and the runner.
 
     Of what a plugin declares, its file counts and what that imports from this package; of the user's own data, their content. Source
     is read once per process.
@@ -170,7 +171,8 @@ def _modules(cell: Cell) -> tuple[str, ...]:
     """
     plugins = cell.plugin_files
     loader = () if is_own_text(cell.dataset) else (_home(DATASETS, cell.dataset, plugins),)
-    return (RUNNER, _home(METHODS, cell.method, plugins), _home(PROBLEMS, cell.problem, plugins), *loader)
+    named = ((KINDS, cell.kind), (METHODS, cell.method), (PROBLEMS, cell.problem))
+    return (RUNNER, *(_home(registry, name, plugins) for registry, name in named), *loader)
 
 
 def _home(registry: Registry[Any], name: str, plugins: Iterable[Path]) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from metabench import data
+from metabench.core.kind import Kind
 from metabench.core.lazy import torch
 from metabench.core.method import Method
 from metabench.core.options import build, options_text
 from metabench.core.problem import Problem, Setting
+from metabench.kinds import kind
 from metabench.methods import method
 from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
@@ -27,6 +29,16 @@ def problem_class(cell: Cell) -> type[Problem]:
 def load_data(cell: Cell) -> Any:
     """Return what the cell's data set loads as."""
     return data.load(cell.dataset, plugins=cell.plugin_files)
+
+
+def kind_of(cell: Cell) -> Kind:
+    """Return the cell's kind of experiment."""
+    return kind(cell.kind, cell.plugin_files)
+
+
+def kind_options(cell: Cell) -> Any:
+    """Return the options of the cell's kind of experiment, typed."""
+    return build(kind_of(cell).options, cell.kind_options, f"kind of experiment '{cell.kind}'")
 
 
 def method_options(cell: Cell) -> Any:

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from metabench.core.errors import MetabenchError
 from metabench.core.method import Method
@@ -18,6 +18,7 @@ from metabench.core.registry import pick
 from metabench.data import DatasetCard, datasets
 from metabench.data import card as dataset_card
 from metabench.data.sets.own_text import is_own_text
+from metabench.kinds import kinds
 from metabench.methods import methods
 from metabench.problems import problems
 from metabench.results.atomic import write_text_atomically
@@ -26,6 +27,8 @@ from metabench.suite.config.load import load_suite, memory_bytes, to_yaml
 from metabench.suite.plan.cell import Cell
 
 __all__ = ["Plan", "load_suite", "plan"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class Plan:
     def results(self) -> Path:
         """Where all rows go."""
         return self.folder / "results.parquet"
+
+    @property
+    def curves(self) -> Path:
+        """Where all curves go."""
+        return self.folder / "curves.parquet"
 
     @property
     def certificates(self) -> list[Path]:
@@ -133,9 +141,10 @@ def _cells(
     declared = pick("problem", experiment.problem, known_problems)
     card = declared.card
     where = f"problem '{experiment.problem}'"
-    if experiment.kind == "cost" and experiment.outer_steps is not None:
-        raise MetabenchError("'outer_steps' has no meaning where kind is 'cost': nothing is trained")
     plugins = [Path(path) for path in suite.plugins]
+    kind, kind_options = _entry("kind of experiment", experiment.kind, kinds(plugins))
+    if experiment.outer_steps is not None and not kind.trains:
+        raise MetabenchError(f"'outer_steps' has no meaning where kind is '{kind.name}': nothing is trained")
     known_data = datasets(plugins)
     offered = {name: pick(f"data set of {where}", name, known_data) for name in card.datasets}
     for dataset in experiment.datasets:
@@ -150,7 +159,7 @@ def _cells(
     chosen = [
         (method, options)
         for entry in experiment.methods
-        for method, given in [_method_entry(entry, known_methods)]
+        for method, given in [_entry("method", entry, known_methods)]
         for options in _sweep(method.options, given, f"method '{method.name}'")
     ]
     trained = card.outer_steps if experiment.outer_steps is None else experiment.outer_steps
@@ -167,13 +176,14 @@ def _cells(
         yield Cell(
             suite=suite.name,
             experiment=name,
-            kind=experiment.kind,
+            kind=kind.name,
+            kind_options=dataclasses.asdict(build(kind.options, kind_options, f"kind of experiment '{kind.name}'")),
             problem=experiment.problem,
             dataset=dataset,
             size=size,
             problem_options=problem_options,
             inner_steps=inner_steps,
-            outer_steps=0 if experiment.kind == "cost" else trained,
+            outer_steps=trained if kind.trains else 0,
             method=method.name,
             method_options=method_options,
             seeds=list(suite.seeds if experiment.seeds is None else experiment.seeds),
@@ -186,6 +196,7 @@ def _cells(
             plugins=list(suite.plugins),
             device_bytes=memory_bytes(suite.device_memory) if suite.device_memory else 0,
             kernels=suite.kernels.value,
+            checkpoint_every=suite.checkpoint_every,
         )
 
 
@@ -209,15 +220,15 @@ def _check_own_text(own: DatasetCard, offered: Sequence[DatasetCard], where: str
         )
 
 
-def _method_entry(entry: Any, known: Mapping[str, Method]) -> tuple[Method, dict[str, Any]]:
-    """Return the method of an entry of a suite's list, 'name' or {name: {option: value}}, and the options given."""
+def _entry(sort: str, entry: Any, known: Mapping[str, T]) -> tuple[T, dict[str, Any]]:
+    """Return the method or kind that an entry of a suite names, 'name' or {name: {option: value}}, and the options given."""
     name, options = entry, {}
     if isinstance(entry, dict) and len(entry) == 1:
         ((name, options),) = entry.items()
         options = {} if options is None else options
     if not isinstance(name, str) or not isinstance(options, dict):
-        raise MetabenchError(f"methods: expected a name or {{name: {{option: value}}}}, got {entry!r}")
-    return pick("method", name, known), options
+        raise MetabenchError(f"{sort}: expected a name or {{name: {{option: value}}}}, got {entry!r}")
+    return pick(sort, name, known), options
 
 
 def _sweep(options: type, given: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:

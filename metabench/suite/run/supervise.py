@@ -7,7 +7,9 @@ lines of JSON through a pipe.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
+import functools
 import importlib
 import json
 import os
@@ -23,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, NoReturn
 
+from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.types import Progress
 from metabench.measure.kernels import choose_kernels
@@ -55,8 +58,8 @@ def supervise(
     Seeds without a row get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
     limit if that is more) after the cell's time limit, 'oom' if something else killed it, 'error' for any other end.
 
-    `runner` is `metabench.suite.run.run_cell` unless given. `predicted` columns are added to every row; a cell predicted to need more
-    memory than its device is declared to have is not started: its rows are 'unsupported'.
+    `runner` is `metabench.suite.run.run_cell`, with checkpoints beside `out`, unless given. `predicted` columns are added to every row;
+    a cell predicted to need more memory than its device is declared to have is not started: its rows are 'unsupported'.
 
     Raises:
         MetabenchError: a user error found by the runner or while writing; nothing is written.
@@ -71,7 +74,7 @@ def supervise(
         return rows
     patience = max(15.0, 0.1 * cell.limit_seconds) if grace is None else grace
     with _stopping_signals() as unblocked:
-        child = _fork(cell, runner or _run_cell)
+        child = _fork(cell, runner or functools.partial(_run_cell, out=out), imports_torch=runner is None)
         try:
             with unblocked():
                 # pyarrow and, since pyarrow asks it what the values of a table are, pandas: now, while the other process imports torch.
@@ -91,10 +94,10 @@ def _write(out: Path, rows: list[Row]) -> None:
     write_rows(out, rows)
 
 
-def _run_cell(cell: Cell, progress: Progress) -> Iterator[Row]:
+def _run_cell(cell: Cell, progress: Progress, out: Path) -> Iterator[Row]:
     from metabench.suite.run.run_cell import run_cell
 
-    return run_cell(cell, progress)
+    return run_cell(cell, progress, out)
 
 
 @dataclass
@@ -172,7 +175,10 @@ def _listen(child: _Child, cell: Cell, patience: float, progress: Progress) -> _
             elif "progress" in message:
                 progress(*message["progress"])
             elif "row" in message:
-                heard.rows[message["row"]["seed"]] = message["row"]
+                row = message["row"]
+                if "curves" in row:
+                    row["curves"] = {name: Curve(**curve) for name, curve in row["curves"].items()}
+                heard.rows[row["seed"]] = row
             else:
                 heard.finished = "finished" in message
                 heard.mistake = message.get("mistake", "")
@@ -218,7 +224,7 @@ def _environment(cell: Cell) -> Mapping[str, Any]:
     return environment(cell.device)
 
 
-def _fork(cell: Cell, runner: Runner) -> _Child:
+def _fork(cell: Cell, runner: Runner, imports_torch: bool) -> _Child:
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -226,20 +232,20 @@ def _fork(cell: Cell, runner: Runner) -> _Child:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _child(cell, runner, writing, parent)
+        _child(cell, runner, imports_torch, writing, parent)
     os.close(writing)
     with contextlib.suppress(PermissionError, ProcessLookupError):  # both sides set it: whichever comes first
         os.setpgid(pid, pid)
     return _Child(pid, reading)
 
 
-def _child(cell: Cell, runner: Runner, writing: int, parent: int) -> NoReturn:
+def _child(cell: Cell, runner: Runner, imports_torch: bool, writing: int, parent: int) -> NoReturn:
     """Run the cell and leave the process without returning to the code that forked it."""
     code = 1
     pipe = os.fdopen(writing, "wb")
     try:
         _settle(cell, parent)
-        if runner is _run_cell:
+        if imports_torch:
             # Here, so that the cell's time does not include it.
             importlib.import_module("torch")
             importlib.import_module("metabench.suite.run.run_cell")
@@ -302,7 +308,7 @@ class _Throttled:
 
 
 def _send(pipe: BinaryIO, message: dict[str, Any]) -> None:
-    pipe.write(json.dumps(message).encode() + b"\n")
+    pipe.write(json.dumps(message, default=dataclasses.asdict).encode() + b"\n")
     pipe.flush()
 
 

@@ -1,23 +1,46 @@
 """Conditions for a problem's hypergradient to be meaningful; each violation is reported in terms of the problem's code.
 
+`well_posed` is the stage with which every kind of experiment begins.
+
 Parameters and meta-parameters are tensors of real numbers; both losses are finite scalars and functions of their arguments; the
 meta-parameters enter where the problem says that they do; and the outer loss depends on every one of them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from metabench.autodiff.inner import begin, begun, check_finite, leaves_of, recorded_step, step
+from metabench.autodiff.optimisers import (
+    SGD,
+    Adam,
+    Momentum,
+    Rate,
+    RMSprop,
+    Scheduled,
+    counts_steps,
+    rate_at,
+    scheduled,
+)
 from metabench.autodiff.recorded import check_recorded
 from metabench.core import tree
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import MetaRole, Problem
+from metabench.core.schedules import schedule_text
 from metabench.core.segments import LOSS, Segment
 from metabench.core.types import Batch, InnerState, Tree, Window
+from metabench.measure.outcome import outcome
+from metabench.stages.subject import PRECISE, Row, Subject
+
+_STEPS_CHECKED = 200
+"""Most steps of a run at which a learning rate is looked at."""
+
+_WINDOWS_SEEN = 8
+"""Outer steps within whose windows another inner run begins, unless one run goes through all of them."""
 
 _WORDS = {
     MetaRole.INNER_LOSS: "the inner loss",
@@ -25,6 +48,40 @@ _WORDS = {
     MetaRole.UPDATE: "the inner update",
     MetaRole.START: "the start of the inner run",
 }
+
+
+_LOOKED_THROUGH = 4
+"""Outer steps within whose windows a meta-parameter must reach the outer loss."""
+
+
+def well_posed(subject: Subject) -> Iterator[Row]:
+    """Raise what is wrong with the problem, before anything is measured on it; yield its sizes.
+
+    Raises: as `check_trees`, `check_rates`, `check_losses`, `check_reach` and, for the first seed of a small problem, `check_derivatives`.
+    """
+    problem = subject.problem
+    state, meta = problem.initial_state()
+    check_trees(state, meta)
+    settings = subject.measure
+    check_rates(problem, state, meta, max(subject.outer_steps, settings["checkpoint"] + settings["error_windows"], 1))
+    windows = itertools.chain.from_iterable(itertools.islice(problem.windows(), _LOOKED_THROUGH))
+    first = next(windows)
+    try:
+        check_losses(problem, state, meta, first)
+        check_reach(problem, state, meta, itertools.chain([first], windows))
+        if subject.first and tree.count(state.params) <= subject.measure["error_max_params"]:
+            precise = subject.make(PRECISE)
+            check_derivatives(precise, *precise.initial_state(), next(precise.windows())[0])
+    except Exception as error:
+        # One inner step is recorded here. A method that needs less memory than that is not to fail for it.
+        if outcome(error)[0] != "oom":
+            raise
+    yield {
+        "batch": problem.batch,
+        "n_params": tree.count(state.params),
+        "n_meta": tree.count(meta),
+        "outer_optimiser": problem.outer_optimiser.text(),
+    }
 
 
 def check_trees(state: InnerState, meta: Tree) -> None:
@@ -41,6 +98,24 @@ def check_trees(state: InnerState, meta: Tree) -> None:
                     f"{what} '{name}' is of {leaf.dtype}, in which there is no derivative: "
                     "put constants, indices and masks into the batch, and convert counts to the dtype of the parameters"
                 )
+
+
+def check_rates(problem: Problem, state: InnerState, meta: Tree, outer_steps: int) -> None:
+    """Check the learning rates of a run of `outer_steps` meta-updates at the initial meta-parameters: at most 200 steps, spread evenly.
+
+    Rates that are the same at every step are not looked at.
+
+    Raises:
+        MetabenchError: the inner or the outer learning rate is negative or not finite at one of its steps.
+    """
+    like = next(iter(state.params.values()))
+    optimiser = problem.optimiser
+    if isinstance(optimiser, SGD | Momentum | Adam | RMSprop) and counts_steps(optimiser.learning_rate):
+        _check_rate("inner", optimiser.learning_rate, tree.detach(meta), _longest_run(problem, outer_steps), like)
+    settings = problem.outer_optimiser
+    outer = scheduled(settings.learning_rate, settings.schedule)
+    if counts_steps(outer):
+        _check_rate("outer", outer, {}, outer_steps, next(iter(meta.values())))
 
 
 def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window) -> None:
@@ -100,6 +175,31 @@ def check_reach(problem: Problem, state: InnerState, meta: Tree, windows: Iterab
         f"the outer loss does not depend on the meta-parameter '{name}', declared to enter {declared}: neither directly nor through an "
         f"inner step of the first {'window' if seen == 1 else f'{seen} windows'}; its hypergradient would always be zero"
     )
+
+
+def _longest_run(problem: Problem, outer_steps: int) -> int:
+    """Return the inner steps of a run: up to where one of the first windows begins another, or else those of all windows."""
+    steps = each = 0
+    for seen, tasks in enumerate(itertools.islice(problem.windows(), min(outer_steps, _WINDOWS_SEEN))):
+        if seen and tasks[0].begins is not None:
+            return steps
+        each = len(tasks[0].inner)
+        steps += each
+    return max(steps, each * outer_steps)
+
+
+def _check_rate(which: str, rate: Rate, meta: Tree, steps: int, like: torch.Tensor) -> None:
+    name = schedule_text(rate.schedule) if isinstance(rate, Scheduled) else schedule_text(rate)
+    for place in torch.linspace(0, steps - 1, min(steps, _STEPS_CHECKED), dtype=torch.float64).round().tolist():
+        with torch.no_grad():
+            value = rate_at(rate, meta, torch.tensor(place, dtype=like.dtype, device=like.device))
+        for leaf in value.values() if isinstance(value, dict) else [torch.as_tensor(value)]:
+            wrong = leaf[~(leaf.isfinite() & (leaf >= 0))]
+            if wrong.numel():
+                raise MetabenchError(
+                    f"the {which} optimiser's schedule '{name}' gives a learning rate of {float(wrong[0]):g} at step {place:.0f} of "
+                    f"{steps}: expected a finite number of at least 0"
+                )
 
 
 def _check_loss(what: str, loss: Callable[..., Any], params: Tree, meta: Tree, batch: Batch) -> None:

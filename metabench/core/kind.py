@@ -1,0 +1,43 @@
+"""A kind of experiment: what is done with each cell, and what its rows say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from metabench.core.method import NoOptions
+from metabench.core.registry import Declarable
+
+Stage: TypeAlias = "Callable[[Any], Iterator[Mapping[str, Any]]]"
+"""From what is measured, a `metabench.stages.subject.Subject`, to columns of its row, some at a time.
+
+What was yielded stays in the row if the stage fails later."""
+
+
+@dataclass(frozen=True)
+class Kind(Declarable):
+    """A kind of experiment. A module of `metabench.kinds`, a plugin or an installed package declares one.
+
+    Attributes:
+        name: the word in a suite.
+        title: one line for listings.
+        stages: what runs for each seed, in this order.
+        columns: the columns that they may fill, besides those that say what the cell is and how it ended.
+        trains: whether meta-parameters are trained: it takes the key `outer_steps`, and its rows have a quality.
+        curves: the curves that its rows have besides the problem's own, by name, with a line each.
+        options: frozen dataclass of its options.
+        order: its place in listings, ascending; kinds without one follow by name.
+        module: the module that declares it, `__name__`: its source is part of the code hash.
+    """
+
+    name: str
+    title: str
+    stages: tuple[Stage, ...]
+    columns: tuple[str, ...]
+    trains: bool = False
+    curves: Mapping[str, str] = field(default_factory=dict)
+    options: type = NoOptions
+    order: float = math.inf
+    module: str = ""

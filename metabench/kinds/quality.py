@@ -1,0 +1,19 @@
+"""Train meta-parameters with a method, and judge the outcome; cost and error first."""
+
+from __future__ import annotations
+
+from metabench.core.kind import Kind
+from metabench.kinds.cost import COST
+from metabench.stages.quality import quality
+from metabench.training.loop import OUTER_LOSS, TIME
+
+QUALITY = Kind(
+    name="quality",
+    title="cost and error of one hypergradient, then meta-training and the quality that it leads to",
+    stages=(*COST.stages, quality),
+    columns=(*COST.columns, "quality", "metrics", "outer_loss", "meta_summary", "train_s", "data_s", "curves"),
+    trains=True,
+    curves={OUTER_LOSS: "the outer objective at the iterates", TIME: "seconds of training so far"},
+    module=__name__,
+    order=1,
+)

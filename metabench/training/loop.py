@@ -1,0 +1,128 @@
+"""The outer loop: windows, hypergradients, meta-updates and validations, told as events."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metabench.autodiff.outer import OuterUpdate
+from metabench.core import tree
+from metabench.core.curves import POINTS, Curve
+from metabench.core.errors import Diverged, MetabenchError
+from metabench.core.lazy import torch
+from metabench.core.method import Hypergradient, Method, Target
+from metabench.core.problem import Problem
+from metabench.core.types import Window
+from metabench.measure.clock import Stopwatch
+from metabench.measure.device import synchronise
+from metabench.training.checkpoint import Checkpoint
+from metabench.training.run import Best, Run
+
+OUTER_LOSS = "outer loss"
+TIME = "time"
+UNITS = {TIME: "s"}
+"""Units of the curves that every run has."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A method answered for one task of an outer step; `step` counts those done before it."""
+
+    step: int
+    task: int
+    window: Window
+    hypergradient: Hypergradient
+
+
+@dataclass(frozen=True)
+class Updated:
+    """The meta-parameters were updated; `step` counts the outer steps done, this one included."""
+
+    step: int
+    run: Run
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The problem was validated after outer step `step`; `improved` tells whether it is the best so far."""
+
+    step: int
+    values: Mapping[str, float | Curve]
+    improved: bool
+
+
+Event = Answered | Updated | Validated
+
+
+def train(
+    problem: Problem, method: Method, options: Any, run: Run, steps: int, checkpoint: Checkpoint | None = None
+) -> Iterator[Event]:
+    """Continue `run` until `steps` outer steps are done or validation ends it; tell what happens on the way.
+
+    `run` is changed as it goes, and is whole between events of two outer steps. The consumer's own time does not count as training.
+
+    Raises:
+        Diverged: an outer loss or a hypergradient is not finite.
+        MetabenchError: validation does not return the metric that decides.
+    """
+    windows = itertools.islice(problem.windows(), run.step, None)
+    update = OuterUpdate(problem.outer_optimiser)
+    clock, drawing = Stopwatch(run.seconds), Stopwatch(run.data_seconds)
+    followed = math.ceil(steps / POINTS)
+    while run.step < steps and not run.stopped(problem):
+        with clock, drawing:
+            tasks = next(windows)
+        found: list[Hypergradient] = []
+        for task, window in enumerate(tasks):
+            with clock:
+                entered, state = problem.entered(window, run.tasks.get(task))
+                answer = method(entered, state, run.meta, window, options, run.stream)
+            found.append(answer)
+            run.tasks[task] = answer.state
+            yield Answered(run.step, task, window, answer)
+        with clock:
+            hypergradient = tree.mean([one.meta for one in found])
+            run.outer_loss = sum(one.outer_loss for one in found) / len(found)
+            if not math.isfinite(run.outer_loss):
+                raise Diverged(f"the outer loss is {run.outer_loss} after {run.step + 1} of {steps} meta-updates")
+            if not tree.all_finite(hypergradient):
+                raise Diverged(f"the hypergradient is not finite after {run.step + 1} of {steps} meta-updates")
+            if method.target is not Target.NONE:
+                run.meta, run.optimiser = update.update(hypergradient, run.meta, run.optimiser)
+            run.step += 1
+            run.meta, run.memory = problem.after_update(run.step, run.meta, run.memory)
+            synchronise(next(iter(run.meta.values())).device)
+        run.seconds, run.data_seconds = clock.seconds, drawing.seconds
+        run.record.add(run.step, {OUTER_LOSS: run.outer_loss, TIME: run.seconds})
+        if run.step % followed == 0 or run.step == steps:
+            with torch.no_grad():
+                run.record.add(run.step, problem.observe(run.tasks[0].params, run.meta))
+        yield Updated(run.step, run)
+        if problem.validation is not None and run.step % problem.validation.every == 0:
+            yield _validate(problem, run)
+        if checkpoint is not None and run.step % checkpoint.every == 0:
+            checkpoint.save(run)
+
+
+def _validate(problem: Problem, run: Run) -> Validated:
+    """Validate, and keep what is best so far."""
+    rule = problem.validation
+    assert rule is not None
+    values = problem.validate(run.meta)
+    run.record.add(run.step, values)
+    value = values.get(rule.metric.name)
+    if not isinstance(value, int | float):
+        raise MetabenchError(
+            f"validate() returned {', '.join(map(repr, values)) or 'nothing'}, and the problem's validation decides by '{rule.metric.name}'"
+        )
+    sign = 1 if rule.metric.direction == "max" else -1
+    improved = run.best is None or sign * value > sign * run.best.value
+    if improved:
+        # Nothing changes a tree in place: to keep it is to refer to it.
+        run.best, run.waited = Best(float(value), run.step, run.tasks[0].params, run.meta), 0
+    else:
+        run.waited += 1
+    return Validated(run.step, values, improved)

@@ -1,0 +1,76 @@
+"""Where a run of meta-training is: all that its next outer step depends on, and what was seen so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from metabench.autodiff.outer import OuterUpdate
+from metabench.core.lazy import torch
+from metabench.core.problem import Problem
+from metabench.core.types import InnerState, OptimiserState, Tree
+from metabench.training.record import Record
+
+
+@dataclass(frozen=True)
+class Best:
+    """The validation that was best so far: its value, the outer step, and what was learned by then."""
+
+    value: float
+    step: int
+    params: Tree
+    meta: Tree
+
+
+@dataclass
+class Run:
+    """A run of meta-training, between two outer steps.
+
+    Attributes:
+        meta: the meta-parameters.
+        optimiser: the state of the outer optimiser.
+        stream: what the method draws from.
+        step: outer steps done.
+        tasks: the inner state of each place in the list of tasks.
+        memory: what the problem's `after_update` keeps.
+        record: numbers seen along the run.
+        outer_loss: the outer objective of the last outer step, averaged over its tasks.
+        best: the best validation; None before the first.
+        waited: validations since then.
+        seconds: spent in training: data, hypergradients and updates; neither validation nor what is observed.
+        data_seconds: spent on data.
+    """
+
+    meta: Tree
+    optimiser: OptimiserState
+    stream: torch.Generator
+    step: int = 0
+    tasks: dict[int, InnerState] = field(default_factory=dict)
+    memory: Mapping[str, Tree] = field(default_factory=dict)
+    record: Record = field(default_factory=Record)
+    outer_loss: float = math.nan
+    best: Best | None = None
+    waited: int = 0
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+
+    @classmethod
+    def fresh(cls, problem: Problem, stream: torch.Generator) -> Run:
+        """Return a run of `problem` before its first outer step."""
+        meta = problem.initial()
+        return cls(meta, OuterUpdate(problem.outer_optimiser).init(meta), stream)
+
+    def stopped(self, problem: Problem) -> bool:
+        """Tell whether validation asks to end the run early."""
+        rule = problem.validation
+        return rule is not None and 0 < rule.patience <= self.waited
+
+    def outcome(self, problem: Problem) -> tuple[Tree, Tree]:
+        """Return the first task's parameters and the meta-parameters that the run leads to.
+
+        They are the last ones, unless the problem stops early by validation: then those of the best validation.
+        """
+        if self.best is not None and problem.validation is not None and problem.validation.patience:
+            return self.best.params, self.best.meta
+        return self.tasks[0].params, self.meta

@@ -1,0 +1,163 @@
+"""The outer loop: what it tells, what it records, validation and what problems do between updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from small_problems import Tanh, Tasks
+
+from metabench.core import Diverged, MetabenchError, Metric, Tree, tree
+from metabench.core.curves import Curve
+from metabench.core.problem import Problem, Validation
+from metabench.core.randomness import generator
+from metabench.methods import method
+from metabench.training.loop import Answered, Event, Updated, Validated, train
+from metabench.training.run import Run
+
+
+def events_of(problem: Problem, steps: int, name: str = "unrolled") -> tuple[Run, list[Event]]:
+    chosen = method(name)
+    run = Run.fresh(problem, generator(0, "training"))
+    return run, list(train(problem, chosen, chosen.options(), run, steps))
+
+
+def test_each_task_of_each_outer_step_is_told_and_then_the_update() -> None:
+    problem = Tasks()
+    per_step = len(next(iter(problem.windows())))
+    assert per_step > 1
+    run, events = events_of(problem, 3)
+    told = [(type(event), event.step) for event in events]
+    assert told == [pair for step in range(3) for pair in [*[(Answered, step)] * per_step, (Updated, step + 1)]]
+    assert [event.task for event in events if isinstance(event, Answered)] == [*range(per_step)] * 3
+    assert (run.step, set(run.tasks)) == (3, set(range(per_step)))
+
+
+def test_the_run_is_gradient_descent_on_what_the_method_returns() -> None:
+    problem = Tanh()
+    run, events = events_of(problem, 4)
+    meta = problem.initial()
+    for event in events:
+        if isinstance(event, Answered):
+            meta = tree.add_scaled(meta, -problem.outer_optimiser.learning_rate, event.hypergradient.meta)
+    assert all(torch.allclose(run.meta[name], leaf, rtol=1e-12) for name, leaf in meta.items())
+    losses = [event.hypergradient.outer_loss for event in events if isinstance(event, Answered)]
+    curves = run.record.curves()
+    assert (curves["outer loss"].x, curves["outer loss"].values) == ([1, 2, 3, 4], losses)
+    assert curves["time"].values == sorted(curves["time"].values) and curves["time"].values[-1] == run.seconds > run.data_seconds > 0
+
+
+def test_a_method_without_a_hypergradient_changes_nothing() -> None:
+    problem = Tanh()
+    run, _ = events_of(problem, 3, "none")
+    assert all(torch.equal(run.meta[name], leaf) for name, leaf in problem.initial().items())
+
+
+class Followed(Tanh):
+    """Clamps its meta-parameters, counts its updates in its memory, and follows the norm of both."""
+
+    validation = Validation(every=2, metric=Metric("score", "max"))
+    ceiling = 0.0
+
+    def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
+        before = memory.get("count", {"updates": torch.zeros(())})
+        assert int(before["updates"]) == step - 1
+        return tree.tree_map(lambda leaf: leaf.clamp(max=self.ceiling), meta), {"count": {"updates": before["updates"] + 1}}
+
+    def observe(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
+        assert not torch.is_grad_enabled()
+        return {"norm": float(tree.norm(params)), "weights": Curve([0, 1], [float(tree.norm(meta)), 0.0], along="layer")}
+
+    def validate(self, meta: Tree) -> dict[str, float | Curve]:
+        return {"score": -float(tree.norm(meta))}
+
+
+def test_hooks_project_follow_and_validate() -> None:
+    problem = Followed()
+    problem.ceiling = -2.0
+    run, events = events_of(problem, 5)
+    assert all(bool((leaf <= -2.0).all()) for leaf in run.meta.values())
+    assert int(run.memory["count"]["updates"]) == 5
+    curves = run.record.curves()
+    assert (curves["norm"].x, curves["norm"].along) == ([1, 2, 3, 4, 5], "outer step")
+    assert curves["score"].x == [2, 4] and curves["weights"].along == "layer"
+    assert next((event.step, event.improved) for event in events if isinstance(event, Validated)) == (2, True)
+
+
+def test_observations_are_thin_and_reach_the_end() -> None:
+    run, _ = events_of(Followed(), 450, "none")
+    seen = run.record.curves()["norm"].x
+    assert len(seen) <= 200 and seen[-1] == 450 and seen[0] == 3
+    assert len(run.record.curves()["outer loss"].x) == 450
+
+
+class Worsening(Tanh):
+    """Its validation is best after the fourth outer step."""
+
+    validation = Validation(every=1, metric=Metric("loss", "min"), patience=3)
+    validated = 0
+
+    def validate(self, meta: Tree) -> dict[str, float]:
+        self.validated += 1
+        return {"loss": abs(self.validated - 4.0)}
+
+
+def test_validation_ends_a_run_early_and_its_outcome_is_the_best() -> None:
+    run, events = events_of(Worsening(), 50)
+    assert run.step == 7 and run.best is not None and run.best.step == 4
+    fourth = next(event for event in events if isinstance(event, Validated) and event.step == 4)
+    assert fourth.improved
+    whole, _ = events_of(Tanh(), 4)
+    params, meta = run.outcome(Worsening())
+    assert all(torch.equal(meta[name], leaf) for name, leaf in whole.meta.items())
+    assert all(torch.equal(params[name], leaf) for name, leaf in whole.tasks[0].params.items())
+
+
+def test_without_patience_the_outcome_is_the_last_step() -> None:
+    class Patient(Worsening):
+        validation = Validation(every=1, metric=Metric("loss", "min"))
+
+    run, _ = events_of(Patient(), 9)
+    assert run.step == 9 and run.outcome(Patient())[1] is run.meta
+
+
+@pytest.mark.parametrize("values", [{}, {"accuracy": 1.0}, {"loss": Curve([0], [1.0])}])
+def test_a_validation_without_the_metric_that_decides_is_refused(values: dict[str, Any]) -> None:
+    class Other(Worsening):
+        def validate(self, meta: Tree) -> dict[str, float]:
+            return values
+
+    with pytest.raises(MetabenchError, match="the problem's validation decides by 'loss'"):
+        events_of(Other(), 1)
+
+
+def test_the_consumers_time_and_validation_are_not_training() -> None:
+    class Slow(Followed):
+        def validate(self, meta: Tree) -> dict[str, float | Curve]:
+            total = torch.zeros(())
+            for _ in range(20_000):
+                total = total + 1
+            return {"score": float(total)}
+
+    quick, _ = events_of(Followed(), 4)
+    slow, _ = events_of(Slow(), 4)
+    # 20,000 additions take at least a hundred times the four steps' own few hundred operations.
+    assert slow.seconds < 10 * quick.seconds
+
+
+def test_an_outer_loss_that_is_not_finite_ends_the_run_with_what_was_recorded() -> None:
+    class Exploding(Tanh):
+        def outer_loss(self, params: Tree, meta: Tree, batch: Any) -> torch.Tensor:
+            return super().outer_loss(params, meta, batch) * (math.inf if self.broken else 1.0)
+
+        broken = False
+
+    problem, chosen = Exploding(), method("unrolled")
+    run = Run.fresh(problem, generator(0, "training"))
+    with pytest.raises(Diverged, match="the outer loss is inf after 3 of 5 meta-updates"):
+        for event in train(problem, chosen, chosen.options(), run, 5):
+            problem.broken = isinstance(event, Updated) and event.step == 2
+    assert run.record.curves()["outer loss"].x == [1, 2]
