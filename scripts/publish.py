@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 from metabench.report import numbers
-from metabench.report.entries import Entry, Setting, load_suite
+from metabench.report.entries import Entry, Setting
 from metabench.report.figures import build_figures
+from metabench.report.load import load_suite
 from metabench.report.page import build_page
 from metabench.report.table import Cell, Table
 from metabench.report.tables import build_tables, setting_table
@@ -59,7 +60,7 @@ def main() -> None:
 def copy(run: Path) -> None:
     """Copy the rows of a run and render them anew."""
     REFERENCE.mkdir(parents=True, exist_ok=True)
-    for name in ("results.parquet", "results.csv"):
+    for name in ("results.parquet", "results.csv", "curves.parquet"):
         shutil.copyfile(run / name, REFERENCE / name)
     report = REFERENCE / "report"
     shutil.rmtree(report, ignore_errors=True)

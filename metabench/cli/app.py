@@ -37,7 +37,7 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Plugins = Annotated[list[Path], typer.Option("--plugin", help="A Python file with more methods; repeatable.")]
+Plugins = Annotated[list[Path], typer.Option("--plugin", help="A Python file that declares methods, problems or data sets; repeatable.")]
 
 
 class Device(str, Enum):
@@ -313,7 +313,9 @@ def certify_command(
 
     choose_kernels(kernels.value)
     known = list(methods())
-    names = method or [name for name in methods(plugin) if name not in known] or known
+    names = method or ([name for name in methods(plugin) if name not in known] if plugin else known)
+    if not names:
+        raise MetabenchError(f"no method to certify is declared in {', '.join(map(str, plugin))}: name others with --method")
     with progress_display("certify") as progress:
         from metabench.certify.processes import certify_all
 
@@ -330,7 +332,7 @@ def collect_command(
     cells: Annotated[
         Path, typer.Option(help="A text file with one row file per line, or a folder: every row file below it.")
     ],
-    out: Annotated[Path, typer.Option(help="The table of all rows, in Parquet; a CSV is written next to it.")],
+    out: Annotated[Path, typer.Option(help="The table of all rows, in Parquet; a CSV is written next to it, and curves.parquet.")],
     suite: Annotated[Path, typer.Option(help="The suite that the rows belong to.")] = DEFAULT_SUITE,
     certificates: Annotated[
         Path | None,
@@ -340,7 +342,7 @@ def collect_command(
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Collect the rows of a suite's cells and the certificates of its methods in one table."""
+    """Collect the rows of a suite's cells and the certificates of its methods in one table, their curves in another."""
     from metabench.results.certificate import read_all_certificates
     from metabench.results.store import collect
     from metabench.suite.run.provenance import results_metadata
@@ -349,7 +351,7 @@ def collect_command(
     certified = read_all_certificates(_certificate_files(certificates) if certificates else [])
     report = collect(_listed_files(cells, "row files"), out, results_metadata(planned, certified))
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
-    print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}", file=sys.stderr)
+    print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}, {report.curves}", file=sys.stderr)
 
 
 def _certificate_files(certificates: Path) -> list[Path]:
@@ -393,14 +395,15 @@ def fetch_command(
     names: Annotated[list[str] | None, typer.Argument(help="Data sets; by default all that can be fetched.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="A folder to search first.")] = None,
     root: Annotated[Path | None, typer.Option(help="The folder for fetched data.")] = None,
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Fetch the data sets that do not ship with metabench, and check their sha256."""
     from metabench.data import datasets
     from metabench.data.fetching import fetch
 
-    wanted = names or [name for name, card in datasets().items() if card.fetched]
+    wanted = names or [name for name, card in datasets(plugin).items() if card.fetched]
     with progress_display("fetch") as progress:
-        done = fetch(wanted, root, source, progress=progress)
+        done = fetch(wanted, root, source, progress=progress, plugins=plugin)
     rows = [
         (
             one.name,
@@ -419,9 +422,20 @@ def new_method_command(
     out: Annotated[Path, typer.Option(help="The folder for its two files.")] = Path(),
 ) -> None:
     """Write a complete method of about forty lines, for you to change, and its test."""
-    from metabench.cli.new_method import next_commands, write_method
+    from metabench.cli.new_files import after_method, write_method
 
-    print(next_commands(name, write_method(name, out)), end="")
+    print(after_method(name, write_method(name, out)), end="")
+
+
+@app.command("new-problem")
+def new_problem_command(
+    name: Annotated[str, typer.Argument(help="The problem's name: a Python identifier not used by another problem.")],
+    out: Annotated[Path, typer.Option(help="The folder for its three files.")] = Path(),
+) -> None:
+    """Write a complete bilevel problem of about seventy lines, for you to change, its data and its test."""
+    from metabench.cli.new_files import after_problem, write_problem
+
+    print(after_problem(name, write_problem(name, out)), end="")
 
 
 @app.command("config-reference")

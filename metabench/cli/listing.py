@@ -1,4 +1,4 @@
-"""`metabench list`: methods, problems, data sets, sizes and suites, as tables or JSON."""
+"""`metabench list`: methods, problems, data sets, sizes, inner optimisers and suites, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _where(entry: dict[str, Any]) -> str:
         return "here" if entry["available"] else f"metabench fetch {entry['name']}"
     if entry["library"]:
         return f"in {entry['library']}" if entry["available"] else f"needs {entry['library']}"
-    return "no data"
+    return "own file" if entry["files"] else "no data"
 
 
 _LISTINGS: dict[Kind, _Listing] = {
@@ -107,7 +107,7 @@ _LISTINGS: dict[Kind, _Listing] = {
         ),
     ),
     Kind.problems: _Listing(
-        lambda plugins: _named(problem_cards()),
+        lambda plugins: _named(problem_cards(plugins)),
         ("name", "what", "data sets", "sizes", "metrics", "inner steps", "outer steps", "options"),
         lambda p: (
             p["name"],
@@ -122,7 +122,7 @@ _LISTINGS: dict[Kind, _Listing] = {
         right=("inner steps", "outer steps"),
     ),
     Kind.datasets: _Listing(
-        lambda plugins: _named(dataset_cards()),
+        lambda plugins: _named(dataset_cards(plugins)),
         ("name", "what", "examples or bytes", "files", "where", "licence"),
         lambda d: (
             d["name"],
@@ -135,7 +135,7 @@ _LISTINGS: dict[Kind, _Listing] = {
         right=("files",),
     ),
     Kind.sizes: _Listing(
-        lambda plugins: size_cards(),
+        size_cards,
         ("problem", "size", "model"),
         lambda s: (s["problem"], s["size"] + (" (default)" if s["default"] else ""), s["description"]),
     ),

@@ -22,7 +22,7 @@ def references() -> dict[str, str]:
 def keys(citation: str) -> list[str]:
     """Return the keys that a citation names, separated by spaces, or those of its BibTeX; empty if it cites nothing."""
     if citation.lstrip().startswith("@"):
-        return re.findall(r"^\s*@\w+\{\s*([^,\s]+)", citation, re.MULTILINE)
+        return re.findall(r"^\s*@\w+\{\s*([^,\s}]+)", citation, re.MULTILINE)
     return citation.split()
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 POINTS = 200
 """The most points that a row keeps of a curve."""
@@ -76,10 +77,42 @@ class Curve:
         if count <= most:
             return self
         kept = [round(place * (count - 1) / (most - 1)) for place in range(most)]
-        x, values, lower, upper = (
-            [numbers[at] for at in kept] if len(numbers) else () for numbers in (self.x, self.values, self.lower, self.upper)
+        return self._of(lambda numbers: [numbers[at] for at in kept] if len(numbers) else numbers)
+
+    def plain(self) -> Curve:
+        """Return the curve with tuples of floats and plain texts, whatever it was made of."""
+        curve = self._of(lambda numbers: tuple(map(float, numbers)))
+        return replace(
+            curve,
+            unit=str(self.unit),
+            along=str(self.along),
+            n=int(self.n),
+            log_x=bool(self.log_x),
+            log_y=bool(self.log_y),
         )
-        return replace(self, x=x, values=values, lower=lower, upper=upper)
+
+    def _of(self, change: Callable[[Sequence[float]], Sequence[float]]) -> Curve:
+        """Return the curve with its numbers changed."""
+        return replace(
+            self, x=change(self.x), values=change(self.values), lower=change(self.lower), upper=change(self.upper)
+        )
+
+
+def sound_curves(curves: Mapping[str, Any]) -> tuple[dict[str, Curve], str]:
+    """Return the curves that a row can keep, thinned and of plain numbers, and what is wrong with the others; empty if nothing is."""
+    faults = {name: fault for name, curve in curves.items() if (fault := curve_fault(curve))}
+    sound = {name: curve.thinned().plain() for name, curve in curves.items() if name not in faults}
+    return sound, "; ".join(f"no curve '{name}': it {fault}" for name, fault in faults.items())
+
+
+def curve_fault(curve: Any) -> str:
+    """Return `Curve.fault` of what a problem or method gave as a curve, which may be anything."""
+    if not isinstance(curve, Curve):
+        return f"is a {type(curve).__name__}, not a Curve"
+    try:
+        return curve.fault() or curve.plain().fault()
+    except (TypeError, ValueError, OverflowError) as error:
+        return f"has values that are no numbers: {error}"
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

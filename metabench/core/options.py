@@ -63,20 +63,13 @@ def changed(options: Any) -> dict[str, Any]:
 
 
 def options_text(options: Any) -> str:
-    """Return the options that differ from their defaults as 'name=value, ...'; `read_options` reads it back.
+    """Return the options that differ from their defaults as 'name=value, ...', for people to read.
 
     A text that could be taken for several options is quoted.
     """
     return ", ".join(f"{name}={_value_text(value)}" for name, value in changed(options).items())
 
 
-def read_options(text: str) -> dict[str, str]:
-    """Return the options of 'name=value, ...' as texts, by name."""
-    pairs = ((match[1], match[2]) for match in _PAIR.finditer(text))
-    return {name: json.loads(value) if value.startswith('"') else value for name, value in pairs}
-
-
-_PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|.*?)(?:, |$)')
 _AMBIGUOUS = re.compile(r'[,="\n]')
 
 

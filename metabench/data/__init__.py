@@ -1,13 +1,12 @@
 """Data sets: their sources, checksums, licences and arrays. Uses numpy, never torch.
 
-`own_data` declares your own file. `metabench.data.fetching` fetches the sets that do not ship; `metabench.data.splits` draws disjoint
-splits; `metabench.data.text.tokens` turns text into tokens.
+`metabench.data.own` declares your own files; `metabench.data.fetching` fetches the sets that do not ship; `metabench.data.splits` draws
+disjoint splits; `metabench.data.text.tokens` turns text into tokens.
 """
 
 from __future__ import annotations
 
 from metabench.data.contract import Classification, DataFile, Dataset, DatasetCard, Domains, Text
-from metabench.data.own import Examples, own_data, read_arrays
 from metabench.data.registry import card, datasets, is_available, load
 
 __all__ = [
@@ -16,12 +15,9 @@ __all__ = [
     "Dataset",
     "DatasetCard",
     "Domains",
-    "Examples",
     "Text",
     "card",
     "datasets",
     "is_available",
     "load",
-    "own_data",
-    "read_arrays",
 ]

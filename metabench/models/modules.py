@@ -10,7 +10,9 @@ from metabench.core.lazy import torch
 from metabench.core.types import Tree
 
 
-def as_function(module: torch.nn.Module) -> tuple[Tree, Callable[..., Any]]:
+def as_function(
+    module: torch.nn.Module, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> tuple[Tree, Callable[..., Any]]:
     """Return (params, function): function(params, *inputs) is the module's output for inputs, with these parameters in place of its own.
 
     The tree holds the parameters that require gradients, detached, by their names in the module; one used in several places
@@ -18,11 +20,14 @@ def as_function(module: torch.nn.Module) -> tuple[Tree, Callable[..., Any]]:
     mode, training or evaluation. Scaled dot-product attention is computed by its formula, because the fused kernels have only one
     derivative.
 
+    device, dtype: of the parameters and of buffers of real numbers; by default those of the module, which stays as it is. Give them here:
+    the module's own `to` fails where memory is predicted, on tensors without memory.
+
     A module draws its own initial parameters from torch's global random numbers. In a problem, build it with these set by the seed:
 
         with torch.random.fork_rng():
             torch.manual_seed(stream_seed(setting.seed, "initial params"))
-            params, network = as_function(Network().to(setting.device, setting.dtype))
+            params, network = as_function(Network(), setting.device, setting.dtype)
 
     Raises:
         MetabenchError: a part of the module is not a function of parameters and inputs (active dropout, running statistics), has
@@ -30,15 +35,15 @@ def as_function(module: torch.nn.Module) -> tuple[Tree, Callable[..., Any]]:
             if a call changes a buffer.
     """
     for name, part in module.named_modules():
-        if reason := _refusal(part):
+        if reason := _refusal(part, device):
             where = f"'{name}' ({type(part).__name__})" if name else f"a {type(part).__name__}"
             raise MetabenchError(f"the module cannot be a function of its parameters: {where} {reason}")
     parameters = dict(module.named_parameters())
-    params = {name: leaf.detach() for name, leaf in parameters.items() if leaf.requires_grad}
+    params = {name: _placed(leaf, device, dtype) for name, leaf in parameters.items() if leaf.requires_grad}
     if not params:
         raise MetabenchError(f"the module, a {type(module).__name__}, has no parameter that requires a gradient")
-    constants = {name: leaf.detach() for name, leaf in parameters.items() if not leaf.requires_grad}
-    constants |= dict(module.named_buffers())
+    constants = {name: _placed(leaf, device, dtype) for name, leaf in parameters.items() if not leaf.requires_grad}
+    constants |= {name: _placed(leaf, device, dtype) for name, leaf in module.named_buffers()}
 
     def function(params: Tree, *inputs: Any) -> Any:
         values = {**params, **constants}
@@ -57,9 +62,14 @@ def as_function(module: torch.nn.Module) -> tuple[Tree, Callable[..., Any]]:
     return params, function
 
 
-def _refusal(part: torch.nn.Module) -> str:
+def _placed(leaf: torch.Tensor, device: torch.device | None, dtype: torch.dtype | None) -> torch.Tensor:
+    return leaf.detach().to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+
+
+def _refusal(part: torch.nn.Module, device: torch.device | None) -> str:
     """Return why a part is not allowed and what to use instead, as a clause that follows its name; empty if it is allowed."""
     nn = torch.nn
+    on_cuda = device is not None and torch.device(device).type == "cuda"
     own = list(part.parameters(recurse=False)) + list(part.buffers(recurse=False))
     if any(nn.parameter.is_lazy(leaf) for leaf in own):
         return "has no parameters before its first call: call the module once on an input of the right shape"
@@ -72,6 +82,6 @@ def _refusal(part: torch.nn.Module) -> str:
         return "keeps running statistics: use track_running_stats=False (the statistics of the batch), LayerNorm or GroupNorm"
     if isinstance(part, nn.LSTM):
         return "has no forward-mode derivative, and on CUDA no second one: use LSTMCell in a loop"
-    if isinstance(part, nn.RNNBase) and any(leaf.is_cuda for leaf in own):
+    if isinstance(part, nn.RNNBase) and (on_cuda or any(leaf.is_cuda for leaf in own)):
         return f"has no second derivative on CUDA (cuDNN): use {type(part).__name__}Cell in a loop"
     return ""

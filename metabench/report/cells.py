@@ -34,7 +34,7 @@ def setting_record(setting: Setting) -> dict[str, Any]:
         "problem": setting.task.problem,
         "dataset": setting.task.dataset,
         "size": setting.size,
-        "problem_options": setting.problem_options,
+        "problem_variant": setting.problem_variant,
         "experiment": setting.experiment,
         "kind": setting.kind,
     }
@@ -42,9 +42,7 @@ def setting_record(setting: Setting) -> dict[str, Any]:
 
 def exact_cell(entry: Entry) -> Cell:
     """Return a cell that says whether a method is exact for its target."""
-    return Cell(
-        "exact" if entry.exact else "approx.", "0" if entry.exact else "1", tone="" if entry.exact else "muted"
-    )
+    return Cell("exact" if entry.exact else "approx.", "0" if entry.exact else "1", tone="" if entry.exact else "muted")
 
 
 def estimate_record(name: str, found: Estimate | None) -> dict[str, Any]:

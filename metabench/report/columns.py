@@ -1,11 +1,14 @@
-"""Summaries of one column over the seeds of a cell."""
+"""Summaries of one column over the seeds of a cell, as the column declares them."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+from metabench.results.schema import BY_NAME
+from metabench.results.statistics import intervals
 
 
 def finite(value: Any) -> bool:
@@ -22,24 +25,31 @@ def present(rows: Iterable[Mapping[str, Any]], column: str) -> list[Any]:
     ]
 
 
-def largest(rows: Iterable[Mapping[str, Any]], column: str) -> int | None:
-    """Return the largest value of a column; None where there is none."""
+def combined(rows: Iterable[Mapping[str, Any]], column: str) -> Any:
+    """Return what the seeds' values of a column become, as `Column.seeds` declares; None where there is no value."""
     found = present(rows, column)
-    return max(found) if found else None
+    return combine(found, column) if found else None
 
 
-def greatest(rows: Iterable[Mapping[str, Any]], column: str) -> float | None:
-    """Return the greatest value of a column of real numbers; None where it has none."""
-    return max(present(rows, column), default=None)
+def combine(values: Sequence[Any], column: str) -> Any:
+    """Return what some values of a column, at least one, become; numbers by name are combined by name."""
+    how = BY_NAME[column].seeds
+    if how is None:
+        raise ValueError(f"column '{column}' does not declare how its seeds are combined")
+    if how == "same" or not isinstance(values[0], Mapping):
+        return _COMBINE[how](values)
+    names = dict.fromkeys(name for value in values for name in value)
+    return {name: _COMBINE[how]([value[name] for value in values if name in value]) for name in names}
 
 
-def median(rows: Iterable[Mapping[str, Any]], column: str) -> float | None:
-    """Return the median of a column; None where it has no value."""
-    found = present(rows, column)
-    return float(statistics.median(found)) if found else None
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
-def mean(rows: Iterable[Mapping[str, Any]], column: str) -> float | None:
-    """Return the mean of a column; None where it has no value."""
-    found = present(rows, column)
-    return math.fsum(found) / len(found) if found else None
+_COMBINE: Mapping[str, Callable[[Sequence[Any]], Any]] = {
+    "same": lambda values: values[0],
+    "max": max,
+    "median": lambda values: float(statistics.median(values)),
+    "mean": _mean,
+    "interval": lambda values: intervals([values])[0],
+}

@@ -23,6 +23,7 @@ from metabench.report.panel import Failure, Figure, Panel, Point
 from metabench.report.rules import draw_rules
 from metabench.report.scales import set_scale
 from metabench.report.style import INKS, STATUS_COLOURS, LabelStyle, colour_variables
+from metabench.report.traces import draw_traces, ends
 
 INK, MUTED, RULE, FAINT, PAPER = (INKS[name][0] for name in ("ink", "muted", "rule", "faint", "paper"))
 PANEL_WIDTH, PANEL_HEIGHT = 4.5, 3.1  # inches
@@ -149,10 +150,11 @@ def inline_svg(document: str, description: str) -> str:
     rest = re.sub(r"font: (?:bold |\d00 )?([\d.]+)px [^;\"]*", r"font-size: \1px", rest)
     rest = re.sub(r' transform="rotate\(-0 [^"]*"', "", rest)
     rest = re.sub(
-        r' id="(?:axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|figure|legend|LineCollection|PathCollection)_?\d*"',
+        r' id="(?:axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|figure|legend|\w+Collection)_?\d*"',
         "",
         rest,
     )
+    rest = re.sub(r' d="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match.group()), rest)
     rest = re.sub(r"font-family: [^;\"]*;? ?", "", rest).replace("xlink:href", "href")
     rest = re.sub(r"\n\s*", "\n", rest)
     return f'<svg viewBox="{box.group(1) if box else "0 0 324 230"}" role="img" aria-label="{title}">{rest.strip()}'
@@ -176,7 +178,9 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle], title
     xs += [failure.x for failure in placed if failure.x is not None]
     floor = -math.inf if panel.floor is None else panel.floor
     low_points = [point for point in panel.points if point.y < floor]
-    ys = [
+    along, across = ends(panel.traces)
+    xs += along
+    ys = across + [
         value
         for point in panel.points
         if point.y >= floor
@@ -204,6 +208,7 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle], title
             zorder=2,
         )
     _draw_points(axes, [point for point in panel.points if point.y >= floor], styles)
+    draw_traces(axes, panel, styles)
     if low_points:
         _draw_floor(axes, low_points, panel.floor_words, styles)
     if rows:

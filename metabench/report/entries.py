@@ -15,15 +15,12 @@ from typing import Any
 import yaml
 
 from metabench.core.errors import MetabenchError
-from metabench.report.certified import NEVER, read_certificates, verdict, worst
-from metabench.report.columns import finite, greatest, largest, mean, median, present
-from metabench.report.exactness import exceeds, excess
-from metabench.report.style import LabelStyle, assign_styles, method_order, natural_key
+from metabench.report.certified import NEVER, worst
+from metabench.report.style import LabelStyle, natural_key
 from metabench.results.certificate import Certificate
-from metabench.results.metadata import Metadata, decode_metadata
-from metabench.results.schema import STATUSES
-from metabench.results.statistics import Estimate, intervals, paired_differences
-from metabench.results.store import read_rows
+from metabench.results.curves import Curves, read_curves
+from metabench.results.metadata import Metadata
+from metabench.results.statistics import Estimate
 
 DEFAULT_BASELINE = "unrolled"
 Row = dict[str, Any]
@@ -98,20 +95,31 @@ class Setting:
 
     task: Task
     size: str
-    problem_options: str
+    problem_variant: str
     experiment: str
     kind: str
     place: Place
+
+    @classmethod
+    def of(cls, row: Row) -> Setting:
+        """Return the setting of a row."""
+        return cls(
+            Task(row["problem"], row["dataset"]),
+            row["size"],
+            row["problem_variant"],
+            row["experiment"],
+            row["kind"],
+            Place.of(row),
+        )
 
 
 @dataclass
 class Entry:
     """One method in one setting, its seeds combined. Bytes and seconds are those of one hypergradient.
 
-    Memory is the largest over seeds, time the median of the seeds' medians (quartiles likewise), the hypergradient's figures their mean.
-    own_error: largest of a seed, against the method's own target. yardstick_error: largest disagreement of the exact hypergradient with
-    plain training. samples: of each seed, windows times draws that the hypergradient's figures are means of. batch: 0 where no seed came
-    to draw one.
+    Seeds are combined as each column declares (`metabench.results.schema`). own_error: largest of a seed, against the method's own
+    target. yardstick_error: disagreement of the exact hypergradient with plain training. samples: of each seed, windows times draws that
+    the hypergradient's figures are means of. batch: 0 where no seed came to draw one.
     verdict: that of the method's certificate for the source of these rows. inexact: why its label, in any setting, is not
     exact as declared; empty if it is, or does not claim to be.
     """
@@ -137,6 +145,9 @@ class Entry:
     dynamic_bytes: int | None = None
     static_bytes: int | None = None
     memory_source: str = ""
+    floor_bytes: int | None = None
+    predicted_bytes: int | None = None
+    flops: int | None = None
     time_median: float | None = None
     time_q1: float | None = None
     time_q3: float | None = None
@@ -148,6 +159,8 @@ class Entry:
     samples: int | None = None
     n_params: int | None = None
     n_meta: int | None = None
+    problem_options: dict[str, Any] = field(default_factory=dict)
+    method_options: dict[str, Any] = field(default_factory=dict)
     memory_ratio: float | None = None
     time_ratio: float | None = None
     verdict: str = NEVER
@@ -195,6 +208,7 @@ class Suite:
     """Everything that the report shows: the rows, entries, the order and style of labels, and the suite's metadata.
 
     method_styles: the style of each method, in the suite's order: that of its label without options, whether or not such a label is there.
+    curves_file: curves.parquet; None where there is none.
     """
 
     rows: list[Row]
@@ -204,6 +218,12 @@ class Suite:
     styles: dict[str, LabelStyle]
     method_styles: dict[str, LabelStyle]
     certificates: dict[str, Certificate]
+    curves_file: Path | None = None
+
+    @cached_property
+    def curves(self) -> Curves:
+        """The curves of each cell and seed by name, read when they are first asked for; none where there is no file of them."""
+        return read_curves(self.curves_file) if self.curves_file else {}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -248,7 +268,7 @@ class Suite:
             return (
                 tasks[setting.task],
                 setting.kind != "quality",
-                natural_key(setting.problem_options),
+                natural_key(setting.problem_variant),
                 weight[(setting.task.problem, setting.size)],
                 natural_key(setting.size),
                 setting.experiment,
@@ -294,13 +314,13 @@ class Suite:
     @cached_property
     def titles(self) -> dict[Setting, str]:
         """A short title for each setting within its task: size and options, and as much else as is needed to tell it apart."""
-        short = {setting: (setting.task, setting.size, setting.problem_options) for setting in self.settings}
+        short = {setting: (setting.task, setting.size, setting.problem_variant) for setting in self.settings}
         shared = Counter((setting.place, *key) for setting, key in short.items())
         titles = {}
         for setting in self.settings:
             parts = [setting.size]
-            if setting.problem_options:
-                parts.append(setting.problem_options)
+            if setting.problem_variant:
+                parts.append(setting.problem_variant)
             if shared[(setting.place, *short[setting])] > 1:
                 parts.append(setting.experiment)
             parts += self.apart(setting.place)
@@ -347,122 +367,6 @@ def parse_config(text: str) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def load_suite(results: Path) -> Suite:
-    """Read results.parquet and combine the seeds of each cell. Raises as `read_rows`."""
-    table = read_rows(results)
-    metadata = decode_metadata(table.schema.metadata)
-    rows: list[Row] = table.to_pylist()
-    baseline = str(parse_config(metadata.suite).get("baseline") or DEFAULT_BASELINE)
-    methods = method_order(metadata.methods, {row["method"] for row in rows})
-    styles = assign_styles(methods, {row["label"]: row["method"] for row in rows})
-    grouped: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        setting = Setting(
-            Task(row["problem"], row["dataset"]),
-            row["size"],
-            row["problem_options"],
-            row["experiment"],
-            row["kind"],
-            Place.of(row),
-        )
-        # Not by batch: a seed that failed before its first batch has none, and belongs to the same cell.
-        grouped.setdefault((setting, row["label"], row["inner_steps"], row["outer_steps"]), []).append(row)
-    certificates = read_certificates(metadata.certificates)
-    entries = [_entry(key[0], group) for key, group in grouped.items()]
-    for entry, group in zip(entries, grouped.values(), strict=True):
-        entry.verdict = verdict(certificates.get(entry.method), (row["method_hash"] for row in group))
-    _add_exactness(entries)
-    _add_quality(entries)
-    _add_comparisons(entries, baseline)
-    own = assign_styles(methods, {method: method for method in methods})
-    return Suite(rows, metadata, entries, baseline, styles, own, certificates)
-
-
-def _entry(setting: Setting, rows: list[Row]) -> Entry:
-    first = rows[0]
-    statuses = Counter(row["status"] for row in rows)
-    messages: dict[str, str] = {}
-    for row in rows:
-        # An ok row may have one as well: what is missing from it.
-        if row["message"]:
-            messages.setdefault(row["status"], row["message"])
-    directions = present(rows, "direction")
-    return Entry(
-        setting=setting,
-        label=first["label"],
-        method=first["method"],
-        target=first["target"],
-        exact=first["exact"],
-        inner_steps=first["inner_steps"],
-        outer_steps=first["outer_steps"],
-        batch=max(row["batch"] for row in rows),
-        cells=tuple(dict.fromkeys(row["cell"] for row in rows)),
-        seeds=len(rows),
-        statuses={status: statuses[status] for status in STATUSES if statuses[status]},
-        messages=messages,
-        metric=next(iter(present(rows, "metric")), ""),
-        higher_is_better=next(iter(directions), "max") != "min",
-        quality_by_seed={
-            row["seed"]: row["quality"] for row in rows if row["status"] == "ok" and finite(row["quality"])
-        },
-        peak_bytes=largest(rows, "peak_bytes"),
-        dynamic_bytes=largest(rows, "dynamic_bytes"),
-        static_bytes=largest(rows, "static_bytes"),
-        memory_source=next(iter(present(rows, "memory_source")), ""),
-        time_median=median(rows, "time_median_s"),
-        time_q1=median(rows, "time_q1_s"),
-        time_q3=median(rows, "time_q3_s"),
-        first_call=median(rows, "first_call_s"),
-        train=median(rows, "train_s"),
-        gradient={name: mean(rows, name) for name in GRADIENT_COLUMNS},
-        own_error=greatest(rows, "target_error"),
-        yardstick_error=greatest(rows, "yardstick_error"),
-        samples=largest(rows, "hypergradient_samples"),
-        n_params=largest(rows, "n_params"),
-        n_meta=largest(rows, "n_meta"),
-    )
-
-
-def _add_exactness(entries: list[Entry]) -> None:
-    """Mark every entry of a label if one of them exceeds rounding: a method that is inexact anywhere is trusted nowhere."""
-    worst: dict[str, Entry] = {}
-    for entry in entries:
-        if exceeds(entry.exact, entry.target, entry.own_error):
-            known = worst.setdefault(entry.label, entry)
-            worst[entry.label] = max(known, entry, key=lambda one: one.own_error or 0.0)
-    for entry in entries:
-        if found := worst.get(entry.label):
-            task = found.setting.task
-            where = f"{task.problem} on {task.dataset}, {found.setting.size}, K = {found.inner_steps}"
-            entry.inexact = excess(found.own_error or 0.0, where)
-
-
-def _add_quality(entries: list[Entry]) -> None:
-    """Fill in the interval of quality over seeds, of all entries together."""
-    measured = [entry for entry in entries if entry.quality_by_seed]
-    for entry, found in zip(
-        measured, intervals([list(entry.quality_by_seed.values()) for entry in measured]), strict=True
-    ):
-        entry.quality = found
-
-
-def _add_comparisons(entries: list[Entry], baseline: str) -> None:
-    """Fill in ratios and the paired difference to the baseline of the same setting, inner steps and outer steps."""
-    references = {comparable(entry): entry for entry in entries if entry.label == baseline}
-    compared = [(entry, references[comparable(entry)]) for entry in entries if comparable(entry) in references]
-    for entry, reference in compared:
-        entry.memory_ratio = _quotient(entry.peak_bytes, reference.peak_bytes)
-        entry.time_ratio = _quotient(entry.time_median, reference.time_median)
-    others = [(entry, reference) for entry, reference in compared if entry is not reference]
-    found = paired_differences([(entry.quality_by_seed, reference.quality_by_seed) for entry, reference in others])
-    for (entry, _), difference in zip(others, found, strict=True):
-        entry.difference = difference
-
-
 def comparable(entry: Entry) -> tuple[Any, ...]:
     """Return what two entries must share for a ratio or a paired difference between them to mean something."""
     return (entry.setting, entry.inner_steps, entry.outer_steps)
-
-
-def _quotient(ours: float | None, theirs: float | None) -> float | None:
-    return ours / theirs if ours is not None and theirs else None

@@ -8,10 +8,12 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from metabench.report.budget_figure import budget_figure
+from metabench.report.curve_figures import curve_figures
 from metabench.report.drawing import draw_figure
-from metabench.report.entries import Suite, load_suite
+from metabench.report.entries import Suite
 from metabench.report.figure_parts import MEMORY, TIME
 from metabench.report.gradient_figures import error_figure
+from metabench.report.load import load_suite
 from metabench.report.memory_figures import study_figures, study_styles
 from metabench.report.panel import Figure, Missing
 from metabench.report.prediction_figure import prediction_figure
@@ -28,12 +30,13 @@ _WORTH_PROCESSES = 12  # figures; a process needs seconds to start
 def build_figures(results: Path, out: Path, workers: int = 1) -> list[Path]:
     """Write every figure as PDF, PNG and the CSV of its data to `out` and return the files. The same rows give the same bytes.
 
-    results: results.parquet. workers: processes that draw; more than one needs a main module that can be imported, as a command line has.
+    results: results.parquet, with the curves of its runs in curves.parquet next to it. workers: processes that draw; more than one needs
+    a main module that can be imported, as a command line has.
     Raises MetabenchError where the rows cannot be read or `out` cannot be written.
     """
     out = Path(out)
     suite = load_suite(Path(results))
-    figures = [figure for figure in all_figures(suite) if isinstance(figure, Figure)]
+    figures = [figure for figure in all_figures(suite) if isinstance(figure, Figure)] + curve_figures(suite)
     written: list[Path] = []
     if workers > 1 and len(figures) >= _WORTH_PROCESSES:
         with ProcessPoolExecutor(min(workers, len(figures)), mp_context=get_context("spawn")) as pool:

@@ -7,13 +7,11 @@ Experiments that sweep one thing at a time share their centre, so configurations
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from metabench.core.options import read_options
-from metabench.report.columns import finite
-from metabench.report.entries import Entry, Place, Row, Suite, Task
+from metabench.report.entries import Entry, Place, Suite, Task
 
 SUBJECTS = ("mixflow", "unrolled_remat")
 """Methods that the study is about: the first of them that was measured."""
@@ -24,7 +22,7 @@ ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is measured. options: the problem's options by name, those at their defaults filled in where the results know them."""
+    """What is measured. options: the problem's options by name, as texts."""
 
     task: Task
     size: str
@@ -40,17 +38,24 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Run:
-    """One method in one configuration: its entry, and what only some results hold.
-
-    floor: bytes of dynamic memory below which no mixed-mode sweep with a saved trajectory can go. operations: floating-point operations of
-    one hypergradient. predicted: peak bytes predicted without a run.
-    """
+    """One method in one configuration."""
 
     entry: Entry
-    options: dict[str, str]
-    floor: int | None = None
-    operations: int | None = None
-    predicted: int | None = None
+
+    @property
+    def floor(self) -> int | None:
+        """Bytes of dynamic memory below which no mixed-mode sweep with a saved trajectory can go."""
+        return self.entry.floor_bytes or None
+
+    @property
+    def operations(self) -> int | None:
+        """Floating-point operations of one hypergradient."""
+        return self.entry.flops or None
+
+    @property
+    def predicted(self) -> int | None:
+        """Peak bytes predicted without a run."""
+        return self.entry.predicted_bytes or None
 
     @property
     def too_large(self) -> bool:
@@ -172,20 +177,17 @@ def memory_study(suite: Suite) -> Study | None:
     The baseline must be exact for the hypergradient of the unrolled window.
     """
     exact = [
-        entry
-        for entry in suite.entries
-        if entry.setting.kind == "cost" and entry.exact and entry.target == "unrolled"
+        entry for entry in suite.entries if entry.setting.kind == "cost" and entry.exact and entry.target == "unrolled"
     ]
     if suite.baseline in SUBJECTS or not any(entry.label == suite.baseline for entry in exact):
         return None
-    details = _Details(suite)
     runs: dict[Configuration, dict[str, Run]] = {}
     for entry in sorted(exact, key=lambda entry: entry.failed):  # of one measured twice, the run that finished
-        runs.setdefault(details.configuration(entry), {}).setdefault(entry.label, details.run(entry))
+        runs.setdefault(_configuration(entry), {}).setdefault(entry.label, Run(entry))
     places = {label: place for place, label in enumerate(suite.styles)}
     ordered = {
         configuration: dict(sorted(runs[configuration].items(), key=lambda pair: places[pair[0]]))
-        for configuration in dict.fromkeys(details.configuration(entry) for entry in exact)
+        for configuration in dict.fromkeys(_configuration(entry) for entry in exact)
     }
     comparisons = [
         Comparison(configuration, run, found[suite.baseline], found.get("unrolled_remat"))
@@ -199,49 +201,22 @@ def memory_study(suite: Suite) -> Study | None:
     return Study(suite.baseline, subject, ordered, comparisons) if subject else None
 
 
-class _Details:
-    """What an entry leaves out, from the rows: the options of its method, the defaults of its problem, columns of newer results."""
-
-    def __init__(self, suite: Suite) -> None:
-        self._suite = suite
-        self._rows: dict[tuple[str, Place], list[Row]] = {}
-        for row in suite.rows:
-            self._rows.setdefault((row["cell"], Place.of(row)), []).append(row)
-
-    def configuration(self, entry: Entry) -> Configuration:
-        setting = entry.setting
-        declared = self._suite.card("problems", setting.task.problem).get("options") or []
-        defaults = {option["name"]: _text(option["default"]) for option in declared}
-        options = {**defaults, **read_options(setting.problem_options)}
-        return Configuration(
-            setting.task,
-            setting.size,
-            tuple(sorted(options.items())),
-            entry.inner_steps,
-            setting.place,
-        )
-
-    def run(self, entry: Entry) -> Run:
-        rows = [row for cell in entry.cells for row in self._rows[cell, entry.setting.place]]
-        return Run(
-            entry,
-            read_options(rows[0]["method_options"]),
-            _largest(rows, "floor_bytes"),
-            _largest(rows, "flops"),
-            _largest(rows, "predicted_bytes"),
-        )
+def _configuration(entry: Entry) -> Configuration:
+    setting = entry.setting
+    options = {name: _text(value) for name, value in entry.problem_options.items()}
+    return Configuration(
+        setting.task,
+        setting.size,
+        tuple(sorted(options.items())),
+        entry.inner_steps,
+        setting.place,
+    )
 
 
 def middle(values: Iterable[float | None]) -> tuple[float, float, float] | None:
     """Return median, least and greatest of the values that are there; None where none is."""
     found = [value for value in values if value is not None]
     return (statistics.median(found), min(found), max(found)) if found else None
-
-
-def _largest(rows: Sequence[Row], column: str) -> int | None:
-    """Return the largest positive value of a column that results may lack."""
-    values = [int(row[column]) for row in rows if finite(row.get(column)) and row[column] > 0]
-    return max(values, default=None)
 
 
 def _text(value: Any) -> str:

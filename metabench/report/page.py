@@ -1,4 +1,4 @@
-"""The page: one self-contained file, made from results.parquet alone."""
+"""The page: one self-contained file, made from results.parquet and curves.parquet alone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from metabench.report.answers import answers, glances
 from metabench.report.budget_figure import budget_figure
 from metabench.report.certificate_table import certificate_table
 from metabench.report.certified import doubt
+from metabench.report.curve_figures import curve_figures
 from metabench.report.drawing import draw_svg
-from metabench.report.entries import Suite, Task, load_suite
+from metabench.report.entries import Suite, Task
 from metabench.report.figures import all_figures
+from metabench.report.load import load_suite
 from metabench.report.memory_figures import study_figures, study_styles
 from metabench.report.panel import Figure, Missing
 from metabench.report.prediction_figure import comparisons, prediction_figure, prediction_sentence
@@ -28,6 +30,8 @@ from metabench.report.tables import coverage_table, failure_table
 from metabench.results.atomic import write_text_atomically
 from metabench.results.schema import COLUMNS
 
+# Of a figure of curves: its lines take more room in the page than anything else, and its files have all panels.
+CURVE_PANELS = 12
 # Beyond so many settings the tables are folded, or nobody finds the next section.
 OPEN_TABLES = 30
 
@@ -117,7 +121,10 @@ def _sections(suite: Suite) -> list[dict[str, Any]]:
     """Return the section of each problem and data set: figures as SVG, why others are missing, and tables."""
     figures: dict[Task, list[dict[str, Any]]] = {task: [] for task in suite.tasks}
     missing: dict[Task, list[str]] = {task: [] for task in suite.tasks}
-    for figure in all_figures(suite):
+    curves = curve_figures(suite)
+    for drawn in curves:
+        drawn.keep(CURVE_PANELS)
+    for figure in [*all_figures(suite), *curves]:
         if figure.task is None:
             continue
         if isinstance(figure, Missing):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 from metabench.report.entries import Task
@@ -62,6 +63,18 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """A curve of a label: y against x in the order in which it is drawn. low, high: its band, empty where it has none. n: seeds."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    n: int = 1
+
+
+@dataclass(frozen=True)
 class Rule:
     """A line to compare with. along: 'x' (level, at y = value), 'y' (upright, at x = value) or 'both' (y = value times x)."""
 
@@ -75,7 +88,8 @@ class Panel:
     """One pair of axes. lines: points to join, all of one label's colour. front: the Pareto front, from cheapest to most expensive.
 
     notes: what the legend adds to a label, such as a fitted exponent. ticks: fixed ticks of the x axis. floor: points whose y is below it
-    go into a strip at the bottom, explained by floor_words. bars: instead of points; their groups are along the x axis.
+    go into a strip at the bottom, explained by floor_words. bars: instead of points; their groups are along the x axis. traces: curves,
+    instead of points.
     """
 
     title: str
@@ -91,11 +105,12 @@ class Panel:
     floor_words: str = ""
     bars: list[Bar] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
+    traces: list[Trace] = field(default_factory=list)
 
     @property
     def labels(self) -> list[str]:
-        """Labels that the panel shows, points, failures and bars."""
-        shown: list[Point | Failure | Bar] = [*self.points, *self.failures, *self.bars]
+        """Labels that the panel shows, points, traces, failures and bars."""
+        shown: list[Point | Trace | Failure | Bar] = [*self.points, *self.traces, *self.failures, *self.bars]
         return list(dict.fromkeys(one.label for one in shown))
 
 
@@ -134,7 +149,7 @@ class Figure:
         return list(dict.fromkeys(label for panel in self.panels for label in panel.labels))
 
     def to_csv(self) -> str:
-        """Return the data of every panel: one row per point and one per failure."""
+        """Return the data of every panel: one row per point, of traces too, and one per failure."""
         records: list[dict[str, Any]] = []
         for panel in self.panels + self.omitted:
             head = {"panel": panel.title, "x_axis": panel.x.name, "y_axis": panel.y.name}
@@ -144,6 +159,13 @@ class Figure:
                     for name in ("label", "x", "x_low", "x_high", "y", "y_low", "y_high", "n", "on_front", "note")
                 }
                 records.append({**head, **values, "status": "ok", "fit": panel.notes.get(point.label, "")})
+            for trace in panel.traces:
+                shown = {**head, "label": trace.label, "n": trace.n, "status": "ok"}
+                bands = (trace.low or repeat(None), trace.high or repeat(None))
+                records += [
+                    {**shown, "x": x, "y": y, "y_low": low, "y_high": high}
+                    for x, y, low, high in zip(trace.x, trace.y, *bands, strict=False)
+                ]
             records += [
                 {**head, "label": failure.label, "x": failure.x, "n": failure.runs, "status": failure.status}
                 for failure in panel.failures

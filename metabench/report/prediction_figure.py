@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from metabench.report import numbers
+from metabench.report.columns import combined
 from metabench.report.entries import Place, Row, Suite
 from metabench.report.figure_parts import MEMORY
 from metabench.report.panel import Axis, Figure, Panel, Point, Rule
@@ -48,10 +49,10 @@ def comparisons(suite: Suite) -> list[Comparison]:
     return [
         Comparison(
             rows[0]["label"],
-            ", ".join(filter(None, (_place(rows[0]), rows[0]["problem_options"], f"K={rows[0]['inner_steps']}"))),
+            ", ".join(filter(None, (_place(rows[0]), rows[0]["problem_variant"], f"K={rows[0]['inner_steps']}"))),
             rows[0]["device"],
-            max(row["peak_bytes"] for row in rows),
-            max(row["predicted_bytes"] for row in rows),
+            combined(rows, "peak_bytes"),
+            combined(rows, "predicted_bytes"),
             rows[0]["prediction_note"] or "",
         )
         for rows in cells.values()

@@ -28,7 +28,7 @@ def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missin
             groups.setdefault(
                 (
                     family(setting.size),
-                    setting.problem_options,
+                    setting.problem_variant,
                     setting.place,
                     entry.inner_steps,
                 ),
@@ -81,7 +81,7 @@ def steps_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
     groups: dict[tuple[object, ...], list[Entry]] = {}
     for setting, entries in settings.items():
         for entry in entries:
-            groups.setdefault((setting.size, setting.problem_options, setting.place), []).append(entry)
+            groups.setdefault((setting.size, setting.problem_variant, setting.place), []).append(entry)
     panels: list[Panel] = []
     shown: list[Entry] = []
     for key, entries in sorted(groups.items(), key=lambda group: -len(group[1])):

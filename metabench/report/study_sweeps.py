@@ -188,25 +188,29 @@ def growths(study: Study, sweep: Sweep) -> list[Growth]:
 def ablations(study: Study) -> list[Ablation]:
     """Return the ablations of which every combination was asked for.
 
-    A switch is an option that some runs of a configuration turn the other way than by default, which is all that rows say of options. Of
-    a method with switches of the paper, these alone.
+    A switch is an option that is on or off and that some runs of a configuration turn the other way than the method does by default. Of a
+    method with switches of the paper, these alone.
     """
     found = []
     for configuration, runs in study.runs.items():
         for method in dict.fromkeys(run.entry.method for run in runs.values()):
             mine = [run for run in runs.values() if run.entry.method == method]
-            named = {name: value for run in mine for name, value in run.options.items() if value in ("True", "False")}
-            named = {name: value for name, value in named.items() if name in _SWITCHES} or named
+            if method not in runs:
+                continue
+            default = runs[method].entry.method_options
+            changed = [
+                {name for name, value in run.entry.method_options.items() if value != default.get(name)} for run in mine
+            ]
+            turned = {name for names in changed for name in names if isinstance(default.get(name), bool)}
+            named = turned & _SWITCHES.keys() or turned
             # Other options set a run apart from the ablation.
-            mine = [run for run in mine if set(run.options) <= set(named)]
             combinations = {
-                frozenset(
-                    name for name, value in named.items() if (run.options.get(name) == value) == (value == "True")
-                ): run
-                for run in mine
+                frozenset(name for name in named if run.entry.method_options[name]): run
+                for run, names in zip(mine, changed, strict=True)
+                if names <= named
             }
             if len(named) > 1 and len(combinations) == 2 ** len(named):
-                switches = (*(name for name in _SWITCHES if name in named), *sorted(named.keys() - _SWITCHES.keys()))
+                switches = (*(name for name in _SWITCHES if name in named), *sorted(named - _SWITCHES.keys()))
                 chosen = [
                     frozenset(on) for size in range(len(named) + 1) for on in itertools.combinations(switches, size)
                 ]

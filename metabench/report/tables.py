@@ -12,7 +12,8 @@ from metabench.report.cells import setting_cells
 from metabench.report.certificate_table import certificate_table
 from metabench.report.certificate_words import label_cell, state_marks
 from metabench.report.certified import doubt, short
-from metabench.report.entries import Suite, load_suite
+from metabench.report.entries import Suite
+from metabench.report.load import load_suite
 from metabench.report.setting_table import setting_table
 from metabench.report.study_table import study_tables
 from metabench.report.table import Cell, Column, Table

@@ -1,4 +1,7 @@
-"""Rows on disk: one small Parquet file per cell, and results.parquet with all of them."""
+"""Rows on disk: one small Parquet file per cell, and results.parquet with all of them, their curves next to it in curves.parquet.
+
+In Python a row is a dictionary by column, options and named numbers in it are dictionaries, and so are curves: `rows_of`.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,19 @@ import pyarrow.parquet as pq
 
 from metabench.core.errors import MetabenchError, unknown
 from metabench.results.atomic import write_atomically
+from metabench.results.curves import CURVES_FILE, points_of, write_curves
 from metabench.results.metadata import Metadata, decode_metadata, encode_metadata
-from metabench.results.schema import COLUMNS, SCHEMA, SCHEMA_VERSION, STATUSES
-from metabench.results.upgrades import can_read, missing_columns, upgraded
+from metabench.results.schema import BY_NAME, CELL_COLUMNS, COLUMNS, CURVES_COLUMN, SCHEMA, SCHEMA_VERSION, STATUSES
+from metabench.results.typed import WORDS, as_json, check, decode, encode
 
 VERSION_KEY = b"metabench_schema"
 
 # A cell has a handful of rows: the descriptions would be most of its file, so they stand in results.parquet only.
-_CELL_SCHEMA = pa.schema([pa.field(c.name, c.type, nullable=not c.required) for c in COLUMNS], metadata=SCHEMA.metadata)
+_CELL_SCHEMA = pa.schema(
+    [pa.field(c.name, c.type, nullable=not c.required) for c in CELL_COLUMNS], metadata=SCHEMA.metadata
+)
 _BATCH = 500
-_NAMES = tuple(column.name for column in COLUMNS)
+_LISTED = 10  # files that an error names
 _ACCEPTED = {pa.string(): (str,), pa.int64(): (int,), pa.float64(): (float, int), pa.bool_(): (bool,)}
 
 
@@ -37,7 +43,15 @@ class CorruptRows(MetabenchError):
 
 
 class OtherSchema(MetabenchError):
-    """A row file of another schema version."""
+    """A row file of another schema version, `found`."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        super().__init__(
+            f"'{path}' has rows of schema version {found}, and this metabench reads version {SCHEMA_VERSION}: make them again "
+            "(`snakemake --cores all` runs every cell of a suite whose rows have another version), or read it with the metabench that "
+            "wrote it"
+        )
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -49,22 +63,28 @@ class CollectReport:
     statuses: dict[str, int] = field(default_factory=dict)
     parquet: Path = Path()
     csv: Path = Path()
+    curves: Path = Path()
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows of one cell, completely or not at all.
 
-    Raises MetabenchError naming the column for an unknown or missing one or a value of the wrong type, and for what the disk refuses.
+    Raises MetabenchError naming the column for an unknown or missing one, a value of the wrong type or a curve with a fault, and for
+    what the disk refuses.
     """
     for index, row in enumerate(rows):
         _check_row(row, f"row {index} of '{path}'")
-    table = pa.Table.from_pylist([{name: row.get(name) for name in _NAMES} for row in rows], schema=_CELL_SCHEMA)
+    values = [{column.name: encode(column.type, row.get(column.name)) for column in CELL_COLUMNS} for row in rows]
+    try:
+        table = pa.Table.from_pylist(values, schema=_CELL_SCHEMA)
+    except (pa.ArrowException, OverflowError) as error:
+        raise MetabenchError(f"rows of '{path}' cannot be kept: {_first_line(error)}") from error
     # Dictionaries and statistics cost more than they save in a file of a few rows; reading 20,000 of them is faster without.
     _write_table(Path(path), table, use_dictionary=False, write_statistics=False)
 
 
 def read_rows(path: Path) -> pa.Table:
-    """Return the rows of a cell's file or of results.parquet; columns missing from older versions are added, empty.
+    """Return the rows of a cell's file, or of results.parquet, which has no column of curves; `rows_of` makes dictionaries of the table.
 
     Raises OtherSchema for another schema version, CorruptRows for a file that cannot be read, MetabenchError for a missing one.
     """
@@ -72,17 +92,29 @@ def read_rows(path: Path) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             table = file.read(use_threads=False)
-        version = _version(path, table.schema.metadata or {})
-        current = upgraded(table, version)
+        _require_version(path, table.schema.metadata or {})
     except FileNotFoundError as error:
         raise MetabenchError(f"no row file '{path}': run its cell first") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, PermissionError | IsADirectoryError):
             raise MetabenchError(f"cannot read '{path}': {error.strerror}") from error
         raise CorruptRows(f"row file '{path}' is corrupt or truncated: {_first_line(error)}") from error
-    if current is None or not current.schema.equals(_CELL_SCHEMA):
-        raise CorruptRows(f"row file '{path}' says schema {version} but {_difference(table.schema, version)}")
-    return current
+    if table.schema not in (_CELL_SCHEMA, SCHEMA):
+        raise CorruptRows(f"row file '{path}' says schema {SCHEMA_VERSION} but {_difference(table.schema)}")
+    return table
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a table from `read_rows`, or of some of its columns, as dictionaries of plain Python values.
+
+    Options are `{'detach': True, 'learning_rate': 0.5, 'optimiser': 'adam', 'steps': 8}`, curves `dict[str, Curve]`. A pandas frame of
+    the same is `pandas.DataFrame(rows_of(table))`.
+    """
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for column in (BY_NAME[name] for name in table.schema.names if BY_NAME[name].type in WORDS):
+        for row in rows:
+            row[column.name] = decode(column.type, row[column.name])
+    return rows
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -109,15 +141,17 @@ def collect(
     metadata: Mapping[str, str] | None = None,
     rerun: str = "snakemake --cores all",
 ) -> CollectReport:
-    """Concatenate cells' files, in their order, to `out` (Parquet) and a CSV next to it; both completely or not at all.
+    """Concatenate cells' files, in their order, to `out` (Parquet), and their curves to curves.parquet in its folder.
 
-    No files give an empty, valid table. Every corrupt file is set aside before MetabenchError lists them with the command that reruns
-    their cells (`rerun` and the files); files of another schema version, and a cell with two rows of one seed, are refused too.
+    A CSV is written next to each, with maps as JSON; each file completely or not at all. No files give empty, valid tables. Every corrupt
+    file is set aside before MetabenchError lists them with the command that reruns their cells (`rerun` and the files). Files of another
+    schema version are listed with that command too and stay; a cell with two rows of one seed is refused.
     """
     paths = [Path(path) for path in row_files]
     encoded = encode_metadata(metadata or {})
     errors: dict[Path, MetabenchError] = {}
     parts: list[pa.Table] = []
+    points: list[pa.Table] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         # Joined in batches: thousands of one-row tables take a hundred times the memory of their rows.
         for start in range(0, len(paths), _BATCH):
@@ -127,27 +161,37 @@ def collect(
                 {path: entry for path, entry in zip(batch, read, strict=True) if isinstance(entry, MetabenchError)}
             )
             tables = [entry.replace_schema_metadata(None) for entry in read if isinstance(entry, pa.Table)]
-            parts += [pa.concat_tables(tables).combine_chunks()] if tables else []
+            if tables:
+                rows = pa.concat_tables(tables).combine_chunks()
+                points.append(points_of(rows))
+                parts.append(rows.drop_columns([CURVES_COLUMN.name]))
     _refuse(errors, rerun)
-    table = pa.concat_tables(parts) if parts else _CELL_SCHEMA.empty_table()
+    table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
     table = table.combine_chunks().cast(SCHEMA).replace_schema_metadata({**SCHEMA.metadata, **encoded})
     _refuse_duplicates(table)
     out = Path(out)
-    csv = out.with_suffix(".csv")
+    csv, curves = out.with_suffix(".csv"), out.with_name(CURVES_FILE)
+    write_curves(curves, points)
     _write_table(out, table)
+    for index, name in enumerate(table.schema.names):
+        if BY_NAME[name].type in WORDS:
+            table = table.set_column(index, name, as_json(table[name]))
     write_atomically(csv, lambda file: pyarrow.csv.write_csv(table, file))
-    return CollectReport(len(paths), table.num_rows, dict(Counter(table["status"].to_pylist())), out, csv)
+    return CollectReport(len(paths), table.num_rows, dict(Counter(table["status"].to_pylist())), out, csv, curves)
 
 
 def _read_or_error(path: Path) -> pa.Table | MetabenchError:
     try:
-        return read_rows(path)
+        table = read_rows(path)
+        if CURVES_COLUMN.name not in table.schema.names:
+            raise MetabenchError(f"'{path}' is a table that was collected, not the rows of a cell")
+        return table
     except MetabenchError as error:
         return error
 
 
 def _refuse(errors: Mapping[Path, MetabenchError], rerun: str) -> None:
-    """Set every corrupt file aside, then raise one error that names them all, or the other errors."""
+    """Set every corrupt file aside, then raise one error that names them all, or those of other versions, or the other errors."""
     corrupt = [path for path, error in errors.items() if isinstance(error, CorruptRows)]
     if corrupt:
         lines = [f"  {path} -> {quarantine(path).name}" for path in corrupt]
@@ -158,8 +202,18 @@ def _refuse(errors: Mapping[Path, MetabenchError], rerun: str) -> None:
             + "\n".join(lines)
             + f"\nrun these cells again with:\n  {command}"
         )
+    other = {path: error.found for path, error in errors.items() if isinstance(error, OtherSchema)}
+    if other:
+        lines = [f"  {path} (version {found})" for path, found in list(other.items())[:_LISTED]]
+        lines += [f"  ... and {len(other) - _LISTED} more"] if len(other) > _LISTED else []
+        noun = "1 row file has" if len(other) == 1 else f"{len(other)} row files have"
+        raise MetabenchError(
+            f"{noun} another schema version than {SCHEMA_VERSION}, which this metabench reads:\n"
+            + "\n".join(lines)
+            + f"\nmake their rows again with:\n  {rerun}"
+        )
     if errors:
-        shown = [str(error) for error in list(errors.values())[:10]]
+        shown = [str(error) for error in list(errors.values())[:_LISTED]]
         if len(errors) > len(shown):
             shown.append(f"... and {len(errors) - len(shown)} more")
         raise MetabenchError("\n".join(shown))
@@ -177,15 +231,18 @@ def _refuse_duplicates(table: pa.Table) -> None:
 
 def _check_row(row: Mapping[str, Any], where: str) -> None:
     for name in row:
-        if name not in _NAMES:
-            raise MetabenchError(f"{where}: {unknown('column', name, _NAMES)}")
-    for column in COLUMNS:
+        if name not in BY_NAME:
+            raise MetabenchError(f"{where}: {unknown('column', name, BY_NAME)}")
+    for column in CELL_COLUMNS:
         value = row.get(column.name)
         if value is None:
             if column.required:
                 raise MetabenchError(
                     f"{where}: column '{column.name}' is required ({column.description}) and is missing"
                 )
+            continue
+        if column.type in WORDS:
+            check(column.type, value, f"{where}: column '{column.name}'")
             continue
         accepted = _ACCEPTED[column.type]
         if not isinstance(value, accepted) or (isinstance(value, bool) and column.type != pa.bool_()):
@@ -196,32 +253,23 @@ def _check_row(row: Mapping[str, Any], where: str) -> None:
         raise MetabenchError(f"{where}: {unknown('status', str(row['status']), STATUSES)}")
 
 
-def _version(path: Path, metadata: Mapping[bytes, bytes]) -> str:
-    """Return the schema version of a file; raise where it has none or one that cannot be read."""
+def _require_version(path: Path, metadata: Mapping[bytes, bytes]) -> None:
     found = metadata.get(VERSION_KEY)
     if found is None:
         raise CorruptRows(f"'{path}' is Parquet but no row file of metabench: it names no schema version")
-    version = found.decode("utf-8", "replace")
-    if not can_read(version):
-        raise OtherSchema(
-            f"'{path}' has rows of schema version {version}, and this metabench reads version {SCHEMA_VERSION}: "
-            f"run its cells again, or read it with the metabench that wrote it"
-        )
-    return version
+    if found != str(SCHEMA_VERSION).encode():
+        raise OtherSchema(path, found.decode("utf-8", "replace"))
 
 
-def _difference(schema: pa.Schema, version: str) -> str:
-    """Say the first way in which `schema` differs from that of the rows of a version."""
-    later = missing_columns(version)
+def _difference(schema: pa.Schema) -> str:
+    """Say the first way in which `schema` differs from that of the rows."""
     for column in COLUMNS:
-        if column.name in later:
-            continue
         if column.name not in schema.names:
             return f"lacks column '{column.name}'"
         found = schema.field(column.name)
         if found.type != column.type:
             return f"column '{column.name}' is {found.type}, expected {column.type}"
-    extra = [name for name in schema.names if name not in _NAMES or name in later]
+    extra = [name for name in schema.names if name not in BY_NAME]
     return (
         f"has an unknown column '{extra[0]}'"
         if extra

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from metabench.autodiff.inner import check_finite
 from metabench.core import tree
-from metabench.core.curves import Curve
+from metabench.core.curves import Curve, sound_curves
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.types import InnerState
 from metabench.stages.subject import Row, Subject
@@ -67,9 +67,7 @@ def quality(subject: Subject) -> Iterator[Row]:
 
 
 def _curves(curves: Mapping[str, Curve], note: str) -> Row:
-    """Return the columns of sound curves, thinned, and a message that names the others and says what is wrong with them."""
-    faults = {name: curve.fault() for name, curve in curves.items()}
-    sound = {name: curve.thinned() for name, curve in curves.items() if not faults[name]}
-    words = [f"the curve '{name}' is left out: it {fault}" for name, fault in faults.items() if fault]
-    message = "; ".join(filter(None, (note, *words)))
+    """Return the columns of sound curves, and a message that names the others and says what is wrong with them."""
+    sound, faults = sound_curves(curves)
+    message = "; ".join(filter(None, (note, faults)))
     return {"curves": sound} | ({"message": message} if message else {})

@@ -13,7 +13,7 @@ from bilevel import checkpoint, make_problem, relative_error
 
 from metabench.autodiff.exact import exact_target
 from metabench.certify import certify
-from metabench.cli.new_method import next_commands, write_method
+from metabench.cli.new_files import after_method, write_method
 from metabench.core import MetabenchError, Target
 from metabench.core.options import build
 from metabench.core.randomness import generator
@@ -79,7 +79,7 @@ def test_its_test_passes_and_fails_where_the_scale_is_forgotten(tmp_path: Path) 
 
 def test_the_suite_that_it_shows_is_one(tmp_path: Path) -> None:
     written = write_method("shown", tmp_path)
-    text = next_commands("shown", written)
+    text = after_method("shown", written)
     shown = text[text.index("  name: shown") : text.index("  snakemake")]
     path = tmp_path / "shown.yaml"
     path.write_text("\n".join(line.removeprefix("  ") for line in shown.splitlines()))

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from metabench.report.entries import Suite, load_suite
+from metabench.report.entries import Suite
+from metabench.report.load import load_suite
 from metabench.results.store import collect, write_rows
 
 

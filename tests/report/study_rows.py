@@ -25,6 +25,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 DATASETS = {"lm_learning_rates": "jargon", "label_noise": "fashion_mnist_10k"}
 SWITCHES = ("mixed_mode", "block_remat", "save_inner_grads")
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mixflow": {**dict.fromkeys(SWITCHES, True), "compile": False, "trajectory": "device"},
+}
 _MLP = {"mlp64": 50_890, "mlp1024": 814_090}
 # Units of three for a gradient and six for a second-order product: what a step computes beside what plain unrolling does.
 _OPERATIONS = {"unrolled": 9.0, "unrolled_remat": 12.0, "mixflow": 14.6}
@@ -68,12 +71,14 @@ def row(
         "suite": "study",
         "experiment": experiment,
         "kind": "cost",
+        "kind_options": {},
         "problem": problem,
         "dataset": DATASETS[problem],
         "size": size,
-        "problem_options": text,
+        "problem_options": values,
+        "problem_variant": text,
         "method": method,
-        "method_options": _text(switched),
+        "method_options": METHOD_DEFAULTS.get(method, {}) | switched,
         "label": label,
         "target": "unrolled",
         "exact": True,

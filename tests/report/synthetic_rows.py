@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from metabench.core.curves import Curve
+
 Row = dict[str, Any]
 
 # name: target, exact, memory exponent in steps, time in multiples of a gradient step, quality gained, error
@@ -47,6 +49,12 @@ def label_of(method: str, options: dict[str, Any]) -> str:
     return f"{method}({', '.join(f'{key}={value}' for key, value in options.items())})" if options else method
 
 
+def typed_options(text: str) -> dict[str, Any]:
+    """Return the options of 'noise=flip, rate=0.4', numbers as floats."""
+    pairs = (pair.partition("=") for pair in text.split(", ") if pair)
+    return {key: float(value) if value[:1].isdigit() else value for key, _, value in pairs}
+
+
 def method_hash(method: str) -> str:
     """Return the hash of source that the rows of a method have."""
     return hashlib.sha256(method.encode()).hexdigest()[:12]
@@ -60,7 +68,7 @@ def row(
     inner_steps: int = 16,
     kind: str = "quality",
     experiment: str = "noise",
-    problem_options: str = "noise=flip, rate=0.4",
+    problem_variant: str = "noise=flip, rate=0.4",
     options: dict[str, Any] | None = None,
     status: str = "ok",
     message: str = "",
@@ -74,7 +82,7 @@ def row(
     rank = float(next(iter(options.values()))) if options else 8.0
     label = label_of(method, options)
     cell = hashlib.sha256(
-        f"{experiment}{problem}{dataset}{size}{problem_options}{label}{inner_steps}{kind}".encode()
+        f"{experiment}{problem}{dataset}{size}{problem_variant}{label}{inner_steps}{kind}".encode()
     ).hexdigest()[:8]
     noise = random.Random(f"{cell}{seed}")
     n_params = parameters or SIZES[problem][size]
@@ -94,12 +102,14 @@ def row(
         "suite": "synthetic",
         "experiment": experiment,
         "kind": kind,
+        "kind_options": {},
         "problem": problem,
         "dataset": dataset or DATASETS[problem],
         "size": size,
-        "problem_options": problem_options,
+        "problem_options": typed_options(problem_variant),
+        "problem_variant": problem_variant,
         "method": method,
-        "method_options": ", ".join(f"{key}={value}" for key, value in options.items()),
+        "method_options": options,
         "label": label,
         "target": target,
         "exact": exact,
@@ -113,9 +123,9 @@ def row(
         "metric": "test loss (nats)" if minimise else "test accuracy",
         "direction": "min" if minimise else "max",
         "quality": 1.4 - quality if minimise else quality,
-        "metrics": json.dumps({"accuracy": round(quality, 4)}),
+        "metrics": {"accuracy": round(quality, 4)},
         "outer_loss": 1.2 - quality,
-        "meta_summary": json.dumps({"mean_weight": 0.41}),
+        "meta_summary": {"mean_weight": 0.41},
         "hypergradient_cosine": -0.2 if drawn else 0.0 if method == "none" else max(0.0, 1 - 0.5 * option_error**2),
         "hypergradient_norm_ratio": 0.0 if method == "none" else 1 - 0.6 * option_error,
         "hypergradient_error": option_error,
@@ -130,6 +140,7 @@ def row(
         "target_mean_cosine": 0.6 if drawn else None,
         "yardstick_error": None if method == "none" else 2e-9,
         "yardstick_precision": None if method == "none" else 1e-8,
+        "diagnostics": {"solver_residual": 1e-6, "solver_steps": 10.0} if method == "ift_cg" else None,
         "peak_bytes": static + dynamic,
         "static_bytes": static,
         "dynamic_bytes": dynamic,
@@ -164,6 +175,7 @@ def row(
         "method_hash": method_hash(method),
         "lock_hash": "9b1deb4d3b7d",
         "started_at": f"2026-01-0{1 + seed % 9}T10:00:00Z",
+        "curves": training_curves(1.2 - quality, median, noise) if kind == "quality" else None,
     }
     if kind == "cost":
         for name in ("metric", "direction", "quality", "metrics", "outer_loss", "meta_summary", "train_s", "data_s"):
@@ -176,6 +188,7 @@ def row(
             "meta_summary",
             "train_s",
             "data_s",
+            "curves",
             *(key for key in data if key.endswith("_error")),
         ):
             data[name] = None
@@ -201,6 +214,17 @@ def row(
     return data
 
 
+def training_curves(last: float, seconds: float, noise: random.Random) -> dict[str, Curve]:
+    """Return the outer loss and the time along 400 outer steps, the loss ending near `last`."""
+    steps = [10.0 * index for index in range(41)]
+    slow = noise.uniform(0.9, 1.1)
+    losses = [last + 1.6 * math.exp(-step / (70 * slow)) + noise.gauss(0, 0.015) for step in steps]
+    return {
+        "outer loss": Curve(steps, losses, "nat", "outer step"),
+        "time": Curve(steps, [seconds * slow * (step + 3) for step in steps], "s", "outer step"),
+    }
+
+
 # What `metabench.suite.run.rows.base_row` knows before a seed is run.
 _KNOWN_BEFORE = (
     *(
@@ -211,6 +235,7 @@ _KNOWN_BEFORE = (
         "dataset",
         "size",
         "problem_options",
+        "problem_variant",
         "method",
         "method_options",
         "label",
@@ -261,7 +286,7 @@ def suite_rows(seeds: int = 5) -> list[Row]:
             rows += [row("truncated", seed, size=size, options={"window": rank}) for seed in range(seeds)]
     for method in METHODS:
         rows += [
-            row(method, seed, "regularisation", "digits64", 32, problem_options="", experiment="features")
+            row(method, seed, "regularisation", "digits64", 32, problem_variant="", experiment="features")
             for seed in range(2)
         ]
     for method in METHODS:
@@ -348,7 +373,7 @@ def many_rows(number: int) -> list[Row]:
                     sizes[size][0],
                     4 * 2**steps,
                     dataset=f"data{task}",
-                    problem_options=f"rate=0.{rate}",
+                    problem_variant=f"rate=0.{rate}",
                     status=status,
                     message=MESSAGES.get(status, ""),
                     parameters=sizes[size][1],

@@ -12,8 +12,9 @@ import pytest
 from metabench.report.budget_figure import ROUNDING, budget_figure
 from metabench.report.certificate_table import certificate_table
 from metabench.report.certified import NEVER, OTHER_SOURCE, verdict
-from metabench.report.entries import Suite, load_suite
+from metabench.report.entries import Suite
 from metabench.report.figures import build_figures
+from metabench.report.load import load_suite
 from metabench.report.page import render_page
 from metabench.report.panel import Figure, Missing
 from metabench.report.style import PALETTE, assign_styles

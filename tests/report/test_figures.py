@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from metabench.report.drawing import draw_svg
-from metabench.report.entries import Suite, load_suite
+from metabench.report.entries import Suite
 from metabench.report.figures import all_figures, build_figures
+from metabench.report.load import load_suite
 from metabench.report.panel import Figure, Missing
 from metabench.report.style import MARKERS, PALETTE, assign_styles, natural_key
 
@@ -157,7 +158,7 @@ def test_files_hold_all_data_and_are_the_same_bytes_every_time(load_rows: Any, s
 def test_a_large_suite_draws_few_panels_and_keeps_all_data(load_rows: Any, synthetic: Any) -> None:
     suite = load_rows(
         [
-            {**row, "problem_options": f"rate={index % 40}", "cell": f"{index:08d}"}
+            {**row, "problem_variant": f"rate={index % 40}", "cell": f"{index:08d}"}
             for index, row in enumerate(synthetic.many_rows(600))
         ]
     )

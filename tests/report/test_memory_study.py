@@ -131,9 +131,9 @@ def test_sweeps_share_their_centre_and_vary_one_thing(suite: Suite) -> None:
     ]
 
 
-def test_an_option_at_its_default_is_filled_in_from_the_results(load: Any, made: Any) -> None:
+def test_an_option_at_its_default_is_part_of_a_configuration(load: Any, made: Any) -> None:
     rows = [made.row(method, options={"blocks": 4}) for method in ("unrolled", "mixflow")]
-    assert rows[0]["problem_options"] == ""
+    assert rows[0]["problem_variant"] == ""
     (configuration,) = _study(load(rows)).runs
     assert configuration.values["blocks"] == "4"
 
@@ -196,12 +196,12 @@ def test_the_ablation_has_all_combinations_relative_to_all_switches_off(suite: S
 
 
 def test_a_combination_that_was_not_asked_for_makes_no_ablation(load: Any, made: Any) -> None:
-    rows = [row for row in made.study_rows() if row["method_options"].count("False") != 3]
+    rows = [row for row in made.study_rows() if row["label"].count("False") != 3]
     assert ablations(_study(load(rows))) == []
 
 
 def test_a_combination_that_failed_stands_in_the_ablation_by_its_status(load: Any, made: Any) -> None:
-    rows = [row for row in made.study_rows() if row["method_options"].count("False") != 3]
+    rows = [row for row in made.study_rows() if row["label"].count("False") != 3]
     options = dict.fromkeys(made.SWITCHES, False)
     rows.append(made.row("mixflow", method_options=options, status="oom", message="limit"))
     memory = _figure(load(rows), "study_ablation").panels[0]

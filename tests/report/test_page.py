@@ -158,7 +158,7 @@ def test_a_suite_in_which_everything_failed_has_a_page(load_rows: Any, synthetic
 
 def test_text_from_outside_is_escaped(load_rows: Any, synthetic: Any) -> None:
     evil = "<script>alert(1)</script>"
-    changes = {"problem_options": evil, "label": f"unrolled({evil})", "metric": evil, "hardware": evil}
+    changes = {"problem_variant": evil, "label": f"unrolled({evil})", "metric": evil, "hardware": evil}
     text = render_page(
         load_rows(
             [synthetic.row("unrolled", seed, **changes) for seed in range(3)],

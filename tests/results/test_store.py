@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
-from metabench.results.schema import COLUMNS, SCHEMA, SCHEMA_VERSION
-from metabench.results.store import CorruptRows, OtherSchema, collect, quarantine, read_metadata, read_rows, write_rows
-from metabench.results.upgrades import UPGRADES, missing_columns
+from metabench.results.curves import read_curves
+from metabench.results.schema import CELL_COLUMNS, COLUMNS, SCHEMA, SCHEMA_VERSION
+from metabench.results.store import (
+    CorruptRows,
+    OtherSchema,
+    collect,
+    quarantine,
+    read_metadata,
+    read_rows,
+    rows_of,
+    write_rows,
+)
+from metabench.results.typed import CURVES, NUMBERS, OPTIONS
 
-_BY_TYPE: dict[pa.DataType, Any] = {pa.string(): "text", pa.int64(): 3, pa.float64(): 0.1, pa.bool_(): True}
+CURVE = Curve((0.0, 1.0), (2.0, 1.0), "nat", "outer step")
+_BY_TYPE: dict[pa.DataType, Any] = {
+    pa.string(): "text",
+    pa.int64(): 3,
+    pa.float64(): 0.1,
+    pa.bool_(): True,
+    NUMBERS: {"one": 1.0, "two": 2.0},
+    OPTIONS: {"detach": True, "learning_rate": 0.5, "optimiser": "adam", "steps": 8, "rank": None},
+    CURVES: {"loss": CURVE},
+}
 
 
 def make_row(**changes: Any) -> dict[str, Any]:
     return (
-        {column.name: _BY_TYPE[column.type] for column in COLUMNS}
+        {column.name: _BY_TYPE[column.type] for column in CELL_COLUMNS}
         | {"status": "ok", "cell": "0a1b2c3d", "seed": 0}
         | changes
     )
@@ -31,7 +54,41 @@ def make_row(**changes: Any) -> dict[str, Any]:
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     rows = [make_row(seed=seed, quality=1 / 3 + seed, peak_bytes=2**53 + 1, metric=None) for seed in range(3)]
     write_rows(tmp_path / "deep" / "cell.parquet", rows)
-    assert read_rows(tmp_path / "deep" / "cell.parquet").to_pylist() == rows
+    assert rows_of(read_rows(tmp_path / "deep" / "cell.parquet")) == rows
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"detach": True, "learning_rate": 0.5, "optimiser": "adam", "steps": 8},
+        {"detach": False, "learning_rate": 0.0, "optimiser": "", "steps": 0, "rank": None},
+        {"text": 'a, b="c"', "like_a_number": "8", "whole_float": 8.0, "large": 2**62, "negative": -1},
+    ],
+)
+def test_options_come_back_with_their_types_and_in_their_order(tmp_path: Path, options: dict[str, Any]) -> None:
+    write_rows(tmp_path / "cell.parquet", [make_row(method_options=options)])
+    collect([tmp_path / "cell.parquet"], tmp_path / "results.parquet")
+    for name in ("cell.parquet", "results.parquet"):
+        (row,) = rows_of(read_rows(tmp_path / name).select(["method_options", "seed"]))
+        found = row["method_options"]
+        assert list(found.items()) == list(options.items())
+        assert [type(value) for value in found.values()] == [type(value) for value in options.values()]
+
+
+def test_numbers_by_name_may_be_infinite_or_none_at_all(tmp_path: Path) -> None:
+    write_rows(tmp_path / "cell.parquet", [make_row(diagnostics={"residual": math.inf, "norm": math.nan, "steps": 3})])
+    report = collect([tmp_path / "cell.parquet"], tmp_path / "results.parquet")
+    (row,) = rows_of(read_rows(report.parquet))
+    assert row["diagnostics"] == {"residual": math.inf, "norm": pytest.approx(math.nan, nan_ok=True), "steps": 3.0}
+    assert json.loads(pandas.read_csv(report.csv)["diagnostics"][0]) == {"residual": None, "norm": None, "steps": 3.0}
+
+
+def test_rows_make_a_data_frame(tmp_path: Path) -> None:
+    write_rows(tmp_path / "cell.parquet", [make_row(seed=seed, metrics={"accuracy": 0.5 + seed}) for seed in (0, 1)])
+    frame = pandas.DataFrame(rows_of(read_rows(tmp_path / "cell.parquet")))
+    assert frame["metrics"].str["accuracy"].tolist() == [0.5, 1.5]
+    assert frame["method_options"].str["steps"].tolist() == [8, 8]
 
 
 def test_a_cell_without_rows_is_a_valid_file(tmp_path: Path) -> None:
@@ -47,6 +104,20 @@ def test_a_cell_without_rows_is_a_valid_file(tmp_path: Path) -> None:
         ({"peak_bytes": True}, "'peak_bytes' is True"),
         ({"exact": "yes"}, "'exact' is 'yes'"),
         ({"problem": None}, "'problem' is required"),
+        ({"metrics": "{}"}, "'metrics' is '{}' .str., expected numbers by name"),
+        ({"metrics": {"accuracy": "0.5"}}, "'metrics': 'accuracy' is '0.5' .str., expected a number"),
+        ({"metrics": {"accuracy": True}}, "'accuracy' is True"),
+        ({"metrics": {3: 1.0}}, "'metrics' has the name 3"),
+        (
+            {"method_options": {"steps": [1]}},
+            r"'method_options': 'steps' is \[1\] .list., expected bool, int, float, str",
+        ),
+        ({"method_options": None}, "'method_options' is required"),
+        ({"method_options": {"steps": 2**70}}, "cannot be kept"),
+        ({"curves": {"loss": [1.0]}}, "'curves': 'loss' is a list, not a Curve"),
+        ({"curves": {"loss": Curve([0], [math.nan])}}, r"'loss' is not finite: values\[0\] is nan"),
+        ({"curves": {"loss": Curve([0, 1], [1.0])}}, "'loss' has 2 x and 1 values"),
+        ({"curves": {"loss": Curve(["a"], ["b"])}}, "'loss' has values that are no numbers"),  # type: ignore[list-item]
         ({"status": "okay"}, "unknown status 'okay': did you mean 'ok'"),
     ],
 )
@@ -80,81 +151,45 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, m
     assert [entry.name for entry in tmp_path.iterdir()] == ["cell.parquet"]
 
 
-def test_another_schema_version_is_refused_with_both_versions(tmp_path: Path) -> None:
-    path = tmp_path / "old.parquet"
-    table = pa.Table.from_pylist([make_row()], schema=SCHEMA).replace_schema_metadata({"metabench_schema": "0"})
-    pq.write_table(table, path)
-    with pytest.raises(OtherSchema, match=rf"schema version 0.*reads version {SCHEMA_VERSION}.*run its cells again"):
+def of_version(version: int, path: Path, **changes: Any) -> Path:
+    """Write a row as one of another version."""
+    write_rows(path, [make_row(**changes)])
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({"metabench_schema": str(version)}), path)
+    return path
+
+
+def test_another_schema_version_is_refused_with_both_versions_and_the_way_to_new_rows(tmp_path: Path) -> None:
+    path = of_version(4, tmp_path / "old.parquet")
+    with pytest.raises(
+        OtherSchema, match=rf"schema version 4.*reads version {SCHEMA_VERSION}.*`snakemake --cores all`"
+    ):
         read_rows(path)
 
 
-def written_by(version: int, path: Path, lacking: tuple[str, ...], **changes: Any) -> dict[str, Any]:
-    """Write a row as an older version did, without the columns that it lacked, and return it."""
-    row = {name: value for name, value in make_row(**changes).items() if name not in lacking}
-    schema = pa.schema([field for field in SCHEMA if field.name not in lacking])
-    table = pa.Table.from_pylist([row], schema=schema)
-    pq.write_table(table.replace_schema_metadata({"metabench_schema": str(version)}), path)
-    return row
+def test_files_of_other_versions_are_named_with_the_command_that_makes_them_again_and_stay(tmp_path: Path) -> None:
+    paths = [of_version(4, tmp_path / "a.parquet"), of_version(3, tmp_path / "b.parquet"), tmp_path / "c.parquet"]
+    write_rows(paths[2], [make_row()])
+    with pytest.raises(MetabenchError) as caught:
+        collect(paths, tmp_path / "results.parquet", rerun="snakemake --cores 2")
+    assert str(caught.value) == (
+        f"2 row files have another schema version than {SCHEMA_VERSION}, which this metabench reads:\n"
+        f"  {paths[0]} (version 4)\n  {paths[1]} (version 3)\nmake their rows again with:\n  snakemake --cores 2"
+    )
+    assert sorted(tmp_path.iterdir()) == paths
 
 
-@pytest.mark.parametrize("version", UPGRADES)
-def test_rows_of_an_older_version_are_read_with_what_it_lacked_left_empty(tmp_path: Path, version: int) -> None:
-    added = missing_columns(str(version))
-    assert added
-    row = written_by(version, tmp_path / "old.parquet", added)
-    table = read_rows(tmp_path / "old.parquet")
-    assert table.to_pylist() == [row | dict.fromkeys(added)]
-    assert table.schema.names == SCHEMA.names
-    assert table.schema.metadata[b"metabench_schema"] == str(SCHEMA_VERSION).encode()
-
-
-def test_version_3_added_predictions_and_the_floor() -> None:
-    assert missing_columns("2")[:3] == ("predicted_bytes", "floor_bytes", "flops")
-    assert not set(missing_columns("3")) & {"predicted_bytes", "floor_bytes", "flops"}
-
-
-def test_version_4_added_kernels_and_what_plain_training_says_of_the_exact_hypergradient() -> None:
-    added = {"yardstick_error", "yardstick_precision", "kernels", "instruction_set", "prediction_note"}
-    assert set(missing_columns("3")) == added
-    assert missing_columns("4") == ()
-
-
-def test_this_version_lacks_nothing() -> None:
-    assert missing_columns(str(SCHEMA_VERSION)) == ()
-
-
-def test_no_upgrade_adds_a_column_that_must_be_filled() -> None:
-    required = {column.name for column in COLUMNS if column.required}
-    assert not required & {name for upgrade in UPGRADES.values() for name in upgrade.added}
-
-
-def test_rows_of_two_versions_are_collected_into_one_table(tmp_path: Path) -> None:
-    written_by(2, tmp_path / "old.parquet", missing_columns("2"), cell="00000001")
-    write_rows(tmp_path / "new.parquet", [make_row()])
-    report = collect([tmp_path / "old.parquet", tmp_path / "new.parquet"], tmp_path / "results.parquet")
-    assert read_rows(report.parquet)["predicted_bytes"].to_pylist() == [None, 3]
-    assert pq.read_schema(report.parquet).metadata[b"metabench_schema"] == str(SCHEMA_VERSION).encode()
-
-
-@pytest.mark.parametrize(
-    ("lacking", "message"),
-    [
-        (("quality", *missing_columns("2")), "says schema 2 but lacks column 'quality'"),
-        (missing_columns("2")[1:], "says schema 2 but has an unknown column 'predicted_bytes'"),
-    ],
-)
-def test_a_file_that_is_not_what_its_older_version_was_is_corrupt(
-    tmp_path: Path, lacking: tuple[str, ...], message: str
-) -> None:
-    written_by(2, tmp_path / "old.parquet", lacking)
-    with pytest.raises(CorruptRows, match=message):
-        read_rows(tmp_path / "old.parquet")
+def test_of_many_files_of_another_version_ten_are_named(tmp_path: Path) -> None:
+    paths = [of_version(4, tmp_path / f"{index}.parquet") for index in range(13)]
+    with pytest.raises(MetabenchError, match="13 row files have") as caught:
+        collect(paths, tmp_path / "results.parquet")
+    assert str(caught.value).count("(version 4)") == 10
+    assert "... and 3 more" in str(caught.value)
 
 
 def test_a_file_that_lacks_a_column_of_its_own_version_is_corrupt(tmp_path: Path) -> None:
-    pq.write_table(
-        pa.Table.from_pylist([make_row()], schema=SCHEMA).drop_columns(["quality"]), tmp_path / "cell.parquet"
-    )
+    write_rows(tmp_path / "cell.parquet", [make_row()])
+    pq.write_table(pq.read_table(tmp_path / "cell.parquet").drop_columns(["quality"]), tmp_path / "cell.parquet")
     with pytest.raises(CorruptRows, match="lacks column 'quality'"):
         read_rows(tmp_path / "cell.parquet")
 
@@ -199,6 +234,8 @@ def test_collecting_nothing_makes_an_empty_valid_table(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "results.parquet").num_rows == 0
     assert read_metadata(tmp_path / "results.parquet").suite == "name: empty"
     assert (tmp_path / "results.csv").read_text().count("\n") == 1
+    assert read_curves(tmp_path / "curves.parquet") == {}
+    assert (tmp_path / "curves.csv").read_text().count("\n") == 1
 
 
 def test_results_keep_order_metadata_and_descriptions_and_the_csv_agrees(tmp_path: Path) -> None:
@@ -219,14 +256,24 @@ def test_results_keep_order_metadata_and_descriptions_and_the_csv_agrees(tmp_pat
     assert report.statuses == {"ok": 6}
     assert read_metadata(report.parquet).methods["unrolled"]["citation"] == "@article{é}"
     assert pq.read_schema(report.parquet).field("quality").metadata[b"description"]
+    maps = [column.name for column in COLUMNS if column.type in (NUMBERS, OPTIONS)]
     options = pyarrow.csv.ConvertOptions(
-        column_types=SCHEMA, strings_can_be_null=True, quoted_strings_can_be_null=False
+        column_types={field.name: pa.string() if field.name in maps else field.type for field in SCHEMA},
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
     )
     parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    assert (
-        pyarrow.csv.read_csv(report.csv, convert_options=options, parse_options=parsing).to_pylist()
-        == table.to_pylist()
-    )
+    read = pyarrow.csv.read_csv(report.csv, convert_options=options, parse_options=parsing).to_pylist()
+    for row in read:
+        row.update({name: json.loads(row[name]) for name in maps})
+    assert read == rows_of(table)
+
+
+def test_a_table_that_was_collected_is_no_file_of_a_cell(tmp_path: Path) -> None:
+    write_rows(tmp_path / "cell.parquet", [make_row()])
+    collect([tmp_path / "cell.parquet"], tmp_path / "results.parquet")
+    with pytest.raises(MetabenchError, match="is a table that was collected, not the rows of a cell"):
+        collect([tmp_path / "results.parquet"], tmp_path / "again.parquet")
 
 
 def test_one_cell_in_two_files_is_refused(tmp_path: Path) -> None:

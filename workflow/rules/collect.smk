@@ -1,4 +1,4 @@
-"""One table of all rows, of the planned cells and no others, with the certificates of their methods."""
+"""One table of all rows, of the planned cells and no others, with the certificates of their methods, and one of all curves."""
 
 
 rule collect:
@@ -18,6 +18,14 @@ rule collect:
             category="Results",
             labels={"content": "all rows", "format": "CSV"},
         ),
+        curves=report(
+            PLAN.curves,
+            caption="../report/curves.rst",
+            category="Results",
+            labels={"content": "all curves", "format": "Parquet"},
+        ),
+        # Large: it would make Snakemake's own report slow to open.
+        curves_csv=PLAN.curves.with_suffix(".csv"),
     log:
         LOGS / "collect.log",
     conda:

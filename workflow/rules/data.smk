@@ -9,7 +9,9 @@ rule fetch_data:
     retries: 2
     conda:
         "../envs/metabench.yaml"
+    params:
+        plugins=[f"--plugin={path}" for path in SUITE.plugins],
     message:
         "fetch {wildcards.dataset}"
     shell:
-        "metabench fetch {wildcards.dataset:q} > {log:q} 2>&1"
+        "metabench fetch {wildcards.dataset:q} {params.plugins:q} > {log:q} 2>&1"

@@ -61,7 +61,7 @@ def may_predict():
 def fetched_data(cell):
     """Return the mark of the cell's data set where it has to be fetched. Its age says nothing about the rows."""
     mark = PLAN.folder / "data" / f"{cell.dataset}.fetched"
-    return [ancient(mark)] if card(cell.dataset).fetched else []
+    return [ancient(mark)] if card(cell.dataset, cell.plugin_files).fetched else []
 
 
 def write_plan():

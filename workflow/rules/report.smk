@@ -32,7 +32,8 @@ rule tables:
 
 rule figures:
     input:
-        PLAN.results,
+        results=PLAN.results,
+        curves=PLAN.curves,
     output:
         report(
             directory(FIGURES),
@@ -53,12 +54,13 @@ rule figures:
     message:
         "draw the figures"
     shell:
-        "mkdir -p {output:q} && metabench report {input:q} --out {params.out:q} --only figures > {log:q} 2>&1"
+        "mkdir -p {output:q} && metabench report {input.results:q} --out {params.out:q} --only figures > {log:q} 2>&1"
 
 
 rule page:
     input:
-        PLAN.results,
+        results=PLAN.results,
+        curves=PLAN.curves,
     output:
         report(
             PAGE,
@@ -78,4 +80,4 @@ rule page:
     message:
         "write the page"
     shell:
-        "metabench report {input:q} --out {params.out:q} --only page > {log:q} 2>&1"
+        "metabench report {input.results:q} --out {params.out:q} --only page > {log:q} 2>&1"

@@ -95,7 +95,11 @@ class Experiment:
     """A grid: one problem x data sets x sizes x inner steps x methods. Lists are swept; every combination is a cell."""
 
     problem: str = key("bilevel problem, see `metabench list problems`")
-    datasets: list[str] = key("data sets; text:PATH is your own text file, or a folder of them; empty: the problem's default", [])
+    datasets: list[str] = key(
+        "data sets; text:PATH is your own text file, or a folder of them; one of a plugin is accepted where its task is that of the "
+        "problem's own; empty: the problem's default",
+        [],
+    )
     sizes: list[str] = key("named sizes of the model; empty: the problem's default", [])
     methods: list[Any] = key("methods: a name, or {name: {option: value}}; a list as value is a sweep")
     options: dict[str, Any] = key("options of the problem; a list as value is a sweep", {})
@@ -149,5 +153,5 @@ class Suite:
         "comparison in the report; predictions are stored in `predictions.jsonl`",
         True,
     )
-    plugins: list[str] = key("Python files that declare more methods, relative to the working folder", [])
+    plugins: list[str] = key("Python files that declare methods, problems or data sets, relative to the working folder", [])
     results: str = key("folder in which the suite's folder is created", "results")

@@ -83,6 +83,11 @@ class Plan:
         return self.folder / "results.parquet"
 
     @property
+    def curves(self) -> Path:
+        """Where all curves go."""
+        return self.folder / "curves.parquet"
+
+    @property
     def certificates(self) -> list[Path]:
         """Where the certificates go, one file per method; none if the suite asks for none."""
         methods = dict.fromkeys(cell.method for cell in self.cells if self.suite.certify)

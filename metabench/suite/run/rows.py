@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -24,12 +25,14 @@ def base_row(cell: Cell, seed: int, environment: Mapping[str, Any]) -> dict[str,
         "suite": cell.suite,
         "experiment": cell.experiment,
         "kind": cell.kind,
+        "kind_options": cell.kind_options,
         "problem": cell.problem,
         "dataset": cell.dataset,
         "size": cell.size,
-        "problem_options": options_text(of_problem),
+        "problem_options": dataclasses.asdict(of_problem),
+        "problem_variant": options_text(of_problem),
         "method": cell.method,
-        "method_options": options_text(of_method),
+        "method_options": dataclasses.asdict(of_method),
         "label": label(cell.method, of_method),
         "target": used.target.value,
         "exact": used.exact,

@@ -7,6 +7,7 @@ lines of JSON through a pipe.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
 import functools
 import importlib
@@ -19,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, NoReturn
@@ -175,7 +176,8 @@ def _listen(child: _Child, cell: Cell, patience: float, progress: Progress) -> _
                 progress(*message["progress"])
             elif "row" in message:
                 row = message["row"]
-                row["curves"] = {name: Curve(**fields) for name, fields in row["curves"].items()}
+                if "curves" in row:
+                    row["curves"] = {name: Curve(**curve) for name, curve in row["curves"].items()}
                 heard.rows[row["seed"]] = row
             else:
                 heard.finished = "finished" in message
@@ -249,7 +251,7 @@ def _child(cell: Cell, runner: Runner, imports_torch: bool, writing: int, parent
             importlib.import_module("metabench.suite.run.run_cell")
         _send(pipe, {"begun": True})
         for row in runner(cell, _Throttled(pipe)):
-            _send(pipe, {"row": row | {"curves": _plain(row.get("curves", {}))}})
+            _send(pipe, {"row": row})
         _send(pipe, {"finished": True})
         code = 0
     except MetabenchError as error:
@@ -305,12 +307,8 @@ class _Throttled:
             _send(self.pipe, {"progress": [stage, done, total]})
 
 
-def _plain(curves: Mapping[str, Curve]) -> dict[str, dict[str, Any]]:
-    return {name: asdict(curve) for name, curve in curves.items()}
-
-
 def _send(pipe: BinaryIO, message: dict[str, Any]) -> None:
-    pipe.write(json.dumps(message).encode() + b"\n")
+    pipe.write(json.dumps(message, default=dataclasses.asdict).encode() + b"\n")
     pipe.flush()
 
 

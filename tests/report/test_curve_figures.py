@@ -1,0 +1,187 @@
+"""The figures of curves: every curve of every run is in one, whatever it is called, and what has none is named."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metabench.core.curves import Curve
+from metabench.report.curve_figures import PANELS_AT_MOST, curve_figures
+from metabench.report.drawing import draw_figure, draw_svg
+from metabench.report.entries import Suite
+from metabench.report.figures import build_figures
+from metabench.report.load import load_suite
+from metabench.report.page import CURVE_PANELS, render_page
+from metabench.report.panel import Figure
+
+STEPS = (0.0, 1.0, 2.0)
+
+
+def curve(*values: float, **changes: Any) -> Curve:
+    return dataclasses.replace(Curve(STEPS[: len(values)], values, "nat", "outer step"), **changes)
+
+
+@pytest.fixture
+def figures_of(load_rows: Any, synthetic: Any) -> Any:
+    """A function from [(method, seed, curves, changes of the row), ...] to the figures that they make."""
+
+    def make(*runs: tuple[Any, ...]) -> list[Figure]:
+        rows = [synthetic.row(method, seed, curves=curves, **dict(*rest)) for method, seed, curves, *rest in runs]
+        return curve_figures(load_rows(rows))
+
+    return make
+
+
+def test_every_name_of_a_curve_has_a_figure_for_each_task(suite: Suite) -> None:
+    assert [(figure.title, figure.task.problem) for figure in curve_figures(suite) if figure.task] == [
+        ("Outer loss", "label_noise"),
+        ("Time", "label_noise"),
+        ("Outer loss", "regularisation"),
+        ("Time", "regularisation"),
+    ]
+
+
+def test_every_run_with_a_curve_is_in_a_panel_and_every_failed_one_without_beside_it(suite: Suite) -> None:
+    figure = curve_figures(suite)[0]
+    settings = [one for one in suite.settings if one.task == figure.task and one.kind == "quality"]
+    assert [panel.title.removesuffix(" · K = 16") for panel in figure.panels] == [suite.titles[one] for one in settings]
+    for panel, setting in zip(figure.panels, settings, strict=True):
+        for entry in suite.settings[setting]:
+            drawn = sum(trace.n for trace in panel.traces if trace.label == entry.label)
+            missing = {one.status: one.runs for one in panel.failures if one.label == entry.label}
+            assert (drawn, missing) == (entry.ok, entry.failures)
+
+
+def test_a_line_is_the_median_over_seeds_and_its_band_goes_from_the_least_to_the_greatest(figures_of: Any) -> None:
+    values = [(3.0, 1.0, 2.0), (5.0, 0.0, 2.0), (1.0, 4.0, 2.0)]
+    (figure,) = figures_of(*(("unrolled", seed, {"loss": curve(*one)}) for seed, one in enumerate(values)))
+    ((trace,),) = (panel.traces for panel in figure.panels)
+    assert (trace.x, trace.y, trace.n) == (STEPS, (3.0, 1.0, 2.0), 3)
+    assert (trace.low, trace.high) == ((1.0, 0.0, 2.0), (5.0, 4.0, 2.0))
+    assert "medians over n = 3 seeds" in figure.caption and "from the least to the greatest seed" in figure.caption
+
+
+def test_a_single_seed_has_its_own_quartiles(figures_of: Any) -> None:
+    one = curve(2.0, 1.0, lower=(1.0, 0.5), upper=(3.0, 2.0), n=20)
+    (figure,) = figures_of(("unrolled", 0, {"loss": one}), ("mixflow", 0, {"loss": curve(2.0, 1.0)}))
+    with_quartiles, without = figure.panels[0].traces
+    assert (with_quartiles.low, with_quartiles.high) == ((1.0, 0.5), (3.0, 2.0))
+    assert (without.low, without.high) == ((), ())
+    assert "quartiles over tasks" in figure.caption and "least" not in figure.caption
+
+
+def test_seeds_with_other_x_have_lines_of_their_own(figures_of: Any) -> None:
+    runs = [("unrolled", seed, {"loss": curve(2.0, 1.0, 0.0)}) for seed in (0, 1)]
+    stopped = ("unrolled", 2, {"loss": curve(2.0, 9.0)}, {"status": "diverged", "message": "nan"})
+    (figure,) = figures_of(*runs, stopped)
+    assert [(trace.x, trace.n) for trace in figure.panels[0].traces] == [(STEPS, 2), (STEPS[:2], 1)]
+    assert figure.panels[0].failures == []
+    assert "lines of their own" in figure.caption
+
+
+@pytest.mark.parametrize(
+    ("one", "x", "y"),
+    [
+        (curve(2.0, 1.0, 0.5), ("outer step", "count", False), ("loss (nat)", "plain", False)),
+        (curve(2.0, 1.0, 0.5, unit="s"), ("outer step", "count", False), ("loss", "seconds", False)),
+        (curve(2.0, 1.0, 0.5, unit="B"), ("outer step", "count", False), ("loss", "bytes", False)),
+        (curve(2.0, 1.0, 0.5, unit=""), ("outer step", "count", False), ("loss", "plain", False)),
+        (curve(200.0, 1.0, 0.5, log_y=True), ("outer step", "count", False), ("loss (nat)", "error", True)),
+        (curve(2.0, 1.0, 0.5, log_y=True), ("outer step", "count", False), ("loss (nat)", "plain", False)),
+        (curve(200.0, 1.0, 0.0, log_y=True), ("outer step", "count", False), ("loss (nat)", "plain", False)),
+        (
+            Curve((1e-3, 1e-2, 0.1), (2.0, 1.0, 0.5), along="rate", log_x=True),
+            ("rate", "error", True),
+            ("loss", "plain", False),
+        ),
+    ],
+)
+def test_axes_have_units_and_are_logarithmic_where_that_is_asked_for_and_can_be(
+    figures_of: Any, one: Curve, x: Any, y: Any
+) -> None:
+    (figure,) = figures_of(("unrolled", 0, {"loss": one}))
+    (panel,) = figure.panels
+    assert (panel.x.name, panel.x.kind, panel.x.log) == x
+    assert (panel.y.name, panel.y.kind, panel.y.log) == y
+
+
+def test_curves_of_one_name_along_other_things_are_in_panels_of_their_own(figures_of: Any) -> None:
+    (figure,) = figures_of(
+        ("unrolled", 0, {"loss": curve(2.0, 1.0)}), ("mixflow", 0, {"loss": curve(2.0, 1.0, along="time (s)")})
+    )
+    assert [(panel.x.name, panel.labels) for panel in figure.panels] == [
+        ("outer step", ["unrolled"]),
+        ("time (s)", ["mixflow"]),
+    ]
+
+
+def test_inner_and_outer_steps_are_told_apart(figures_of: Any) -> None:
+    steps = [{"inner_steps": 4}, {"inner_steps": 8}, {"inner_steps": 8, "outer_steps": 7, "cell": "0000000a"}]
+    (figure,) = figures_of(*(("unrolled", 0, {"loss": curve(1.0)}, changes) for changes in steps))
+    assert [panel.title.split(" · ")[2:] for panel in figure.panels] == [
+        ["K = 4"],
+        ["K = 8", "7 outer steps"],
+        ["K = 8", "400 outer steps"],
+    ]
+
+
+def test_more_panels_than_a_figure_holds_are_in_further_files(load_rows: Any, synthetic: Any, tmp_path: Path) -> None:
+    rows = [
+        synthetic.row("unrolled", 0, problem_variant=f"rate=0.{index}", curves={"loss": curve(1.0, 0.5)})
+        for index in range(100, 100 + PANELS_AT_MOST + 2)
+    ]
+    suite = load_rows(rows)
+    first, second = curve_figures(suite)
+    assert (first.name, second.name) == tuple(f"curve-loss-label_noise-fashion_mnist_10k-{n}" for n in (1, 2))
+    assert (first.title, second.title) == ("Loss (1 of 2)", "Loss (2 of 2)")
+    assert (len(first.panels), len(second.panels)) == (PANELS_AT_MOST, 2)
+    page = render_page(suite)
+    assert f"{PANELS_AT_MOST - CURVE_PANELS} of {PANELS_AT_MOST} panels are left out here" in page
+    assert page.count("<h4>mlp256 · rate=0.1") >= CURVE_PANELS
+
+
+def test_files_have_every_point_and_the_page_shows_the_curve(load_rows: Any, synthetic: Any, tmp_path: Path) -> None:
+    long = Curve(tuple(map(float, range(150))), tuple(1 / (1 + step) for step in range(150)), "nat", "outer step")
+    suite = load_rows([synthetic.row("unrolled", seed, curves={"loss": long}) for seed in (0, 1)])
+    build_figures(tmp_path / "results.parquet", tmp_path / "figures")
+    name = "curve-loss-label_noise-fashion_mnist_10k"
+    records = list(csv.DictReader((tmp_path / "figures" / f"{name}.csv").open()))
+    assert [(float(record["x"]), float(record["y"])) for record in records] == list(
+        zip(long.x, long.values, strict=True)
+    )
+    assert {(record["n"], record["label"], record["x_axis"], record["y_axis"]) for record in records} == {
+        ("2", "unrolled", "outer step", "loss (nat)")
+    }
+    page = render_page(suite)
+    assert f'id="figure-{name}"' in page and f'href="figures/{name}.pdf"' in page
+
+
+def test_the_same_curves_give_the_same_bytes_and_a_short_drawing(suite: Suite) -> None:
+    figure = curve_figures(suite)[0]
+    assert draw_figure(figure, suite.styles) == draw_figure(figure, suite.styles)
+    drawing = draw_svg(figure.panels[0], suite.styles, "one")
+    assert not re.search(r'd="[^"]*\.\d{3}', drawing)
+
+
+@pytest.mark.parametrize("values", [(1.0,), (0.0, 0.0, 0.0), (1e-9, -1e9, 3.0)])
+def test_curves_of_one_point_of_zeros_and_of_any_range_can_be_drawn(figures_of: Any, values: Any, suite: Suite) -> None:
+    (figure,) = figures_of(("unrolled", 0, {"loss": curve(*values, log_y=True)}))
+    pdf, png = draw_figure(figure, suite.styles)
+    assert pdf.startswith(b"%PDF") and png.startswith(b"\x89PNG")
+
+
+def test_rows_without_curves_have_no_figure_of_them(figures_of: Any, tmp_path: Path) -> None:
+    assert figures_of(("unrolled", 0, None), ("mixflow", 0, {})) == []
+
+
+def test_results_without_their_file_of_curves_have_a_report(load_rows: Any, synthetic: Any, tmp_path: Path) -> None:
+    load_rows([synthetic.row("unrolled", 0)])
+    (tmp_path / "curves.parquet").unlink()
+    suite = load_suite(tmp_path / "results.parquet")
+    assert curve_figures(suite) == []
+    assert "figure-curve" not in render_page(suite)
