@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from metabench.autodiff.optimisers import Rate, Scheduled
+from metabench.autodiff.traced.segment_graphs import Itself
 from metabench.core.lazy import torch
 from metabench.core.problem import InnerOptimiser, MetaRole
 from metabench.core.types import InnerState, Tree, Window
@@ -63,8 +64,7 @@ def prepared(
     kinds = Kinds(kind_of(params), kind_of(meta), inner_kind, outer_kind)
     kind = signature(values), signature(meta_values)
     if keep:
-        modes = tuple(module.training for module in modules.values())
-        losses = losses_of(inner_loss, outer_loss, kinds, modules, (kind, modes) if modules else None)
+        losses = losses_of(inner_loss, outer_loss, kinds, modules, (kind, _constants(modules)) if modules else None)
     else:
         losses = Losses(inner_loss, outer_loss, kinds, modules)
 
@@ -79,6 +79,17 @@ def prepared(
         raise_unless_alike(state.params, values)
     problem.roles = roles_of(problem, optimiser, start, roles, state, meta_values, window, kind)
     return Prepared(problem, state, meta_values, window, kinds)
+
+
+def _constants(modules: Mapping[str, torch.nn.Module]) -> Hashable:
+    """Return what a use of the modules depends on besides their trained parameters: modes, frozen parameters and buffers, by identity."""
+    return tuple(
+        (
+            module.training,
+            *(Itself(leaf) for leaf in (*module.parameters(), *module.buffers()) if not leaf.requires_grad),
+        )
+        for module in modules.values()
+    )
 
 
 def _on_trees(optimiser: InnerOptimiser, meta: type) -> InnerOptimiser:

@@ -107,6 +107,25 @@ def test_a_module_in_another_mode_is_traced_anew(counted: dict[str, int]) -> Non
         call(losses, network)
 
 
+def test_frozen_parameters_and_captured_tensors_are_read_anew() -> None:
+    factor = torch.ones(())
+    network, losses = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)), made(factor)
+    network[1].requires_grad_(False)
+
+    def agree() -> float:
+        found, exact = (float(call(losses, network, method=name).hypergradient) for name in ("mixflow", "unrolled"))
+        assert found == pytest.approx(exact, rel=1e-4)
+        return exact
+
+    before = [agree()]
+    network[1].weight.mul_(2)
+    before.append(agree())
+    network[1].weight = torch.nn.Parameter(torch.ones(1, 3), requires_grad=False)
+    before.append(agree())
+    factor.mul_(2)
+    assert len({*before, agree()}) == 4
+
+
 def test_what_is_kept_dies_with_the_functions() -> None:
     factor = torch.ones(())
     losses = made(factor)
