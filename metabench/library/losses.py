@@ -153,7 +153,8 @@ def losses_of(
     It is kept as an attribute of the inner loss, or of the object of which that is a method. Both then die together: a weak table would
     keep the loss alive through the problem. `constants` is whatever else the modules' use depends on.
     """
-    key = (hashable(inner), hashable(outer), kinds, tuple(modules.items()), constants)
+    numbers = _numbers(inner), _numbers(outer)
+    key = (hashable(inner), hashable(outer), kinds, tuple(modules.items()), constants, numbers)
     try:
         kept = vars(getattr(inner, "__self__", inner)).setdefault("__metabench__", Recent())
     except (TypeError, AttributeError):  # an object without attributes of its own
@@ -163,6 +164,12 @@ def losses_of(
         return found
     if not kept:
         _count(inner)
+    if len(kept) == _KEPT:
+        warnings.warn(
+            f"the inner loss has been checked and traced for {_KEPT} outer losses, modules or values of the numbers that the losses "
+            "use: pass a number that changes in the batch, and define losses once, before the loop",
+            stacklevel=4,
+        )
     made: Losses = kept.keep(key, Losses(inner, outer, kinds, modules))
     return made
 
@@ -188,6 +195,16 @@ def alike(value: Any) -> Hashable:
         return hashable(value)
     captured = [cell.cell_contents for cell in value.__closure__ or ()]
     return value.__code__, tuple(hashable(one) for one in (*captured, *(value.__defaults__ or ())))
+
+
+def _numbers(loss: Callable[..., torch.Tensor]) -> Hashable:
+    """Return the numbers and texts that a function uses by name: they are part of its traces, unlike tensors."""
+    function = getattr(loss, "__func__", loss)
+    if not isinstance(function, types.FunctionType):
+        return ()
+    captured = [cell.cell_contents for cell in function.__closure__ or ()]
+    named = [function.__globals__.get(name) for name in function.__code__.co_names]
+    return tuple(value for value in (*captured, *named) if isinstance(value, int | float | str))
 
 
 def _count(inner: Callable[..., torch.Tensor]) -> None:

@@ -126,6 +126,23 @@ def test_frozen_parameters_and_captured_tensors_are_read_anew() -> None:
     assert len({*before, agree()}) == 4
 
 
+def test_a_number_that_changes_is_not_taken_from_a_trace(counted: dict[str, int]) -> None:
+    temperature = 1.0
+    plain = made()[1]
+
+    def inner(params: Any, meta: Any, batch: Any) -> torch.Tensor:
+        return temperature * plain(params, meta, batch) + meta.exp() * params.square().sum()
+
+    answers = []
+    for value in (1.0, 2.0, 1.0):
+        temperature = value
+        found, exact = (call((inner, plain), method=name).hypergradient for name in ("mixflow", "unrolled"))
+        torch.testing.assert_close(found, exact)
+        answers.append(found)
+    assert counted["checks"] == 2
+    assert answers[0] == answers[2] != answers[1]
+
+
 def test_what_is_kept_dies_with_the_functions() -> None:
     factor = torch.ones(())
     losses = made(factor)
@@ -148,8 +165,9 @@ def test_no_data_of_a_call_is_kept() -> None:
 
 def test_few_outer_losses_are_kept_with_an_inner_loss() -> None:
     inner, _ = made()
-    for _ in range(20):
-        call((inner, made()[1]), method="t1t2")
+    with pytest.warns(UserWarning, match="has been checked and traced for 16 outer losses"):
+        for _ in range(20):
+            call((inner, made()[1]), method="t1t2")
     assert len(vars(inner)["__metabench__"]) <= 16
 
 
