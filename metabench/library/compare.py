@@ -60,7 +60,7 @@ def compare(
 
     Args:
         problem: a problem of the suite; or the inner loss, followed by the other arguments of `metabench.hypergradient` after the method.
-        methods: names, or pairs of a name and options; all methods with their defaults unless given.
+        methods: names, or pairs (name, options); all methods with their defaults unless given.
         budget: seconds for all methods together. One that takes more than a third of those left, and than an even share of them, has the
             status 'timeout'; in another thread than the main one it is not stopped.
         draws: hypergradients averaged over in the errors of a method that draws.
