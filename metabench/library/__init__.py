@@ -3,6 +3,6 @@
 from metabench.autodiff.optimisers import SGD, Adam, Momentum, PerParameter, RMSprop
 from metabench.core.errors import MetabenchError
 from metabench.library.call import Result, hypergradient
-from metabench.library.compare import compare
+from metabench.library.comparison import compare
 
 __all__ = ["SGD", "Adam", "MetabenchError", "Momentum", "PerParameter", "RMSprop", "Result", "compare", "hypergradient"]

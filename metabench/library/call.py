@@ -74,7 +74,7 @@ def hypergradient(
 ) -> Result:
     """Return the hypergradient of the outer loss through one inner step on each of `inner_batches`, and the inner state after them.
 
-    Keep the losses, and a learned rate, as the same function objects from call to call: their traces and checks are then made once.
+    Keep the losses as the same function objects from call to call: their traces and checks are then made once.
     Whatever they use besides their arguments counts as constant. No argument is changed.
 
     Args:

@@ -13,7 +13,7 @@ from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient
 from metabench.core.problem import InnerOptimiser, MetaRole
 from metabench.core.types import Batch, InnerState, Tree, Window
-from metabench.library.losses import Losses, hashable
+from metabench.library.losses import Losses, alike
 from metabench.library.packing import Signature, kind_of, leaves, signature
 from metabench.stages.well_posed import (
     check_derivatives,
@@ -133,7 +133,7 @@ def roles_of(
         signature(dict(window.inner[0])),
         signature(dict(next(batch for batch in window.outer if batch is not None))),
     )
-    key = (hashable(optimiser), hashable(start), given, problem.stops_gradients, tuple(state.optimiser), kind, batches)
+    key = (alike(optimiser), alike(start), given, problem.stops_gradients, tuple(state.optimiser), kind, batches)
     found: frozenset[MetaRole] | None = problem.looked_at.get(key)
     if found is None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import dataclasses
 import itertools
 import types
 import warnings
@@ -174,6 +175,19 @@ def hashable(value: Any) -> Hashable:
         return Itself(value)
     key: Hashable = value
     return key
+
+
+def alike(value: Any) -> Hashable:
+    """Return a key that is equal for what the same line of a loop makes each time: a function's is its code and what it captures.
+
+    Of an instance of a dataclass, as the inner optimisers are, it is that of its fields.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return type(value), tuple(alike(getattr(value, field.name)) for field in dataclasses.fields(value))
+    if not isinstance(value, types.FunctionType):
+        return hashable(value)
+    captured = [cell.cell_contents for cell in value.__closure__ or ()]
+    return value.__code__, tuple(hashable(one) for one in (*captured, *(value.__defaults__ or ())))
 
 
 def _count(inner: Callable[..., torch.Tensor]) -> None:

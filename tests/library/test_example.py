@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "library.md"
 
 
+@pytest.mark.slow  # two hundred windows of training
 def test_learned_weights_raise_the_accuracy_on_examples_that_neither_loss_sees() -> None:
     (example,) = re.findall(r"<!-- example -->\n```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, Any] = {}
@@ -22,4 +24,3 @@ def test_learned_weights_raise_the_accuracy_on_examples_that_neither_loss_sees()
     clean = names["noisy"] == names["labels"]
     scores, train = names["scores"].detach(), names["train"]
     assert scores[train][clean[train]].mean() > scores[train][~clean[train]].mean() + 1
-    print(names["plain"], names["learned"])

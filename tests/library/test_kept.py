@@ -40,10 +40,12 @@ def made(factor: torch.Tensor | None = None) -> tuple[Loss, Loss]:
     return inner, outer
 
 
-def call(losses: tuple[Loss, Loss], params: Any = None, batch: Any = BATCH, **given: Any) -> metabench.Result:
+def call(
+    losses: tuple[Loss, Loss], params: Any = None, batch: Any = BATCH, method: str = "mixflow", **given: Any
+) -> metabench.Result:
     params = torch.zeros(2, 1) if params is None else params
     given = {"optimiser": metabench.Momentum(0.1)} | given
-    return metabench.hypergradient("mixflow", *losses, params, torch.tensor(-1.0), [batch] * 3, batch, **given)
+    return metabench.hypergradient(method, *losses, params, torch.tensor(-1.0), [batch] * 3, batch, **given)
 
 
 @pytest.fixture
@@ -84,6 +86,19 @@ def test_the_same_functions_are_traced_and_checked_once(packed: type, counted: d
     assert counted == {"traces": 2 * first["traces"], "checks": 3}
 
 
+def test_a_rate_made_in_the_loop_is_checked_once_unless_it_captures_something_else(counted: dict[str, int]) -> None:
+    losses, factor = made(), torch.ones(())
+
+    def learned(yes: bool) -> Any:
+        return metabench.SGD(lambda meta, step: factor * meta.exp() if yes else 0.1 * factor)
+
+    answers = [call(losses, optimiser=learned(yes)).hypergradient for yes in (True, True, False, True)]
+    assert counted["checks"] == 2
+    assert answers[0] == answers[1] == answers[3] != answers[2]
+    fixed = call(made(), optimiser=metabench.SGD(0.1)).hypergradient
+    torch.testing.assert_close(answers[2], fixed)
+
+
 def test_a_module_in_another_mode_is_traced_anew(counted: dict[str, int]) -> None:
     network, losses = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Dropout(0.5)).eval(), made()
     call(losses, network)
@@ -114,8 +129,8 @@ def test_no_data_of_a_call_is_kept() -> None:
 
 def test_few_outer_losses_are_kept_with_an_inner_loss() -> None:
     inner, _ = made()
-    for _ in range(40):
-        call((inner, made()[1]))
+    for _ in range(20):
+        call((inner, made()[1]), method="t1t2")
     assert len(vars(inner)["__metabench__"]) <= 16
 
 

@@ -102,10 +102,10 @@ def compare(
             for _ in well_posed(subject):
                 pass
         rows.append({**_described(chosen, options, certified), "error_dtype": error_dtype, **_measured(subject, share)})
-    return _sorted(pd.DataFrame(rows, columns=_COLUMNS))
+    return _sorted(pd.DataFrame(rows, columns=COLUMNS))
 
 
-_COLUMNS = [
+COLUMNS = [
     "method",
     "label",
     "target",
@@ -216,7 +216,7 @@ def _maker(problem: Any, arguments: tuple[Any, ...], settings: Mapping[str, Any]
     dtype = _name(like.dtype)
     if dtype != PRECISE:
         try:
-            values, more = _in_float64(arguments), _in_float64(settings)
+            values, more = _in_float64((arguments, settings))
             found[PRECISE] = _placed(prepared(problem, *values, **more, keep=False))
         except Exception:  # the losses use tensors of their own, in another dtype
             pass
