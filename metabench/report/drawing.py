@@ -150,7 +150,7 @@ def inline_svg(document: str, description: str) -> str:
     rest = re.sub(r"font: (?:bold |\d00 )?([\d.]+)px [^;\"]*", r"font-size: \1px", rest)
     rest = re.sub(r' transform="rotate\(-0 [^"]*"', "", rest)
     rest = re.sub(
-        r' id="(?:axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|figure|legend|LineCollection|PathCollection)_?\d*"',
+        r' id="(?:axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|figure|legend|\w+Collection)_?\d*"',
         "",
         rest,
     )

@@ -34,7 +34,7 @@ class Subject:
         seed: of the problem and of what the method draws.
         device: where it runs, as 'cpu'.
         measure: how it is measured, by the keys of a suite's `measure`.
-        limit_bytes: the most memory that one hypergradient may take.
+        limit_bytes: the most memory that one hypergradient may take; None for any.
         check_seconds: how long the checks of the exact hypergradient may take.
         outer_steps: meta-updates of a run.
         first: whether it is the first of its process: what holds for all seeds is checked there, and the first call timed.
@@ -50,7 +50,7 @@ class Subject:
     seed: int
     device: str
     measure: Mapping[str, Any]
-    limit_bytes: int
+    limit_bytes: int | None
     check_seconds: float
     outer_steps: int
     first: bool

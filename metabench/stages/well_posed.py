@@ -126,6 +126,12 @@ def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window
             meta-parameters contradicts the problem's roles.
         Diverged: a parameter or a loss is not finite.
     """
+    check_values(problem, state, meta, window)
+    _check_roles(problem, state, meta, window)
+
+
+def check_values(problem: Problem, state: InnerState, meta: Tree, window: Window) -> None:
+    """Check the same without regard to the problem's roles."""
     meta = tree.detach(meta)
     start = begun(problem, state, meta)
     check_finite(start)
@@ -137,7 +143,6 @@ def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window
         _check_loss(what, loss, start.params, meta, batch)
         segments = problem.inner_segments() if loss == problem.inner_loss else problem.outer_segments()
         _check_segments(what, segments, loss, start.params, meta, batch)
-    _check_roles(problem, state, start, meta, window)
 
 
 def check_derivatives(problem: Problem, state: InnerState, meta: Tree, window: Window) -> None:
@@ -271,9 +276,15 @@ def _global_streams() -> list[torch.Tensor]:
     return [torch.get_rng_state(), *on_device]
 
 
-def _check_roles(problem: Problem, state: InnerState, start: InnerState, meta: Tree, window: Window) -> None:
-    """Raise MetabenchError if the meta-parameters enter where they are not declared, or do not enter where they are."""
+def roles_read(
+    problem: Problem, state: InnerState, meta: Tree, window: Window, enough: frozenset[MetaRole]
+) -> frozenset[MetaRole]:
+    """Return the roles in which the meta-parameters are read at the start of the window's inner run.
+
+    Batches after the first are looked at only while a role of `enough` is missing.
+    """
     watched = tree.leaves_for_grad(meta)
+    start = begun(problem, state, meta)
     slope = tree.zeros_like(start.params)
 
     def evaluations() -> Iterator[tuple[MetaRole, Iterable[torch.Tensor]]]:
@@ -293,9 +304,14 @@ def _check_roles(problem: Problem, state: InnerState, start: InnerState, meta: T
             # Nothing but the meta-parameters asks for a derivative here.
             if any(output.requires_grad for output in outputs):
                 found.add(role)
-            # Batches after the first are looked at only where a declared role was not found in it.
-            if tried == set(MetaRole) and problem.roles <= found:
+            if tried == set(MetaRole) and enough <= found:
                 break
+    return frozenset(found)
+
+
+def _check_roles(problem: Problem, state: InnerState, meta: Tree, window: Window) -> None:
+    """Raise MetabenchError if the meta-parameters enter where they are not declared, or do not enter where they are."""
+    found = roles_read(problem, state, meta, window, problem.roles)
     for role in MetaRole:
         if role in found and role not in problem.roles:
             raise MetabenchError(

@@ -51,8 +51,8 @@ def label_of(method: str, options: dict[str, Any]) -> str:
 
 def typed_options(text: str) -> dict[str, Any]:
     """Return the options of 'noise=flip, rate=0.4', numbers as floats."""
-    pairs = (pair.split("=") for pair in text.split(", ") if pair)
-    return {key: float(value) if value[0].isdigit() else value for key, value in pairs}
+    pairs = (pair.partition("=") for pair in text.split(", ") if pair)
+    return {key: float(value) if value[:1].isdigit() else value for key, _, value in pairs}
 
 
 def method_hash(method: str) -> str:

@@ -139,14 +139,6 @@ def test_captions_and_the_summary_say_how_far_the_exact_hypergradient_is_from_pl
     assert "In 2 runs the exact hypergradient was compared" in _said(suite) and "at most 3.0×10⁻⁸" in _said(suite)
 
 
-def test_rows_from_before_that_was_measured_are_rendered_without_it() -> None:
-    suite = load_suite(REFERENCE)
-    if any(row["yardstick_error"] is not None for row in suite.rows):
-        pytest.skip("the published rows have it")
-    assert "plain training" not in _said(suite)
-    assert all("finite differences" not in table.caption for table in all_tables(suite) if table.name != "certificates")
-
-
 def test_healthy_exact_methods_of_the_published_rows_are_far_below_the_limit() -> None:
     errors = [entry.own_error for entry in load_suite(REFERENCE).entries if entry.exact and entry.own_error is not None]
     assert errors and max(errors) < 1e-4 * ROUNDING

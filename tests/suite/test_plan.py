@@ -129,7 +129,7 @@ def test_rows_lie_in_readable_folders(planned: Planned) -> None:
         ({"methods": [{"t1t2": {}, "none": {}}]}, "method: expected a name or {name: {option: value}}"),
         ({"kind": "qualty"}, "unknown kind of experiment 'qualty': did you mean 'quality'?"),
         ({"kind": ["cost"]}, "kind of experiment: expected a name or {name: {option: value}}, got ['cost']"),
-        ({"kind": {"cost": {"a": 1}}}, "takes no option"),
+        ({"kind": {"cost": {"a": 1}}, "outer_steps": None}, "unknown option of kind of experiment 'cost' 'a'"),
         ({"methods": [3]}, "method: expected a name or {name: {option: value}}, got 3"),
         ({"methods": [{"evograd": 3}]}, "method: expected a name or {name: {option: value}}, got {'evograd': 3}"),
     ],

@@ -43,7 +43,7 @@ import json, sys
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.run.run_cell import run_cell
 cells = plan(load_suite(json.loads(sys.argv[1]))).cells
-print(json.dumps([row for cell in cells for row in run_cell(cell, lambda *progress: None)]))
+print(json.dumps([row for cell in cells for row in run_cell(cell, lambda *progress: None)], default=vars))
 """
 
 RESULTS = ("status", "peak_bytes", "static_bytes", "dynamic_bytes", "quality", "metrics", "outer_loss", "meta_summary")

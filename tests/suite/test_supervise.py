@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -15,9 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
+from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.types import Progress
-from metabench.results.store import read_rows
+from metabench.results.store import read_rows, rows_of
 from metabench.suite.plan.cell import Cell
 from metabench.suite.run.rows import base_row
 from metabench.suite.run.supervise import Runner, supervise
@@ -66,6 +68,24 @@ def test_rows_come_back_and_are_written(cell: Cell, tmp_path: Path) -> None:
         {"seed": s, "quality": float(s)} for s in cell.seeds
     ]
     assert os.listdir(out.parent) == ["rows.parquet"]
+
+
+def test_typed_options_numbers_that_are_not_finite_and_curves_come_through_the_pipe(cell: Cell, tmp_path: Path) -> None:
+    curve = Curve((0.0, 1.0), (2.0, 0.1), "nat", "outer step", (1.0, 0.0), (3.0, 0.2), 4, log_y=True)
+    numbers = {"residual": math.inf, "steps": 3.0}
+
+    def run(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        for seed in cell.seeds:
+            yield finished(cell, seed) | {"diagnostics": numbers, "curves": {"loss": curve}}
+
+    out = tmp_path / "rows.parquet"
+    supervise(cell, out, silent, run)
+    for row in rows_of(read_rows(out)):
+        assert (row["diagnostics"], row["curves"]) == (numbers, {"loss": curve})
+        for name in ("problem_options", "method_options"):
+            expected = getattr(cell, name)
+            assert row[name] == expected
+            assert [type(value) for value in row[name].values()] == [type(value) for value in expected.values()]
 
 
 def test_the_order_is_that_of_the_seeds(cell: Cell, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_the_message_has_both_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_role_that_the_method_forgets_as_well_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The method equals its exact value to the last bit, and both are wrong."""
     spoilt = dataclasses.replace(method("unrolled"), function=lambda p, s, m, w, o, g: without_direct_term(p, s, m, w))
-    monkeypatch.setattr(labels, "problem", lambda name: Both)
+    monkeypatch.setattr(labels, "problem", lambda name, plugins=(): Both)
     monkeypatch.setattr(run, "method_of", lambda cell: spoilt)
     (row,) = rows_of("unrolled")
     assert row["status"] == "ok" and row["hypergradient_error"] > 0.1
@@ -150,7 +150,7 @@ def test_a_problem_that_stops_gradients_on_purpose_is_no_error(monkeypatch: pyte
             super().__init__(setting)
             self.stops_gradients = False
 
-    monkeypatch.setattr(labels, "problem", lambda name: Silent)
+    monkeypatch.setattr(labels, "problem", lambda name, plugins=(): Silent)
     (row,) = rows_of("unrolled", **stopping)
     assert row["status"] == "error" and "detach() (label_noise.py:" in row["message"]
     monkeypatch.setattr("metabench.stages.well_posed.check_derivatives", lambda *arguments: None)
@@ -177,7 +177,7 @@ class Narrow(Toy1D):
 
 
 def test_a_problem_that_refuses_other_meta_parameters_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "problem", lambda name: Narrow)
+    monkeypatch.setattr(labels, "problem", lambda name, plugins=(): Narrow)
     (row,) = rows_of("unrolled", kind="cost")
     assert row["status"] == "ok" and row["target_error"] == 0
     assert "the exact hypergradient is not checked: ValueError: another l" in row["message"]

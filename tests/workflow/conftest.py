@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from metabench.results.store import read_rows
+from metabench.results.store import read_rows, rows_of
 from metabench.suite.plan.plan import load_suite, plan
 
 SOURCE = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ class Workflow:
         return {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
 
     def rows(self, suite: str = "tiny") -> list[dict[str, Any]]:
-        return read_rows(self.results(suite) / "results.parquet").to_pylist()
+        return rows_of(read_rows(self.results(suite) / "results.parquet"))
 
     def target(self, method: str) -> str:
         """Return the row file of a method as a target, whether or not it exists."""

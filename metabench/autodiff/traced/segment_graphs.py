@@ -20,7 +20,7 @@ from metabench.autodiff.dual import stopping
 from metabench.autodiff.traced.flat_graph import SAVED, Function, Groups, Trace, on_fakes, specification, unseen
 from metabench.autodiff.traced.missing_derivatives import missing_derivative
 from metabench.core import tree
-from metabench.core.errors import Unsupported
+from metabench.core.errors import TimeLimit, Unsupported
 from metabench.core.lazy import torch
 from metabench.core.segments import LOSS, Segment
 from metabench.core.types import Tree
@@ -60,6 +60,8 @@ class SegmentGraphs:
                 _value(segment, primals)
             self.like = {} if last else on_fakes(lambda fakes: _like(_value(segment, fakes)), primals)
             self._trace = Trace(self._function, _with_tangents(primals, self.like, dual))
+        except TimeLimit:
+            raise
         # Whatever torch says: without a trace the function itself is asked, and may say it better.
         except Exception as error:
             self._refuse(error, primals)
@@ -264,18 +266,22 @@ def _home(segment: Segment, owner: Any) -> tuple[Any, Hashable]:
     by_value = dataclasses.is_dataclass(function) and type(function).__hash__ is not None
     if by_value or (by_name and function.__name__ != "<lambda>"):
         return _cache, function
-    own = vars(owner).setdefault("_segment_graphs", collections.OrderedDict())
-    return own, _Itself(getattr(function, "__func__", function))
+    return own_traces(owner), Itself(getattr(function, "__func__", function))
 
 
-class _Itself:
+def own_traces(owner: Any) -> Any:
+    """Return where a problem keeps traces of its own; shallow copies made afterwards share them."""
+    return vars(owner).setdefault("_segment_graphs", collections.OrderedDict())
+
+
+class Itself:
     """A key equal only for the same object, which it keeps alive: a bare id could be reused."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and self._value is other._value
+        return isinstance(other, Itself) and self._value is other._value
 
     def __hash__(self) -> int:
         return id(self._value)

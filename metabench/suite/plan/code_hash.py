@@ -49,7 +49,8 @@ class Sources:
     def closure(self, modules: Iterable[str]) -> set[str]:
         """Return `modules` and all that they import from the package, directly or indirectly, anywhere in their code.
 
-        The package's own `__init__` holds only the version and is left out: a release alone reruns nothing.
+        The package's own `__init__` holds only the version, and the names of the library, which it imports by text: it is left out, and a
+        release alone reruns nothing.
         """
         found: set[str] = set()
         waiting = list(modules)
