@@ -37,7 +37,10 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Plugins = Annotated[list[Path], typer.Option("--plugin", help="A Python file that declares methods, problems or data sets; repeatable.")]
+Plugins = Annotated[
+    list[Path],
+    typer.Option("--plugin", help="A Python file with methods, problems, data sets or inner optimisers; repeatable."),
+]
 
 
 class Device(str, Enum):
@@ -193,7 +196,7 @@ def list_command(
     as_json: Json = False,
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
-    """List methods, problems, data sets, sizes and suites."""
+    """List methods, problems, data sets, sizes, inner optimisers, kinds of experiment and suites."""
     print_listing(kind, as_json, plugin)
 
 
