@@ -16,4 +16,14 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'metabench' has no attribute '{name}'")
 
 
-_EXPORTED = ("SGD", "Adam", "MetabenchError", "Momentum", "PerParameter", "RMSprop", "Result", "compare", "hypergradient")
+_EXPORTED = (
+    "SGD",
+    "Adam",
+    "MetabenchError",
+    "Momentum",
+    "PerParameter",
+    "RMSprop",
+    "Result",
+    "compare",
+    "hypergradient",
+)

@@ -12,6 +12,7 @@ from bilevel import call, checkpoint, make_problem
 from small_problems import LearnedStart, LearningRates, OuterPenalty, SummedOuter, Tanh
 
 import metabench
+from metabench.autodiff.optimisers import Scheduled
 from metabench.core import InnerState, MetabenchError, MetaRole, Problem, Tree, Unsupported, Window
 from metabench.core.randomness import generator
 from metabench.measure.memory.meter import measure_memory
@@ -167,6 +168,10 @@ def test_the_gradient_is_assigned_or_added_to_what_the_meta_parameters_have(modu
         found.assign({"w": weigher.weight})
 
 
+def line_plain(weight: torch.Tensor, meta: torch.Tensor, batch: Any) -> torch.Tensor:
+    return (batch[0] @ weight - batch[1]).square().mean()
+
+
 Pair = namedtuple("Pair", "inputs targets")
 
 
@@ -197,6 +202,24 @@ def test_tensors_alone_and_batches_of_every_kind(pack: Any) -> None:
     (expected,) = torch.autograd.grad(line_outer(live, penalty, outer), penalty)
     torch.testing.assert_close(found.hypergradient, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(found.params, live.detach(), rtol=1e-12, atol=0)
+
+
+def test_a_scheduled_learned_rate_reads_a_tensor_alone() -> None:
+    *inner, outer = batches(4)
+    weight, log_rate = (
+        torch.zeros(3, 1, dtype=torch.float64),
+        torch.tensor(-2.0, dtype=torch.float64, requires_grad=True),
+    )
+    rate = Scheduled(lambda meta, step: meta.exp(), lambda step: 1 / (1 + step))
+    found = metabench.hypergradient(
+        "mixflow", line_plain, line_plain, weight, log_rate, inner, outer, optimiser=metabench.SGD(rate)
+    )
+    live = weight.clone().requires_grad_()
+    for step, batch in enumerate(inner):
+        (slope,) = torch.autograd.grad(line_plain(live, log_rate, batch), live, create_graph=True)
+        live = live - log_rate.exp() / (1 + step) * slope
+    (expected,) = torch.autograd.grad(line_plain(live, log_rate, outer), log_rate)
+    torch.testing.assert_close(found.hypergradient, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(("name", "options"), [("ift_cg", {"warm_start": True, "steps": 2}), ("pes", {"pairs": 3})])
