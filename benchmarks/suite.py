@@ -19,13 +19,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from metabench.results.curves import CURVES_FILE, read_curves
+from metabench.results.store import read_rows, rows_of, write_rows
 from metabench.suite.config.load import load_suite
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,24 +103,19 @@ def suite(name: str, config: Path, work: Path) -> dict[str, float]:
 
 
 def rendering(work: Path) -> dict[str, float]:
-    """Collecting and rendering 20,000 rows, the reference rows repeated under other seeds, one file a cell."""
-    reference = pq.read_table(REFERENCE)
-    metadata = reference.schema.metadata
+    """Collecting and rendering 20,000 rows, the reference rows and curves repeated under other seeds, one file a cell."""
+    curves = read_curves(REFERENCE.with_name(CURVES_FILE))
+    reference = rows_of(read_rows(REFERENCE))
     cells = work / "many" / "cells"
-    cells.mkdir(parents=True)
     written, copy = 0, 0
     while written < ROWS:
-        rows = min(reference.num_rows, ROWS - written)
-        part = reference.slice(0, rows)
-        part = part.set_column(
-            part.column_names.index("seed"), part.schema.field("seed"), pc.add(part["seed"], 1000 * copy)
-        )
-        for number, cell in enumerate(pc.unique(part["cell"]).to_pylist()):
-            chosen = part.filter(pc.equal(part["cell"], cell)).replace_schema_metadata(
-                {b"metabench_schema": metadata[b"metabench_schema"]}
-            )
-            pq.write_table(pa.table(chosen), cells / f"{copy}-{number}.parquet")
-        written, copy = written + rows, copy + 1
+        by_cell: dict[str, list[dict[str, Any]]] = {}
+        for row in reference[: ROWS - written]:
+            again = row | {"seed": row["seed"] + 1000 * copy, "curves": curves.get((row["cell"], row["seed"]))}
+            by_cell.setdefault(row["cell"], []).append(again)
+        for cell, rows in by_cell.items():
+            write_rows(cells / f"{copy}-{cell}.parquet", rows)
+        written, copy = written + sum(map(len, by_cell.values())), copy + 1
     out = work / "many" / "results.parquet"
     begun = time.perf_counter()
     config = str(ROOT / "config" / "config.yaml")

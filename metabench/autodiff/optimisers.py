@@ -11,14 +11,16 @@ Square roots use v + eps^2 if v can be zero: sqrt has an infinite slope at 0, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from metabench.core import tree
-from metabench.core.errors import Unsupported
+from metabench.core.errors import MetabenchError, Unsupported
 from metabench.core.lazy import torch
 from metabench.core.problem import InnerOptimiser
+from metabench.core.registry import Declarable, Registry, pick
 from metabench.core.schedules import Constant, Schedule
 from metabench.core.types import OptimiserState, Tree
 
@@ -280,17 +282,59 @@ class RMSprop:
         return tree.subtract(params, _times(self.learning_rate, meta, direction, step)), {"second": second, **counted}
 
 
-INNER_OPTIMISERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
+@dataclass(frozen=True)
+class NamedOptimiser(Declarable):
+    """An inner optimiser that problems offer by name.
+
+    Attributes:
+        name: the word in a problem's options.
+        title: one line for listings.
+        make: from a learning rate and a weight decay to the optimiser.
+        order: its place in listings.
+    """
+
+    name: str
+    title: str
+    make: Callable[[Rate, float], InnerOptimiser]
+    order: float = math.inf
+
+    @property
+    def module(self) -> str:
+        """The module that declares it."""
+        return self.make.__module__
 
 
-def inner_optimiser(name: str, learning_rate: Rate, weight_decay: float = 0.0) -> SGD | Momentum | Adam | RMSprop:
-    """Return the inner optimiser named in INNER_OPTIMISERS, with other settings at their defaults."""
-    makers: dict[str, Callable[[], SGD | Momentum | Adam | RMSprop]] = {
-        "sgd": lambda: SGD(learning_rate, weight_decay),
-        "momentum": lambda: Momentum(learning_rate, weight_decay=weight_decay),
-        "nesterov": lambda: Momentum(learning_rate, nesterov=True, weight_decay=weight_decay),
-        "adam": lambda: Adam(learning_rate, weight_decay=weight_decay),
-        "adamw": lambda: Adam(learning_rate, weight_decay=weight_decay, decoupled=True),
-        "rmsprop": lambda: RMSprop(learning_rate, weight_decay=weight_decay),
-    }
-    return makers[name]()
+OPTIMISERS = (
+    NamedOptimiser("sgd", "gradient descent", lambda rate, decay: SGD(rate, decay), 0),
+    NamedOptimiser("momentum", "heavy-ball momentum", lambda rate, decay: Momentum(rate, weight_decay=decay), 1),
+    NamedOptimiser(
+        "nesterov", "Nesterov momentum", lambda rate, decay: Momentum(rate, nesterov=True, weight_decay=decay), 2
+    ),
+    NamedOptimiser("adam", "Adam", lambda rate, decay: Adam(rate, weight_decay=decay), 3),
+    NamedOptimiser("adamw", "AdamW", lambda rate, decay: Adam(rate, weight_decay=decay, decoupled=True), 4),
+    NamedOptimiser("rmsprop", "RMSprop", lambda rate, decay: RMSprop(rate, weight_decay=decay), 5),
+)
+
+
+def check_optimiser(optimiser: NamedOptimiser, name: str) -> None:
+    """Raise MetabenchError if an inner optimiser cannot be made, or lacks what a step needs."""
+    made = optimiser.make(0.1, 0.0)
+    for part in ("init", "update"):
+        if not callable(getattr(made, part, None)):
+            raise MetabenchError(f"inner optimiser '{name}': it makes a {type(made).__name__}, which lacks {part}()")
+
+
+INNER_OPTIMISERS: Registry[NamedOptimiser] = Registry(
+    sort="inner optimiser",
+    kind=NamedOptimiser,
+    package=__name__,
+    group="metabench.optimisers",
+    name=lambda optimiser, stem: optimiser.name,
+    check=check_optimiser,
+    hint="name a metabench.autodiff.optimisers.NamedOptimiser",
+)
+
+
+def inner_optimiser(name: str, learning_rate: Rate, weight_decay: float = 0.0) -> InnerOptimiser:
+    """Return the inner optimiser named in INNER_OPTIMISERS, with other settings at their defaults; plugins loaded so far may add some."""
+    return pick("inner optimiser", name, INNER_OPTIMISERS.loaded()).make(learning_rate, weight_decay)

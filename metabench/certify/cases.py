@@ -24,7 +24,7 @@ from metabench.certify.problems import (
     ScaledStart,
 )
 from metabench.certify.references import Expansion, Minimum, expand, minimise, through_last_steps
-from metabench.certify.scheduled_rates import LearnedSchedule, ScheduledRate
+from metabench.certify.scheduled_rates import LearnedSchedule, ScheduledLearningRates, ScheduledRate
 from metabench.certify.shared_roles import SharedRoles, TiedStart
 from metabench.certify.tanh_networks import Initialisation, LearningRates, TanhNetwork
 from metabench.certify.training import Trained, train
@@ -219,6 +219,7 @@ def _moving_problems() -> Iterator[CertificationProblem]:
     yield from (PenaltiesAndRate(o) for o in MAIN_OPTIMISERS)
     yield from (ScheduledRate(o) for o in ALL_OPTIMISERS)
     yield ScheduledRate("momentum", inner_steps=7, weight_decay=0.2, due="every")
+    yield from (ScheduledLearningRates(o) for o in MAIN_OPTIMISERS)
     yield from (LearnedSchedule(o, due=due) for o, due in (("sgd", "end"), ("momentum", "every"), ("adam", "gaps")))
     yield from (LearnedSchedule(o, inner_steps=k) for o, k in (("sgd", 1), ("nesterov", 9), ("rmsprop", 3), ("adamw", 2)))
     yield from (Initialisation(o, inner_steps=k) for o, k in (("sgd", 4), ("momentum", 1), ("adam", 4)))

@@ -9,14 +9,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from metabench.autodiff.optimisers import scheduled
+from metabench.autodiff.optimisers import PerParameter, scheduled
 from metabench.certify.problem import ADAPTIVE
 from metabench.certify.tanh_networks import LearningRates, TanhNetwork
 from metabench.core import MetaRole, Tree
 from metabench.core.lazy import torch
 from metabench.core.schedules import Cosine, WarmUp
 
-WARM_UP, FINAL = 6, 0.2
+WARM_UP, DECAY, FINAL = 6, 5, 0.2
+
+
+def _factor(step: float, decay_steps: int = DECAY) -> float:
+    """Return the factor of the warm-up and the cosine that follows it."""
+    if step < WARM_UP:
+        return (step + 1) / WARM_UP
+    return FINAL + (1 - FINAL) * math.cos(math.pi / 2 * min((step - WARM_UP) / decay_steps, 1)) ** 2
 
 
 class ScheduledRate(TanhNetwork):
@@ -28,7 +35,7 @@ class ScheduledRate(TanhNetwork):
         "f and F those of tanh_network"
     )
 
-    def __init__(self, optimiser: str = "sgd", decay_steps: int = 5, **settings: Any) -> None:
+    def __init__(self, optimiser: str = "sgd", decay_steps: int = DECAY, **settings: Any) -> None:
         self.decay_steps = decay_steps
         super().__init__(optimiser, **settings)
 
@@ -38,11 +45,23 @@ class ScheduledRate(TanhNetwork):
 
     def rates(self, meta: Tree, params: Tree, step: float) -> dict[str, Any]:
         """Return the rate after `step` updates, for each parameter tensor."""
-        if step < WARM_UP:
-            factor = (step + 1) / WARM_UP
-        else:
-            factor = FINAL + (1 - FINAL) * math.cos(math.pi / 2 * min((step - WARM_UP) / self.decay_steps, 1)) ** 2
-        return dict.fromkeys(params, super().learning_rate() * factor)
+        return dict.fromkeys(params, super().learning_rate() * _factor(step, self.decay_steps))
+
+
+class ScheduledLearningRates(LearningRates):
+    """The meta-parameters are log learning rates, one per tensor, and the same schedule multiplies all of them."""
+
+    name = "scheduled_learning_rates"
+    statement = "w_i <- w_i - exp(l_i) c(t) u_i,  c as in scheduled_rate, T = 5,  f and F those of learning_rate"
+
+    def learning_rate(self) -> Any:
+        """Return the scheduled rates, each a function of its own meta-parameter, or with momentum one function of all."""
+        together = super().learning_rate() if self.optimiser_name == "momentum" else PerParameter(torch.exp)
+        return scheduled(together, WarmUp(WARM_UP, Cosine(DECAY, FINAL)))
+
+    def rates(self, meta: Tree, params: Tree, step: float) -> dict[str, Any]:
+        """Return the rate of each parameter tensor after `step` updates."""
+        return {name: math.exp(float(meta[name])) * _factor(step) for name in params}
 
 
 class LearnedSchedule(LearningRates):

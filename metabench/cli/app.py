@@ -37,7 +37,10 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the suite; repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Plugins = Annotated[list[Path], typer.Option("--plugin", help="A Python file that declares methods, problems or data sets; repeatable.")]
+Plugins = Annotated[
+    list[Path],
+    typer.Option("--plugin", help="A Python file with methods, problems, data sets or inner optimisers; repeatable."),
+]
 
 
 class Device(str, Enum):
@@ -193,7 +196,7 @@ def list_command(
     as_json: Json = False,
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
-    """List methods, problems, data sets, sizes and suites."""
+    """List methods, problems, data sets, sizes, inner optimisers, kinds of experiment and suites."""
     print_listing(kind, as_json, plugin)
 
 
@@ -324,6 +327,32 @@ def certify_command(
     print_certificates(rows, claims)
     print(summary(rows, out), file=sys.stderr)
     if any(one.verdict == FAILED for one in certificates(rows).values()) and not report_only:
+        raise typer.Exit(1)
+
+
+@app.command("check")
+def check_command(
+    plugin: Plugins = [],  # noqa: B006
+    problem: Annotated[list[str], typer.Option(help="A problem; repeatable. By default those that the plugins declare.")] = [],  # noqa: B006
+    size: Annotated[str | None, typer.Option(help="The size of its model; by default the problem's own default.")] = None,
+    options: Annotated[list[str], typer.Option("--set", metavar="OPTION=VALUE", help="An option of the problem; repeatable.")] = [],  # noqa: B006
+    budget: Annotated[float, typer.Option(min=0.1, help="Seconds for all methods on one problem.")] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Check a problem: whether it is well posed, which methods can answer, what each costs and how far it errs.
+
+    Each method runs once on a CPU, at the beginning of an inner run. Exits with 1 if a problem is not well posed.
+    """
+    from metabench.cli.checking import checked, print_checked
+    from metabench.measure.kernels import PORTABLE, choose_kernels, runs
+    from metabench.suite.config.load import options_of
+
+    if runs(PORTABLE):
+        choose_kernels(PORTABLE)
+    with progress_display("check") as progress:
+        found = checked(plugin, problem, size, options_of(options), budget, progress)
+    print_checked(found, as_json)
+    if any(one.fault for one in found):
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""`metabench list`: methods, problems, data sets, sizes, inner optimisers and suites, as tables or JSON."""
+"""`metabench list`: methods, problems, data sets, sizes, inner optimisers, kinds of experiment and suites, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import Any
 
 from metabench.cli.output import human_bytes, print_json, print_table
 from metabench.core.errors import MetabenchError
-from metabench.suite.plan.catalogue import dataset_cards, method_cards, problem_cards, size_cards
+from metabench.suite.plan.catalogue import (
+    dataset_cards,
+    kind_cards,
+    method_cards,
+    optimiser_cards,
+    problem_cards,
+    size_cards,
+)
 
 Entries = list[dict[str, Any]]
 
@@ -22,6 +29,8 @@ class Kind(str, Enum):
     problems = "problems"
     datasets = "datasets"
     sizes = "sizes"
+    optimisers = "optimisers"
+    kinds = "kinds"
     suites = "suites"
 
 
@@ -138,6 +147,16 @@ _LISTINGS: dict[Kind, _Listing] = {
         size_cards,
         ("problem", "size", "model"),
         lambda s: (s["problem"], s["size"] + (" (default)" if s["default"] else ""), s["description"]),
+    ),
+    Kind.optimisers: _Listing(
+        lambda plugins: _named(optimiser_cards(plugins)),
+        ("name", "inner optimiser", "module"),
+        lambda o: (o["name"], o["title"], o["module"]),
+    ),
+    Kind.kinds: _Listing(
+        lambda plugins: _named(kind_cards(plugins)),
+        ("name", "kind of experiment", "trains", "options"),
+        lambda k: (k["name"], k["title"], "yes" if k["trains"] else "no", _options(k["options"])),
     ),
     Kind.suites: _Listing(
         lambda plugins: _suites(),

@@ -15,7 +15,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from metabench.core.errors import MetabenchError, unknown
@@ -30,11 +30,13 @@ def option(
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
-    choices: tuple[str, ...] | None = None,
+    choices: Collection[str] | None = None,
     check: Callable[[Any], object] | None = None,
     execution: bool = False,
 ) -> Any:
     """Declare an option: its default, what it means, and its closed (`minimum`, `maximum`) or open (`above`) bounds or `choices`.
+
+    `choices` may be a `Registry`: plugins then add to them.
 
     `check` raises MetabenchError for a value that it cannot read, as `read_schedule` does.
     `execution` marks an option that changes how the arithmetic runs (compiled, captured) but not the result: a certificate, which judges
@@ -86,6 +88,8 @@ def describe(options: type) -> list[dict[str, Any]]:
     rows = []
     for field in dataclasses.fields(options):
         bounds = {k: v for k, v in field.metadata.items() if k not in ("help", "check") and v is not None}
+        if "choices" in bounds:
+            bounds["choices"] = tuple(bounds["choices"])
         rows.append(
             {
                 "name": field.name,

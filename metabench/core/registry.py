@@ -81,7 +81,8 @@ class Registry(Generic[T]):
         hint: how one is declared, for messages.
         classes: whether a thing is a class.
 
-    A thing may have an `order`, its place in tables; those without one follow by name.
+    A thing may have an `order`, its place in tables; those without one follow by name. As the choices of an option a registry holds the
+    names that this process knows: the package's, those of installed packages and of the plugins loaded so far.
     """
 
     sort: str
@@ -121,6 +122,19 @@ class Registry(Generic[T]):
     def pick(self, name: str, plugins: Iterable[Path] = ()) -> T:
         """Return one by name; raise MetabenchError naming the nearest valid one, or why it was left out."""
         return pick(self.sort, name, self(plugins))
+
+    def loaded(self) -> Found[T]:
+        """Return all by name, those of the plugins that this process has loaded included."""
+        return self(_LOADED)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.loaded())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.loaded()
+
+    def __len__(self) -> int:
+        return len(self.loaded())
 
     @functools.cached_property
     def _own(self) -> Found[T]:
@@ -241,9 +255,15 @@ def _file(module: str) -> str:
 
 
 def modules_of(package: str) -> list[ModuleType]:
-    """Return the imported modules of `package`, in the order of their names."""
+    """Return the imported modules of `package`, in the order of their names; of a module, itself."""
     found = importlib.import_module(package)
+    if not hasattr(found, "__path__"):
+        return [found]
     return [importlib.import_module(f"{package}.{info.name}") for info in pkgutil.iter_modules(found.__path__)]
+
+
+_LOADED: list[Path] = []
+"""The plugins that this process has loaded."""
 
 
 @functools.cache
@@ -272,6 +292,7 @@ def load_file(path: Path) -> ModuleType:
             f"plugin '{path}' declares nothing: decorate a function with metabench.core.method, derive a class from "
             "metabench.core.Problem, or name a metabench.data.Dataset"
         )
+    _LOADED.append(path)
     return module
 
 

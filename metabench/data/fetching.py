@@ -44,10 +44,12 @@ def fetch(
     """Fetch the files of the named data sets into `root`, by default `files.data_root()`, each checked by its sha256.
 
     `plugins` are Python files that may declare some of them. Files that are there and right are kept. The others are taken from the
-    folder `source`, if given, then from the data set's own sources in order. Sets that ship with the package or come from a library need no fetching. All names are
-    checked before anything is fetched, and one set that fails does not stop the others. Raises MetabenchError for an
-    unknown name, a `source` that is not a folder, a folder that cannot be written, and, naming every source and why it
-    failed, for a set that could not be fetched.
+    folder `source`, if given, then from the data set's own sources in order. Sets that ship with the package or come from a library
+    need no fetching. All names are checked before anything is fetched, and one set that fails does not stop the others.
+
+    Raises:
+        MetabenchError: an unknown name, a `source` that is not a folder, or a folder that cannot be written; a set that could not be
+            fetched, with every source and why it failed.
     """
     wanted = [dataset(name, plugins) for name in dict.fromkeys(names)]
     if source is not None and not Path(source).is_dir():

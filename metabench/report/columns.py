@@ -42,6 +42,12 @@ def combine(values: Sequence[Any], column: str) -> Any:
     return {name: _COMBINE[how]([value[name] for value in values if name in value]) for name in names}
 
 
+def seeds_word(column: str) -> str:
+    """Return what captions call the value of a column over seeds, as 'largest'."""
+    how = BY_NAME[column].seeds
+    return {"max": "largest", "same": "shared", "interval": "mean"}.get(how or "", how or "")
+
+
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metabench.report.columns import seeds_word
 from metabench.report.entries import Entry, Suite, Task, slug
 from metabench.report.figure_parts import (
     MEMORY,
@@ -67,7 +68,8 @@ def error_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
         "error_cost",
         "Hypergradient error against cost",
         "Against the exact hypergradient of the whole unrolled window, float64, at a checkpoint that all methods share; "
-        f"lower left is better. Mean over {seeds(shown)}. Lines join the options of one method.{_drawing_words(shown)} "
+        f"lower left is better. {seeds_word('hypergradient_error').capitalize()} over {seeds(shown)}. "
+        f"Lines join the options of one method.{_drawing_words(shown)} "
         f"Strip at the right: runs without a result. {conditions(shown)}",
         [panel for _, panels, _ in groups for panel in panels],
         task,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from metabench.report import numbers
+from metabench.report.columns import seeds_word
 from metabench.report.entries import Entry, slug
 from metabench.report.figure_parts import conditions, seeds
 from metabench.report.memory_study import Comparison, Study
@@ -17,7 +18,7 @@ def memory_figure(study: Study, kind: str, title: str, caption: str, panels: lis
     if not panels:
         return None
     shown = study.entries
-    measured = f"Memory: largest over {seeds(shown)}; time: median over repeats, then over seeds."
+    measured = f"Memory: {seeds_word('peak_bytes')} over {seeds(shown)}; time: median over repeats, then over seeds."
     caption = f"{caption} {measured} {conditions(_measured(shown))}"
     return Figure(
         slug(kind), kind, title, caption, panels, None, columns=min(3, len(panels)) if kind == "study_ablation" else 2

@@ -28,7 +28,9 @@ from metabench.report.study_table import study_tables
 from metabench.report.style import STATUS_WORDS, LabelStyle, style_variables
 from metabench.report.tables import coverage_table, failure_table
 from metabench.results.atomic import write_text_atomically
+from metabench.results.curves import CURVE_COLUMNS
 from metabench.results.schema import COLUMNS
+from metabench.results.typed import WORDS
 
 # Of a figure of curves: its lines take more room in the page than anything else, and its files have all panels.
 CURVE_PANELS = 12
@@ -96,7 +98,11 @@ def render_page(suite: Suite) -> str:
         coverage=coverage_table(suite),
         failures=failure_table(suite),
         citations=_citations(suite),
-        columns=COLUMNS,
+        columns={
+            "results.parquet and results.csv": COLUMNS,
+            "curves.parquet and curves.csv": CURVE_COLUMNS,
+        },
+        type_words=lambda kind: WORDS.get(kind, str(kind)),
         status_words=STATUS_WORDS,
         interval_caution=numbers.INTERVAL_CAUTION,
         open_tables=len(suite.settings) <= OPEN_TABLES,

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from metabench.report import numbers
-from metabench.report.columns import combined
+from metabench.report.columns import combined, seeds_word
 from metabench.report.entries import Place, Row, Suite
 from metabench.report.figure_parts import MEMORY
 from metabench.report.panel import Axis, Figure, Panel, Point, Rule
@@ -20,7 +20,7 @@ _RATIO = Axis("predicted / measured", "ratio", log=False)
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell, measured and predicted. Memory is the largest over seeds. note: what the prediction leaves out."""
+    """One cell, measured and predicted. Memory is combined over seeds. note: what the prediction leaves out."""
 
     label: str
     name: str
@@ -115,7 +115,8 @@ def prediction_figure(suite: Suite) -> Figure | None:
         "predicted_memory",
         "prediction",
         "Memory: predicted against measured",
-        f"Peak memory of one hypergradient, static and dynamic, one point per cell: the largest over its seeds, and the prediction "
+        f"Peak memory of one hypergradient, static and dynamic, one point per cell: the {seeds_word('peak_bytes')} over its seeds, "
+        f"and the prediction "
         f"from tracing without data before the cell was run. Dotted: equal, and {100 * WITHIN:.0f} % to either side. "
         f"Cells that were not started, not measured or not predicted have no point. {prediction_sentence(found)}",
         panels,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from metabench.report import numbers
+from metabench.report.columns import seeds_word
 from metabench.report.entries import Entry, Suite, Task, slug
 from metabench.report.figure_parts import (
     MEMORY,
@@ -57,7 +58,8 @@ def quality_figure(suite: Suite, task: Task, settings: Settings, cost: Axis, kin
         slug(kind, task.problem, task.dataset),
         kind,
         f"Test quality against {word}",
-        f"Points: mean test quality over {seeds(shown)}; vertical bars: {numbers.INTERVAL_WORDS}.{bars} Dashed: the Pareto front, "
+        f"Points: {seeds_word('quality')} test quality over {seeds(shown)}; "
+        f"vertical bars: {numbers.INTERVAL_WORDS}.{bars} Dashed: the Pareto front, "
         f"which no other method beats on both. Strip at the right: runs without a result. {conditions(shown)}",
         panels,
         task,

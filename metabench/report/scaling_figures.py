@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 
 from metabench.report import numbers
+from metabench.report.columns import seeds_word
 from metabench.report.entries import Entry, Suite, Task, slug
 from metabench.report.figure_parts import MEMORY, QUARTILES, TIME, Settings, conditions, joined, seeds, thin
 from metabench.report.panel import Axis, Failure, Figure, Missing, Panel, Point
@@ -69,7 +70,8 @@ def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missin
         "scaling_size",
         "Memory and time against model size",
         "Logarithmic axes; b: exponent of y = a xᵇ fitted by least squares on logarithms within one family of models, "
-        f"± its standard error, over that many sizes. Memory: largest over {seeds(shown)}; time: median, bars: {QUARTILES}. "
+        f"± its standard error, over that many sizes. Memory: {seeds_word('peak_bytes')} over {seeds(shown)}; "
+        f"time: {seeds_word('time_median_s')}, bars: {QUARTILES}. "
         f"Strip at the top: no result. {conditions(shown)}",
         panels,
         task,
@@ -103,7 +105,8 @@ def steps_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Missi
         "scaling_steps",
         "Memory and time against inner steps",
         "Logarithmic axes. Per step: slope of a straight line fitted by least squares (not on logarithms), ± its standard error. "
-        f"Memory: largest over {seeds(shown)}; time: median, bars: {QUARTILES}. Strip at the top: no result. {conditions(shown)}",
+        f"Memory: {seeds_word('peak_bytes')} over {seeds(shown)}; time: {seeds_word('time_median_s')}, bars: {QUARTILES}. "
+        f"Strip at the top: no result. {conditions(shown)}",
         panels,
         task,
     )

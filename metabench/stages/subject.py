@@ -38,7 +38,7 @@ class Subject:
         check_seconds: how long the checks of the exact hypergradient may take.
         outer_steps: meta-updates of a run.
         first: whether it is the first of its process: what holds for all seeds is checked there, and the first call timed.
-        progress: is told what runs.
+        progress: called with what runs.
         kind_options: the options of the kind of experiment, typed.
         checkpoint: where a run is saved to and resumed from; None for nowhere.
     """

@@ -12,7 +12,7 @@ from metabench.core.types import InnerState, Tree, Window
 def plain_windows(problem: Problem, meta: Tree) -> Iterator[tuple[Problem, InnerState, Window]]:
     """Yield what a method is given at one window of the first task after another: problem, state and window.
 
-    Plain training at `meta` leads from each to the next; it runs when the next is asked for.
+    Plain training at `meta` leads from each to the next; it runs when the next is needed.
     """
     state: InnerState | None = None
     for tasks in problem.windows():

@@ -53,7 +53,7 @@ def gradient(params: Tree, step: int = 0) -> Tree:
 
 
 def test_every_name_is_compared_with_a_peer() -> None:
-    assert tuple(PEERS) == INNER_OPTIMISERS == OPTIMISERS
+    assert tuple(PEERS) == tuple(INNER_OPTIMISERS) == OPTIMISERS
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

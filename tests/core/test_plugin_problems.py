@@ -1,19 +1,24 @@
-"""Plugins declare problems and data sets, too: several in one file, checked when they are found, beside the package's own."""
+"""Plugins declare problems, data sets and inner optimisers, too: several in one file, checked when they are found."""
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from pathlib import Path
 
 import pytest
+from kernel_choice import KERNELS
 
+from metabench.autodiff.optimisers import INNER_OPTIMISERS
+from metabench.core import registry
 from metabench.core.errors import MetabenchError
 from metabench.data import card, datasets, load
 from metabench.methods import methods
 from metabench.problems import problem, problems
-from metabench.suite.plan.catalogue import dataset_cards, problem_cards
-from metabench.suite.plan.code_hash import code_hash
+from metabench.suite.plan.catalogue import dataset_cards, optimiser_cards, problem_cards
+from metabench.suite.plan.code_hash import _hash, code_hash
 from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.run.run_cell import run_cell
 
 PLUGIN = """
     import dataclasses
@@ -201,3 +206,64 @@ def test_a_problem_that_needs_more_examples_or_another_data_set_is_refused(tmp_p
         suite = {"name": "x", "plugins": [str(path)], "experiments": {"a": {"problem": "several", "methods": ["none"]}}}
         with pytest.raises(MetabenchError, match=words):
             plan(load_suite(suite))
+
+
+HALF = """
+    from metabench.autodiff.optimisers import SGD, NamedOptimiser
+    from metabench.core import tree
+
+    class Half(SGD):
+        def update(self, gradient, params, state, meta):
+            return super().update(tree.tree_map(lambda leaf: leaf / 2, gradient), params, state, meta)
+
+    HALF = NamedOptimiser("half", "half a step", lambda rate, decay: Half(rate, decay))
+"""
+
+
+@pytest.fixture
+def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process have loaded no plugin before the test, nor by it after."""
+    monkeypatch.setattr(registry, "_LOADED", [])
+
+
+@pytest.mark.usefixtures("no_plugins")
+def test_a_plugins_inner_optimiser_is_a_choice_of_every_problem(tmp_path: Path) -> None:
+    experiment = {"problem": "toy_1d", "methods": ["t1t2"], "outer_steps": 2, "options": {"optimiser": "half"}}
+    suite = {
+        "name": "x",
+        "seeds": [0],
+        "kernels": KERNELS,
+        "measure": {"time_repeats": 3},
+        "experiments": {"a": experiment},
+    }
+    with pytest.raises(MetabenchError, match="unknown value of option 'optimiser' of problem 'toy_1d' 'half'"):
+        plan(load_suite(suite))
+    path = written(tmp_path, HALF, "optimisers.py")
+    (cell,) = plan(load_suite(suite | {"plugins": [str(path)]})).cells
+    (row,) = run_cell(cell, lambda *progress: None)
+    assert (row["status"], row["target_error"]) == ("ok", pytest.approx(0, abs=1e-12))
+    plain = dataclasses.replace(cell, problem_options=cell.problem_options | {"optimiser": "sgd"})
+    assert next(run_cell(plain, lambda *progress: None))["quality"] != row["quality"]
+    before = code_hash(cell), code_hash(plain)
+    _hash.cache_clear()
+    path.write_text(path.read_text() + "# edited")
+    assert (code_hash(cell) != before[0], code_hash(plain) != before[1]) == (True, False)
+    assert list(optimiser_cards([path]))[-1] == "half"
+
+
+@pytest.mark.usefixtures("no_plugins")
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"half"', '"adam"', "declares the inner optimiser 'adam', a name that"),
+        ("Half(rate, decay)", "None", "inner optimiser 'half': it makes a NoneType, which lacks init()"),
+    ],
+)
+def test_an_inner_optimiser_that_cannot_be_used_is_named_with_the_reason(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    path = written(tmp_path, HALF.replace(old, new))
+    with pytest.raises(MetabenchError) as refused:
+        INNER_OPTIMISERS([path])
+    assert words in str(refused.value)
+    assert str(path) in str(refused.value)

@@ -19,6 +19,7 @@ from metabench.core.options import build
 from metabench.core.randomness import generator
 from metabench.core.registry import _offered, installed
 from metabench.methods import method, methods
+from metabench.problems import problem
 from metabench.suite.plan.catalogue import method_cards
 from metabench.suite.plan.code_hash import _hash, method_hash
 from metabench.suite.plan.plan import load_suite, plan
@@ -45,7 +46,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         installed.cache_clear()
         _offered.cache_clear()
 
-    def do(entry_points: dict[str, str], modules: dict[str, str], name: str = "friend") -> Path:
+    def do(
+        entry_points: dict[str, str], modules: dict[str, str], name: str = "friend", group: str = "metabench.methods"
+    ) -> Path:
         for module, text in modules.items():
             path = tmp_path / module
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +57,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         metadata.mkdir()
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
         lines = [f"{point} = {value}" for point, value in entry_points.items()]
-        (metadata / "entry_points.txt").write_text("\n".join(["[metabench.methods]", *lines]))
+        (metadata / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
         monkeypatch.syspath_prepend(tmp_path)
         forget()
         return tmp_path
@@ -195,3 +198,30 @@ def test_the_command_line_lists_the_good_and_tells_of_the_broken_on_standard_err
         "warning: a method is left out: entry point 'other = nowhere' of friend 1.2 cannot be imported: "
         "ModuleNotFoundError: No module named 'nowhere'"
     ]
+
+
+def test_a_package_offers_problems_and_data_sets_alike(
+    install: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+        import dataclasses
+        from metabench.data import Dataset, DatasetCard
+        from metabench.problems.toy_1d import Toy1D
+
+        class Theirs(Toy1D):
+            card = dataclasses.replace(Toy1D.card, datasets=("pairs",))
+
+        class Nameless(Toy1D):
+            card = None
+
+        PAIRS = Dataset(DatasetCard(name="pairs", title="Pairs", task="none"), lambda read: None)
+    """
+    install({"theirs": "friends:Theirs"}, {"friends.py": text}, group="metabench.problems")
+    install({"pairs": "friends"}, {}, name="pairs", group="metabench.datasets")
+    install({"nameless": "friends:Nameless"}, {}, name="nameless", group="metabench.problems")
+    grid = {"name": "x", "experiments": {"a": {"problem": "friends", "methods": ["none"]}}}
+    assert [(cell.problem, cell.dataset) for cell in plan(load_suite(grid)).cells] == [("friends", "pairs")]
+    said = "entry point 'nameless = friends:Nameless' of nameless 1.2 problem 'friends': Nameless.card is missing"
+    assert f"warning: a problem is left out: {said}" in capsys.readouterr().err
+    with pytest.raises(MetabenchError, match="problem 'nameless' was left out: entry point"):
+        problem("nameless")

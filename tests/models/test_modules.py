@@ -11,6 +11,7 @@ from torch import nn
 from metabench.core import tree
 from metabench.core.errors import MetabenchError
 from metabench.core.randomness import generator
+from metabench.measure.predicted.memory import fake_tensors
 from metabench.models.modules import as_function
 
 
@@ -195,3 +196,17 @@ def test_spectral_normalisation_is_refused_where_it_iterates() -> None:
 def test_a_module_with_nothing_to_learn_is_refused() -> None:
     with pytest.raises(MetabenchError, match="a Tanh, has no parameter that requires a gradient"):
         as_function(nn.Tanh())
+
+
+def test_it_is_placed_without_the_modules_own_to_which_fails_without_memory() -> None:
+    module = nn.Sequential(nn.Linear(4, 2), nn.Tanh())
+    module.register_buffer("scale", torch.ones(()))
+    module.register_buffer("count", torch.zeros((), dtype=torch.int64))
+    params, function = as_function(module, torch.device("cpu"), torch.float64)
+    assert {leaf.dtype for leaf in params.values()} == {torch.float64}
+    assert {leaf.dtype for leaf in module.parameters()} == {torch.float32}
+    batch = inputs(3, 4)
+    torch.testing.assert_close(function(params, batch), module.double()(batch))
+    with fake_tensors():
+        params, function = as_function(nn.Linear(4, 2), torch.device("cpu"), torch.float64)
+        assert function(params, torch.empty(3, 4, dtype=torch.float64)).shape == (3, 2)

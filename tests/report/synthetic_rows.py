@@ -231,6 +231,7 @@ _KNOWN_BEFORE = (
         "suite",
         "experiment",
         "kind",
+        "kind_options",
         "problem",
         "dataset",
         "size",

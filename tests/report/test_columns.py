@@ -12,6 +12,8 @@ import pytest
 
 from metabench.report.cells import bytes_cell
 from metabench.report.columns import combined
+from metabench.report.figures import all_figures
+from metabench.report.panel import Figure
 from metabench.report.tables import all_tables
 from metabench.results.schema import BY_NAME, COLUMNS, Seeds
 from metabench.results.statistics import intervals
@@ -73,5 +75,7 @@ def test_the_reports_numbers_follow_a_changed_declaration(
     (after,) = suite.entries
     assert (after.peak_bytes, after.time_median) == (3000, 0.5)
     assert after.quality is not None and after.quality.value == statistics.median(qualities)
+    figure = next(one for one in all_figures(suite) if isinstance(one, Figure) and one.kind == "quality_memory")
+    assert figure.caption.startswith("Points: median test quality")
     shown = [row for table in all_tables(suite) if table.name.startswith("setting") for row in table.rows]
     assert [row["peak"].text for row in shown] == [bytes_cell(3000).text]

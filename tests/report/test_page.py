@@ -13,6 +13,7 @@ import pytest
 from metabench.core.errors import MetabenchError
 from metabench.report.page import build_page, render_page
 from metabench.report.provenance import warnings
+from metabench.results.curves import CURVE_COLUMNS
 from metabench.results.schema import COLUMNS
 
 _VOID = {"meta", "br", "wbr", "link", "img", "input", "hr"}
@@ -136,7 +137,7 @@ def test_the_page_says_whom_to_cite_and_what_was_run(text: str, suite: Any) -> N
         assert f"@article{{{method}2024," in text
     assert "No citation declared." in text
     assert "memory_bytes: 2147483648" in text
-    for column in COLUMNS:
+    for column in (*COLUMNS, *CURVE_COLUMNS):
         assert f"<code>{column.name}</code>" in text
 
 

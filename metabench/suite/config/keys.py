@@ -153,5 +153,8 @@ class Suite:
         "comparison in the report; predictions are stored in `predictions.jsonl`",
         True,
     )
-    plugins: list[str] = key("Python files that declare methods, problems or data sets, relative to the working folder", [])
+    plugins: list[str] = key(
+        "Python files that declare methods, problems, data sets, inner optimisers or kinds of experiment, relative to the working folder",
+        [],
+    )
     results: str = key("folder in which the suite's folder is created", "results")

@@ -76,6 +76,13 @@ def to_yaml(suite: Suite) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(suite))
 
 
+def options_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the options of 'option=value' texts, each with a YAML value; raise MetabenchError for anything else."""
+    values = OmegaConf.to_container(_with_overrides(OmegaConf.create({}), overrides, "an option"))
+    assert isinstance(values, dict)
+    return values
+
+
 def memory_bytes(text: str, where: str = "memory") -> int:
     """Return the bytes that '512MiB', '4 GB' or '1.5GiB' says; raise MetabenchError naming `where` for anything else."""
     match = _QUANTITY.fullmatch(text.strip())

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from metabench.autodiff.optimisers import INNER_OPTIMISERS
 from metabench.core.citations import bibtex, keys
 from metabench.core.method import Cost
 from metabench.core.options import describe
 from metabench.data import datasets, is_available
 from metabench.data.fetch.files import content_sha256
 from metabench.data.registry import dataset
+from metabench.kinds import kinds
 from metabench.methods import methods
 from metabench.problems import problems
 
@@ -56,6 +58,19 @@ def problem_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
             "citation": bibtex(card.citation),
         }
     return found
+
+
+def optimiser_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
+    """Return every inner optimiser by name."""
+    return {name: {"title": found.title, "module": found.module} for name, found in INNER_OPTIMISERS(plugins).items()}
+
+
+def kind_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
+    """Return every kind of experiment by name: its options, and whether it trains."""
+    return {
+        name: {"title": found.title, "trains": found.trains, "options": describe(found.options), "module": found.module}
+        for name, found in kinds(plugins).items()
+    }
 
 
 def dataset_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:

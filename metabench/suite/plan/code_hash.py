@@ -7,6 +7,7 @@ by listing a folder, so no import leads from one to its siblings, and none leads
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import sys
@@ -172,8 +173,16 @@ def _modules(cell: Cell) -> tuple[str, ...]:
     """
     plugins = cell.plugin_files
     loader = () if is_own_text(cell.dataset) else (_home(DATASETS, cell.dataset, plugins),)
-    named = ((KINDS, cell.kind), (METHODS, cell.method), (PROBLEMS, cell.problem))
+    named = [(KINDS, cell.kind), (METHODS, cell.method), (PROBLEMS, cell.problem), *_chosen(cell)]
     return (RUNNER, *(_home(registry, name, plugins) for registry, name in named), *loader)
+
+
+def _chosen(cell: Cell) -> Iterator[tuple[Registry[Any], str]]:
+    """Yield what the problem's options choose from registries: inner optimisers."""
+    for field in dataclasses.fields(PROBLEMS.pick(cell.problem, cell.plugin_files).card.options):
+        choices, value = field.metadata.get("choices"), cell.problem_options.get(field.name)
+        if isinstance(choices, Registry) and isinstance(value, str):
+            yield choices, value
 
 
 def _home(registry: Registry[Any], name: str, plugins: Iterable[Path]) -> str:
