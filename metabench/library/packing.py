@@ -17,6 +17,8 @@ Signature: TypeAlias = "tuple[tuple[str, torch.Size, torch.dtype, torch.device],
 
 def kind_of(value: Any) -> type:
     """Return how a value is packed: `torch.Tensor`, `dict`, `torch.nn.Module`, or its own type if it is a tuple or a list."""
+    if type(value) is dict:  # before the slow check for any mapping
+        return dict
     for kind, known in ((torch.Tensor, torch.Tensor), (torch.nn.Module, torch.nn.Module), (dict, Mapping)):
         if isinstance(value, known):
             return kind
@@ -48,7 +50,7 @@ def leaves(value: Any, what: str) -> Tree:
     """Return the tensors of a tensor, dict, tuple or list by name; raise MetabenchError, naming `what`, if it is anything else."""
     if isinstance(value, torch.Tensor):
         return {ALONE: value}
-    if isinstance(value, Mapping):
+    if isinstance(value, dict | Mapping):
         found = dict(value)
     elif isinstance(value, tuple | list):
         found = {str(place): leaf for place, leaf in enumerate(value)}
