@@ -11,8 +11,10 @@ import torch
 from bilevel import call, relative_error
 from small_problems import LearnedStart, Tanh
 
+from metabench.autodiff.optimisers import inner_optimiser, scheduled
 from metabench.core import InnerState, MetabenchError, MetaRole, Problem, Tree, Unsupported, Window, tree
 from metabench.core.randomness import generator
+from metabench.core.schedules import Cosine
 from metabench.measure.yardstick import disagreement
 
 
@@ -49,6 +51,18 @@ def test_a_run_begins_with_fresh_state_and_an_empty_memory() -> None:
     seen, state = problem.entered(window, ended)
     assert seen is problem and state.params is window.begins and not state.memory
     assert not tree.flatten(state.optimiser["momentum"]).any()
+
+
+def test_a_schedule_goes_on_with_the_run_and_starts_anew_with_another() -> None:
+    problem = Episodes("sgd", inner_steps=2)
+    problem.optimiser = inner_optimiser("sgd", scheduled(0.1, Cosine(6)))
+    state: InnerState | None = None
+    seen = []
+    for tasks, _ in zip(problem.windows(), range(7), strict=False):
+        at, state = problem.entered(tasks[0], state)
+        seen.append(float(state.optimiser["step"]["count"]))
+        state = call("mixflow", at, state, problem.initial(), tasks[0]).state
+    assert seen == [0, 2, 4, 0, 2, 4, 0]
 
 
 def test_a_run_continues_from_the_state_before_and_its_start_is_past() -> None:
