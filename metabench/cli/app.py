@@ -336,6 +336,7 @@ def check_command(
     problem: Annotated[list[str], typer.Option(help="A problem; repeatable. By default those that the plugins declare.")] = [],  # noqa: B006
     size: Annotated[str | None, typer.Option(help="The size of its model; by default the problem's own default.")] = None,
     options: Annotated[list[str], typer.Option("--set", metavar="OPTION=VALUE", help="An option of the problem; repeatable.")] = [],  # noqa: B006
+    method: Annotated[list[str], typer.Option(help="A method; repeatable. By default all.")] = [],  # noqa: B006
     budget: Annotated[float, typer.Option(min=0.1, help="Seconds for all methods on one problem.")] = 60.0,
     as_json: Json = False,
 ) -> None:
@@ -350,7 +351,7 @@ def check_command(
     if runs(PORTABLE):
         choose_kernels(PORTABLE)
     with progress_display("check") as progress:
-        found = checked(plugin, problem, size, options_of(options), budget, progress)
+        found = checked(plugin, problem, size, options_of(options), method, budget, progress)
     print_checked(found, as_json)
     if any(one.fault for one in found):
         raise typer.Exit(1)

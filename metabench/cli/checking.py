@@ -12,6 +12,7 @@ from typing import Any
 from metabench.cli.output import human_bytes, print_json, print_table
 from metabench.core.errors import MetabenchError, unknown
 from metabench.core.types import Progress
+from metabench.measure.clock import pin_threads
 from metabench.methods import methods
 from metabench.problems import problems
 from metabench.suite.plan.labels import load_data, method_of, problem_of
@@ -42,11 +43,18 @@ class Checked:
 
 
 def checked(
-    plugins: Sequence[Path], names: Sequence[str], size: str | None, options: Mapping[str, Any], budget: float, progress: Progress
+    plugins: Sequence[Path],
+    names: Sequence[str],
+    size: str | None,
+    options: Mapping[str, Any],
+    only: Sequence[str],
+    budget: float,
+    progress: Progress,
 ) -> list[Checked]:
     """Return what is found of each problem: those named, else those that the plugins declare.
 
-    size: of the model; the problem's default unless given. options: of the problem. budget: seconds for all methods on one problem.
+    size: of the model; the problem's default unless given. options: of the problem. only: names of methods; all unless given.
+    budget: seconds for all methods on one problem.
 
     Raises:
         MetabenchError: a name, size or option is unknown, a plugin cannot be used, or none of them declares a problem.
@@ -60,11 +68,14 @@ def checked(
         raise MetabenchError(
             "no plugin declares a problem: `metabench certify` checks methods, and --problem names a problem of the package"
         )
-    return [_checked(_planned(plugins, name, size, options), budget, progress) for name in wanted]
+    return [_checked(_planned(plugins, name, size, options, only), budget, progress) for name in wanted]
 
 
-def _planned(plugins: Sequence[Path], name: str, size: str | None, options: Mapping[str, Any]) -> Plan:
-    experiment = {"problem": name, "kind": "cost", "methods": list(methods(plugins)), "options": dict(options)}
+def _planned(
+    plugins: Sequence[Path], name: str, size: str | None, options: Mapping[str, Any], only: Sequence[str]
+) -> Plan:
+    chosen = list(only) or list(methods(plugins))
+    experiment = {"problem": name, "kind": "cost", "methods": chosen, "options": dict(options)}
     experiment |= {"sizes": [size]} if size else {}
     files = [str(path) for path in plugins]
     return plan(load_suite({"name": "check", "seeds": [0], "plugins": files, "experiments": {"check": experiment}}))
@@ -74,6 +85,7 @@ def _checked(planned: Plan, budget: float, progress: Progress) -> Checked:
     from metabench.library.comparison import compare
 
     first = planned.cells[0]
+    pin_threads(first.threads)
     problem = problem_of(first, 0, load_data(first), first.device, first.dtype)
     setting = f"{first.dataset}, {first.size}, K = {first.inner_steps}"
     entries = [(method_of(cell), cell.method_options) for cell in planned.cells]

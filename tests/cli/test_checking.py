@@ -1,0 +1,62 @@
+"""`metabench check` says whether a problem is well posed, which methods answer, what each costs and how far it errs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SINES = ROOT / "tests" / "plugins" / "sines.py"
+
+
+def check(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "metabench", "check", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow  # a process that imports torch and runs three methods
+def test_a_problem_of_a_plugin_is_checked_and_methods_run_on_it() -> None:
+    methods = ("unrolled", "t1t2", "reptile")
+    done = check("--plugin", SINES, "--json", "--set", "learning_rate=0.1", *(word for name in methods for word in ("--method", name)))
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert (found["problem"], found["well_posed"], found["fault"]) == ("sines", True, "")
+    rows = {row["method"]: row for row in found["methods"]}
+    assert list(rows) == list(methods)
+    assert rows["unrolled"]["relative_error"] < 1e-9 < rows["t1t2"]["relative_error"]
+    for name in ("unrolled", "t1t2"):
+        assert rows[name]["status"] == "ok" and rows[name]["time_s"] > 0
+        assert rows[name]["predicted_bytes"] == pytest.approx(rows[name]["peak_bytes"], rel=0.05)
+    assert rows["reptile"]["status"] == "unsupported" and "initial parameters" in rows["reptile"]["message"]
+    assert rows["unrolled"]["peak_bytes"] > rows["t1t2"]["peak_bytes"]
+
+
+@pytest.mark.slow  # a process that imports torch
+def test_a_problem_that_is_not_well_posed_is_named_and_the_command_fails(tmp_path: Path) -> None:
+    spoilt = tmp_path / "sines.py"
+    spoilt.write_text(SINES.read_text().replace('meta[name].exp()', 'meta[name].detach().exp()'))
+    done = check("--plugin", spoilt)
+    assert done.returncode == 1
+    assert "sines (analytic, mlp8, K = 5) is not well posed: " in done.stdout
+    assert "the inner loss does not depend on any meta-parameter" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--plugin", "nowhere.py"], "nowhere.py': no such file"),
+        ([], "no plugin declares a problem"),
+        (["--problem", "toy1d"], "unknown problem 'toy1d': did you mean 'toy_1d'?"),
+        (["--problem", "toy_1d", "--size", "large"], "unknown size of problem 'toy_1d' 'large'"),
+        (["--problem", "toy_1d", "--method", "unroled"], "unknown method 'unroled': did you mean 'unrolled'?"),
+        (["--problem", "toy_1d", "--set", "lr=1"], "unknown option of problem 'toy_1d' 'lr'"),
+        (["--problem", "toy_1d", "--set", "lr"], "expected 'key=value'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: list[str], words: str) -> None:
+    done = check(*arguments)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
