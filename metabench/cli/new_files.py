@@ -78,7 +78,9 @@ def after_problem(name: str, written: tuple[Path, Path, Path]) -> str:
     return f"""\
 written: {problem}, {test}, {data}
 
-Is it well posed, and do methods of every kind run on it?
+Is it well posed, and which methods suit it?
+  metabench check --plugin {problem}
+Methods of every kind, as a test:
   pytest {test}
 {_comparison(name, written[0], name, _SUITABLE)}"""
 
