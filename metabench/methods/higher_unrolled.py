@@ -37,7 +37,7 @@ def higher_unrolled(
     """Return dF(w_K(l), l)/dl as `higher.innerloop_ctx` gives it. Grefenstette et al. 2019, section 3.
 
     The inner run continues from `state`: its slots are put into a torch.optim optimiser, from which higher starts. Learning rates go
-    through higher's `override`: at every step, where they are scheduled. A parameter that the inner loss does not reach gets a gradient of
+    through higher's `override`, at every step. A parameter that the inner loss does not reach gets a gradient of
     zero from `grad_callback`: higher alone would skip it, along with its momentum and decay. higher's Adam adds eps before correcting the
     bias of the second moment: eps is overridden, for each step, by eps sqrt(1 - beta2^t), which gives torch's update.
 
@@ -80,8 +80,7 @@ def _run(
             return [torch.zeros_like(p) if g is None else g for g, p in zip(found, fast.parameters(), strict=True)]
 
         for done, (inner, outer) in enumerate(zip(window.inner, window.outer, strict=True)):
-            settings = _rates(words, state, done) if words.varies or not done else {}
-            settings |= _corrected_eps(words, differentiable)
+            settings = _rates(words, state, done) | _corrected_eps(words, differentiable)
             differentiable.step(problem.inner_loss(fast(), meta, inner), override=settings, grad_callback=filled)
             if outer is not None:
                 objective = objective + problem.outer_loss(fast(), meta, outer)
@@ -128,7 +127,7 @@ def _optimiser(words: Recipe, module: torch.nn.Module, state: InnerState) -> tor
 
 
 def _rates(words: Recipe, state: InnerState, done: int) -> dict[str, list[Any]]:
-    """Return the override of the learning rates, one per parameter group, after `done` updates; higher keeps it for later steps."""
+    """Return the override of the learning rates, one per parameter group, after `done` updates."""
     return {"lr": [words.rate(part[0], done) for part in words.parts(state.params)]}
 
 
