@@ -19,11 +19,15 @@ def __getattr__(name: str) -> Any:
 _EXPORTED = (
     "SGD",
     "Adam",
+    "Cosine",
     "MetabenchError",
     "Momentum",
     "PerParameter",
+    "Piecewise",
     "RMSprop",
     "Result",
+    "WarmUp",
     "compare",
     "hypergradient",
+    "scheduled",
 )
