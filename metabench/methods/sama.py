@@ -20,7 +20,7 @@ from metabench.core import (
     tree,
 )
 from metabench.core.lazy import torch
-from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start
+from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start_alone
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def sama(
     from w_K.
 
     Raises:
-        Unsupported: the meta-parameters enter the inner update or the start, or outer losses are due before the window's end.
+        Unsupported: the meta-parameters enter the inner update or the start alone, or outer losses are due before the window's end.
     """
     del generator
-    refuse_update_and_start(problem, "SAMA sees the inner loss alone")
+    refuse_update_and_start_alone(problem, "SAMA sees the inner loss alone")
     outer = refuse_earlier_outer_losses(window, "SAMA reaches the last alone")
     meta = tree.detach(meta)
     last = last_step(problem, state, meta, window, outer)
