@@ -46,7 +46,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
         ],
     )
     for answer in found:
-        if answer.setting.kind != "quality":
+        if not answer.setting.trains:
             continue
         best = answer.best
         entries = suite.settings[answer.setting]
@@ -78,7 +78,7 @@ def quality_answer_table(suite: Suite, found: list[Answer]) -> Table:
                 f"{answer.setting.task.problem} on {answer.setting.task.dataset}, {suite.titles[answer.setting]}: training without any "
                 "hypergradient ties with the best, so this setting does not separate the methods."
             )
-    state_marks(table, _shown(found, "quality"))
+    state_marks(table, _shown(found, trains=True))
     return table
 
 
@@ -102,7 +102,7 @@ def cost_answer_table(suite: Suite, found: list[Answer]) -> Table:
         ],
     )
     for answer in found:
-        if answer.setting.kind == "quality":
+        if answer.setting.trains:
             continue
         row = setting_cells(suite, answer.setting)
         row["inner_steps"] = (
@@ -117,13 +117,13 @@ def cost_answer_table(suite: Suite, found: list[Answer]) -> Table:
         row["failures"] = failures_cell(answer.failures)
         table.rows.append(row)
         table.records.append(_answer_record(answer))
-    state_marks(table, _shown(found, "cost"))
+    state_marks(table, _shown(found, trains=False))
     return table
 
 
-def _shown(found: list[Answer], kind: str) -> list[Entry]:
-    """Return the entries that the table of answers of one kind names."""
-    return [entry for answer in found if answer.setting.kind == kind for entry in _named(answer)]
+def _shown(found: list[Answer], trains: bool) -> list[Entry]:
+    """Return the entries that the table of answers names of settings that train, or of those that do not."""
+    return [entry for answer in found if answer.setting.trains == trains for entry in _named(answer)]
 
 
 def _named(answer: Answer) -> list[Entry]:

@@ -129,7 +129,7 @@ def total_failures(entries: list[Entry]) -> dict[str, int]:
 def _glance(
     label: str, entries: list[Entry], reference: str, references: dict[tuple[object, ...], Entry], tied: set[int]
 ) -> Glance:
-    quality = [entry for entry in entries if entry.setting.kind == "quality"]
+    quality = [entry for entry in entries if entry.setting.trains]
     pairs = []
     for entry in quality:
         other = references.get(comparable(entry))

@@ -98,6 +98,7 @@ class Setting:
     problem_variant: str
     experiment: str
     kind: str
+    trains: bool
     place: Place
 
     @classmethod
@@ -109,6 +110,7 @@ class Setting:
             row["problem_variant"],
             row["experiment"],
             row["kind"],
+            row["outer_steps"] > 0,
             Place.of(row),
         )
 
@@ -267,7 +269,7 @@ class Suite:
         def order(setting: Setting) -> tuple[Any, ...]:
             return (
                 tasks[setting.task],
-                setting.kind != "quality",
+                not setting.trains,
                 natural_key(setting.problem_variant),
                 weight[(setting.task.problem, setting.size)],
                 natural_key(setting.size),

@@ -177,7 +177,7 @@ def memory_study(suite: Suite) -> Study | None:
     The baseline must be exact for the hypergradient of the unrolled window.
     """
     exact = [
-        entry for entry in suite.entries if entry.setting.kind == "cost" and entry.exact and entry.target == "unrolled"
+        entry for entry in suite.entries if not entry.setting.trains and entry.exact and entry.target == "unrolled"
     ]
     if suite.baseline in SUBJECTS or not any(entry.label == suite.baseline for entry in exact):
         return None

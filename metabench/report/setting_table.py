@@ -124,7 +124,7 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     table.drop_absent(tuple(optional))
     if not trained:
         table.columns = [column for column in table.columns if column.key not in ("quality", "difference", "n")]
-        if setting.kind == "cost":
+        if not setting.trains:
             table.notes.append("Cost only: this setting does not train, so it has no quality.")
     if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
         table.notes.append(_why_no_ratio(suite.baseline, entries))

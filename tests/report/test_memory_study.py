@@ -79,7 +79,7 @@ def _with(study: Study, **values: str) -> Configuration:
 
 
 def test_a_suite_that_measured_nothing_beside_plain_unrolling_makes_no_study(load: Any, made: Any) -> None:
-    trained = [{**made.row(method), "kind": "quality"} for method in ("unrolled", "mixflow")]
+    trained = [{**made.row(method), "kind": "quality", "outer_steps": 10} for method in ("unrolled", "mixflow")]
     alone = [made.row("unrolled"), made.row("unrolled", 4)]
     without = [made.row("mixflow"), made.row("unrolled_remat")]
     elsewhere = [made.row("unrolled", 2), made.row("mixflow", 4)]
@@ -298,7 +298,7 @@ def test_what_makes_it_not_worth_it(
 
 def test_the_study_comes_first_only_where_most_rows_are_of_it(load: Any, made: Any) -> None:
     rows = [made.row("unrolled"), made.row("mixflow")]
-    other = [{**made.row("unrolled", seed=seed), "kind": "quality", "cell": f"{seed:08d}"} for seed in range(6)]
+    other = [{**made.row("unrolled", seed=seed), "kind": "quality", "outer_steps": 10, "cell": f"{seed:08d}"} for seed in range(6)]
     assert is_the_question(load(rows))
     suite = load([*rows, *other])
     assert not is_the_question(suite)
