@@ -14,11 +14,11 @@ from metabench.report.entries import Suite
 from metabench.report.figure_parts import MEMORY, TIME
 from metabench.report.gradient_figures import error_figure
 from metabench.report.load import load_suite
-from metabench.report.memory_figures import study_figures, study_styles
 from metabench.report.panel import Figure, Missing
 from metabench.report.prediction_figure import prediction_figure
 from metabench.report.quality_figures import quality_figure
 from metabench.report.scaling_figures import size_figure, steps_figure
+from metabench.report.section import sections
 from metabench.report.status_figure import draw_status_figure, status_csv
 from metabench.results.atomic import write_bytes_atomically, write_text_atomically
 
@@ -46,8 +46,9 @@ def build_figures(results: Path, out: Path, workers: int = 1) -> list[Path]:
     else:
         for figure in figures:
             written += _write(out, figure.name, *draw_figure(figure, suite.styles), figure.to_csv())
-    for figure in study_figures(suite):
-        written += _write(out, figure.name, *draw_figure(figure, study_styles(suite)), figure.to_csv())
+    for section in sections(suite).values():
+        for figure in section.figures(suite):
+            written += _write(out, figure.name, *draw_figure(figure, section.styles(suite)), figure.to_csv())
     prediction = prediction_figure(suite)
     if prediction is not None:
         written += _write(out, prediction.name, *draw_figure(prediction, suite.styles), prediction.to_csv())

@@ -20,11 +20,10 @@ from metabench.report.drawing import draw_svg
 from metabench.report.entries import Suite, Task
 from metabench.report.figures import all_figures
 from metabench.report.load import load_suite
-from metabench.report.memory_figures import study_figures, study_styles
 from metabench.report.panel import Figure, Missing
 from metabench.report.prediction_figure import comparisons, prediction_figure, prediction_sentence
+from metabench.report.section import Section, sections
 from metabench.report.setting_table import setting_table
-from metabench.report.study_table import study_tables
 from metabench.report.style import STATUS_WORDS, LabelStyle, style_variables
 from metabench.report.tables import coverage_table, failure_table
 from metabench.results.atomic import write_text_atomically
@@ -62,7 +61,8 @@ def render_page(suite: Suite) -> str:
     overview = glances(suite, found)
 
     # A method has the style of its label without options, whether or not such a label is in the suite.
-    styles = study_styles(suite)
+    own = sections(suite).values()
+    styles = {**suite.method_styles, **suite.styles, **{name: style for section in own for name, style in section.styles(suite).items()}}
 
     def label(name: str) -> Markup:
         why = doubt(suite.verdicts[name]) if name in suite.verdicts else ""
@@ -90,7 +90,7 @@ def render_page(suite: Suite) -> str:
         quality_answer=quality_answer_table(suite, found),
         cost_answer=cost_answer_table(suite, found),
         glance=glance_table(suite, overview),
-        study=_study(suite),
+        own=[made for section in own if (made := _own_section(section, suite))],
         sections=_sections(suite),
         certificates=certificate_table(suite),
         budget=_budget(suite),
@@ -160,13 +160,15 @@ def _sections(suite: Suite) -> list[dict[str, Any]]:
     return sections
 
 
-def _study(suite: Suite) -> dict[str, Any]:
-    """Return the section of the memory study; empty lists if the suite makes none."""
-    styles = study_styles(suite)
-    return {
-        "figures": [_figure(figure, styles) for figure in study_figures(suite)],
-        "tables": study_tables(suite),
-    }
+def _own_section(section: Section, suite: Suite) -> dict[str, Any] | None:
+    """Return what the page shows of a section; None if it has neither figures nor tables for this suite."""
+    styles = section.styles(suite)
+    figures = [_figure(figure, styles) for figure in section.figures(suite)]
+    tables = section.tables(suite)
+    if not figures and not tables:
+        return None
+    about = {"slug": section.name, "title": section.title, "subtitle": section.subtitle(suite)}
+    return {**about, "figures": figures, "tables": tables}
 
 
 def _prediction(suite: Suite) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from metabench.report.answers import NO_HYPERGRADIENT, Answer, Glance, by_settin
 from metabench.report.certificate_words import doubtful_words
 from metabench.report.certified import VALID, doubt, verdict
 from metabench.report.entries import Entry, Suite, comparable
-from metabench.report.study_words import is_the_question, study_sentences
+from metabench.report.section import sections
 from metabench.report.table import signs
 from metabench.results.certificate import AS_DECLARED, FAILED
 
@@ -28,8 +28,9 @@ def sentences(suite: Suite, found: list[Answer], overview: list[Glance]) -> list
         ("Hypergradients", _certified(suite)),
         ("Failures", _failures(suite)),
     ]
-    place = 0 if is_the_question(suite) else len(pairs) - 1
-    pairs[place:place] = study_sentences(suite)
+    for section in sections(suite).values():
+        place = 0 if section.leads(suite) else len(pairs) - 1
+        pairs[place:place] = section.sentences(suite)
     return [(about, _mark(text, suite)) for about, text in pairs if text]
 
 

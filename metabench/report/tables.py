@@ -14,8 +14,8 @@ from metabench.report.certificate_words import label_cell, state_marks
 from metabench.report.certified import doubt, short
 from metabench.report.entries import Suite
 from metabench.report.load import load_suite
+from metabench.report.section import sections
 from metabench.report.setting_table import setting_table
-from metabench.report.study_table import study_tables
 from metabench.report.table import Cell, Column, Table
 from metabench.results.atomic import write_text_atomically
 
@@ -35,14 +35,14 @@ def build_tables(results: Path, out: Path) -> list[Path]:
 
 
 def all_tables(suite: Suite) -> list[Table]:
-    """Return every table: the answer, methods at a glance, a memory study, one per setting, certificates, coverage, unfinished runs."""
+    """Return every table: the answer, methods at a glance, those of sections, one per setting, certificates, coverage, unfinished runs."""
     found = answers(suite)
     tables = [
         quality_answer_table(suite, found),
         cost_answer_table(suite, found),
         glance_table(suite, glances(suite, found)),
     ]
-    tables += study_tables(suite)
+    tables += [table for section in sections(suite).values() for table in section.tables(suite)]
     tables += [setting_table(suite, setting, entries) for setting, entries in suite.settings.items()]
     return [*tables, certificate_table(suite), coverage_table(suite), failure_table(suite)]
 

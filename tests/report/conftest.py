@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +39,12 @@ def write_suite(folder: Path, rows: list[dict[str, Any]], metadata: dict[str, st
         paths.append(folder / "cells" / f"{cell}.parquet")
         write_rows(paths[-1], own)
     return collect(paths, folder / "results.parquet", metadata).parquet
+
+
+@pytest.fixture(scope="session")
+def save() -> Callable[..., Path]:
+    """`write_suite`, for the tests of a file."""
+    return write_suite
 
 
 @pytest.fixture(scope="session")

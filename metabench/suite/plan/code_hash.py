@@ -137,9 +137,9 @@ def certifier_hash() -> str:
 
 
 @functools.cache
-def report_hash() -> str:
-    """Return twelve hexadecimal digits over every file that makes the report, its templates included."""
-    digest = hashlib.sha256()
+def report_hash(plugins: tuple[str, ...] = ()) -> str:
+    """Return twelve hexadecimal digits over every file that makes the report: templates, and plugins, which may declare sections."""
+    digest = hashlib.sha256(b"".join(Path(path).read_bytes() for path in plugins))
     for part in ("report", "results"):
         for path in sorted(_installed().root.joinpath(part).rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
