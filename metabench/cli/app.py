@@ -304,6 +304,9 @@ def certify_command(
     jobs: Annotated[int | None, typer.Option(min=1, help="Methods that run at the same time; by default one per core.")] = None,
     kernels: Annotated[KernelChoice, typer.Option(help="CPU kernels, as in the suite key `kernels`.")] = KernelChoice.portable,
     report_only: Annotated[bool, typer.Option("--report-only", help="Exit with 0 regardless of the verdicts.")] = False,
+    attempt: Annotated[
+        int, typer.Option(min=0, help="Of a scheduler, from 1: after two without a file a third writes one without certificates.")
+    ] = 0,
 ) -> None:
     """Certify in float64 what each method's hypergradient is: of the methods named, else those of the plugins, else all.
 
@@ -314,6 +317,14 @@ def certify_command(
     from metabench.methods import methods
     from metabench.results.certificate import FAILED, certificates, write_certificates
 
+    if attempt:
+        from metabench.suite.run.lost import ATTEMPTS, forget_attempts, given_up, note_attempt
+
+        if attempt > ATTEMPTS:
+            write_certificates(out, [])
+            print(f"no certificates: {given_up(out)[1]}", file=sys.stderr)
+            return
+        note_attempt(out, attempt)
     choose_kernels(kernels.value)
     known = list(methods())
     names = method or ([name for name in methods(plugin) if name not in known] if plugin else known)
@@ -324,6 +335,8 @@ def certify_command(
 
         rows = certify_all(names, plugin, progress, jobs)
     write_certificates(out, rows)
+    if attempt:
+        forget_attempts(out)
     print_certificates(rows, claims)
     print(summary(rows, out), file=sys.stderr)
     if any(one.verdict == FAILED for one in certificates(rows).values()) and not report_only:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from metabench.results.store import read_metadata
 from tests.workflow.conftest import Workflow
 
 pytestmark = pytest.mark.slow  # starts Snakemake, and runs cells
@@ -22,11 +23,17 @@ def lethal(problem, state, meta, window, options, generator):
 '''
 
 
+def verdicts(of: Workflow) -> dict[str, str]:
+    """Return the verdict on each method that has a certificate."""
+    found = read_metadata(of.folder / RESULTS).certificates
+    return {method: certificate["verdict"] for method, certificate in found.items()}
+
+
 def test_a_lost_job_is_a_row_and_is_tried_again(fresh: Workflow) -> None:
     toy = {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 3, "methods": ["none", "lethal"]}
     with (fresh.folder / "plugin.py").open("a", encoding="utf-8") as file:
         file.write(LETHAL)
-    fresh.write_suite(experiments={"toy": toy}, baseline="none")
+    fresh.write_suite(experiments={"toy": toy}, baseline="none", certify=True)
     (fresh.folder / "lethal").touch()
 
     said = fresh.snakemake().text
@@ -37,6 +44,9 @@ def test_a_lost_job_is_a_row_and_is_tried_again(fresh: Workflow) -> None:
     page = (fresh.results() / "report" / "index.html").read_text(encoding="utf-8")
     assert "job was lost" in page
     assert "oom" in said
+    # So was the job of its certificate, which changes nothing for the other one's.
+    assert verdicts(fresh) == {"none": "certified"}
+    assert "no certificates: the job was lost: attempt 1 was killed" in (fresh.results() / "certificates" / "lethal.log").read_text()
 
     # Lost again: the next run after that tries it once more.
     fresh.snakemake(RESULTS)
@@ -47,5 +57,6 @@ def test_a_lost_job_is_a_row_and_is_tried_again(fresh: Workflow) -> None:
     fresh.snakemake(RESULTS)
     third = fresh.row_files()
     assert third["none"] == first["none"] and {row["status"] for row in fresh.rows()} == {"ok"}
+    assert verdicts(fresh) == {"none": "certified", "lethal": "certified"}
     assert "Nothing to be done" in fresh.snakemake(RESULTS).text
     assert fresh.row_files() == third

@@ -1,7 +1,8 @@
 """Certificates: each method of the suite is held to what it declares to be, in float64, before anything is said of its results.
 
 A method is certified again when its source or the source that certifies changed: both stand in `params`. One that fails makes no failure
-of the job: the report says so wherever the method stands.
+of the job: the report says so wherever the method stands. Where its job is lost twice, a third attempt writes a file without certificates,
+so that there is a report, and the next run tries it again.
 """
 
 
@@ -12,7 +13,7 @@ rule certify_method:
         f"{CERTIFICATE}.log",
     wildcard_constraints:
         method="[^/]+",
-    retries: 1
+    retries: 2
     conda:
         "../envs/metabench.yaml"
     threads: 1
@@ -21,7 +22,12 @@ rule certify_method:
         exclusive=int(EXCLUSIVE),
         mem_mb=4096,
         runtime=30,
+        attempt=lambda wildcards, attempt: attempt,
     params:
+        lost=lambda wildcards: times_lost(
+            Path(f"{CERTIFICATE.format(**wildcards)}.parquet")
+        ),
+        attempts=lambda wildcards, output: attempts_file(Path(output.rows)),
         method_hash=lambda wildcards: method_hash(wildcards.method, SUITE.plugins),
         certify_hash=certifier_hash() if SUITE.certify else "",
         version=CERTIFICATE_VERSION,
@@ -33,4 +39,5 @@ rule certify_method:
         "certify {wildcards.method}"
     shell:
         "metabench certify --method {wildcards.method:q} {params.plugins:q} --kernels {params.kernels} --out {output.rows:q} --report-only"
-        " > {log:q} 2>&1"
+        " --attempt {resources.attempt} > {log:q} 2>&1"
+        " || {{ code=$?; echo exit $code >> {params.attempts:q}; exit $code; }}"

@@ -1,4 +1,4 @@
-"""Cells whose jobs are lost: each ends as rows that say what is known, and the next run tries it again.
+"""Cells whose jobs are lost: each ends as rows that say what is known, and the next run tries it again. So do certificates, without rows.
 
 Whatever goes wrong inside a cell is a row; a job is lost where the process that would write it ends too: a scheduler kills it, its node
 dies, the disk is full. Every attempt at a cell notes itself beside the row file, and its shell notes how it exited, if it lives to. After
@@ -54,10 +54,16 @@ def lost_rows(cell: Cell, out: Path) -> list[dict[str, Any]]:
     """Return a row for each seed of a cell of which all attempts were lost, and count it."""
     from metabench.measure.environment import environment
 
-    status, message = _verdict(_attempts(out)[-ATTEMPTS:])
-    write_text_atomically(_count_file(out), f"{times_lost(out) + 1}\n")
+    status, message = given_up(out)
     place = environment(cell.device)
     return [failed_row(cell, seed, status, message, place) for seed in cell.seeds]
+
+
+def given_up(out: Path) -> tuple[str, str]:
+    """Return the status and the message for a file of which all attempts were lost, and count it."""
+    verdict = _verdict(_attempts(out)[-ATTEMPTS:])
+    write_text_atomically(_count_file(out), f"{times_lost(out) + 1}\n")
+    return verdict
 
 
 def _count_file(out: Path) -> Path:
@@ -82,7 +88,7 @@ def _verdict(attempts: list[dict[str, Any]]) -> tuple[str, str]:
     told = [_ending(attempt) for attempt in attempts]
     status = next((status for status, _ in reversed(told) if status != "error"), "error")
     words = "; ".join(f"attempt {attempt['attempt']} {words}" for attempt, (_, words) in zip(attempts, told, strict=True))
-    return status, f"the cell's job was lost: {words or 'no attempt at it began'}"
+    return status, f"the job was lost: {words or 'no attempt at it began'}"
 
 
 def _ending(attempt: dict[str, Any]) -> tuple[str, str]:
