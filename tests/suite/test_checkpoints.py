@@ -1,0 +1,90 @@
+"""A cell whose run is interrupted goes on from its checkpoint, and its row is that of a run without interruption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metabench.measure.kernels import runs
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.run.run_cell import run_cell
+
+
+class Interrupted(BaseException):
+    """What a scheduler's signal is to a process."""
+
+
+def cell(method: str, every: int = 3) -> Cell:
+    suite = {
+        "name": "saved",
+        "seeds": [0, 1],
+        "dtype": "float64",
+        "checkpoint_every": every,
+        "measure": {"error_windows": 0, "time_repeats": 1},
+        "kernels": "portable" if runs("portable") else "native",
+        "experiments": {"toy": {"problem": "regularisation", "methods": [method], "outer_steps": 10, "inner_steps": [3]}},
+    }
+    return plan(load_suite(suite)).cells[0]
+
+
+def silent(*progress: object) -> None:
+    """Report nothing."""
+
+
+def stopping(seed: int, at: int) -> Any:
+    """Return a progress callback that interrupts a seed's training at an outer step."""
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what == f"seed {seed}: training" and done == at:
+            raise Interrupted
+
+    return progress
+
+
+def result(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a row must not depend on an interruption."""
+    curves = {name: curve for name, curve in row["curves"].items() if name != "time"}
+    kept = ("seed", "status", "message", "quality", "metrics", "outer_loss", "meta_summary")
+    return {name: row[name] for name in kept} | {"curves": curves}
+
+
+@pytest.mark.parametrize("method", ["pes", "evograd", "mixflow"])
+def test_an_interrupted_cell_goes_on_from_its_checkpoint(method: str, tmp_path: Path) -> None:
+    out = tmp_path / "rows.parquet"
+    whole = [result(row) for row in run_cell(cell(method), silent)]
+    finished = []
+    with pytest.raises(Interrupted):
+        for row in run_cell(cell(method), stopping(seed=1, at=8), out):
+            finished.append(result(row))
+    assert finished == whole[:1]
+    # The first seed is done and keeps no file; the second was saved after its sixth outer step.
+    assert [path.name for path in tmp_path.iterdir()] == ["rows-seed1.checkpoint"]
+    steps: list[int] = []
+
+    def noting(what: str, done: int, total: int) -> None:
+        if what == "seed 1: training":
+            steps.append(done)
+
+    assert [result(row) for row in run_cell(cell(method), noting, out)] == whole
+    assert steps[0] == 6 and steps[-1] == 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_cell_is_set_aside_and_the_row_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "rows.parquet"
+    with pytest.raises(Interrupted):
+        list(run_cell(cell("t1t2"), stopping(seed=0, at=8), out))
+    rows = list(run_cell(cell("mixflow"), silent, out))
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert rows[0]["message"].startswith("the checkpoint rows-seed0.checkpoint is of another run (")
+    assert "and begun anew" in rows[0]["message"] and rows[1]["message"] == ""
+    assert [path.name.rpartition("-")[0] for path in tmp_path.iterdir()] == ["rows-seed0.checkpoint.aside"]
+
+
+def test_without_the_key_nothing_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        list(run_cell(cell("t1t2", every=0), stopping(seed=0, at=8), tmp_path / "rows.parquet"))
+    assert list(tmp_path.iterdir()) == []
