@@ -1,0 +1,237 @@
+"""Commands on suites and their cells: plan, predict, run, collect, report."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metabench.cli.application import DEFAULT_SUITE, Json, Overrides, app, planned_suite, read_cell
+from metabench.cli.progress import progress_display
+from metabench.core.errors import MetabenchError
+
+
+class Device(str, Enum):
+    """Devices to predict memory for; none needs to be present."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Part(str, Enum):
+    """A part of the report that can be built on its own."""
+
+    tables = "tables"
+    figures = "figures"
+    page = "page"
+
+
+@app.command("run")
+def run_command(
+    spec: Annotated[Path, typer.Option(help="The cell: a JSON file as `metabench plan --json` prints it.")],
+    out: Annotated[Path, typer.Option(help="Where its rows go: a Parquet file.")],
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Output of `metabench predict --out`: a cell that does not fit its device is not started."),
+    ] = None,
+    attempt: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Of a scheduler, from 1: after two without rows a third writes rows that say how they ended."
+        ),
+    ] = 0,
+) -> None:
+    """Run one cell with all its seeds. If the cell fails, its rows say so and the command still succeeds."""
+    from metabench.measure.kernels import choose_kernels
+    from metabench.suite.plan.cell import ATTEMPTS
+    from metabench.suite.predict.predictions import read_predictions
+    from metabench.suite.run.lost import forget_attempts, lost_rows, note_attempt
+    from metabench.suite.run.supervise import supervise
+
+    cell = read_cell(spec)
+    # Before anything imports a plugin, which may import torch.
+    choose_kernels(cell.kernels)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MetabenchError(f"cannot write into '{out.parent}': {error.strerror}") from error
+    if not os.access(out.parent, os.W_OK):
+        raise MetabenchError(f"cannot write into '{out.parent}': permission denied")
+    name = f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}"
+    if attempt > ATTEMPTS:
+        from metabench.results.store import write_rows
+
+        rows = lost_rows(cell, out)
+        write_rows(out, rows)
+    else:
+        if attempt:
+            note_attempt(out, attempt)
+        # A file that is not there predicts nothing: the cell is to have its rows all the same.
+        predicted = read_predictions(predictions).of(cell) if predictions and predictions.is_file() else None
+        if predictions and predicted is None:
+            print(f"{name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
+        with progress_display(name) as progress:
+            rows = supervise(cell, out, progress, predicted=predicted)
+    forget_attempts(out)
+    for row in rows:
+        figure = f"{row['metric']} {row['quality']:.4g}" if row.get("quality") is not None else ""
+        print(
+            ": ".join(part for part in (name, f"seed {row['seed']}", row["status"], figure, row["message"]) if part),
+            file=sys.stderr,
+        )
+
+
+@app.command("plan")
+def plan_command(
+    config: Annotated[Path, typer.Argument(help="The suite.")] = DEFAULT_SUITE,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: Json = False,
+    predict: Annotated[
+        bool, typer.Option("--predict", help="Predict the memory and FLOPs of each cell, and whether it fits.")
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="BYTES", help="Show the largest size and T that fit into this much memory, as in 24GiB."),
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="Predict for this device; by default the suite's.")] = None,
+    size: Annotated[
+        list[str], typer.Option(help="With --budget: a size to consider; by default all sizes of the problem.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Show the cells of a suite and their limits, without running them."""
+    planned = planned_suite(config, overrides, kernels=bool(predict or device or budget is not None))
+    place = device.value if device else None
+    if budget is not None:
+        from metabench.cli.largest_that_fits import print_budget
+        from metabench.suite.config.load import memory_bytes
+        from metabench.suite.predict.largest_that_fits import answers
+
+        room = memory_bytes(budget, "--budget")
+        with progress_display("budget") as progress:
+            print_budget(room, answers(planned, room, progress, place, size, workers=os.cpu_count() or 1), as_json)
+        return
+    if size:
+        raise MetabenchError(
+            "--size chooses among the sizes that --budget considers: give both, or change the suite with --set"
+        )
+    from metabench.cli.planning import print_plan
+
+    predicted = None
+    if predict or place:
+        from metabench.suite.predict.cells import predict_cells
+        from metabench.suite.predict.predictions import kept_predictions
+
+        earlier = kept_predictions(planned.predictions)
+        with progress_display("plan") as progress:
+            predicted = predict_cells(planned.cells, earlier, progress, place, workers=os.cpu_count() or 1)
+    print_plan(planned, as_json, predicted)
+
+
+@app.command("predict")
+def predict_command(
+    config: Annotated[Path, typer.Argument(help="The suite.")] = DEFAULT_SUITE,
+    overrides: Overrides = [],  # noqa: B006
+    spec: Annotated[
+        list[Path],
+        typer.Option(help="Cells instead of a suite: JSON files as for `metabench run`; repeatable."),
+    ] = [],  # noqa: B006
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the predictions go: JSON Lines; by default predictions.jsonl in the suite's folder."),
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="Predict for this device; by default the cells' own.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; by default one per core.")] = None,
+) -> None:
+    """Predict what each cell of a suite needs, without running it. Predictions in the file that are still valid are kept."""
+    from metabench.measure.kernels import choose_kernels
+    from metabench.suite.predict.cells import predict_cells
+    from metabench.suite.predict.predictions import added_to, kept_predictions, write_predictions
+
+    if spec:
+        if out is None:
+            raise MetabenchError("--spec: say with --out where the predictions go")
+        cells, place = [read_cell(path) for path in spec], out
+        for cell in cells:
+            choose_kernels(cell.kernels)
+    else:
+        planned = planned_suite(config, overrides, kernels=True)
+        cells, place = list(planned.cells), out or planned.predictions
+    earlier = kept_predictions(place)
+    where, workers = device.value if device else None, jobs or os.cpu_count() or 1
+    with progress_display("predict") as progress, added_to(place, earlier) as keep:
+        found = predict_cells(cells, earlier, progress, where, workers=workers, keep=keep)
+    write_predictions(place, found)
+    known = sum(not entry.message for entry in found)
+    print(f"{known} of {len(found)} cells predicted: {place}", file=sys.stderr)
+    for reason, number in Counter(entry.message for entry in found if entry.message).items():
+        print(f"  not predicted, {number}: {reason}", file=sys.stderr)
+    for note, number in Counter(entry.note for entry in found if entry.note).items():
+        print(f"  too low, {number}: {note}", file=sys.stderr)
+
+
+@app.command("collect")
+def collect_command(
+    cells: Annotated[
+        Path, typer.Option(help="A text file with one row file per line, or a folder: every row file below it.")
+    ],
+    out: Annotated[Path, typer.Option(help="The table of all rows, in Parquet; a CSV is written next to it, and curves.parquet.")],
+    suite: Annotated[Path, typer.Option(help="The suite that the rows belong to.")] = DEFAULT_SUITE,
+    certificates: Annotated[
+        Path | None,
+        typer.Option(
+            help="What `metabench certify --out` wrote: a file, a folder of files, or a text file with one per line."
+        ),
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Collect the rows of a suite's cells and the certificates of its methods in one table, their curves in another."""
+    from metabench.results.certificate import read_all_certificates
+    from metabench.results.store import collect
+    from metabench.suite.run.provenance import results_metadata
+
+    planned = planned_suite(suite, overrides)
+    certified = read_all_certificates(_certificate_files(certificates) if certificates else [])
+    report = collect(_listed_files(cells, "row files"), out, results_metadata(planned, certified))
+    statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
+    print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}, {report.curves}", file=sys.stderr)
+
+
+def _certificate_files(certificates: Path) -> list[Path]:
+    return [certificates] if certificates.suffix == ".parquet" else _listed_files(certificates, "certificates")
+
+
+def _listed_files(place: Path, what: str) -> list[Path]:
+    if place.is_dir():
+        return sorted(place.rglob("*.parquet"))
+    try:
+        return [Path(line) for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise MetabenchError(f"list of {what} '{place}' cannot be read: {reason}") from error
+
+
+@app.command("report")
+def report_command(
+    results: Annotated[Path, typer.Argument(help="The table that `metabench collect` wrote.")],
+    out: Annotated[Path, typer.Option(help="The folder for the report.")],
+    only: Annotated[Part | None, typer.Option(help="Build only this part.")] = None,
+) -> None:
+    """Build tables, figures and the page from the results."""
+    if only in (None, Part.tables):
+        from metabench.report.tables import build_tables
+
+        build_tables(results, out / "tables")
+    if only in (None, Part.figures):
+        from metabench.report.figures import build_figures
+
+        build_figures(results, out / "figures", workers=os.cpu_count() or 1)
+    if only in (None, Part.page):
+        from metabench.report.page import build_page
+
+        build_page(results, out)
+        print(out / "index.html")
