@@ -15,7 +15,7 @@ from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient, Method, Target
 from metabench.core.problem import Problem
-from metabench.core.types import Window
+from metabench.core.types import Tree, Window
 from metabench.measure.clock import Stopwatch
 from metabench.measure.device import synchronise
 from metabench.training.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ def train(
 
     Raises:
         Diverged: an outer loss or a hypergradient is not finite.
-        MetabenchError: validation does not return the metric that decides.
+        MetabenchError: validation does not return the metric that decides, or `after_update` other meta-parameters than it was given.
     """
     windows = itertools.islice(problem.windows(), run.step, None)
     update = OuterUpdate(problem.outer_optimiser)
@@ -93,7 +93,8 @@ def train(
             if method.target is not Target.NONE:
                 run.meta, run.optimiser = update.update(hypergradient, run.meta, run.optimiser)
             run.step += 1
-            run.meta, run.memory = problem.after_update(run.step, run.meta, run.memory)
+            moved, run.memory = problem.after_update(run.step, run.meta, run.memory)
+            run.meta = _accepted(moved, run.meta)
             synchronise(next(iter(run.meta.values())).device)
         run.seconds, run.data_seconds = clock.seconds, drawing.seconds
         run.record.add(run.step, {OUTER_LOSS: run.outer_loss, TIME: run.seconds})
@@ -105,6 +106,20 @@ def train(
             yield _validate(problem, run)
         if checkpoint is not None and run.step % checkpoint.every == 0:
             checkpoint.save(run)
+
+
+def _accepted(moved: Tree, meta: Tree) -> Tree:
+    """Return the meta-parameters that `after_update` returned; raise MetabenchError if they are not of the kind of those before."""
+    if moved is meta:
+        return meta
+    for name, leaf in meta.items():
+        found = moved.get(name)
+        if found is None or (found.shape, found.dtype, found.device) != (leaf.shape, leaf.dtype, leaf.device) or found.requires_grad:
+            raise MetabenchError(
+                f"after_update() returned {'no' if found is None else 'another kind of'} meta-parameter '{name}': expected the names, shapes, "
+                "dtypes and devices of those it was given, without a graph"
+            )
+    return {name: moved[name] for name in meta}
 
 
 def _validate(problem: Problem, run: Run) -> Validated:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -132,6 +133,24 @@ def test_a_validation_without_the_metric_that_decides_is_refused(values: dict[st
 
     with pytest.raises(MetabenchError, match="the problem's validation decides by 'loss'"):
         events_of(Other(), 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda meta: {}, "no meta-parameter 'in'"),
+        (lambda meta: meta | {"in": meta["in"].reshape(1)}, "another kind of meta-parameter 'in'"),
+        (lambda meta: meta | {"shift": meta["shift"].float()}, "another kind of meta-parameter 'shift'"),
+        (lambda meta: meta | {"out": meta["out"].clone().requires_grad_()}, "another kind of meta-parameter 'out'"),
+    ],
+)
+def test_other_meta_parameters_after_an_update_are_refused(change: Callable[[Tree], Tree], words: str) -> None:
+    class Changed(Tanh):
+        def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
+            return change(meta), memory
+
+    with pytest.raises(MetabenchError, match=re.escape(f"after_update() returned {words}")):
+        events_of(Changed(), 1)
 
 
 def test_the_consumers_time_and_validation_are_not_training() -> None:
