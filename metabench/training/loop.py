@@ -115,9 +115,10 @@ def _accepted(moved: Tree, meta: Tree) -> Tree:
     for name, leaf in meta.items():
         found = moved.get(name)
         if found is None or (found.shape, found.dtype, found.device) != (leaf.shape, leaf.dtype, leaf.device) or found.requires_grad:
+            what = "no" if found is None else "another kind of"
             raise MetabenchError(
-                f"after_update() returned {'no' if found is None else 'another kind of'} meta-parameter '{name}': expected the names, shapes, "
-                "dtypes and devices of those it was given, without a graph"
+                f"after_update() returned {what} meta-parameter '{name}': expected the names, shapes, dtypes and devices of those it was given, "
+                "without a graph"
             )
     return {name: moved[name] for name in meta}
 
