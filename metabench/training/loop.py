@@ -117,8 +117,8 @@ def _accepted(moved: Tree, meta: Tree) -> Tree:
         if found is None or (found.shape, found.dtype, found.device) != (leaf.shape, leaf.dtype, leaf.device) or found.requires_grad:
             what = "no" if found is None else "another kind of"
             raise MetabenchError(
-                f"after_update() returned {what} meta-parameter '{name}': expected the names, shapes, dtypes and devices of those it was given, "
-                "without a graph"
+                f"after_update() returned {what} meta-parameter '{name}': expected the names, shapes, dtypes and devices of those it was "
+                "given, without a graph"
             )
     return {name: moved[name] for name in meta}
 
