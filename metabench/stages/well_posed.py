@@ -64,7 +64,7 @@ def well_posed(subject: Subject) -> Iterator[Row]:
     check_trees(state, meta)
     settings = subject.measure
     check_rates(problem, state, meta, max(subject.outer_steps, settings["checkpoint"] + settings["error_windows"], 1))
-    windows = itertools.chain.from_iterable(itertools.islice(problem.windows(), _LOOKED_THROUGH))
+    windows = itertools.chain.from_iterable(itertools.islice(problem.window_lists(), _LOOKED_THROUGH))
     first = next(windows)
     try:
         check_losses(problem, state, meta, first)

@@ -14,8 +14,8 @@ from metabench.core.curves import POINTS, Curve
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient, Method, Target
-from metabench.core.problem import Problem
-from metabench.core.types import Window
+from metabench.core.problem import Problem, check_alike
+from metabench.core.types import Tree, Window
 from metabench.measure.clock import Stopwatch
 from metabench.measure.device import synchronise
 from metabench.training.checkpoint import Checkpoint
@@ -66,9 +66,9 @@ def train(
 
     Raises:
         Diverged: an outer loss or a hypergradient is not finite.
-        MetabenchError: validation does not return the metric that decides.
+        MetabenchError: the problem's windows end, or one of its hooks returns something else than it has to.
     """
-    windows = itertools.islice(problem.windows(), run.step, None)
+    windows = itertools.islice(problem.window_lists(), run.step, None)
     update = OuterUpdate(problem.outer_optimiser)
     clock, drawing = Stopwatch(run.seconds), Stopwatch(run.data_seconds)
     followed = math.ceil(steps / POINTS)
@@ -93,13 +93,13 @@ def train(
             if method.target is not Target.NONE:
                 run.meta, run.optimiser = update.update(hypergradient, run.meta, run.optimiser)
             run.step += 1
-            run.meta, run.memory = problem.after_update(run.step, run.meta, run.memory)
+            run.meta, run.memory = _after_update(problem, run)
             synchronise(next(iter(run.meta.values())).device)
         run.seconds, run.data_seconds = clock.seconds, drawing.seconds
         run.record.add(run.step, {OUTER_LOSS: run.outer_loss, TIME: run.seconds})
         if run.step % followed == 0 or run.step == steps:
             with torch.no_grad():
-                run.record.add(run.step, problem.observe(run.tasks[0].params, run.meta))
+                run.record.add(run.step, problem.observe(run.tasks[0].params, run.meta), "observe()")
         yield Updated(run.step, run)
         if problem.validation is not None and run.step % problem.validation.every == 0:
             yield _validate(problem, run)
@@ -107,22 +107,36 @@ def train(
             checkpoint.save(run)
 
 
+def _after_update(problem: Problem, run: Run) -> tuple[Tree, Mapping[str, Tree]]:
+    """Return the meta-parameters and the memory of the hook; raise MetabenchError if it returns something else."""
+    found: Any = problem.after_update(run.step, run.meta, run.memory)
+    if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Mapping) for part in found)):
+        raise MetabenchError(
+            f"after_update() returned a {type(found).__name__}, expected the meta-parameters and the memory"
+        )
+    meta, memory = found
+    check_alike(meta, run.meta, "after_update() returned", "the update gave", "meta-parameter")
+    return tree.detach(meta), memory
+
+
 def _validate(problem: Problem, run: Run) -> Validated:
-    """Validate, and keep what is best so far."""
+    """Validate, and keep what is best so far; a value that is not finite is no improvement."""
     rule = problem.validation
     assert rule is not None
     values = problem.validate(run.meta)
-    run.record.add(run.step, values)
-    value = values.get(rule.metric.name)
-    if not isinstance(value, int | float):
+    run.record.add(run.step, values, "validate()")
+    decisive = values.get(rule.metric.name)
+    if decisive is None or isinstance(decisive, Curve):
+        there = "as a curve" if decisive else f"of {', '.join(map(repr, values)) or 'nothing'}"
         raise MetabenchError(
-            f"validate() returned {', '.join(map(repr, values)) or 'nothing'}, and the problem's validation decides by '{rule.metric.name}'"
+            f"the problem's validation decides by the number '{rule.metric.name}', and validate() returned it {there}"
         )
+    value = float(decisive)
     sign = 1 if rule.metric.direction == "max" else -1
-    improved = run.best is None or sign * value > sign * run.best.value
+    improved = math.isfinite(value) and (run.best is None or sign * value > sign * run.best.value)
     if improved:
         # Nothing changes a tree in place: to keep it is to refer to it.
-        run.best, run.waited = Best(float(value), run.step, run.tasks[0].params, run.meta), 0
+        run.best, run.waited = Best(value, run.step, run.tasks[0].params, run.meta), 0
     else:
         run.waited += 1
     return Validated(run.step, values, improved)
