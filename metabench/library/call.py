@@ -75,7 +75,8 @@ def hypergradient(
     """Return the hypergradient of the outer loss through one inner step on each of `inner_batches`, and the inner state after them.
 
     Keep the losses as the same function objects from call to call: their traces and checks are then made once.
-    Whatever they use besides their arguments counts as constant. No argument is changed.
+    Whatever they use besides their arguments counts as constant: what they use by name may be replaced between calls, but of what is
+    changed inside of it (an attribute, an entry of a dict) only tensors are read anew. No argument is changed.
 
     Args:
         method: a name that `metabench list` shows, or a method of your own.
