@@ -54,6 +54,10 @@ _LOOKED_THROUGH = 4
 """Outer steps within whose windows a meta-parameter must reach the outer loss."""
 
 
+SIZES = ("batch", "n_params", "n_meta", "outer_optimiser")
+"""The columns of `well_posed`, which every kind of experiment may fill."""
+
+
 def well_posed(subject: Subject) -> Iterator[Row]:
     """Raise what is wrong with the problem, before anything is measured on it; yield its sizes.
 

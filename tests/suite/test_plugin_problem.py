@@ -146,6 +146,34 @@ def test_a_plugin_brings_a_kind_of_experiment(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.parquet", [row])
 
 
+@pytest.mark.parametrize(
+    ("yielded", "words"),
+    [
+        (
+            "{'qualities': 1.0}",
+            "a column that its kind does not declare: unknown column 'qualities': did you mean 'quality'?",
+        ),
+        ("{'cell': 'another'}", "a column that its kind does not declare: unknown column 'cell'"),
+        ("{'quality': subject}", "the column 'quality' with Subject("),
+        ("None", "yielded a NoneType, expected columns by name"),
+    ],
+)
+def test_a_stage_that_yields_something_else_ends_in_a_row_that_says_so(
+    yielded: str, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "norms.py"
+    file.write_text(
+        "from metabench.core.kind import Kind\n"
+        "def norm(subject):\n"
+        "    yield {'train_s': 1.0}\n"
+        f"    yield {yielded}\n"
+        "NORM = Kind('norm', 'nothing', (norm,), ('quality', 'train_s'))\n"
+    )
+    (row,) = run_cell(planned([PLUGIN, file], kind="norm", methods=["none"]).cells[0], silent)
+    assert row["status"] == "error" and "a stage of kind 'norm'" in row["message"] and words in row["message"]
+    assert row["train_s"] == 1.0
+
+
 @pytest.mark.parametrize("name", ["quality", "cost"])
 def test_a_kind_fills_the_columns_that_it_declares(rows: list[dict[str, Any]], name: str) -> None:
     found = rows if name == "quality" else list(run_cell(planned(methods=["evograd"], kind="cost").cells[0], silent))
