@@ -323,7 +323,7 @@ def _said(tasks: object) -> str:
 
 
 def check_alike(found: Tree, like: Tree, gives: str, has: str, of: str) -> None:
-    """Raise MetabenchError, in the words of the last three, if a tree has other names, shapes or dtypes than another."""
+    """Raise MetabenchError if two trees differ in names, shapes or dtypes; the last three say where each is from and what it holds."""
     if list(found) != list(like):
         raise MetabenchError(f"{gives} the {of}s {list(found)}, and {has} {list(like)}")
     for name, leaf in found.items():

@@ -49,6 +49,11 @@ class Result:
                 raise MetabenchError(
                     f"the hypergradient has a tensor '{name}', and the meta-parameters have {list(given)}"
                 )
+            found_shape, given_shape = tuple(gradient.shape), tuple(given[name].shape)
+            if found_shape != given_shape:
+                raise MetabenchError(
+                    f"the hypergradient of '{name}' is of shape {found_shape}, and the meta-parameter of {given_shape}"
+                )
             before = given[name].grad
             given[name].grad = gradient if before is None or not add else before + gradient
 
