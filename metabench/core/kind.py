@@ -24,7 +24,7 @@ class Kind(Declarable):
         name: the word in a suite.
         title: one line for listings.
         stages: what runs for each seed, in this order.
-        columns: the columns that they may fill, besides those that say what the cell is and how it ended.
+        columns: the columns that they may fill, besides a message and those of `well_posed`.
         trains: whether meta-parameters are trained: it takes the key `outer_steps`, and its rows have a quality.
         curves: the curves that its rows have besides the problem's own, by name, with a line each.
         options: frozen dataclass of its options.

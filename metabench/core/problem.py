@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -97,11 +97,20 @@ class Validation:
         metric: which of the numbers that `validate` returns decides, and whether higher or lower is better.
         patience: validations in a row without an improvement after which training ends; the outcome is then that of the best one.
             0: training runs to its end, and the outcome is its last step.
+
+    Raises:
+        MetabenchError: `every` is not positive, or `patience` is negative.
     """
 
     every: int
     metric: Metric
     patience: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.patience < 0:
+            raise MetabenchError(
+                f"validation every {self.every} outer steps with patience {self.patience}: expected 1 or more, and 0 or more"
+            )
 
 
 @dataclass(frozen=True)
@@ -259,7 +268,21 @@ class Problem(Declarable, ABC):
 
     def initial_state(self) -> tuple[InnerState, Tree]:
         """Return the inner state before the first window of the first task, and the initial meta-parameters."""
-        return self.entered(next(iter(self.windows()))[0], None)[1], self.initial()
+        return self.entered(next(self.window_lists())[0], None)[1], self.initial()
+
+    def window_lists(self) -> Iterator[Sequence[Window]]:
+        """Yield `windows()`, looked at; raise MetabenchError where they end, or are not one window or more for an outer step."""
+        done = 0
+        windows = self.windows()
+        for done, tasks in enumerate(windows if isinstance(windows, Iterable) else (), start=1):
+            if not isinstance(tasks, Sequence) or not tasks or not all(isinstance(task, Window) for task in tasks):
+                raise MetabenchError(
+                    f"windows() yields {_said(tasks)} for outer step {done}, expected a list of one Window or more"
+                )
+            yield tasks
+        raise MetabenchError(
+            f"windows() ends after {done} outer steps, expected a list of windows for every outer step, endlessly"
+        )
 
     def entered(self, window: Window, state: InnerState | None) -> tuple[Problem, InnerState]:
         """Return the problem and the inner state that a method is given for a window; `state` is that after the window before it.
@@ -272,7 +295,9 @@ class Problem(Declarable, ABC):
         """
         if window.begins is not None:
             if state is not None:
-                _check_alike(window.begins, state.params)
+                check_alike(
+                    window.begins, state.params, "an inner run begins with", "the run before it has", "parameter"
+                )
             return self, InnerState(window.begins, self.optimiser.init(window.begins))
         if state is None:
             raise MetabenchError(
@@ -293,13 +318,17 @@ def _where_it_is(params: Tree, meta: Tree) -> Tree:
     return params
 
 
-def _check_alike(begins: Tree, params: Tree) -> None:
-    """Raise MetabenchError if a run begins with other names, shapes or dtypes than those of the run before."""
-    if list(begins) != list(params):
-        raise MetabenchError(f"an inner run begins with the parameters {list(begins)}, and the run before it has {list(params)}")
-    for name, leaf in begins.items():
-        if (leaf.shape, leaf.dtype) != (params[name].shape, params[name].dtype):
+def _said(tasks: object) -> str:
+    return "an empty list" if isinstance(tasks, Sequence) and not tasks else f"a {type(tasks).__name__}"
+
+
+def check_alike(found: Tree, like: Tree, gives: str, has: str, of: str) -> None:
+    """Raise MetabenchError if two trees differ in names, shapes or dtypes; the last three say where each is from and what it holds."""
+    if list(found) != list(like):
+        raise MetabenchError(f"{gives} the {of}s {list(found)}, and {has} {list(like)}")
+    for name, leaf in found.items():
+        if (leaf.shape, leaf.dtype) != (like[name].shape, like[name].dtype):
             raise MetabenchError(
-                f"an inner run begins with the parameter '{name}' of shape {tuple(leaf.shape)} and {leaf.dtype}, and in the run before it "
-                f"is of shape {tuple(params[name].shape)} and {params[name].dtype}"
+                f"{gives} the {of} '{name}' of shape {tuple(leaf.shape)} in {leaf.dtype}, and {has} one of shape "
+                f"{tuple(like[name].shape)} in {like[name].dtype}"
             )

@@ -262,6 +262,14 @@ def modules_of(package: str) -> list[ModuleType]:
     return [importlib.import_module(f"{package}.{info.name}") for info in pkgutil.iter_modules(found.__path__)]
 
 
+_PLUGIN = "metabench_plugin_"
+
+
+def is_plugin(module: str) -> bool:
+    """Return whether a module of that name is a plugin, and not of an installed package."""
+    return module.startswith(_PLUGIN)
+
+
 _LOADED: list[Path] = []
 """The plugins that this process has loaded."""
 
@@ -272,7 +280,7 @@ def load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise MetabenchError(f"plugin '{path}': no such file")
     # Two plugins may have the same file name in different folders.
-    name = f"metabench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{_PLUGIN}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise MetabenchError(f"plugin '{path}': not a Python file")

@@ -55,6 +55,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
         raise missing_file("data file", path)
     try:
         if path.suffix == ".npz":
+            if not zipfile.is_zipfile(path):
+                raise ValueError("it is no archive of arrays")
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         if path.suffix == ".parquet":
@@ -63,7 +65,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
             table = pyarrow.parquet.read_table(path)
             return {name: table[name].to_numpy() for name in table.column_names}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of a damaged file: whatever its parser comes upon
         raise MetabenchError(f"data file '{path}' cannot be read: {error}") from error
     raise MetabenchError(f"data file '{path}': expected .npz (NumPy) or .parquet")
 
@@ -87,8 +89,8 @@ def own_data(
         MetabenchError: two splits share an example, or some give indices and some numbers. A missing file is reported where the data
             set is declared, one that is too short where it is loaded.
     """
-    counts = {split: size for split, size in splits.items() if isinstance(size, int)}
-    indices = {split: np.asarray(size) for split, size in splits.items() if not isinstance(size, int)}
+    counts = {split: int(size) for split, size in splits.items() if isinstance(size, int | np.integer)}
+    indices = {split: np.asarray(size) for split, size in splits.items() if split not in counts}
     if counts and indices:
         raise MetabenchError(
             f"data file '{path}': give the sizes of all splits, or the indices of all, not sizes of {list(counts)} and indices of "
@@ -113,7 +115,7 @@ def own_data(
 def _decode(path: Path, counts: Mapping[str, int], indices: Mapping[str, Indices], read: Read) -> Examples:
     del read  # neither embedded nor fetched
     arrays = read_arrays(path)
-    n = len(next(iter(arrays.values()), ()))
+    n = next((len(array) for array in arrays.values() if array.ndim), 0)
     try:
         return Examples(arrays, indices or disjoint(n, counts, seed=0))
     except MetabenchError as error:

@@ -17,9 +17,12 @@ def check_disjoint(splits: Mapping[str, Indices], n: int | None = None) -> None:
     """Raise MetabenchError unless `splits` are subsets of range(n) without a shared example; the message names two that share one."""
     seen: dict[int, str] = {}
     for name, indices in splits.items():
-        if not np.issubdtype(np.asarray(indices).dtype, np.integer):
-            raise MetabenchError(f"split '{name}': expected indices, integers, found {np.asarray(indices).dtype}")
-        for index in np.asarray(indices).ravel().tolist():
+        chosen = np.asarray(indices)
+        if not np.issubdtype(chosen.dtype, np.integer) or chosen.ndim != 1:
+            raise MetabenchError(
+                f"split '{name}': expected a list of integers, indices, found {chosen.dtype} of shape {chosen.shape}"
+            )
+        for index in chosen.tolist():
             if index < 0 or (n is not None and index >= n):
                 there = "a negative index" if index < 0 else f"there are {n} examples, numbered from 0"
                 raise MetabenchError(f"split '{name}' has the index {index}: {there}")

@@ -5,17 +5,14 @@ from __future__ import annotations
 from metabench.core.kind import Kind
 from metabench.stages.cost import cost
 from metabench.stages.error import error
-from metabench.stages.well_posed import well_posed
+from metabench.stages.well_posed import SIZES, well_posed
 
 COST = Kind(
     name="cost",
     title="memory, time and error of one hypergradient; nothing is trained",
     stages=(well_posed, cost, error),
     columns=(
-        "batch",
-        "n_params",
-        "n_meta",
-        "outer_optimiser",
+        *SIZES,
         "diagnostics",
         "peak_bytes",
         "static_bytes",

@@ -49,6 +49,11 @@ class Result:
                 raise MetabenchError(
                     f"the hypergradient has a tensor '{name}', and the meta-parameters have {list(given)}"
                 )
+            found_shape, given_shape = tuple(gradient.shape), tuple(given[name].shape)
+            if found_shape != given_shape:
+                raise MetabenchError(
+                    f"the hypergradient of '{name}' is of shape {found_shape}, and the meta-parameter of {given_shape}"
+                )
             before = given[name].grad
             given[name].grad = gradient if before is None or not add else before + gradient
 
@@ -75,7 +80,8 @@ def hypergradient(
     """Return the hypergradient of the outer loss through one inner step on each of `inner_batches`, and the inner state after them.
 
     Keep the losses as the same function objects from call to call: their traces and checks are then made once.
-    Whatever they use besides their arguments counts as constant. No argument is changed.
+    Whatever they use besides their arguments counts as constant: what they use by name may be replaced between calls, but of what is
+    changed inside of it (an attribute, an entry of a dict) only tensors are read anew. No argument is changed.
 
     Args:
         method: a name that `metabench list` shows, or a method of your own.

@@ -18,6 +18,7 @@ from metabench.library.packing import Signature, kind_of, leaves, signature
 from metabench.stages.well_posed import (
     check_derivatives,
     check_losses,
+    check_rate,
     check_reach,
     check_trees,
     check_values,
@@ -74,7 +75,9 @@ def window_of(
 
 
 def _batches(batches: Sequence[Any], what: str, device: torch.device) -> tuple[tuple[Batch | None, ...], type]:
-    first = next(batch for batch in batches if batch is not None)
+    first = next((batch for batch in batches if batch is not None), None)
+    if first is None:
+        raise MetabenchError(f"{what}[0] is None, expected a tensor, or a dict, tuple or list of tensors")
     kind = kind_of(first)
     found: list[Batch | None] = []
     for place, batch in enumerate(batches):
@@ -148,6 +151,9 @@ def _looked_at(
     problem: Losses, given: frozenset[MetaRole] | None, state: InnerState, meta: Tree, window: Window
 ) -> frozenset[MetaRole]:
     check_trees(state, meta)
+    if hasattr(problem.optimiser, "learning_rate"):
+        like = next(iter(state.params.values()))
+        check_rate("inner", problem.optimiser.learning_rate, meta, len(window.inner), like)
     place = next(iter(state.params.values())).device
     for what, tree in (("parameter", state.params), ("meta-parameter", meta)):
         for name, leaf in tree.items():

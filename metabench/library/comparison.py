@@ -23,6 +23,7 @@ from metabench.library.losses import Losses
 from metabench.library.prepared import Prepared, prepared
 from metabench.measure.clock import deadline
 from metabench.measure.outcome import outcome
+from metabench.methods import METHODS
 from metabench.methods import methods as all_methods
 from metabench.report.certified import verdict
 from metabench.results.certificate import Certificate, read_all_certificates
@@ -149,10 +150,8 @@ def _entry(entry: Entry) -> tuple[Method, Any]:
 
 
 def _described(method: Method, options: Any, certified: Mapping[str, Certificate]) -> dict[str, Any]:
-    try:
-        source = method_hash(method.name)
-    except MetabenchError:  # a method of the caller's, in no registry
-        source = ""
+    # A method of the caller's may have the name of another, which is certified.
+    source = method_hash(method.name) if METHODS().get(method.name) is method else ""
     return {
         "method": method.name,
         "label": label(method.name, options),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import dis
+import functools
 import itertools
 import types
 import warnings
@@ -153,8 +155,8 @@ def losses_of(
     It is kept as an attribute of the inner loss, or of the object of which that is a method. Both then die together: a weak table would
     keep the loss alive through the problem. `constants` is whatever else the modules' use depends on.
     """
-    numbers = _numbers(inner), _numbers(outer)
-    key = (hashable(inner), hashable(outer), kinds, tuple(modules.items()), constants, numbers)
+    used = _used(inner), _used(outer)
+    key = (hashable(inner), hashable(outer), kinds, tuple(modules.items()), constants, used)
     try:
         kept = vars(getattr(inner, "__self__", inner)).setdefault("__metabench__", Recent())
     except (TypeError, AttributeError):  # an object without attributes of its own
@@ -166,8 +168,8 @@ def losses_of(
         _count(inner)
     if len(kept) == _KEPT:
         warnings.warn(
-            f"the inner loss has been checked and traced for {_KEPT} outer losses, modules or values of the numbers that the losses "
-            "use: pass a number that changes in the batch, and define losses once, before the loop",
+            f"the inner loss has been checked and traced for {_KEPT} outer losses, modules or values that the losses use by name: pass "
+            "what changes in the batch, and define losses once, before the loop",
             stacklevel=4,
         )
     made: Losses = kept.keep(key, Losses(inner, outer, kinds, modules))
@@ -197,14 +199,35 @@ def alike(value: Any) -> Hashable:
     return value.__code__, tuple(hashable(one) for one in (*captured, *(value.__defaults__ or ())))
 
 
-def _numbers(loss: Callable[..., torch.Tensor]) -> Hashable:
-    """Return the numbers and texts that a function uses by name: they are part of its traces, unlike tensors."""
+def _used(loss: Callable[..., torch.Tensor], seen: frozenset[Any] = frozenset()) -> Hashable:
+    """Return what a function uses by name, its own helpers' included: numbers and texts by value, all else by identity.
+
+    It is part of a trace. What is changed inside of it is not seen, apart from tensors, whose values a trace reads anew.
+    """
     function = getattr(loss, "__func__", loss)
-    if not isinstance(function, types.FunctionType):
-        return ()
-    captured = [cell.cell_contents for cell in function.__closure__ or ()]
-    named = [function.__globals__.get(name) for name in function.__code__.co_names]
-    return tuple(value for value in (*captured, *named) if isinstance(value, int | float | str))
+    if not isinstance(function, types.FunctionType) or function in seen or _is_library(function):
+        return Itself(function)
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != _EMPTY]
+    named = [function.__globals__.get(name) for name in _global_names(function.__code__)]
+    return tuple(
+        (type(value), value) if isinstance(value, int | float | str) else _used(value, seen | {function})
+        for value in (*cells, *named)
+    )
+
+
+_EMPTY = types.CellType()
+
+
+def _is_library(function: types.FunctionType) -> bool:
+    return (function.__module__ or "").partition(".")[0] in ("torch", "metabench")
+
+
+@functools.lru_cache
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    """Return the names of globals that code reads, those of functions within it included."""
+    own = {one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}
+    inner = (_global_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return tuple(sorted(own.union(*inner)))
 
 
 def _count(inner: Callable[..., torch.Tensor]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from metabench.autodiff.optimisers import Rate, Scheduled
 from metabench.autodiff.traced.segment_graphs import Itself
+from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import InnerOptimiser, MetaRole
 from metabench.core.types import InnerState, Tree, Window
@@ -75,6 +77,8 @@ def prepared(
         state = InnerState(values, problem.optimiser.init(values))
         if start is not None:
             problem.started_by(_start_on_trees(start, kinds))
+    elif not isinstance(state, InnerState):
+        raise MetabenchError(f"the state is a {type(state).__name__}, expected the `state` of a previous result")
     else:
         raise_unless_alike(state.params, values)
     problem.roles = roles_of(problem, optimiser, start, roles, state, meta_values, window, kind)
@@ -107,7 +111,13 @@ def _rate_on_trees(rate: Rate) -> Rate:
     if not callable(rate):
         return rate
     on_tensor: Callable[[Any, torch.Tensor], Any] = rate
-    return lambda tree, step: on_tensor(tree[ALONE], step)
+
+    @functools.wraps(on_tensor, updated=())
+    def on_tree(tree: Tree, step: torch.Tensor) -> torch.Tensor | Tree:
+        found: torch.Tensor | Tree = on_tensor(tree[ALONE], step)
+        return found
+
+    return on_tree
 
 
 def _start_on_trees(start: Callable[[Any, Any], Any], kinds: Kinds) -> Callable[[Tree, Tree], Tree]:

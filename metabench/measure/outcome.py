@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metabench.autodiff.traced.missing_derivatives import refusal
-from metabench.core.errors import Diverged, OutOfMemory, TimeLimit, Unsupported
-
-MESSAGE_LENGTH = 500
+from metabench.core.errors import MESSAGE_LENGTH, Diverged, OutOfMemory, TimeLimit, Unsupported
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")

@@ -73,7 +73,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     what the disk refuses.
     """
     for index, row in enumerate(rows):
-        _check_row(row, f"row {index} of '{path}'")
+        check_row(row, f"row {index} of '{path}'")
     values = [{column.name: encode(column.type, row.get(column.name)) for column in CELL_COLUMNS} for row in rows]
     try:
         table = pa.Table.from_pylist(values, schema=_CELL_SCHEMA)
@@ -229,7 +229,8 @@ def _refuse_duplicates(table: pa.Table) -> None:
         )
 
 
-def _check_row(row: Mapping[str, Any], where: str) -> None:
+def check_row(row: Mapping[str, Any], where: str) -> None:
+    """Raise MetabenchError, naming `where` and the column, if a row lacks a value, or has one that its column does not take."""
     for name in row:
         if name not in BY_NAME:
             raise MetabenchError(f"{where}: {unknown('column', name, BY_NAME)}")

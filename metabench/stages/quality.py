@@ -13,6 +13,7 @@ from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.types import InnerState
 from metabench.stages.subject import Row, Subject
 from metabench.training.loop import UNITS, Updated, train
+from metabench.training.record import checked
 from metabench.training.run import Run
 
 
@@ -34,26 +35,30 @@ def quality(subject: Subject) -> Iterator[Row]:
         except Exception:
             yield _curves(run.record.curves(UNITS), note)
             raise
+    if run.step < steps:
+        best = f"was best after {run.best.step}" if run.best is not None else "was never finite"
+        note = "; ".join(filter(None, (note, f"stopped after {run.step} of {steps} meta-updates: validation {best}")))
+    followed = run.record.curves(UNITS)
+    kept = _curves(followed, note)
+    yield kept
     params, meta = run.outcome(problem)
     check_finite(InnerState(params, {}))
-    found = problem.evaluate(params, meta)
+    found = checked(problem.evaluate(params, meta), "evaluate()")
     metrics = {name: float(value) for name, value in found.items() if not isinstance(value, Curve)}
-    followed = run.record.curves(UNITS)
-    for name, value in found.items():
-        if isinstance(value, Curve):
-            if name in followed:
-                raise MetabenchError(f"evaluate() returned the curve '{name}', a name that another curve of the run has")
-            followed[name] = value
-    if run.step < steps and run.best is not None:
-        stopped = f"stopped after {run.step} of {steps} meta-updates: validation was best after {run.best.step}"
-        note = "; ".join(filter(None, (note, stopped)))
-    yield _curves(followed, note)
+    evaluated = {name: value for name, value in found.items() if isinstance(value, Curve)}
+    taken = "; ".join(
+        f"no curve '{name}' of evaluate(): the run has one of that name" for name in evaluated if name in followed
+    )
+    more = _curves({name: curve for name, curve in evaluated.items() if name not in followed}, taken)
+    yield more | {"curves": kept["curves"] | more["curves"]}
     first = problem.card.metrics[0].name
     if first not in metrics:
         names = ", ".join(map(repr, metrics)) or "no number"
         raise MetabenchError(f"evaluate() returned {names}, and the card's first metric is '{first}'")
     if not math.isfinite(metrics[first]) or not tree.all_finite(meta):
-        raise Diverged(f"the meta-parameters or the metric ({metrics[first]}) are not finite after the last meta-update")
+        raise Diverged(
+            f"the meta-parameters or the metric ({metrics[first]}) are not finite after the last meta-update"
+        )
     yield {
         "quality": metrics[first],
         "metrics": metrics,
@@ -66,7 +71,7 @@ def quality(subject: Subject) -> Iterator[Row]:
         saved.forget()
 
 
-def _curves(curves: Mapping[str, Curve], note: str) -> Row:
+def _curves(curves: Mapping[str, Curve], note: str = "") -> Row:
     """Return the columns of sound curves, and a message that names the others and says what is wrong with them."""
     sound, faults = sound_curves(curves)
     message = "; ".join(filter(None, (note, faults)))

@@ -18,6 +18,7 @@ from metabench.autodiff.optimisers import (
     SGD,
     Adam,
     Momentum,
+    PerParameter,
     Rate,
     RMSprop,
     Scheduled,
@@ -54,6 +55,10 @@ _LOOKED_THROUGH = 4
 """Outer steps within whose windows a meta-parameter must reach the outer loss."""
 
 
+SIZES = ("batch", "n_params", "n_meta", "outer_optimiser")
+"""The columns of `well_posed`, which every kind of experiment may fill."""
+
+
 def well_posed(subject: Subject) -> Iterator[Row]:
     """Raise what is wrong with the problem, before anything is measured on it; yield its sizes.
 
@@ -64,7 +69,7 @@ def well_posed(subject: Subject) -> Iterator[Row]:
     check_trees(state, meta)
     settings = subject.measure
     check_rates(problem, state, meta, max(subject.outer_steps, settings["checkpoint"] + settings["error_windows"], 1))
-    windows = itertools.chain.from_iterable(itertools.islice(problem.windows(), _LOOKED_THROUGH))
+    windows = itertools.chain.from_iterable(itertools.islice(problem.window_lists(), _LOOKED_THROUGH))
     first = next(windows)
     try:
         check_losses(problem, state, meta, first)
@@ -103,19 +108,17 @@ def check_trees(state: InnerState, meta: Tree) -> None:
 def check_rates(problem: Problem, state: InnerState, meta: Tree, outer_steps: int) -> None:
     """Check the learning rates of a run of `outer_steps` meta-updates at the initial meta-parameters: at most 200 steps, spread evenly.
 
-    Rates that are the same at every step are not looked at.
-
     Raises:
         MetabenchError: the inner or the outer learning rate is negative or not finite at one of its steps.
     """
     like = next(iter(state.params.values()))
     optimiser = problem.optimiser
-    if isinstance(optimiser, SGD | Momentum | Adam | RMSprop) and counts_steps(optimiser.learning_rate):
-        _check_rate("inner", optimiser.learning_rate, tree.detach(meta), _longest_run(problem, outer_steps), like)
+    if isinstance(optimiser, SGD | Momentum | Adam | RMSprop):
+        steps = _longest_run(problem, outer_steps) if counts_steps(optimiser.learning_rate) else 1
+        check_rate("inner", optimiser.learning_rate, tree.detach(meta), steps, like)
     settings = problem.outer_optimiser
     outer = scheduled(settings.learning_rate, settings.schedule)
-    if counts_steps(outer):
-        _check_rate("outer", outer, {}, outer_steps, next(iter(meta.values())))
+    check_rate("outer", outer, {}, outer_steps if counts_steps(outer) else 1, next(iter(meta.values())))
 
 
 def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window) -> None:
@@ -193,7 +196,16 @@ def _longest_run(problem: Problem, outer_steps: int) -> int:
     return max(steps, each * outer_steps)
 
 
-def _check_rate(which: str, rate: Rate, meta: Tree, steps: int, like: torch.Tensor) -> None:
+def check_rate(which: str, rate: Rate, meta: Tree, steps: int, like: torch.Tensor) -> None:
+    """Raise MetabenchError if a rate is none, or is negative or not finite at one of `steps` steps; of many, 200 are looked at."""
+    if isinstance(rate, PerParameter):
+        return
+    if not counts_steps(rate):
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+            raise MetabenchError(
+                f"the {which} optimiser's learning rate is {rate!r}: expected a finite number of at least 0, or a function (meta, step)"
+            )
+        return
     name = schedule_text(rate.schedule) if isinstance(rate, Scheduled) else schedule_text(rate)
     for place in torch.linspace(0, steps - 1, min(steps, _STEPS_CHECKED), dtype=torch.float64).round().tolist():
         with torch.no_grad():

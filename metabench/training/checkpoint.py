@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ class Checkpoint:
         except _Unusable as error:
             aside = self.path.with_name(f"{self.path.name}.aside-{hashlib.sha256(content).hexdigest()[:8]}")
             self.path.replace(aside)
-            return Run.fresh(problem, stream), f"the checkpoint {self.path.name} {error}: set aside as {aside.name}, and begun anew"
+            return Run.fresh(
+                problem, stream
+            ), f"the checkpoint {self.path.name} {error}: set aside as {aside.name}, and begun anew"
 
     def forget(self) -> None:
         """Remove the file: the run is done."""
@@ -78,7 +81,10 @@ class Checkpoint:
         digest, _, archive = content[len(_FORMAT) :].partition(b"\n")
         if hashlib.sha256(archive).hexdigest().encode() != digest:
             raise _Unusable("is damaged")
-        saved = torch.load(io.BytesIO(archive), map_location=problem.setting.device, weights_only=True)
+        try:
+            saved = torch.load(io.BytesIO(archive), map_location=problem.setting.device, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise _Unusable("holds something else than tensors, numbers and texts") from error
         if saved["identity"] != self.identity:
             raise _Unusable(f"is of another run ({saved['identity']}, this one is {self.identity})")
         return _restored(saved["run"], stream)

@@ -14,7 +14,7 @@ from metabench.core.curves import POINTS, Curve
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient, Method, Target
-from metabench.core.problem import Problem
+from metabench.core.problem import Problem, check_alike
 from metabench.core.types import Tree, Window
 from metabench.measure.clock import Stopwatch
 from metabench.measure.device import synchronise
@@ -66,9 +66,9 @@ def train(
 
     Raises:
         Diverged: an outer loss or a hypergradient is not finite.
-        MetabenchError: validation does not return the metric that decides, or `after_update` other meta-parameters than it was given.
+        MetabenchError: the problem's windows end, or one of its hooks returns something else than it has to.
     """
-    windows = itertools.islice(problem.windows(), run.step, None)
+    windows = itertools.islice(problem.window_lists(), run.step, None)
     update = OuterUpdate(problem.outer_optimiser)
     clock, drawing = Stopwatch(run.seconds), Stopwatch(run.data_seconds)
     followed = math.ceil(steps / POINTS)
@@ -93,14 +93,13 @@ def train(
             if method.target is not Target.NONE:
                 run.meta, run.optimiser = update.update(hypergradient, run.meta, run.optimiser)
             run.step += 1
-            moved, run.memory = problem.after_update(run.step, run.meta, run.memory)
-            run.meta = _accepted(moved, run.meta)
+            run.meta, run.memory = _after_update(problem, run)
             synchronise(next(iter(run.meta.values())).device)
         run.seconds, run.data_seconds = clock.seconds, drawing.seconds
         run.record.add(run.step, {OUTER_LOSS: run.outer_loss, TIME: run.seconds})
         if run.step % followed == 0 or run.step == steps:
             with torch.no_grad():
-                run.record.add(run.step, problem.observe(run.tasks[0].params, run.meta))
+                run.record.add(run.step, problem.observe(run.tasks[0].params, run.meta), "observe()")
         yield Updated(run.step, run)
         if problem.validation is not None and run.step % problem.validation.every == 0:
             yield _validate(problem, run)
@@ -108,37 +107,36 @@ def train(
             checkpoint.save(run)
 
 
-def _accepted(moved: Tree, meta: Tree) -> Tree:
-    """Return the meta-parameters that `after_update` returned; raise MetabenchError if they are not of the kind of those before."""
-    if moved is meta:
-        return meta
-    for name, leaf in meta.items():
-        found = moved.get(name)
-        if found is None or (found.shape, found.dtype, found.device) != (leaf.shape, leaf.dtype, leaf.device) or found.requires_grad:
-            what = "no" if found is None else "another kind of"
-            raise MetabenchError(
-                f"after_update() returned {what} meta-parameter '{name}': expected the names, shapes, dtypes and devices of those it was "
-                "given, without a graph"
-            )
-    return {name: moved[name] for name in meta}
+def _after_update(problem: Problem, run: Run) -> tuple[Tree, Mapping[str, Tree]]:
+    """Return the meta-parameters and the memory of the hook; raise MetabenchError if it returns something else."""
+    found: Any = problem.after_update(run.step, run.meta, run.memory)
+    if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Mapping) for part in found)):
+        raise MetabenchError(
+            f"after_update() returned a {type(found).__name__}, expected the meta-parameters and the memory"
+        )
+    meta, memory = found
+    check_alike(meta, run.meta, "after_update() returned", "the update gave", "meta-parameter")
+    return tree.detach(meta), memory
 
 
 def _validate(problem: Problem, run: Run) -> Validated:
-    """Validate, and keep what is best so far."""
+    """Validate, and keep what is best so far; a value that is not finite is no improvement."""
     rule = problem.validation
     assert rule is not None
     values = problem.validate(run.meta)
-    run.record.add(run.step, values)
-    value = values.get(rule.metric.name)
-    if not isinstance(value, int | float):
+    run.record.add(run.step, values, "validate()")
+    decisive = values.get(rule.metric.name)
+    if decisive is None or isinstance(decisive, Curve):
+        there = "as a curve" if decisive else f"of {', '.join(map(repr, values)) or 'nothing'}"
         raise MetabenchError(
-            f"validate() returned {', '.join(map(repr, values)) or 'nothing'}, and the problem's validation decides by '{rule.metric.name}'"
+            f"the problem's validation decides by the number '{rule.metric.name}', and validate() returned it {there}"
         )
+    value = float(decisive)
     sign = 1 if rule.metric.direction == "max" else -1
-    improved = run.best is None or sign * value > sign * run.best.value
+    improved = math.isfinite(value) and (run.best is None or sign * value > sign * run.best.value)
     if improved:
         # Nothing changes a tree in place: to keep it is to refer to it.
-        run.best, run.waited = Best(float(value), run.step, run.tasks[0].params, run.meta), 0
+        run.best, run.waited = Best(value, run.step, run.tasks[0].params, run.meta), 0
     else:
         run.waited += 1
     return Validated(run.step, values, improved)

@@ -15,7 +15,7 @@ def plain_windows(problem: Problem, meta: Tree) -> Iterator[tuple[Problem, Inner
     Plain training at `meta` leads from each to the next; it runs when the next is needed.
     """
     state: InnerState | None = None
-    for tasks in problem.windows():
+    for tasks in problem.window_lists():
         window = tasks[0]
         entered, state = problem.entered(window, state)
         yield entered, state, window

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from metabench.core.curves import Curve
+from metabench.core.curves import Curve, curve_fault
+from metabench.core.errors import MetabenchError
 
 ALONG = "outer step"
 
@@ -20,18 +22,40 @@ class Record:
     numbers: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     whole: dict[str, Curve] = field(default_factory=dict)
 
-    def add(self, step: int, values: Mapping[str, float | Curve]) -> None:
-        """Keep the numbers seen after outer step `step`; of a curve that comes whole, the last stays."""
-        for name, value in values.items():
+    def add(self, step: int, values: Mapping[str, float | Curve], source: str = "") -> None:
+        """Keep the numbers seen after outer step `step`; of a curve that comes whole, the last stays.
+
+        Raises:
+            MetabenchError: they are no numbers and curves by name, or a name has a number or a curve already; it names the `source`.
+        """
+        for name, value in checked(values, source).items():
+            steps, numbers = self.numbers.get(name, ([], []))
+            if name in (self.numbers if isinstance(value, Curve) else self.whole) or (steps and steps[-1] == step):
+                raise MetabenchError(f"{source} returned '{name}', a name that another curve of the run has")
             if isinstance(value, Curve):
-                self.whole[name] = value
+                # A checkpoint takes plain numbers only. One with a fault is kept to be reported.
+                self.whole[name] = value if curve_fault(value) else value.plain()
             else:
-                steps, numbers = self.numbers.setdefault(name, ([], []))
                 steps.append(step)
                 numbers.append(float(value))
+                self.numbers[name] = steps, numbers
 
     def curves(self, units: Mapping[str, str] | None = None) -> dict[str, Curve]:
         """Return all curves by name; numbers against the outer step, with the unit that `units` names for them."""
         known = units or {}
-        of_numbers = {name: Curve(steps, values, known.get(name, ""), ALONG) for name, (steps, values) in self.numbers.items()}
+        of_numbers = {
+            name: Curve(steps, values, known.get(name, ""), ALONG) for name, (steps, values) in self.numbers.items()
+        }
         return of_numbers | self.whole
+
+
+def checked(values: Any, source: str) -> Mapping[str, float | Curve]:
+    """Return what a problem's hook returned; raise MetabenchError, naming the `source`, unless it is numbers and curves by name."""
+    if not isinstance(values, Mapping):
+        raise MetabenchError(f"{source} returned a {type(values).__name__}, expected numbers and curves by name")
+    for name, value in values.items():
+        try:
+            _ = value if isinstance(value, Curve) else float(value)
+        except (TypeError, ValueError) as error:
+            raise MetabenchError(f"{source} returned '{name}' as {value!r}, expected a number or a Curve") from error
+    return values

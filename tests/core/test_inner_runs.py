@@ -111,9 +111,9 @@ def test_a_first_window_that_begins_no_run_is_named() -> None:
         (lambda begins: {"other": begins["in"]}, r"begins with the parameters \['other'\]"),
         (
             lambda begins: begins | {"in": begins["in"][:1]},
-            r"parameter 'in' of shape \(1, .*in the run before it is of shape",
+            r"parameter 'in' of shape \(1, .*the run before it has one of shape",
         ),
-        (lambda begins: tree.cast(begins, torch.float32), "float32, and in the run before it is .* torch.float64"),
+        (lambda begins: tree.cast(begins, torch.float32), "float32, and the run before it has .* torch.float64"),
     ],
 )
 def test_a_run_that_begins_with_other_parameters_is_named(change: Any, words: str) -> None:

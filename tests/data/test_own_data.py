@@ -41,6 +41,10 @@ def test_sizes_are_drawn_once_and_for_all(table: Path, suffix: str) -> None:
     assert own_data(path, {"train": 6, "test": 3}).card.sizes == {"train": 6, "test": 3}
 
 
+def test_a_size_of_numpy_is_a_size_and_not_an_index(table: Path) -> None:
+    assert len(loaded(table, {"train": np.int64(6)})["train"]["inputs"]) == 6
+
+
 def test_indices_are_taken_as_they_are(table: Path) -> None:
     found = loaded(table, {"train": [0, 1, 2], "test": np.array([9, 7])})
     assert found["test"]["inputs"].tolist() == [9.0, 7.0]
@@ -57,7 +61,11 @@ def test_indices_are_taken_as_they_are(table: Path) -> None:
             "splits 'train' and 'test' overlap: 2 examples in both, the first of them 2",
         ),
         ({"train": [0, 1], "test": [4, 1]}, "overlap: 1 example in both, the first of them 1"),
-        ({"train": [0.5], "test": [1]}, "split 'train': expected indices, integers, found float64"),
+        (
+            {"train": [0.5], "test": [1]},
+            "split 'train': expected a list of integers, indices, found float64 of shape (1,)",
+        ),
+        ({"train": [[0, 1], [2, 3]]}, "expected a list of integers, indices, found int64 of shape (2, 2)"),
         ({"train": [-1], "test": [1]}, "split 'train' has the index -1: a negative index"),
         ({"train": 4, "test": [1]}, "not sizes of ['train'] and indices of ['test']"),
     ],
@@ -91,6 +99,14 @@ def test_arrays_of_two_lengths_are_refused() -> None:
         Examples({"inputs": np.zeros(3), "targets": np.zeros(2)}, {"train": np.array([0])})
 
 
+def test_an_array_that_is_one_number_is_no_examples(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", scale=0.5, inputs=np.zeros(3))
+    with pytest.raises(
+        MetabenchError, match=r"mine\.npz': arrays of examples need one length, found \{'scale': 0, 'inputs': 3\}"
+    ):
+        loaded(tmp_path / "mine.npz", {"train": 2})
+
+
 def test_a_file_that_is_missing_damaged_or_of_another_kind_is_named(table: Path) -> None:
     with pytest.raises(MetabenchError, match=r"mina\.npz' does not exist: did you mean '.*mine\.npz'\?"):
         read_arrays(table.with_name("mina.npz"))
@@ -99,6 +115,12 @@ def test_a_file_that_is_missing_damaged_or_of_another_kind_is_named(table: Path)
     for name in ("damaged.npz", "damaged.parquet"):
         table.with_name(name).write_bytes(b"PK damaged")
         with pytest.raises(MetabenchError, match=rf"{name}' cannot be read: "):
+            read_arrays(table.with_name(name))
+    table.with_name("empty.npz").write_bytes(b"")
+    with table.with_name("array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    for name in ("empty.npz", "array.npz"):
+        with pytest.raises(MetabenchError, match=rf"{name}' cannot be read: it is no archive of arrays"):
             read_arrays(table.with_name(name))
     table.with_name("mine.csv").write_text("1,2")
     with pytest.raises(MetabenchError, match=r"mine\.csv': expected \.npz \(NumPy\) or \.parquet"):

@@ -47,6 +47,30 @@ NOT_FINITE = batch(x=torch.full((6, 2), float("nan")))
 FAR = batch(x=torch.zeros(6, 2, device="meta"))
 
 MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
+    "negative rate": (
+        lambda: call(optimiser=metabench.SGD(-0.1)),
+        "learning rate is -0.1: expected a finite number of at least 0",
+    ),
+    "rate that is a text": (
+        lambda: call(optimiser="sgd", learning_rate="0.1"),
+        "learning rate is '0.1': expected a finite number",
+    ),
+    "rate that turns negative": (
+        lambda: call(optimiser=metabench.SGD(lambda meta, step: 0.1 - step)),
+        "gives a learning rate of -0.9 at step 1 of 2",
+    ),
+    "batch that is None": (
+        lambda: call(inner_batches=[None]),
+        r"inner_batches.0. is None, expected a tensor, or a dict",
+    ),
+    "state of something else": (
+        lambda: call(state={}),
+        "the state is a dict, expected the `state` of a previous result",
+    ),
+    "meta-parameters of another shape": (
+        lambda: call().assign({"penalty": torch.zeros(2)}),
+        r"the hypergradient of 'penalty' is of shape \(\), and the meta-parameter of \(2,\)",
+    ),
     "method": (lambda: call("mixflw"), "unknown method 'mixflw': did you mean 'mixflow'"),
     "option": (
         lambda: call(block_rematt=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from metabench.core import tree
 from metabench.core.problem import Problem
 from metabench.library.comparison import COLUMNS
 from metabench.measure.memory.meter import measure_memory
+from metabench.methods import method
 from metabench.results.certificate import CERTIFICATE_COLUMNS, write_certificates
 from metabench.suite.plan.code_hash import method_hash
 
@@ -124,6 +126,9 @@ def test_a_certificate_counts_for_the_source_that_it_certifies(tmp_path: Path) -
         "mixflow": "not certified: hash differs",
         "t1t2": "not certified: never run",
     }
+    namesake = dataclasses.replace(method("t1t2"), name="unrolled")
+    (row,) = compare(*arguments(of), optimiser=of.optimiser, methods=[namesake], certificates=[path]).to_dict("records")
+    assert row["certificate"] == "not certified: hash differs" and row["relative_error"] > 1e-3
 
 
 def test_what_takes_longer_than_its_share_is_a_row_that_says_so() -> None:

@@ -143,6 +143,38 @@ def test_a_number_that_changes_is_not_taken_from_a_trace(counted: dict[str, int]
     assert answers[0] == answers[2] != answers[1]
 
 
+FACTOR: torch.Tensor | None = None
+POWER = 2
+
+
+def scaled(value: torch.Tensor) -> torch.Tensor:
+    return value if FACTOR is None else FACTOR * value**POWER
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"FACTOR": torch.tensor(3.0)},
+        {"FACTOR": torch.tensor(1.0), "POWER": 4},
+        {"scaled": lambda value: value.square().square()},
+    ],
+)
+def test_what_a_loss_uses_by_name_may_be_replaced_between_calls(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = made()[1]
+
+    def inner(params: Any, meta: Any, batch: Any) -> torch.Tensor:
+        return scaled(plain(params, meta, batch)) + meta.exp() * params.square().sum()
+
+    before = call((inner, plain)).hypergradient
+    for name, value in changes.items():
+        monkeypatch.setitem(globals(), name, value)
+    found, exact = (call((inner, plain), method=name).hypergradient for name in ("mixflow", "unrolled"))
+    torch.testing.assert_close(found, exact)
+    assert not torch.equal(found, before)
+
+
 def test_what_is_kept_dies_with_the_functions() -> None:
     factor = torch.ones(())
     losses = made(factor)

@@ -107,6 +107,30 @@ def test_a_package_may_gather_methods_of_its_own_modules(install: Callable[..., 
     assert method("t1t2").module == "metabench.methods.t1t2"
 
 
+def test_a_module_that_a_method_imports_from_its_own_package_counts_in_its_hash(install: Callable[..., Path]) -> None:
+    modules = {
+        "friend/__init__.py": "",
+        "friend/methods.py": TWICE + "    from .solvers import solve\n",
+        "friend/solvers.py": "from friend import tools\nsolve = tools.one\n",
+        "friend/tools.py": "one = 1\n",
+        "friend/unrelated.py": "one = 1\n",
+    }
+    folder = install({"twice": "friend.methods"}, modules) / "friend"
+
+    def edited(name: str) -> bool:
+        before = method_hash("twice")
+        (folder / name).write_text((folder / name).read_text() + "# edited\n")
+        _hash.cache_clear()
+        return method_hash("twice") != before
+
+    assert [edited(name) for name in ("methods.py", "solvers.py", "tools.py", "unrelated.py")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
 BROKEN = {
     "cannot be imported: RuntimeError: out of luck": {"friend_methods.py": "raise RuntimeError('out of luck')"},
     "cannot be imported: SystemExit: 3": {"friend_methods.py": "raise SystemExit(3)"},

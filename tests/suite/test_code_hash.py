@@ -68,7 +68,15 @@ def test_editing_a_network_changes_the_problems_that_use_it(
 
 
 @pytest.mark.parametrize(
-    "path", ["core/tree.py", "core/method.py", "core/__init__.py", "suite/run/run_cell.py", "suite/run/rows.py", "measure/memory/meter.py"]
+    "path",
+    [
+        "core/tree.py",
+        "core/method.py",
+        "core/__init__.py",
+        "suite/run/run_cell.py",
+        "suite/run/rows.py",
+        "measure/memory/meter.py",
+    ],
 )
 def test_editing_the_contract_or_the_runner_changes_every_cell(
     edited: Callable[[str], set[str]], cells: dict[str, Cell], path: str
@@ -150,3 +158,27 @@ def test_a_plugin_counts_with_its_file_and_what_it_imports(tmp_path: Path) -> No
     assert code_hash(one) != code_hash(edited)
     (plain,) = plan(load_suite({"name": "x", "experiments": {"a": {"problem": "toy_1d", "methods": ["none"]}}})).cells
     assert code_hash(other) == code_hash(plain)
+
+
+def test_a_file_beside_a_plugin_counts_where_the_plugin_imports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "beside_it.py").write_text("factor = 2.0\n")
+    (tmp_path / "unrelated.py").write_text("factor = 2.0\n")
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "import numpy\nfrom beside_it import factor\nfrom metabench.core import Cost, Target, method\n"
+        "@method(title='t', target=Target.NONE, exact=True, cost=Cost(), citation='')\n"
+        "def mine(problem, state, meta, window, options, generator): ...\n"
+    )
+    grid = {"a": {"problem": "toy_1d", "methods": ["mine"]}}
+    (cell,) = plan(load_suite({"name": "x", "plugins": [str(plugin)], "experiments": grid})).cells
+
+    def edited(name: str) -> bool:
+        before = code_hash(cell)
+        (tmp_path / name).write_text("factor = 3.0\n")
+        _hash.cache_clear()
+        return code_hash(cell) != before
+
+    assert [edited(name) for name in ("beside_it.py", "unrelated.py")] == [True, False]

@@ -93,10 +93,31 @@ def test_a_change_of_its_file_changes_the_hash(tmp_path: Path) -> None:
 
 def test_a_faulty_curve_is_named_and_the_row_stays(tmp_path: Path) -> None:
     spoilt = tmp_path / "sines.py"
-    spoilt.write_text(PLUGIN.read_text().replace("log_y=True)\n", "log_y=True)\n        curve.values[3] = float('nan')\n"))
+    spoilt.write_text(
+        PLUGIN.read_text().replace("log_y=True)\n", "log_y=True)\n        curve.values[3] = float('nan')\n")
+    )
     (row,) = run_cell(planned([spoilt], methods=["t1t2"]).cells[0], silent)
     assert row["status"] == "ok" and row["quality"] > 0
     assert "no curve 'test loss along an episode': it is not finite: values[3] is nan" in row["message"]
+    assert list(row["curves"]) == ["outer loss", "time"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "status", "words"),
+    [
+        ("None", "error", "evaluate() returned a NoneType, expected numbers and curves by name"),
+        ('{"test loss": 1.0, "time": curve}', "ok", "no curve 'time' of evaluate(): the run has one of that name"),
+    ],
+)
+def test_a_run_keeps_its_curves_whatever_evaluate_returns(
+    returned: str, status: str, words: str, tmp_path: Path
+) -> None:
+    spoilt = tmp_path / "sines.py"
+    spoilt.write_text(
+        PLUGIN.read_text().replace('{"test loss": curve.values[-1], "test loss along an episode": curve}', returned)
+    )
+    (row,) = run_cell(planned([spoilt], methods=["t1t2"]).cells[0], silent)
+    assert (row["status"], row["message"]) == (status, words)
     assert list(row["curves"]) == ["outer loss", "time"]
 
 
@@ -115,12 +136,42 @@ def test_a_plugin_brings_a_kind_of_experiment(tmp_path: Path) -> None:
         "    yield {'diagnostics': {'norm': subject.kind_options.times * value}}\n"
         "NORM = Kind('norm', 'the norm of the initial meta-parameters', (well_posed, norm), ('diagnostics',), options=Options)\n"
     )
-    one, twice = (planned([PLUGIN, file], kind=kind, methods=["none"]).cells[0] for kind in ("norm", {"norm": {"times": 2.0}}))
+    one, twice = (
+        planned([PLUGIN, file], kind=kind, methods=["none"]).cells[0] for kind in ("norm", {"norm": {"times": 2.0}})
+    )
     (row,), (other,) = run_cell(one, silent), run_cell(twice, silent)
     assert row["status"] == other["status"] == "ok" and (row["kind"], other["kind_options"]) == ("norm", {"times": 2.0})
     assert other["diagnostics"]["norm"] == 2 * row["diagnostics"]["norm"] > 0
     assert one.hash != twice.hash and "peak_bytes" not in row
     write_rows(tmp_path / "rows.parquet", [row])
+
+
+@pytest.mark.parametrize(
+    ("yielded", "words"),
+    [
+        (
+            "{'qualities': 1.0}",
+            "a column that its kind does not declare: unknown column 'qualities': did you mean 'quality'?",
+        ),
+        ("{'cell': 'another'}", "a column that its kind does not declare: unknown column 'cell'"),
+        ("{'quality': subject}", "the column 'quality' with Subject("),
+        ("None", "yielded a NoneType, expected columns by name"),
+    ],
+)
+def test_a_stage_that_yields_something_else_ends_in_a_row_that_says_so(
+    yielded: str, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "norms.py"
+    file.write_text(
+        "from metabench.core.kind import Kind\n"
+        "def norm(subject):\n"
+        "    yield {'train_s': 1.0}\n"
+        f"    yield {yielded}\n"
+        "NORM = Kind('norm', 'nothing', (norm,), ('quality', 'train_s'))\n"
+    )
+    (row,) = run_cell(planned([PLUGIN, file], kind="norm", methods=["none"]).cells[0], silent)
+    assert row["status"] == "error" and "a stage of kind 'norm'" in row["message"] and words in row["message"]
+    assert row["train_s"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["quality", "cost"])

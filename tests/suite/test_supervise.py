@@ -232,6 +232,17 @@ def test_a_users_mistake_is_raised_and_writes_nothing(cell: Cell, tmp_path: Path
     assert os.listdir(tmp_path) == []
 
 
+def test_a_row_that_no_file_takes_says_so_and_the_others_stay(cell: Cell, tmp_path: Path) -> None:
+    def run(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        for seed in cell.seeds:
+            yield finished(cell, seed) | ({"quality": "good"} if seed == 1 else {})
+
+    rows = supervise(cell, tmp_path / "rows.parquet", silent, run)
+    assert statuses(rows) == [(0, "ok"), (1, "error"), (2, "ok")]
+    assert rows[1]["message"] == "the row: column 'quality' is 'good' (str), expected double"
+    assert read_rows(tmp_path / "rows.parquet").num_rows == 3
+
+
 def test_rows_that_cannot_be_written_are_a_users_mistake(cell: Cell, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MetabenchError, match="cannot write"):

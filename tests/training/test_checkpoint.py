@@ -6,7 +6,9 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_problems import LearningRates, Ridge, Tanh, Tasks
@@ -48,7 +50,9 @@ def trained(make: Callable[[], Problem], name: str, checkpoint: Checkpoint | Non
     The problem is made anew each time: the tests' problems draw batches as they go.
     """
     problem, chosen, stream = make(), method(name), generator(0, "training")
-    warm = {"warm_start": True} if any(field.name == "warm_start" for field in dataclasses.fields(chosen.options)) else {}
+    warm = (
+        {"warm_start": True} if any(field.name == "warm_start" for field in dataclasses.fields(chosen.options)) else {}
+    )
     run, note = checkpoint.resume(problem, stream) if checkpoint else (Run.fresh(problem, stream), "")
     assert not note
     for event in train(problem, chosen, chosen.options(**warm), run, STEPS, checkpoint):
@@ -170,6 +174,25 @@ def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path: Path) -> None:
     trained(Tanh, "unrolled", Checkpoint(path, 2, "another run"), until=4)
     run, note = Checkpoint(path, 2, "this run").resume(Tanh(), generator(0, "training"))
     assert run.step == 0 and "is of another run (another run, this one is this run)" in note
+
+
+def test_a_curve_of_arrays_is_resumed(tmp_path: Path) -> None:
+    class Arrays(Followed):
+        def observe(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
+            return {"spread": Curve(np.arange(2), np.array([0.0, float(tree.norm(meta))]))}
+
+    assert_equal(interrupted(Arrays, "unrolled", tmp_path), trained(Arrays, "unrolled"))
+
+
+def test_a_memory_that_is_no_tensor_is_named_and_the_run_begun_anew(tmp_path: Path) -> None:
+    class Counting(Tanh):
+        def after_update(self, step: int, meta: Tree, memory: Mapping[str, Any]) -> tuple[Tree, Mapping[str, Any]]:
+            return meta, {"count": np.ones(step)}
+
+    checkpoint = Checkpoint(tmp_path / "run.checkpoint", 2, "this run")
+    trained(Counting, "unrolled", checkpoint, until=4)
+    run, note = checkpoint.resume(Counting(), generator(0, "training"))
+    assert run.step == 0 and "holds something else than tensors, numbers and texts: set aside" in note
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
 from small_problems import Tanh, Tasks
 
-from metabench.core import Diverged, MetabenchError, Metric, Tree, tree
+from metabench.core import Diverged, MetabenchError, Metric, Tree, Window, tree
 from metabench.core.curves import Curve
 from metabench.core.problem import Problem, Validation
 from metabench.core.randomness import generator
@@ -48,7 +49,10 @@ def test_the_run_is_gradient_descent_on_what_the_method_returns() -> None:
     losses = [event.hypergradient.outer_loss for event in events if isinstance(event, Answered)]
     curves = run.record.curves()
     assert (curves["outer loss"].x, curves["outer loss"].values) == ([1, 2, 3, 4], losses)
-    assert curves["time"].values == sorted(curves["time"].values) and curves["time"].values[-1] == run.seconds > run.data_seconds > 0
+    assert (
+        curves["time"].values == sorted(curves["time"].values)
+        and curves["time"].values[-1] == run.seconds > run.data_seconds > 0
+    )
 
 
 def test_a_method_without_a_hypergradient_changes_nothing() -> None:
@@ -66,11 +70,16 @@ class Followed(Tanh):
     def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
         before = memory.get("count", {"updates": torch.zeros(())})
         assert int(before["updates"]) == step - 1
-        return tree.tree_map(lambda leaf: leaf.clamp(max=self.ceiling), meta), {"count": {"updates": before["updates"] + 1}}
+        return tree.tree_map(lambda leaf: leaf.clamp(max=self.ceiling), meta), {
+            "count": {"updates": before["updates"] + 1}
+        }
 
     def observe(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
         assert not torch.is_grad_enabled()
-        return {"norm": float(tree.norm(params)), "weights": Curve([0, 1], [float(tree.norm(meta)), 0.0], along="layer")}
+        return {
+            "norm": float(tree.norm(params)),
+            "weights": Curve([0, 1], [float(tree.norm(meta)), 0.0], along="layer"),
+        }
 
     def validate(self, meta: Tree) -> dict[str, float | Curve]:
         return {"score": -float(tree.norm(meta))}
@@ -125,32 +134,95 @@ def test_without_patience_the_outcome_is_the_last_step() -> None:
     assert run.step == 9 and run.outcome(Patient())[1] is run.meta
 
 
-@pytest.mark.parametrize("values", [{}, {"accuracy": 1.0}, {"loss": Curve([0], [1.0])}])
-def test_a_validation_without_the_metric_that_decides_is_refused(values: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({}, "of nothing"), ({"accuracy": 1.0}, "of 'accuracy'"), ({"loss": Curve([0], [1.0])}, "as a curve")],
+)
+def test_a_validation_without_the_metric_that_decides_is_refused(values: dict[str, Any], words: str) -> None:
     class Other(Worsening):
         def validate(self, meta: Tree) -> dict[str, float]:
             return values
 
-    with pytest.raises(MetabenchError, match="the problem's validation decides by 'loss'"):
+    with pytest.raises(MetabenchError, match=f"decides by the number 'loss', and validate.. returned it {words}"):
         events_of(Other(), 1)
 
 
+def test_a_validation_that_is_not_finite_is_never_the_best() -> None:
+    class Blind(Worsening):
+        def validate(self, meta: Tree) -> dict[str, float]:
+            return super().validate(meta) | ({"loss": math.nan} if self.validated <= 2 else {})
+
+    run, _ = events_of(Blind(), 50)
+    assert run.best is not None and (run.best.step, run.step) == (4, 7)
+
+
+def test_a_validation_that_is_never_finite_ends_the_run_with_its_last_step() -> None:
+    class Blind(Worsening):
+        def validate(self, meta: Tree) -> dict[str, float]:
+            return {"loss": math.inf}
+
+    run, _ = events_of(Blind(), 50)
+    assert run.best is None and run.step == 3
+    assert run.outcome(Blind())[1] is run.meta
+
+
+@pytest.mark.parametrize(("every", "patience"), [(0, 0), (-1, 2), (1, -1)])
+def test_a_validation_that_cannot_be_is_refused(every: int, patience: int) -> None:
+    with pytest.raises(MetabenchError, match=f"validation every {every} outer steps with patience {patience}"):
+        Validation(every, Metric("loss", "min"), patience)
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("hook", "returned", "words"),
     [
-        (lambda meta: {}, "no meta-parameter 'in'"),
-        (lambda meta: meta | {"in": meta["in"].reshape(1)}, "another kind of meta-parameter 'in'"),
-        (lambda meta: meta | {"shift": meta["shift"].float()}, "another kind of meta-parameter 'shift'"),
-        (lambda meta: meta | {"out": meta["out"].clone().requires_grad_()}, "another kind of meta-parameter 'out'"),
+        ("observe", None, "observe() returned a NoneType, expected numbers and curves by name"),
+        ("observe", {"norm": "large"}, "observe() returned 'norm' as 'large', expected a number or a Curve"),
+        ("observe", {"outer loss": 1.0}, "observe() returned 'outer loss', a name that another curve of the run has"),
+        ("observe", {"time": Curve([0], [1.0])}, "observe() returned 'time', a name that another curve"),
+        ("validate", {"loss": 1.0, "outer loss": 1.0}, "validate() returned 'outer loss', a name that another curve"),
+        ("after_update", None, "after_update() returned a NoneType, expected the meta-parameters and the memory"),
+        (
+            "after_update",
+            ({"other": torch.ones(())}, {}),
+            "after_update() returned the meta-parameters ['other'], and the update gave",
+        ),
+        (
+            "windows",
+            iter([]),
+            "windows() ends after 0 outer steps, expected a list of windows for every outer step, endlessly",
+        ),
+        (
+            "windows",
+            iter([[]]),
+            "windows() yields an empty list for outer step 1, expected a list of one Window or more",
+        ),
     ],
 )
-def test_other_meta_parameters_after_an_update_are_refused(change: Callable[[Tree], Tree], words: str) -> None:
-    class Changed(Tanh):
-        def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
-            return change(meta), memory
+def test_a_hook_that_returns_something_else_is_named(hook: str, returned: Any, words: str) -> None:
+    problem = Worsening()
+    setattr(problem, hook, lambda *_: returned)
+    with pytest.raises(MetabenchError, match=re.escape(words)):
+        events_of(problem, 2)
 
-    with pytest.raises(MetabenchError, match=re.escape(f"after_update() returned {words}")):
-        events_of(Changed(), 1)
+
+def test_an_update_of_another_shape_is_named() -> None:
+    class Deeper(Tanh):
+        def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
+            return tree.tree_map(lambda leaf: leaf[None], meta), memory
+
+    with pytest.raises(
+        MetabenchError, match=r"returned the meta-parameter '.*' of shape \(1,.*, and the update gave one of shape"
+    ):
+        events_of(Deeper(), 1)
+
+
+def test_windows_that_end_end_the_run_in_one_sentence() -> None:
+    class Short(Tanh):
+        def windows(self) -> Iterator[Sequence[Window]]:
+            return itertools.islice(super().windows(), 2)
+
+    with pytest.raises(MetabenchError, match="ends after 2 outer steps"):
+        events_of(Short(), 5)
 
 
 def test_the_consumers_time_and_validation_are_not_training() -> None:

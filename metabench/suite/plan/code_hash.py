@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import metabench
-from metabench.core.registry import Registry, pick
+from metabench.core.registry import Registry, is_plugin, pick
 from metabench.data.fetch.files import content_sha256
 from metabench.data.registry import DATASETS, dataset
 from metabench.data.sets.own_text import is_own_text
@@ -31,17 +31,21 @@ _PACKAGE = "metabench"
 
 
 class Sources:
-    """The modules of a package's folder: their files, what they import from each other, and a hash of their text."""
+    """The modules of a package's folder: their files, what they import from each other, and a hash of their text.
 
-    def __init__(self, root: Path) -> None:
+    With `package` empty they are the modules that lie in the folder `root` itself, as beside a plugin.
+    """
+
+    def __init__(self, root: Path, package: str = _PACKAGE) -> None:
         self.root = root
+        self.package = package
         self._imports: dict[str, frozenset[str]] = {}
         self._digests: dict[str, str] = {}
 
     def file(self, module: str) -> Path | None:
         """Return the file of a module of the package by its dotted name; None if there is none."""
-        package, *names = module.split(".")
-        if package != _PACKAGE:
+        names = module.split(".")
+        if (self.package and names.pop(0) != self.package) or (not self.package and names[0] == _PACKAGE):
             return None
         path = self.root.joinpath(*names)
         return next((found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file()), None)
@@ -100,8 +104,8 @@ class Sources:
 def code_hash(cell: Cell) -> str:
     """Return twelve hexadecimal digits over the source that decides the cell's rows: its kind, method, problem, data set and the runner.
 
-    Of what a plugin declares, its file counts and what that imports from this package; of the user's own data, their content. Source
-    is read once per process.
+    Of what a plugin declares, its file counts, and what that imports from its folder, or its package, and from this package; of the user's
+    own data, their content. Source is read once per process.
     """
     code = _hash(_installed(), _modules(cell))
     files = (
@@ -154,16 +158,32 @@ def _installed() -> Sources:
 
 @functools.cache
 def _hash(sources: Sources, modules: tuple[str, ...]) -> str:
-    """Return the hash of modules: of the package's with all that they import from it, and of files outside it with what these import."""
+    """Return the hash of modules: of the package's with all that they import from it, and of files outside it, likewise."""
     inside = [module for module in modules if sources.file(module)]
     outside = [
-        Path(str(sys.modules[module].__file__)).read_bytes()
+        file.read_bytes()
         for module in dict.fromkeys(modules)
         if module not in inside
+        for file in _files_outside(module)
     ]
     imported = [module for text in outside for module in sources.imported_by(text, "")]
     code = sources.digest(sources.closure([*inside, *imported]))
     return _digest([code, *(hashlib.sha256(text).hexdigest() for text in outside)]) if outside else code
+
+
+def _files_outside(module: str) -> list[Path]:
+    """Return the file of a module outside the package, and what it imports, directly or not, of its own package or a plugin's folder."""
+    path, top = Path(str(sys.modules[module].__file__)), module.partition(".")[0]
+    root = Path(str(sys.modules[top].__file__))
+    if is_plugin(module):
+        beside = Sources(path.parent, "")
+    elif root.name == "__init__.py":
+        beside = Sources(root.parent, top)
+    else:  # a module alone among other people's packages
+        return [path]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found = (beside.file(name) for name in sorted(beside.closure(beside.imported_by(path.read_bytes(), package))))
+    return [path, *(file for file in found if file is not None and file != path)]
 
 
 def _modules(cell: Cell) -> tuple[str, ...]:

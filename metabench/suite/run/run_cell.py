@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from metabench.core.errors import MESSAGE_LENGTH, MetabenchError, TimeLimit
+from metabench.core.errors import MESSAGE_LENGTH, MetabenchError, TimeLimit, unknown
+from metabench.core.kind import Kind
 from metabench.core.lazy import torch
 from metabench.core.types import Progress
 from metabench.measure.clock import Stopwatch, deadline, pin_threads
@@ -20,6 +21,7 @@ from metabench.measure.kernels import choose_kernels
 from metabench.measure.memory.bound import memory_bound
 from metabench.measure.outcome import outcome
 from metabench.stages.subject import Subject
+from metabench.stages.well_posed import SIZES
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash
 from metabench.suite.plan.labels import kind_of, kind_options, load_data, method_of, method_options, problem_of
@@ -34,6 +36,9 @@ lets a cell far past its limit end as a row, without affecting other processes."
 
 _CHECK_SHARE = 0.05
 """Share of a cell's time limit that checks of the exact hypergradient against plain training may take, all seeds together."""
+
+
+_PLAIN = (bool, int, float, str, Mapping, type(None))
 
 
 def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterator[Row]:
@@ -96,11 +101,30 @@ def _subject(cell: Cell, seed: int, loaded: Any, first: bool, progress: Progress
 
 def _measured(cell: Cell, subject: Subject) -> Iterator[Mapping[str, Any]]:
     """Yield the columns of one seed, stage by stage."""
-    whole = Stopwatch()
+    whole, kind = Stopwatch(), kind_of(cell)
     with whole:
-        for stage in kind_of(cell).stages:
-            yield from stage(subject)
+        for stage in kind.stages:
+            for columns in stage(subject):
+                _check(columns, kind)
+                yield columns
     yield {"measured_s": whole.seconds}
+
+
+def _check(columns: Any, kind: Kind) -> None:
+    """Raise MetabenchError unless a stage yielded columns of its kind, with values that the pipe to the file's writer takes."""
+    if not isinstance(columns, Mapping):
+        raise MetabenchError(
+            f"a stage of kind '{kind.name}' yielded a {type(columns).__name__}, expected columns by name"
+        )
+    for name, value in columns.items():
+        if name not in (*kind.columns, *SIZES, "message"):
+            raise MetabenchError(
+                f"a stage of kind '{kind.name}' fills a column that its kind does not declare: {unknown('column', name, kind.columns)}"
+            )
+        if not isinstance(value, _PLAIN) or (name == "message" and not isinstance(value, str)):
+            raise MetabenchError(
+                f"a stage of kind '{kind.name}' fills the column '{name}' with {value!r}, a {type(value).__name__}"
+            )
 
 
 def _add(row: Row, columns: Mapping[str, Any]) -> None:

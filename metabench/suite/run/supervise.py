@@ -81,11 +81,22 @@ def supervise(
                 importlib.import_module("pandas")
                 importlib.import_module("metabench.results.store")
                 heard = _listen(child, cell, patience, progress)
-                rows = [row | foreseen for row in _complete(cell, heard)]
+                rows = [_kept(cell, row | foreseen) for row in _complete(cell, heard)]
                 _write(out, rows)
         finally:
             child.end()
     return rows
+
+
+def _kept(cell: Cell, row: Row) -> Row:
+    """Return the row, or one that says why no file takes it."""
+    from metabench.results.store import check_row
+
+    try:
+        check_row(row, "the row")
+    except MetabenchError as error:
+        return failed_row(cell, row["seed"], "error", str(error), _environment(cell))
+    return row
 
 
 def _write(out: Path, rows: list[Row]) -> None:
