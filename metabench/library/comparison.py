@@ -23,7 +23,6 @@ from metabench.library.losses import Losses
 from metabench.library.prepared import Prepared, prepared
 from metabench.measure.clock import deadline
 from metabench.measure.outcome import outcome
-from metabench.methods import METHODS
 from metabench.methods import methods as all_methods
 from metabench.report.certified import verdict
 from metabench.results.certificate import Certificate, read_all_certificates
@@ -31,7 +30,7 @@ from metabench.stages.cost import cost
 from metabench.stages.error import error
 from metabench.stages.subject import PRECISE, Subject
 from metabench.stages.well_posed import well_posed
-from metabench.suite.plan.code_hash import method_hash
+from metabench.suite.plan.code_hash import source_hash
 from metabench.suite.plan.labels import label
 
 Entry = str | Method | tuple[str | Method, Mapping[str, Any]]
@@ -150,13 +149,11 @@ def _entry(entry: Entry) -> tuple[Method, Any]:
 
 
 def _described(method: Method, options: Any, certified: Mapping[str, Certificate]) -> dict[str, Any]:
-    # A method of the caller's may have the name of another, which is certified.
-    source = method_hash(method.name) if METHODS().get(method.name) is method else ""
     return {
         "method": method.name,
         "label": label(method.name, options),
         "target": method.target.value,
-        "certificate": verdict(certified.get(method.name), [source]),
+        "certificate": verdict(certified.get(method.name), [source_hash(method)]),
     }
 
 

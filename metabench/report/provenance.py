@@ -60,6 +60,8 @@ def warnings(suite: Suite) -> list[str]:
         found.append(
             f"Rows of one method and problem come from different versions of the code: {numbers.some(mixed)}. Rerun the suite to fix this."
         )
+    if suite.curves_file is None and any(setting.trains for setting in suite.settings):
+        found.append("There is no curves.parquet beside the rows, so no curve is shown. `metabench collect` writes both.")
     if split := _measured_apart(suite, "hardware"):
         found.append(
             f"Rows of {numbers.some(split)} were measured on different hardware: each has its own tables, figures and ratios, "

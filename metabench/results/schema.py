@@ -89,7 +89,12 @@ COLUMNS: tuple[Column, ...] = (
     # Quality, on the test split, at the end of the run (never the best of several evaluations).
     Column("metric", _STRING, "name of the problem's first metric, with its unit", seeds="same"),
     Column("direction", _STRING, "'max' or 'min': which end of the metric is better", seeds="same"),
-    Column("quality", _FLOAT, "value of `metric` on the test split after the last step", seeds="interval"),
+    Column(
+        "quality",
+        _FLOAT,
+        "value of `metric` on the test split after the last step; of a problem that stops early, at its best validation",
+        seeds="interval",
+    ),
     Column("metrics", NUMBERS, "every test metric of the problem, by name", seeds="mean"),
     Column(
         "outer_loss",

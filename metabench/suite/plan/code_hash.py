@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import metabench
+from metabench.core.method import Method
 from metabench.core.registry import Registry, is_plugin, pick
 from metabench.data.fetch.files import content_sha256
 from metabench.data.registry import DATASETS, dataset
@@ -130,6 +131,12 @@ def method_hash(name: str, plugins: Iterable[str] = ()) -> str:
     Rows with the same hash were made by the same method; a certificate is valid for rows with its hash.
     """
     return _hash(_installed(), (_home(METHODS, name, map(Path, plugins)),))
+
+
+def source_hash(method: Method) -> str:
+    """Return `method_hash` of a method that may be in no registry; empty if its module has no file. One of the same name is another."""
+    known = getattr(sys.modules.get(method.module), "__file__", None)
+    return _hash(_installed(), (method.module,)) if known else ""
 
 
 @functools.cache
