@@ -47,3 +47,12 @@ def few_cases(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
     if not request.config.getoption("--full"):
         make_few(monkeypatch)
+
+
+@pytest.fixture
+def fewest_cases(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for bugs that are planted, with fewer option sets and calls."""
+    from few_cases import make_fewest
+
+    if not request.config.getoption("--full"):
+        make_fewest(monkeypatch)

@@ -8,6 +8,7 @@ import pytest
 
 from metabench.certify import claims, means
 from metabench.certify.cases import Case, cases
+from metabench.certify.claims import Claim
 from metabench.core import Target
 
 _MOVING = (
@@ -51,13 +52,32 @@ def few(target: Target) -> tuple[Case, ...]:
 
 SETS = 6
 """Option sets with which an exact method is called again and again."""
+RUNS = 2
+"""Runs of several windows on which a planted bug is sought: with momentum and of three windows, and with Adam and several roles."""
+TERMS = 500
+"""Steps of a solver that does not stop early beyond which a limit is left to the full certificate: a thousand terms take seconds."""
 
 
 def make_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make certificates on these cases; methods that draw are held to their formulas alone, which tell of every draw."""
     again = importlib.import_module("metabench.certify.again")
-    variants = again.option_variants
+    variants, limit = claims.option_variants, claims._limit
     monkeypatch.setattr(claims, "cases", few)
     monkeypatch.setattr(claims, "EVERYWHERE", 1)
+    monkeypatch.setattr(claims, "_limit", lambda method, case: filter(_short, limit(method, case)))
     monkeypatch.setattr(again, "option_variants", lambda method: variants(method)[:SETS])
     monkeypatch.setattr(means, "MEANS", {})
+
+
+def make_fewest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for a planted bug: an exact method with its defaults alone, on fewer runs of several windows."""
+    make_few(monkeypatch)
+    again = importlib.import_module("metabench.certify.again")
+    variants, runs = claims.option_variants, again._runs
+    for module in (claims, again):
+        monkeypatch.setattr(module, "option_variants", lambda method: variants(method)[:1])
+    monkeypatch.setattr(again, "_runs", lambda target: runs(target)[:RUNS])
+
+
+def _short(claim: Claim) -> bool:
+    return claim.options.get("tolerance") != 0 or claim.options.get("steps", 0) <= TERMS

@@ -26,6 +26,7 @@ def test_imports_point_downward_only() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow  # mypy reads the types of torch
 def test_the_contract_is_strictly_typed() -> None:
     done = run(sys.executable, "-m", "mypy")
     assert done.returncode == 0, done.stdout + done.stderr

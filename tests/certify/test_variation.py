@@ -17,7 +17,7 @@ from metabench.core.options import build
 from metabench.core.randomness import perturbation
 from metabench.methods import method
 
-pytestmark = pytest.mark.usefixtures("few_cases")
+pytestmark = pytest.mark.usefixtures("fewest_cases")
 
 Wrong = Callable[..., Hypergradient]
 

@@ -30,10 +30,10 @@ SUITE: dict[str, Any] = {
         "convolutions": {
             "problem": "label_noise",
             "sizes": ["conv4"],
-            "outer_steps": 5,
+            "outer_steps": 2,
             "methods": ["unrolled", "evograd"],
         },
-        "noise": {"problem": "label_noise", "sizes": ["mlp64"], "outer_steps": 30, "methods": ["t1t2", "evograd"]},
+        "noise": {"problem": "label_noise", "sizes": ["mlp64"], "outer_steps": 10, "methods": ["t1t2", "evograd"]},
         "regularisation": {"problem": "regularisation", "outer_steps": 3, "methods": ["unrolled", "ift_cg"]},
     },
 }
@@ -47,6 +47,8 @@ print(json.dumps([row for cell in cells for row in run_cell(cell, lambda *progre
 """
 
 RESULTS = ("status", "peak_bytes", "static_bytes", "dynamic_bytes", "quality", "metrics", "outer_loss", "meta_summary")
+
+pytestmark = pytest.mark.slow  # each test starts processes that import torch
 
 needs_avx2 = pytest.mark.skipif(not processor().has_avx2, reason="the processor has no AVX2")
 needs_avx512 = pytest.mark.skipif(not processor().has_avx512, reason="the processor has no AVX-512")

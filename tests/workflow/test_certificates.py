@@ -30,6 +30,7 @@ def double(problem, state, meta, window, options, generator):
     return dataclasses.replace(found, meta=tree.scale(2.0, found.meta))
 '''
 
+REPORT = "results/tiny/report"
 METHODS = ["none", "double"]
 EXPERIMENTS = {"toy": {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 3, "methods": METHODS}}
 
@@ -42,7 +43,7 @@ def certified(source_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     workflow = Workflow(folder)
     (folder / "wrong.py").write_text(PLUGIN, encoding="utf-8")
     workflow.write_suite(certify=True, seeds=[0], plugins=["wrong.py"], experiments=EXPERIMENTS)
-    return workflow, workflow.snakemake().text
+    return workflow, workflow.snakemake(f"{REPORT}/index.html", f"{REPORT}/tables").text
 
 
 @pytest.fixture
@@ -87,7 +88,6 @@ def test_a_wrong_method_is_marked_in_the_tables_and_on_the_page(certified: tuple
 
 
 def test_an_edited_method_is_certified_again_and_no_other(again: Workflow) -> None:
-    assert "Nothing to be done" in again.snakemake("-n").text
     method = again.folder / "metabench" / "methods" / "none.py"
     method.write_text(method.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
     said = again.snakemake("-n").text

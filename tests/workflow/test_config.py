@@ -35,7 +35,7 @@ def test_keys_and_experiments_on_the_command_line_go_over_the_default_configurat
     data = "data: {problem: label_noise, datasets: [fashion_mnist], methods: [none, t1t2]}"
     said = fresh.snakemake("-n", "--config", "name=changed", "seeds=[4]", f"experiments={{{more}, {data}}}")
     assert sum("truncated" in title for title in titles(said.text)) == 2
-    assert len(titles(said.text)) == 4 + 2
+    assert len(titles(said.text)) == 3 + 2
     assert all(title.endswith("1 seed") for title in titles(said.text))
     assert "results/changed/" in said.text
     # Data that does not ship is fetched first.

@@ -14,6 +14,7 @@ from tests.workflow.conftest import SOURCE, SUITE, Workflow
 
 pytestmark = pytest.mark.slow  # two tests run a suite
 
+PAGE = "results/mine/report/index.html"
 MARK = "<!-- example: my_cg.py -->"
 
 
@@ -49,9 +50,8 @@ def assert_right(rows: dict[str, dict]) -> None:
 
 def test_as_a_plugin_it_stands_in_the_report_beside_the_others(fresh: Workflow) -> None:
     new_method(fresh)
-    assert_right(run(fresh, yaml.safe_load(blocks_of_contributing("yaml")[0])))
-    page = (fresh.results("mine") / "report" / "index.html").read_text(encoding="utf-8")
-    assert "my_cg" in page
+    assert_right(run(fresh, yaml.safe_load(blocks_of_contributing("yaml")[0]), PAGE))
+    assert "my_cg" in (fresh.folder / PAGE).read_text(encoding="utf-8")
 
 
 def test_in_the_package_one_file_is_enough(fresh: Workflow) -> None:

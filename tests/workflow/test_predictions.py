@@ -49,7 +49,7 @@ EXPERIMENTS = {
         "problem": "toy_1d",
         "inner_steps": [2],
         "outer_steps": 3,
-        "methods": ["none", "unrolled", "t1t2", "broken", "patient"],
+        "methods": ["unrolled", "t1t2", "broken", "patient"],
     }
 }
 SETTINGS: dict[str, Any] = {"predict": True, "device_memory": "4GiB", "seeds": [0], "experiments": EXPERIMENTS}
@@ -87,14 +87,14 @@ def predictions(workflow: Workflow) -> dict[str, dict[str, Any]]:
 
 def test_every_cell_is_predicted_before_any_runs(predicted: tuple[Workflow, str]) -> None:
     workflow, said = predicted
-    assert said.index("4 of 5 cells predicted") < said.index("toy_1d/analytic/scalar · none")
+    assert said.index("3 of 4 cells predicted") < said.index("toy_1d/analytic/scalar · unrolled")
     assert predictions(workflow).keys() == set(EXPERIMENTS["toy"]["methods"])
 
 
 def test_rows_say_what_was_predicted(predicted: tuple[Workflow, str]) -> None:
     rows = {row["method"]: row for row in predicted[0].rows()}
-    assert [rows[method]["predicted_bytes"] for method in ("none", "t1t2", "broken")] == [2**20, 2**20, None]
-    assert [rows[method]["flops"] for method in ("none", "t1t2", "broken")] == [1000, 1000, None]
+    assert [rows[method]["predicted_bytes"] for method in ("unrolled", "t1t2", "broken")] == [2**20, 2**20, None]
+    assert [rows[method]["flops"] for method in ("unrolled", "t1t2", "broken")] == [1000, 1000, None]
 
 
 def test_a_cell_that_cannot_fit_is_not_started_and_one_without_a_prediction_is(predicted: tuple[Workflow, str]) -> None:
@@ -110,7 +110,7 @@ def test_what_a_job_asks_for_follows_from_its_prediction(predicted: tuple[Workfl
     asked = {method: (int(memory), int(minutes)) for method, memory, minutes in jobs}
     limits = (2048 + 2 * 4096, 10)
     assert asked["broken"] == limits
-    for method in ("none", "unrolled", "t1t2"):
+    for method in ("unrolled", "t1t2"):
         assert asked[method][0] < limits[0] and asked[method][1] < limits[1]
 
 
@@ -130,12 +130,12 @@ def test_an_edited_method_is_predicted_again_and_no_other_and_whatever_else_is_d
     head, *lines = path.read_text(encoding="utf-8").splitlines()
     marked = [json.dumps(json.loads(line) | {"seconds": 12345.0}) for line in lines]
     path.write_text("\n".join([head, *marked, ""]), encoding="utf-8")
-    again.row_file("none").unlink()
+    again.row_file("unrolled").unlink()
     again.snakemake(RESULTS)
     after = predictions(again)
     assert {name for name in after if after[name]["seconds"] != 12345.0} == {"t1t2"}
     assert {name for name in after if after[name]["code_hash"] != before[name]["code_hash"]} == {"t1t2"}
-    assert {name for name, time in again.row_files().items() if time != rows[name]} == {"t1t2", "none"}
+    assert {name for name, time in again.row_files().items() if time != rows[name]} == {"t1t2", "unrolled"}
 
 
 def test_cells_that_are_added_are_predicted_and_run_and_no_other(again: Workflow) -> None:
@@ -143,6 +143,6 @@ def test_cells_that_are_added_are_predicted_and_run_and_no_other(again: Workflow
     more = {"toy": EXPERIMENTS["toy"] | {"methods": [*EXPERIMENTS["toy"]["methods"], "truncated"]}}
     again.write_suite(**SETTINGS | {"experiments": more})
     said = again.snakemake(RESULTS).text
-    assert "5 of 6 cells predicted" in said
+    assert "4 of 5 cells predicted" in said
     assert re.search(r"run_cell\s+1\n", said)
     assert {name for name, time in again.row_files().items() if rows.get(name) != time} == {"truncated"}

@@ -19,23 +19,23 @@ def test_a_run_ends_with_a_page_and_says_where_it_is(first_run: tuple[Workflow, 
     page = workflow.results() / "report" / "index.html"
     assert "<html" in page.read_text(encoding="utf-8")
     assert "Report: results/tiny/report/index.html" in said.text
-    assert "4 cells, 12 rows: 9 ok, 3 error" in said.text
+    assert "3 cells, 9 rows: 6 ok, 3 error" in said.text
     assert list((workflow.results() / "report" / "tables").glob("*.tex"))
     assert list((workflow.results() / "report" / "figures").glob("*.pdf"))
 
 
 def test_a_run_says_what_runs_and_how_much_is_done(first_run: tuple[Workflow, Outcome]) -> None:
     _, said = first_run
-    for method in ("none", "t1t2", "broken", "patient"):
+    for method in ("none", "t1t2", "broken"):
         assert f"toy_1d/analytic/scalar · {method} · 2 inner steps · 3 seeds" in said.text
-    assert "9 of 9 steps (100%) done" in said.text
+    assert "8 of 8 steps (100%) done" in said.text
 
 
 def test_timed_cells_never_run_side_by_side(first_run: tuple[Workflow, Outcome]) -> None:
     _, said = first_run
     events = re.findall(r"toy_1d/analytic/scalar|steps \(\d+%\) done", said.text)
     cells = [place for place, event in enumerate(events) if event == "toy_1d/analytic/scalar"]
-    assert len(cells) == 4
+    assert len(cells) == 3
     assert all("done" in events[place + 1] for place in cells)
 
 
@@ -77,7 +77,7 @@ def test_a_second_run_does_nothing_even_where_a_rule_was_edited(built: Workflow)
 
 def test_a_dry_run_writes_nothing(fresh: Workflow) -> None:
     said = fresh.snakemake("-n")
-    assert re.search(r"run_cell\s+4", said.text)
+    assert re.search(r"run_cell\s+3", said.text)
     assert not (fresh.folder / "results").exists()
 
 
@@ -110,10 +110,10 @@ def test_another_limit_is_another_spec_and_runs_again(built: Workflow) -> None:
 
 
 def test_cells_taken_out_of_the_suite_are_not_in_the_results(built: Workflow) -> None:
-    experiments = {"toy": {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 3, "methods": ["t1t2", "patient"]}}
+    experiments = {"toy": {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 3, "methods": ["t1t2"]}}
     built.write_suite(experiments=experiments)
     said = built.snakemake(RESULTS)
-    assert {row["method"] for row in built.rows()} == {"t1t2", "patient"}
+    assert {row["method"] for row in built.rows()} == {"t1t2"}
     assert "run_cell" not in said.text
     assert built.row_files().keys() >= {"none", "broken"}
 
@@ -132,5 +132,5 @@ def test_the_report_of_snakemake_has_captions_that_state_counts_and_intervals(bu
     report = (built.folder / "report.html").read_text(encoding="utf-8")
     for category in ("Page", "Tables", "Figures", "Results"):
         assert f'"{category}"' in report
-    assert "12 rows of 4 cells" in report.replace("\\n", " ")
+    assert "9 rows of 3 cells" in report.replace("\\n", " ")
     assert "bootstrap intervals over seeds" in report.replace("\\n", " ")
