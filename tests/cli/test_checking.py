@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SINES = ROOT / "tests" / "plugins" / "sines.py"
+from tests.test_cli import Done, metabench
+
+SINES = Path(__file__).parents[1] / "plugins" / "sines.py"
 
 
-def check(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "metabench", "check", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def check(*arguments: str | Path) -> Done:
+    return metabench("check", *arguments)
 
 
-@pytest.mark.slow  # a process that imports torch and runs three methods
 def test_a_problem_of_a_plugin_is_checked_and_methods_run_on_it() -> None:
     methods = ("unrolled", "t1t2", "reptile")
-    done = check("--plugin", SINES, "--json", "--set", "learning_rate=0.1", *(word for name in methods for word in ("--method", name)))
-    assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)
+    chosen = [word for name in methods for word in ("--method", name)]
+    done = check("--plugin", SINES, "--json", "--set", "learning_rate=0.1", *chosen)
+    assert done.code == 0, done.err
+    (found,) = json.loads(done.out)
     assert (found["problem"], found["well_posed"], found["fault"]) == ("sines", True, "")
     rows = {row["method"]: row for row in found["methods"]}
     assert list(rows) == list(methods)
@@ -35,14 +33,13 @@ def test_a_problem_of_a_plugin_is_checked_and_methods_run_on_it() -> None:
     assert rows["unrolled"]["peak_bytes"] > rows["t1t2"]["peak_bytes"]
 
 
-@pytest.mark.slow  # a process that imports torch
 def test_a_problem_that_is_not_well_posed_is_named_and_the_command_fails(tmp_path: Path) -> None:
     spoilt = tmp_path / "sines.py"
     spoilt.write_text(SINES.read_text().replace('meta[name].exp()', 'meta[name].detach().exp()'))
     done = check("--plugin", spoilt)
-    assert done.returncode == 1
-    assert "sines (analytic, mlp8, K = 5) is not well posed: " in done.stdout
-    assert "the inner loss does not depend on any meta-parameter" in done.stdout
+    assert done.code == 1
+    assert "sines (analytic, mlp8, K = 5) is not well posed: " in done.out
+    assert "the inner loss does not depend on any meta-parameter" in done.out
 
 
 @pytest.mark.parametrize(
@@ -59,4 +56,4 @@ def test_a_problem_that_is_not_well_posed_is_named_and_the_command_fails(tmp_pat
 )
 def test_a_mistake_is_one_sentence(arguments: list[str], words: str) -> None:
     done = check(*arguments)
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert done.code == 2 and words in done.err and "Traceback" not in done.err

@@ -21,7 +21,7 @@ from metabench.suite.run.rows import base_row
 from metabench.suite.run.run_cell import run_cell
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "sines.py"
-METHODS = ["none", "unrolled", "mixflow", "truncated", "t1t2", "ift_cg", "f2sa", "evograd", "pes"]
+METHODS = ["none", "unrolled", "mixflow", "t1t2", "ift_cg", "f2sa", "evograd", "pes"]
 
 
 def planned(plugins: list[Path] | None = None, **changes: Any) -> Plan:
