@@ -13,9 +13,11 @@ from metabench.cli.output import human_bytes, print_json, print_table
 from metabench.core.errors import MetabenchError, unknown
 from metabench.core.types import Progress
 from metabench.measure.clock import pin_threads
+from metabench.measure.outcome import outcome
 from metabench.methods import methods
 from metabench.problems import problems
-from metabench.suite.plan.labels import load_data, method_of, problem_of
+from metabench.results.certificate import read_all_certificates
+from metabench.suite.plan.labels import load_data, method_of, problem_class, problem_of
 from metabench.suite.plan.plan import Plan, load_suite, plan
 from metabench.suite.predict.cells import predict_cells
 from metabench.suite.predict.predictions import Predictions
@@ -82,22 +84,28 @@ def _planned(
 
 
 def _checked(planned: Plan, budget: float, progress: Progress) -> Checked:
-    from metabench.library.comparison import compare
+    from metabench.library.comparison import CERTIFICATES, compare
 
+    certificates = [CERTIFICATES] if CERTIFICATES.is_file() else []
+    read_all_certificates(certificates)  # what is wrong with them is no fault of the problem
     first = planned.cells[0]
     pin_threads(first.threads)
-    problem = problem_of(first, 0, load_data(first), first.device, first.dtype)
-    setting = f"{first.dataset}, {first.size}, K = {first.inner_steps}"
+    setting, title = f"{first.dataset}, {first.size}, K = {first.inner_steps}", problem_class(first).card.title
+    loaded = load_data(first)
+    try:
+        problem = problem_of(first, 0, loaded, first.device, first.dtype)
+    except Exception as error:  # of the problem's own code: its author reads where
+        return Checked(first.problem, title, setting, outcome(error)[1], [])
     entries = [(method_of(cell), cell.method_options) for cell in planned.cells]
     try:
         progress(f"{first.problem}: well posed", 0, 1)
-        table = compare(problem, methods=entries, budget=budget)
+        table = compare(problem, methods=entries, budget=budget, certificates=certificates)
     except MetabenchError as error:
-        return Checked(first.problem, problem.card.title, setting, str(error), [])
+        return Checked(first.problem, title, setting, str(error), [])
     predicted = predict_cells(planned.cells, Predictions(), progress, workers=os.cpu_count() or 1)
     bytes_of = {cell.method: one.peak_bytes for cell, one in zip(planned.cells, predicted, strict=True) if not one.message}
     rows = [{**row, "predicted_bytes": bytes_of.get(row["method"])} for row in table.to_dict("records")]
-    return Checked(first.problem, problem.card.title, setting, "", rows)
+    return Checked(first.problem, title, setting, "", rows)
 
 
 def print_checked(found: Sequence[Checked], as_json: bool) -> None:

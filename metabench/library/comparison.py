@@ -74,7 +74,7 @@ def compare(
         `peak_bytes`, the allocator's, arguments included; `time_s`, the median, and `first_call_s`.
 
     Raises:
-        MetabenchError: an argument is not valid, or a method or option does not exist.
+        MetabenchError: an argument is not valid, a problem is not well posed, or a method or option does not exist.
     """
     entries = [_entry(entry) for entry in (all_methods() if methods is None else methods)]
     certified = _certificates(certificates)
@@ -99,8 +99,7 @@ def compare(
             progress=lambda *_: None,
         )
         if place == 0 and isinstance(problem, Problem):
-            for _ in well_posed(subject):
-                pass
+            _examine(subject)
         rows.append({**_described(chosen, options, certified), "error_dtype": error_dtype, **_measured(subject, share)})
     return _sorted(pd.DataFrame(rows, columns=COLUMNS))
 
@@ -155,6 +154,17 @@ def _described(method: Method, options: Any, certified: Mapping[str, Certificate
         "target": method.target.value,
         "certificate": verdict(certified.get(method.name), [source_hash(method)]),
     }
+
+
+def _examine(subject: Subject) -> None:
+    """Raise MetabenchError, in one sentence, if the problem is not well posed, or fails in code of its own."""
+    try:
+        for _ in well_posed(subject):
+            pass
+    except MetabenchError:
+        raise
+    except Exception as raised:
+        raise MetabenchError(outcome(raised)[1]) from raised
 
 
 def _measured(subject: Subject, share: float) -> dict[str, Any]:

@@ -42,6 +42,30 @@ def test_a_problem_that_is_not_well_posed_is_named_and_the_command_fails(tmp_pat
     assert "the inner loss does not depend on any meta-parameter" in done.out
 
 
+SPOILT = {
+    "a loss of infinity": (".square().mean()\n", ".square().mean() / 0.0\n", "the inner loss is inf at the start"),
+    "shapes that do not fit": ("hidden @ params[\"out\"]", "hidden @ params[\"out\"].T", "mat1 and mat2 shapes cannot be multiplied"),
+    "an error when it is made": ("super().__init__(setting)\n", "super().__init__(setting)\n        {}[1]\n", "KeyError: 1 (spoilt.py:"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_problem_that_fails_in_its_own_code_is_told_in_one_sentence(tmp_path: Path, name: str) -> None:
+    right, wrong, words = SPOILT[name]
+    spoilt = tmp_path / "spoilt.py"
+    spoilt.write_text(SINES.read_text().replace(right, wrong))
+    done = check("--plugin", spoilt)
+    assert done.code == 1 and "spoilt (analytic, mlp8, K = 5) is not well posed: " in done.out
+    assert words in done.out and "Traceback" not in done.err
+
+
+def test_certificates_that_cannot_be_read_are_no_fault_of_the_problem(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "certificates.parquet").write_bytes(b"PAR1")
+    done = metabench("check", "--plugin", SINES, cwd=tmp_path)
+    assert done.code == 2 and "certificates.parquet' cannot be read" in done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
