@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 from metabench.report import numbers
-from metabench.report.entries import Entry, Setting
 from metabench.report.figures import build_figures
-from metabench.report.load import load_suite
-from metabench.report.page import build_page
-from metabench.report.table import Cell, Table
+from metabench.report.page.page import build_page
+from metabench.report.results.entries import Entry, Setting
+from metabench.report.results.load import load_suite
 from metabench.report.tables import build_tables, setting_table
+from metabench.report.tables.table import Cell, Table
 from metabench.results.statistics import COVERAGE
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -223,15 +223,15 @@ def report_command(
 ) -> None:
     """Build tables, figures and the page from the results."""
     if only in (None, Part.tables):
-        from metabench.report.tables import build_tables
+        from metabench.report.build import build_tables
 
         build_tables(results, out / "tables")
     if only in (None, Part.figures):
-        from metabench.report.figures import build_figures
+        from metabench.report.build import build_figures
 
         build_figures(results, out / "figures", workers=os.cpu_count() or 1)
     if only in (None, Part.page):
-        from metabench.report.page import build_page
+        from metabench.report.build import build_page
 
         build_page(results, out)
         print(out / "index.html")

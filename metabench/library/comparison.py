@@ -24,7 +24,7 @@ from metabench.library.prepared import Prepared, prepared
 from metabench.measure.clock import deadline
 from metabench.measure.outcome import outcome
 from metabench.methods import methods as all_methods
-from metabench.report.certified import verdict
+from metabench.report.results.certified import verdict
 from metabench.results.certificate import Certificate, read_all_certificates
 from metabench.stages.cost import cost
 from metabench.stages.error import error

@@ -1,65 +1,73 @@
-"""A section of the report: figures, tables and sentences of its own, found like everything that a user brings."""
+"""A section of the report, found like everything that a user brings: a function from the results to parts, each a heading and its blocks.
+
+Tables, figures and the page walk one list, `contents`. A new section is a file in `report/sections`, or in a plugin, and edits nothing.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from metabench.core.errors import MetabenchError
 from metabench.core.registry import Declarable, Found, Registry
-from metabench.report.entries import Suite
-from metabench.report.panel import Figure
-from metabench.report.style import LabelStyle
-from metabench.report.table import Table
+from metabench.report.blocks import Block, Note
+from metabench.report.results.entries import Suite
 
 
-def _suite_styles(suite: Suite) -> Mapping[str, LabelStyle]:
-    return suite.styles
+@dataclass(frozen=True)
+class Part:
+    """A heading of the page with its blocks.
+
+    Attributes:
+        name: letters, digits, '.', '_' and '-'; its anchor in the page.
+        title: its heading.
+        blocks: what it consists of, in order.
+        subtitle: a few words beside the heading.
+        about: a line below it.
+        folded: whether the page shows it only on request.
+    """
+
+    name: str
+    title: str
+    blocks: Sequence[Block]
+    subtitle: str = ""
+    about: str = ""
+    folded: bool = False
 
 
-def _nothing(suite: Suite) -> tuple[()]:
-    return ()
-
-
-def _no(suite: Suite) -> bool:
-    return False
+def _no_headline(suite: Suite) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
 class Section(Declarable):
-    """A section of the page, with its figures and tables as files. A suite for which it has neither does not show it.
+    """A section of the report.
 
     Attributes:
-        name: of the section: letters, digits, '_' and '-'; also its anchor in the page.
-        title: its heading.
-        figures: from the suite to its figures, each with a name of its own.
-        tables: from the suite to its tables.
-        sentences: (subject, sentence) pairs for the answer at the head of the page; names in backquotes.
-        leads: whether its sentences come first, because the suite asks this section's question.
-        styles: of what its figures show, by label.
-        subtitle: a few words beside the heading.
+        name: letters, digits, '_' and '-'.
+        title: for messages; the headings are those of its parts.
+        parts: from the suite to its parts; none where the suite has nothing for it.
+        headline: the sentence at the head of the page if the suite asks this section's question, otherwise empty; names in backquotes.
         order: its place, ascending; sections without one follow by name.
         module: the module that declares it, `__name__`.
     """
 
     name: str
     title: str
-    figures: Callable[[Suite], Sequence[Figure]] = _nothing
-    tables: Callable[[Suite], Sequence[Table]] = _nothing
-    sentences: Callable[[Suite], Sequence[tuple[str, str]]] = _nothing
-    leads: Callable[[Suite], bool] = _no
-    styles: Callable[[Suite], Mapping[str, LabelStyle]] = _suite_styles
-    subtitle: Callable[[Suite], str] = lambda suite: ""
+    parts: Callable[[Suite], Iterable[Part]]
+    headline: Callable[[Suite], str] = _no_headline
     order: float = math.inf
     module: str = ""
 
 
 def _check(section: Section, name: str) -> None:
-    for part in ("figures", "tables", "sentences", "leads", "styles", "subtitle"):
+    for part in ("parts", "headline"):
         if not callable(getattr(section, part)):
-            raise MetabenchError(f"section '{name}': {part} is {getattr(section, part)!r}, expected a function of the suite")
+            raise MetabenchError(
+                f"section '{name}': {part} is {getattr(section, part)!r}, expected a function of the suite"
+            )
 
 
 SECTIONS: Registry[Section] = Registry(
@@ -79,4 +87,30 @@ def sections(suite: Suite) -> Found[Section]:
     Of the plugins, those are looked at that are there and name a `Section`: the others declare methods or problems, which import torch.
     """
     files = [Path(path) for path in suite.config.get("plugins") or []]
-    return SECTIONS([path for path in files if path.is_file() and "Section" in path.read_text(encoding="utf-8", errors="replace")])
+    return SECTIONS(
+        [path for path in files if path.is_file() and "Section" in path.read_text(encoding="utf-8", errors="replace")]
+    )
+
+
+def contents(suite: Suite) -> list[Part]:
+    """Return the parts of every section, in their order. In place of one that raises stands why."""
+    return [part for section in sections(suite).values() for part in _parts(section, suite)]
+
+
+def _parts(section: Section, suite: Suite) -> list[Part]:
+    try:
+        return list(section.parts(suite))
+    except Exception as error:  # A section may be anybody's: whatever it does, the rest of the report is made.
+        why = f"The section '{section.name}' could not be made: {type(error).__name__}: {error}"
+        return [Part(section.name, section.title, [Note(why, warns=True)])]
+
+
+def headline(suite: Suite) -> str:
+    """Return the sentence at the head of the page: that of the first section whose question the suite asks."""
+    for section in sections(suite).values():
+        try:
+            if text := section.headline(suite):
+                return text
+        except Exception:  # Its parts say why.
+            continue
+    return ""

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from metabench.report.entries import Suite
-from metabench.report.load import load_suite
+from metabench.report.results.entries import Suite
+from metabench.report.results.load import load_suite
 from metabench.results.store import collect, write_rows
 
 

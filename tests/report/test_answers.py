@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from metabench.report.answer_tables import glance_table, quality_answer_table
-from metabench.report.answers import answers, glances
-from metabench.report.summary import sentences
+from metabench.report.page.sentences import sentences
+from metabench.report.results.answers import answers, glances
+from metabench.report.tables.answers import glance_table, quality_answer_table
 
 
 def _rows(synthetic: Any, qualities: dict[str, list[float]], **common: Any) -> list[dict[str, Any]]:

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from metabench.report.budget_figure import ROUNDING, budget_figure
-from metabench.report.certificate_table import certificate_table
-from metabench.report.certified import NEVER, OTHER_SOURCE, verdict
-from metabench.report.entries import Suite
+from metabench.report.drawing.palette import PALETTE, assign_styles
 from metabench.report.figures import build_figures
-from metabench.report.load import load_suite
-from metabench.report.page import render_page
-from metabench.report.panel import Figure, Missing
-from metabench.report.style import PALETTE, assign_styles
-from metabench.report.table import Table
+from metabench.report.figures.figure import Figure, Missing
+from metabench.report.figures.solver_budget import ROUNDING, budget_figure
+from metabench.report.page.page import render_page
+from metabench.report.results.certified import NEVER, OTHER_SOURCE, verdict
+from metabench.report.results.entries import Suite
+from metabench.report.results.load import load_suite
 from metabench.report.tables import all_tables, build_tables
+from metabench.report.tables.certificates import certificate_table
+from metabench.report.tables.table import Table
 from metabench.results.certificate import VERDICTS, Certificate
 
 MESSAGE = "relative error 0.31 on ridge, sgd, K = 5: 1e-10 allowed"

@@ -10,11 +10,11 @@ from typing import Any, get_args
 import pyarrow as pa
 import pytest
 
-from metabench.report.cells import bytes_cell
-from metabench.report.columns import combined
 from metabench.report.figures import all_figures
-from metabench.report.panel import Figure
+from metabench.report.figures.figure import Figure
+from metabench.report.results.columns import combined
 from metabench.report.tables import all_tables
+from metabench.report.tables.cells import bytes_cell
 from metabench.results.schema import BY_NAME, COLUMNS, Seeds
 from metabench.results.statistics import intervals
 from metabench.results.typed import NUMBERS

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from metabench.core.curves import Curve
-from metabench.report.curve_figures import PANELS_AT_MOST, curve_figures
-from metabench.report.drawing import draw_figure, draw_svg
-from metabench.report.entries import Suite
+from metabench.report.drawing.drawing import draw_figure, draw_svg
 from metabench.report.figures import build_figures
-from metabench.report.load import load_suite
-from metabench.report.page import CURVE_PANELS, render_page
-from metabench.report.panel import Figure
+from metabench.report.figures.curves import PANELS_AT_MOST, curve_figures
+from metabench.report.figures.figure import Figure
+from metabench.report.page.page import CURVE_PANELS, render_page
+from metabench.report.results.entries import Suite
+from metabench.report.results.load import load_suite
 
 STEPS = (0.0, 1.0, 2.0)
 

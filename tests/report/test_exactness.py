@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from metabench.report.answers import answers, glances
-from metabench.report.entries import Suite
-from metabench.report.exactness import ROUNDING, exceeds
-from metabench.report.load import load_suite
-from metabench.report.page import render_page
-from metabench.report.summary import sentences
-from metabench.report.table import Table
+from metabench.report.page.page import render_page
+from metabench.report.page.sentences import sentences
+from metabench.report.results.answers import answers, glances
+from metabench.report.results.entries import Suite
+from metabench.report.results.exactness import ROUNDING, exceeds
+from metabench.report.results.load import load_suite
 from metabench.report.tables import all_tables
+from metabench.report.tables.table import Table
 
 WORDS = "declared exact, and errs by 0.0010 against its own target, more than rounding (label_noise on fashion_mnist_10k, mlp256, K = 16)"
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "results.parquet"

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from metabench.report.drawing import draw_svg
-from metabench.report.entries import Suite
+from metabench.report.drawing.drawing import draw_svg
+from metabench.report.drawing.palette import MARKERS, PALETTE, assign_styles, natural_key
 from metabench.report.figures import all_figures, build_figures
-from metabench.report.load import load_suite
-from metabench.report.panel import Figure, Missing
-from metabench.report.style import MARKERS, PALETTE, assign_styles, natural_key
+from metabench.report.figures.figure import Figure, Missing
+from metabench.report.results.entries import Suite
+from metabench.report.results.load import load_suite
 
 
 def _figures(suite: Suite, kind: str, problem: str = "label_noise") -> Any:

@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-from metabench.report.answers import answers, glances
-from metabench.report.entries import Suite
 from metabench.report.figures import build_figures
-from metabench.report.memory_figure_parts import FLOOR
-from metabench.report.memory_figures import study_figures
-from metabench.report.memory_study import Configuration, Study, memory_study
-from metabench.report.memory_sweep_figures import device_memory
-from metabench.report.page import render_page
-from metabench.report.panel import Figure
-from metabench.report.study_sweeps import ablations, growths, sweeps
-from metabench.report.study_table import study_tables
-from metabench.report.study_words import is_the_question
-from metabench.report.summary import sentences
+from metabench.report.figures.figure import Figure
+from metabench.report.page.page import render_page
+from metabench.report.page.sentences import sentences
+from metabench.report.results.answers import answers, glances
+from metabench.report.results.entries import Suite
+from metabench.report.sections.memory_study.figure_parts import FLOOR
+from metabench.report.sections.memory_study.figures import study_figures
+from metabench.report.sections.memory_study.sentences import is_the_question
+from metabench.report.sections.memory_study.study import Configuration, Study, memory_study
+from metabench.report.sections.memory_study.sweep_figures import device_memory
+from metabench.report.sections.memory_study.sweeps import ablations, growths, sweeps
+from metabench.report.sections.memory_study.table import study_tables
 from metabench.report.tables import build_tables
 
 SMALL = "label_noise"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from metabench.report import numbers
-from metabench.report.scales import linear_ticks, log_ticks, tick_text
+from metabench.report.drawing.ticks import linear_ticks, log_ticks, tick_text
 from metabench.results.statistics import Estimate
 
 

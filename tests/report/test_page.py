@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.report.page import build_page, render_page
-from metabench.report.provenance import warnings
+from metabench.report.page.page import build_page, render_page
+from metabench.report.results.provenance import warnings
 from metabench.results.curves import CURVE_COLUMNS
 from metabench.results.schema import COLUMNS
 
@@ -197,7 +197,7 @@ def test_the_report_needs_no_torch_methods_or_problems() -> None:
     import sys
 
     script = (
-        "import sys, metabench.report.page, metabench.report.tables, metabench.report.figures\n"
+        "import sys, metabench.report.page.page, metabench.report.tables, metabench.report.figures\n"
         "bad = [m for m in sys.modules if m == 'torch' or m.startswith(('metabench.methods', 'metabench.problems'))]\n"
         "sys.exit(', '.join(bad) or 0)"
     )

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from metabench.report.entries import Place
-from metabench.report.memory_study import memory_study
-from metabench.report.page import render_page
-from metabench.report.prediction_figure import comparisons, prediction_sentence
-from metabench.report.provenance import facts, warnings
-from metabench.report.setting_table import setting_table
+from metabench.report.figures.prediction import comparisons, prediction_sentence
+from metabench.report.page.page import render_page
+from metabench.report.results.entries import Place
+from metabench.report.results.provenance import facts, warnings
+from metabench.report.sections.memory_study.study import memory_study
+from metabench.report.tables.setting import setting_table
 
 NATIVE = {"kernels": "native", "instruction_set": "AVX-512"}
 UNKNOWN = {"kernels": None, "instruction_set": None}

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from metabench.report.entries import Suite
 from metabench.report.figures import build_figures
-from metabench.report.page import render_page
-from metabench.report.panel import Figure
-from metabench.report.prediction_figure import WITHIN, comparisons, prediction_figure, prediction_sentence
+from metabench.report.figures.figure import Figure
+from metabench.report.figures.prediction import WITHIN, comparisons, prediction_figure, prediction_sentence
+from metabench.report.page.page import render_page
+from metabench.report.results.entries import Suite
 from metabench.results.store import collect, write_rows
 
 

@@ -10,15 +10,15 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.report.figures import build_figures
-from metabench.report.load import load_suite
-from metabench.report.page import build_page
+from metabench.report.page.page import build_page
+from metabench.report.results.load import load_suite
 from metabench.report.section import SECTIONS, sections
 from metabench.report.tables import build_tables
 
 PLUGIN = '''
 from metabench.report.numbers import count
 from metabench.report.section import Section
-from metabench.report.table import Cell, Column, Table
+from metabench.report.tables.table import Cell, Column, Table
 
 
 def tables(suite):

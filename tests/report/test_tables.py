@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from metabench.report.entries import Suite
-from metabench.report.setting_table import setting_table
-from metabench.report.table import escape_latex
+from metabench.report.results.entries import Suite
 from metabench.report.tables import all_tables, build_tables
+from metabench.report.tables.setting import setting_table
+from metabench.report.tables.table import escape_latex
 
 
 def _setting(suite: Suite, text: str, kind: str = "quality") -> Any:

@@ -1,0 +1,98 @@
+"""From results to files: tables, figures and the page, all from the one list of contents."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import matplotlib
+
+from metabench.report.blocks import Drawing
+from metabench.report.drawing.drawing import draw_figure
+from metabench.report.drawing.palette import LabelStyle
+from metabench.report.figures.figure import Figure
+from metabench.report.page.page import render_page
+from metabench.report.results.entries import Suite
+from metabench.report.results.load import load_suite
+from metabench.report.section import contents
+from metabench.report.tables.table import Table
+from metabench.results.atomic import write_bytes_atomically, write_text_atomically
+
+_WORTH_PROCESSES = 12  # figures; a process needs seconds to start
+
+B = TypeVar("B")
+
+
+def blocks(suite: Suite, sort: type[B]) -> list[B]:
+    """Return every block of one sort, in the order of the page."""
+    return [block for part in contents(suite) for block in part.blocks if isinstance(block, sort)]
+
+
+def build_tables(results: Path, out: Path) -> list[Path]:
+    """Write every table as CSV and LaTeX to `out` and return the files. The same rows give the same bytes.
+
+    results: results.parquet. Raises MetabenchError where it cannot be read or `out` cannot be written.
+    """
+    written = []
+    for table in blocks(load_suite(Path(results)), Table):
+        for suffix, text in ((".csv", table.to_csv()), (".tex", table.to_latex())):
+            path = Path(out) / f"{table.name}{suffix}"
+            write_text_atomically(path, text)
+            written.append(path)
+    return written
+
+
+def build_figures(results: Path, out: Path, workers: int = 1) -> list[Path]:
+    """Write every figure as PDF, PNG and the CSV of its data to `out` and return the files. The same rows give the same bytes.
+
+    results: results.parquet, with the curves of its runs in curves.parquet next to it. workers: processes that draw; more than one needs
+    a main module that can be imported, as a command line has.
+    Raises MetabenchError where the rows cannot be read or `out` cannot be written.
+    """
+    out = Path(out)
+    suite = load_suite(Path(results))
+    figures = blocks(suite, Figure)
+    written: list[Path] = []
+    for figure, (pdf, png) in zip(figures, _drawn(figures, suite.all_styles, workers), strict=True):
+        written += _write(out, figure.name, pdf, png, figure.to_csv())
+    for drawing in blocks(suite, Drawing):
+        written += _write(out, drawing.name, *_saved(drawing), drawing.csv)
+    return written
+
+
+def build_page(results: Path, out: Path) -> Path:
+    """Write `out`/index.html (or `out` itself where it ends in .html) and return it. The same rows give the same bytes.
+
+    results: results.parquet. Raises MetabenchError where it cannot be read or the page cannot be written.
+    """
+    path = Path(out) if Path(out).suffix == ".html" else Path(out) / "index.html"
+    write_text_atomically(path, render_page(load_suite(Path(results))))
+    return path
+
+
+def _drawn(figures: list[Figure], styles: Mapping[str, LabelStyle], workers: int) -> list[tuple[bytes, bytes]]:
+    if workers == 1 or len(figures) < _WORTH_PROCESSES:
+        return [draw_figure(figure, styles) for figure in figures]
+    with ProcessPoolExecutor(min(workers, len(figures)), mp_context=get_context("spawn")) as pool:
+        return list(pool.map(draw_figure, figures, repeat(styles)))
+
+
+def _saved(drawing: Drawing) -> tuple[bytes, bytes]:
+    pdf, png = io.BytesIO(), io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        canvas = drawing.draw()
+        canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+        canvas.savefig(png, format="png", dpi=130)
+    return pdf.getvalue(), png.getvalue()
+
+
+def _write(out: Path, name: str, pdf: bytes, png: bytes, data: str) -> list[Path]:
+    files = {".pdf": pdf, ".png": png} | ({".csv": data.encode()} if data else {})
+    for suffix, content in files.items():
+        write_bytes_atomically(out / f"{name}{suffix}", content)
+    return [out / f"{name}{suffix}" for suffix in files]

@@ -1,0 +1,53 @@
+"""Curves of a panel: a line for each, with a band where there is one and a few markers, so that lines of one colour can be told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+
+from metabench.report.drawing.palette import INKS, LabelStyle
+from metabench.report.figures.figure import Panel, Trace
+
+_PAPER = INKS["paper"][0]
+_DRAWN = 100  # points of a line: two or three for each millimetre
+_MARKERS = 5
+
+
+def draw_traces(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> None:
+    """Draw the traces of a panel on axes whose scales are set; the CSV has all of their points, the drawing at most a hundred."""
+    labels = panel.labels
+    for trace in panel.traces:
+        style = styles[trace.label]
+        kept = _spread(len(trace.x), _DRAWN)
+        xs, ys = [trace.x[at] for at in kept], [trace.y[at] for at in kept]
+        if trace.low:
+            low, high = [trace.low[at] for at in kept], [trace.high[at] for at in kept]
+            axes.fill_between(xs, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=1.5)
+        # Each label has its markers at places of its own: where lines meet, all of them can be seen.
+        step = max(1, len(kept) // _MARKERS)
+        first = step * labels.index(trace.label) // len(labels)
+        axes.plot(
+            xs,
+            ys,
+            color=style.colour,
+            linewidth=1.1,
+            alpha=0.85,
+            marker=style.marker,
+            markevery=(first, step),
+            markersize=5,
+            markeredgecolor=_PAPER,
+            markeredgewidth=0.6,
+            zorder=3,
+        )
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return at most `most` of the first `count` integers, evenly spread, both ends among them."""
+    return list(range(count)) if count <= most else [round(place * (count - 1) / (most - 1)) for place in range(most)]
+
+
+def ends(traces: list[Trace]) -> tuple[list[float], list[float]]:
+    """Return all x, and all y with the ends of bands: what the axes must hold."""
+    xs = [x for trace in traces for x in trace.x]
+    return xs, [y for trace in traces for numbers in (trace.y, trace.low, trace.high) for y in numbers]

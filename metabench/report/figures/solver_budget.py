@@ -1,0 +1,81 @@
+"""Error against solver budget: how a method that is exact only in a limit approaches its target."""
+
+from __future__ import annotations
+
+import math
+
+from metabench.report.blocks import Note
+from metabench.report.figures.figure import Axis, Failure, Figure, Panel, Point
+from metabench.report.figures.parts import joined
+from metabench.report.results.certified import OTHER_SOURCE, verdict
+from metabench.report.results.entries import Suite
+
+ROUNDING = 1e-13
+_PANELS_AT_MOST = 12
+_ERROR = Axis("relative error against its own target", "error")
+
+
+def budget_figure(suite: Suite) -> Figure | Note:
+    """Return the curves of those certificates that match the rows' source: a panel per budget option and case."""
+    zero = _options_from_zero(suite)
+    points: dict[tuple[str, str], list[Point]] = {}
+    failures: dict[tuple[str, str], list[Failure]] = {}
+    for method, hashes in suite.method_hashes.items():
+        certificate = suite.certificates.get(method)
+        if not hashes or certificate is None or verdict(certificate, hashes) == OTHER_SOURCE:
+            continue
+        for case, option, curve in certificate.curves:
+            for budget, error in curve:
+                place = budget + (option in zero)
+                if math.isfinite(error):
+                    points.setdefault((option, case), []).append(
+                        Point(method, place, error, note=f"{option}={budget:g}")
+                    )
+                else:
+                    failures.setdefault((option, case), []).append(Failure(method, "diverged", 1, place))
+    panels = [
+        Panel(
+            f"{option} · {case}",
+            _axis(f"{option} + 1" if option in zero else option, points[option, case]),
+            _ERROR,
+            points[option, case],
+            joined(points[option, case], lambda point: point.label),
+            failures=failures.get((option, case), []),
+            floor=ROUNDING,
+            floor_words="below 10⁻¹³: rounding",
+        )
+        for option, case in sorted(points, key=lambda key: (_place(points, key[0]), key[0]))
+    ]
+    if not panels:
+        return Note("Error against solver budget: no certificate of these methods has such a curve.")
+    figure = Figure(
+        "error_budget",
+        "budget",
+        "Error against solver budget",
+        "Relative error against the exact value of the method's own target, float64, n = 1 computation per point (of a method that draws, "
+        "the mean error of eight), as metabench certify measured it; logarithmic axes. Each panel is one option that a method's error "
+        "depends on, on one certification problem; lines join the budgets of one method. Strip at the bottom: zero, up to rounding. "
+        "Strip at the top: no longer finite.",
+        panels,
+    )
+    figure.keep(_PANELS_AT_MOST)
+    return figure
+
+
+def _axis(name: str, points: list[Point]) -> Axis:
+    return Axis(name, "count" if all(float(point.x).is_integer() for point in points) else "error")
+
+
+def _options_from_zero(suite: Suite) -> set[str]:
+    """Return the options of which a budget is zero: a logarithmic axis shows them plus one."""
+    return {
+        option
+        for certificate in suite.certificates.values()
+        for _, option, curve in certificate.curves
+        if any(budget == 0 for budget, _ in curve)
+    }
+
+
+def _place(points: dict[tuple[str, str], list[Point]], option: str) -> int:
+    """Return the place of an option in the order of the suite's methods."""
+    return list(dict.fromkeys(name for name, _ in points)).index(option)

@@ -1,0 +1,227 @@
+"""The cost of exact hypergradients of the unrolled window, relative to plain unrolling: configurations, and the ratios within each.
+
+A configuration is everything that the cost experiments fix: problem, data set, size, options, inner steps, dtype, kernels and hardware.
+Experiments that sweep one thing at a time share their centre, so configurations are merged across experiments.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from metabench.report.results.entries import Entry, Place, Suite, Task
+
+SUBJECTS = ("mixflow", "unrolled_remat")
+"""Methods that the study is about: the first of them that was measured."""
+FOURFOLD = 4.0
+"""The gain of which Kemaev et al. 2025 say in how many of their configurations it is reached."""
+ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is measured. options: the problem's options by name, as texts."""
+
+    task: Task
+    size: str
+    options: tuple[tuple[str, str], ...]
+    inner_steps: int
+    place: Place
+
+    @property
+    def values(self) -> dict[str, str]:
+        """All that may be swept, by name."""
+        return {"inner_steps": str(self.inner_steps), "size": self.size, **dict(self.options)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method in one configuration."""
+
+    entry: Entry
+
+    @property
+    def floor(self) -> int | None:
+        """Bytes of dynamic memory below which no mixed-mode sweep with a saved trajectory can go."""
+        return self.entry.floor_bytes or None
+
+    @property
+    def operations(self) -> int | None:
+        """Floating-point operations of one hypergradient."""
+        return self.entry.flops or None
+
+    @property
+    def predicted(self) -> int | None:
+        """Peak bytes predicted without a run."""
+        return self.entry.predicted_bytes or None
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it was not run because its predicted peak does not fit."""
+        return self.predicted is not None and self.entry.peak_bytes is None and "unsupported" in self.entry.statuses
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method and the reference of its configuration. Gains are the reference's bytes over the method's: above 1 the method needs less.
+
+    slowdown: its time over that of the reference; arithmetic: its operations over those of the reference; over_floor: its dynamic bytes
+    over the floor; against_recomputation: dynamic bytes of recomputation, step by step, over its own. Each is None where a part is missing.
+    """
+
+    configuration: Configuration
+    run: Run
+    reference: Run
+    recomputation: Run | None
+
+    @property
+    def dynamic_gain(self) -> float | None:
+        return _quotient(self.reference.entry.dynamic_bytes, self.run.entry.dynamic_bytes)
+
+    @property
+    def total_gain(self) -> float | None:
+        return _quotient(self.reference.entry.peak_bytes, self.run.entry.peak_bytes)
+
+    @property
+    def predicted_gain(self) -> float | None:
+        return _quotient(self.reference.predicted, self.run.predicted)
+
+    @property
+    def slowdown(self) -> float | None:
+        return _quotient(self.run.entry.time_median, self.reference.entry.time_median)
+
+    @property
+    def arithmetic(self) -> float | None:
+        return _quotient(self.run.operations, self.reference.operations)
+
+    @property
+    def over_floor(self) -> float | None:
+        return _quotient(self.run.entry.dynamic_bytes, self.run.floor)
+
+    @property
+    def against_recomputation(self) -> float | None:
+        return (
+            _quotient(self.recomputation.entry.dynamic_bytes, self.run.entry.dynamic_bytes)
+            if self.recomputation
+            else None
+        )
+
+    @property
+    def why_not_worth_it(self) -> str:
+        """Return why the method does not pay here, judged by the whole peak; empty where it does, and where that is not known."""
+        gain, slowdown = self.total_gain, self.slowdown
+        if gain is None:
+            return ""
+        if gain <= 1.0:
+            return "more memory"
+        if slowdown is not None and gain < slowdown:
+            return "less gain than cost"
+        return "recomputation does as well" if self._dominated else ""
+
+    @property
+    def _dominated(self) -> bool:
+        """Whether recomputation needs no more memory and no more time."""
+        if self.recomputation is None or self.recomputation.entry.label == self.run.entry.label:
+            return False
+        memory = _quotient(self.run.entry.peak_bytes, self.recomputation.entry.peak_bytes)
+        time = _quotient(self.run.entry.time_median, self.recomputation.entry.time_median)
+        return memory is not None and time is not None and memory >= 1.0 and time >= 1.0
+
+
+@dataclass
+class Study:
+    """All configurations with the reference or a method of the study. reference: the label to which all is compared.
+
+    subject: the method of which the study tells. runs: configuration to label to run.
+    """
+
+    reference: str
+    subject: str
+    runs: dict[Configuration, dict[str, Run]]
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels that are compared with the reference, the ablation's left out: methods as they come, and options measured widely."""
+        counted: dict[str, int] = {}
+        for comparison in self.comparisons:
+            entry = comparison.run.entry
+            counted[entry.label] = counted.get(entry.label, 0) + (comparison.dynamic_gain is not None)
+        methods = {comparison.run.entry.method for comparison in self.comparisons}
+        return [label for label, number in counted.items() if label in methods or number >= _WIDELY]
+
+    def of(self, label: str) -> list[Comparison]:
+        """Return the comparisons of one label, in the order of the configurations."""
+        return [comparison for comparison in self.comparisons if comparison.run.entry.label == label]
+
+    def floor(self, configuration: Configuration) -> int | None:
+        """Return the floor of a configuration, that of the subject's own run where it has one."""
+        runs = self.runs[configuration]
+        floors = [runs[self.subject].floor] if self.subject in runs else []
+        return next((floor for floor in [*floors, *(run.floor for run in runs.values())] if floor), None)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every entry of the study."""
+        return [run.entry for runs in self.runs.values() for run in runs.values()]
+
+
+_WIDELY = 3
+
+
+def memory_study(suite: Suite) -> Study | None:
+    """Return the study that the suite's cost experiments make; None if none of them measured a study method along with the baseline.
+
+    The baseline must be exact for the hypergradient of the unrolled window.
+    """
+    exact = [
+        entry for entry in suite.entries if not entry.setting.trains and entry.exact and entry.target == "unrolled"
+    ]
+    if suite.baseline in SUBJECTS or not any(entry.label == suite.baseline for entry in exact):
+        return None
+    runs: dict[Configuration, dict[str, Run]] = {}
+    for entry in sorted(exact, key=lambda entry: entry.failed):  # of one measured twice, the run that finished
+        runs.setdefault(_configuration(entry), {}).setdefault(entry.label, Run(entry))
+    places = {label: place for place, label in enumerate(suite.styles)}
+    ordered = {
+        configuration: dict(sorted(runs[configuration].items(), key=lambda pair: places[pair[0]]))
+        for configuration in dict.fromkeys(_configuration(entry) for entry in exact)
+    }
+    comparisons = [
+        Comparison(configuration, run, found[suite.baseline], found.get("unrolled_remat"))
+        for configuration, found in ordered.items()
+        if suite.baseline in found
+        for label, run in found.items()
+        if label != suite.baseline
+    ]
+    compared = {comparison.run.entry.label for comparison in comparisons if comparison.total_gain is not None}
+    subject = next((method for method in SUBJECTS if method in compared), None)
+    return Study(suite.baseline, subject, ordered, comparisons) if subject else None
+
+
+def _configuration(entry: Entry) -> Configuration:
+    setting = entry.setting
+    options = {name: _text(value) for name, value in entry.problem_options.items()}
+    return Configuration(
+        setting.task,
+        setting.size,
+        tuple(sorted(options.items())),
+        entry.inner_steps,
+        setting.place,
+    )
+
+
+def middle(values: Iterable[float | None]) -> tuple[float, float, float] | None:
+    """Return median, least and greatest of the values that are there; None where none is."""
+    found = [value for value in values if value is not None]
+    return (statistics.median(found), min(found), max(found)) if found else None
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _quotient(above: float | None, below: float | None) -> float | None:
+    return above / below if above and below else None

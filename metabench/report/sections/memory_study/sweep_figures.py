@@ -1,0 +1,180 @@
+"""Memory along each sweep of a study: gains and the floor, static and dynamic memory, and predictions alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from metabench.report import numbers
+from metabench.report.drawing.ticks import tick_text
+from metabench.report.figures.figure import Axis, Bar, Failure, Figure, Panel, Point, Rule
+from metabench.report.figures.parts import joined, thin
+from metabench.report.results.entries import Suite
+from metabench.report.sections.memory_study.figure_parts import FLOOR, comparison_note, memory_figure
+from metabench.report.sections.memory_study.study import FOURFOLD, Configuration, Run, Study
+from metabench.report.sections.memory_study.sweeps import Sweep, centre_words, configuration_words
+
+_DYNAMIC_WORDS = (
+    "Dynamic: all that one hypergradient allocates, the parameters saved for each inner step among it (which Kemaev et al. 2025 count as "
+    "static); static: what it is given, parameters, optimiser state, meta-parameters and batches."
+)
+
+
+def gain_figure(study: Study, found: list[Sweep]) -> Figure | None:
+    """Dynamic memory of the reference over that of each method, along each sweep, with the gain that the floor allows."""
+    panels = []
+    for sweep in found:
+        points = [
+            Point(
+                comparison.run.entry.label,
+                value,
+                gain,
+                n=comparison.run.entry.ok,
+                note=comparison_note(study, comparison),
+            )
+            for value, configuration in sweep.places
+            for comparison in study.comparisons
+            if comparison.configuration == configuration and (gain := comparison.dynamic_gain) is not None
+        ]
+        points = _shown(study, points)
+        floors = [
+            Point(FLOOR, value, gain, n=1)
+            for value, configuration in sweep.places
+            if (gain := _floor_gain(study, configuration)) is not None
+        ]
+        if len({point.x for point in points}) < 2:
+            continue
+        points += floors
+        panels.append(
+            Panel(
+                sweep.title,
+                sweep.axis,
+                Axis(f"dynamic memory, {study.reference} over method", "ratio"),
+                points,
+                joined(points, lambda point: point.label),
+                failures=_placed(study, sweep),
+                ticks=thin([float(f"{value:.3g}") for value, _ in sweep.places], 7),
+                rules=[Rule("x", FOURFOLD, "4×"), Rule("x", 1.0, "no gain")],
+            )
+        )
+    over = [value for one in study.of(study.subject) if (value := one.over_floor) is not None]
+    floor_words = (
+        f" Grey: what the analytic floor of mixed mode with a saved trajectory allows; {study.subject} takes "
+        f"{numbers.ratio(min(over))} to {numbers.ratio(max(over))} that floor."
+        if over
+        else ""
+    )
+    return memory_figure(
+        study,
+        "study_gain",
+        "Gain in dynamic memory, one thing swept at a time",
+        f"How many times the dynamic memory {study.reference} takes; higher is better.{floor_words} In each panel only the x axis varies; "
+        f"a title names what differs from the most common configuration ({centre_words(study)}). Strip at the top: no result.",
+        panels,
+    )
+
+
+def _shown(study: Study, points: list[Point]) -> list[Point]:
+    """Drop labels that the study does not show, and labels with options at a single place only."""
+    places = Counter(point.label for point in points)
+    methods = {one.run.entry.method for one in study.comparisons}
+    return [
+        point for point in points if point.label in study.labels and (places[point.label] > 1 or point.label in methods)
+    ]
+
+
+def parts_figure(study: Study, found: list[Sweep]) -> Figure | None:
+    """Static and dynamic memory as stacked bars along each sweep: the reference, and the methods as they come."""
+    plain = [label for label in study.labels if any(one.run.entry.method == label for one in study.of(label))]
+    panels = []
+    for sweep in found:
+        bars = []
+        for value, configuration in sweep.places:
+            group = numbers.count(int(value)) if value < 1e4 else tick_text("count", float(f"{value:.3g}"), [])
+            gains = {
+                one.run.entry.label: one.total_gain for one in study.comparisons if one.configuration == configuration
+            }
+            for label in (study.reference, *plain):
+                run = study.runs[configuration].get(label)
+                if run is not None:
+                    bars += _parts(run, group, gains.get(label))
+        if any(bar.value for bar in bars):
+            axis = Axis("peak memory of one hypergradient", "bytes", log=False)
+            panels.append(Panel(sweep.title, sweep.axis, axis, bars=bars))
+    return memory_figure(
+        study,
+        "study_parts",
+        "Static and dynamic memory",
+        "Full colour: dynamic memory, pale, on top of it: static memory. Above a bar: how many times the whole peak "
+        f"{study.reference} takes. {_DYNAMIC_WORDS} A title names what differs from the most common configuration ({centre_words(study)}).",
+        panels,
+    )
+
+
+def _parts(run: Run, group: str, gain: float | None) -> list[Bar]:
+    entry = run.entry
+    if entry.dynamic_bytes is None or entry.static_bytes is None:
+        return [Bar(entry.label, group, 0.0, "dynamic", status=entry.worst_status)] if entry.failed else []
+    words = "" if gain is None else f"{numbers.significant(gain, 2)}×"
+    return [
+        Bar(entry.label, group, float(entry.dynamic_bytes), "dynamic", words),
+        Bar(entry.label, group, float(entry.static_bytes), "static"),
+    ]
+
+
+def predicted_figure(suite: Suite, study: Study, found: list[Sweep]) -> Figure | None:
+    """Predicted peaks of cells that were not run because they do not fit."""
+    panels = []
+    for sweep in found:
+        points = [
+            Point(run.entry.label, value, run.predicted, n=1, note=configuration_words(study, configuration))
+            for value, configuration in sweep.places
+            for run in study.runs[configuration].values()
+            if run.too_large and run.predicted is not None
+        ]
+        if len({point.x for point in points}) > 1:
+            rules = [Rule("x", suite_memory, "the device's memory")] if (suite_memory := device_memory(suite)) else []
+            panels.append(
+                Panel(
+                    sweep.title,
+                    sweep.axis,
+                    Axis("predicted peak memory", "bytes"),
+                    points,
+                    joined(points, lambda point: point.label),
+                    ticks=thin([float(f"{value:.3g}") for value, _ in sweep.places], 7),
+                    rules=rules,
+                )
+            )
+    return memory_figure(
+        study,
+        "study_predicted",
+        "Predicted, for a GPU",
+        "Cells that were not run because their predicted peak does not fit this machine. Predicted from a trace without numbers, not "
+        f"measured. A title names what differs from the most common configuration ({centre_words(study)}).",
+        panels,
+    )
+
+
+def device_memory(suite: Suite) -> int | None:
+    """Return the bytes that the suite's configuration declares for its device; None where it declares none."""
+    declared = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", str(suite.config.get("device_memory") or "").strip())
+    if declared is None:
+        return None
+    return int(float(declared[1]) * (1024 if declared[3] else 1000) ** ("KMGT".index(declared[2]) + 1))
+
+
+def _floor_gain(study: Study, configuration: Configuration) -> float | None:
+    reference, floor = study.runs[configuration].get(study.reference), study.floor(configuration)
+    if reference is None or reference.entry.dynamic_bytes is None or not floor:
+        return None
+    return reference.entry.dynamic_bytes / floor
+
+
+def _placed(study: Study, sweep: Sweep) -> list[Failure]:
+    """Return what has no result, at its place of the sweep; of labels with options only what the study shows."""
+    return [
+        Failure(label, run.entry.worst_status, run.entry.seeds, value)
+        for value, configuration in sweep.places
+        for label, run in study.runs[configuration].items()
+        if run.entry.failed and label in (study.reference, *study.labels)
+    ]

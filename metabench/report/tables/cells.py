@@ -1,0 +1,99 @@
+"""Cells that several tables share: estimates, bytes, times, statuses, and the setting that a row is about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metabench.report import numbers
+from metabench.report.results.entries import Entry, Setting, Suite, slug
+from metabench.report.tables.table import Cell
+from metabench.results.statistics import Estimate
+
+
+def setting_name(suite: Suite, setting: Setting) -> str:
+    """Return the file name of a setting's table."""
+    return slug("setting", setting.task.problem, setting.task.dataset, suite.titles[setting].replace(" · ", "-"))
+
+
+def setting_cells(suite: Suite, setting: Setting) -> dict[str, Cell]:
+    """Return the two cells that name a setting; the first leads to its table."""
+    anchor = f"table-{setting_name(suite, setting)}"
+    return {
+        "task": Cell(
+            f"{setting.task.problem} on {setting.task.dataset}",
+            f"{setting.task.problem} {setting.task.dataset}",
+            anchor=anchor,
+        ),
+        "setting": Cell(suite.titles[setting], suite.titles[setting]),
+    }
+
+
+def setting_record(setting: Setting) -> dict[str, Any]:
+    """Return the columns that name a setting."""
+    return {
+        "problem": setting.task.problem,
+        "dataset": setting.task.dataset,
+        "size": setting.size,
+        "problem_variant": setting.problem_variant,
+        "experiment": setting.experiment,
+        "kind": setting.kind,
+    }
+
+
+def exact_cell(entry: Entry) -> Cell:
+    """Return a cell that says whether a method is exact for its target."""
+    return Cell("exact" if entry.exact else "approx.", "0" if entry.exact else "1", tone="" if entry.exact else "muted")
+
+
+def estimate_record(name: str, found: Estimate | None) -> dict[str, Any]:
+    """Return an estimate as four columns: the value, the ends of its interval, and n."""
+    return {
+        name: found.value if found else None,
+        f"{name}_low": found.low if found else None,
+        f"{name}_high": found.high if found else None,
+        f"{name}_n": found.n if found else None,
+    }
+
+
+def estimate_cell(found: Estimate | None, signed: bool = False, tone: str = "", decimals: int | None = None) -> Cell:
+    """Return a cell for a mean with its interval, the exact numbers on hover."""
+    if found is None:
+        return Cell(numbers.ABSENT)
+    bounds = "no interval" if found.low is None else f"[{found.low!r}, {found.high!r}]"
+    return Cell(
+        numbers.estimate(found, signed, decimals), found.value, f"{found.value!r}, {bounds}, n = {found.n}", tone=tone
+    )
+
+
+def chance_cell(found: Estimate | None) -> Cell:
+    """Return a cell for a probability with its interval, two decimals."""
+    if found is None:
+        return Cell(numbers.ABSENT)
+    bounds = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return Cell(f"{found.value:.2f}{bounds}", found.value, estimate_cell(found).title)
+
+
+def bytes_cell(value: int | None) -> Cell:
+    """Return a cell for bytes, the exact number on hover."""
+    return Cell(numbers.memory(value), value, "" if value is None else f"{value:,} bytes")
+
+
+def time_cell(entry: Entry) -> Cell:
+    """Return a cell for the median time of one hypergradient with its quartiles; hardware and first call on hover."""
+    if entry.time_median is None:
+        return Cell(numbers.ABSENT)
+    title = f"{entry.time_median!r} s on {entry.hardware}; first call {numbers.seconds(entry.first_call)}"
+    return Cell(
+        numbers.seconds_with_quartiles(entry.time_median, entry.time_q1, entry.time_q3), entry.time_median, title
+    )
+
+
+def status_cell(entry: Entry) -> Cell:
+    """Return a cell with the count of each status and the message of each failure."""
+    message = "; ".join(dict.fromkeys(text for text in entry.messages.values() if text))
+    return Cell(message, float(entry.seeds - entry.ok), badges=tuple(entry.statuses.items()))
+
+
+def failures_cell(failures: dict[str, int]) -> Cell:
+    """Return a cell that counts what did not finish."""
+    return Cell("" if failures else "0", float(sum(failures.values())), badges=tuple(failures.items()))
