@@ -106,8 +106,8 @@ def _parts(section: Section, suite: Suite) -> list[Part]:
 
 
 def headline(suite: Suite) -> str:
-    """Return the sentence at the head of the page: that of the first section whose question the suite asks."""
-    for section in sections(suite).values():
+    """Return the sentence at the head of the page: that of the last section whose question the suite asks, the answer's own if of none."""
+    for section in reversed(sections(suite).values()):
         try:
             if text := section.headline(suite):
                 return text

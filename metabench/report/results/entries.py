@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -114,6 +114,15 @@ class Setting:
             Place.of(row),
         )
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What it shares with a second run of its baseline, which does not train."""
+        return (self.task, self.size, self.problem_variant, self.experiment, self.place)
+
+
+Group: TypeAlias = tuple[Setting, int, int]
+"""What comparable entries share: setting, inner steps and outer steps."""
+
 
 @dataclass
 class Entry:
@@ -121,7 +130,8 @@ class Entry:
 
     Seeds are combined as each column declares (`metabench.results.schema`). own_error: largest of a seed, against the method's own
     target. yardstick_error: disagreement of the exact hypergradient with plain training. samples: of each seed, windows times draws that
-    the hypergradient's figures are means of. batch: 0 where no seed came to draw one.
+    the hypergradient's figures are means of. validation_by_seed: the mean outer loss late in training, by which options are chosen.
+    fingerprints: of each seed, the digest of its hypergradient and its peak bytes. batch: 0 where no seed came to draw one.
     verdict: that of the method's certificate for the source of these rows. inexact: why its label, in any setting, is not
     exact as declared; empty if it is, or does not claim to be.
     """
@@ -141,8 +151,9 @@ class Entry:
     metric: str = ""
     higher_is_better: bool = True
     quality_by_seed: dict[int, float] = field(default_factory=dict)
+    validation_by_seed: dict[int, float] = field(default_factory=dict)
+    fingerprints: dict[int, tuple[str, int]] = field(default_factory=dict)
     quality: Estimate | None = None
-    difference: Estimate | None = None
     peak_bytes: int | None = None
     dynamic_bytes: int | None = None
     static_bytes: int | None = None
@@ -167,6 +178,11 @@ class Entry:
     time_ratio: float | None = None
     verdict: str = NEVER
     inexact: str = ""
+
+    @property
+    def group(self) -> Group:
+        """What two entries must share to be compared."""
+        return (self.setting, self.inner_steps, self.outer_steps)
 
     @property
     def hardware(self) -> str:
@@ -205,12 +221,12 @@ class Entry:
         return max(failures, key=lambda status: failures[status]) if failures else "ok"
 
 
-@dataclass
+@dataclass(eq=False)
 class Suite:
     """Everything that the report shows: the rows, entries, the order and style of labels, and the suite's metadata.
 
     method_styles: the style of each method, in the suite's order: that of its label without options, whether or not such a label is there.
-    curves_file: curves.parquet; None where there is none.
+    curves_file: curves.parquet; None where there is none. partners: rows of the baseline's second runs, which `rows` leaves out.
     """
 
     rows: list[Row]
@@ -221,6 +237,7 @@ class Suite:
     method_styles: dict[str, LabelStyle]
     certificates: dict[str, Certificate]
     curves_file: Path | None = None
+    partners: list[Row] = field(default_factory=list)
 
     @cached_property
     def curves(self) -> Curves:
@@ -372,8 +389,3 @@ def parse_config(text: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise MetabenchError(f"the suite's configuration in the results is not YAML: {error}") from error
     return config if isinstance(config, dict) else {}
-
-
-def comparable(entry: Entry) -> tuple[Any, ...]:
-    """Return what two entries must share for a ratio or a paired difference between them to mean something."""
-    return (entry.setting, entry.inner_steps, entry.outer_steps)

@@ -16,14 +16,13 @@ from metabench.report.results.entries import (
     Row,
     Setting,
     Suite,
-    comparable,
     parse_config,
 )
 from metabench.report.results.exactness import exceeds, excess
 from metabench.results.curves import CURVES_FILE
 from metabench.results.metadata import decode_metadata
 from metabench.results.schema import BY_NAME, STATUSES
-from metabench.results.statistics import Estimate, intervals, paired_differences
+from metabench.results.statistics import Estimate, intervals
 from metabench.results.store import read_rows, rows_of
 
 
@@ -31,7 +30,9 @@ def load_suite(results: Path) -> Suite:
     """Read results.parquet and combine the seeds of each cell; curves are those of curves.parquet next to it. Raises as `read_rows`."""
     table = read_rows(results)
     metadata = decode_metadata(table.schema.metadata)
-    rows: list[Row] = rows_of(table)
+    every: list[Row] = rows_of(table)
+    rows = [row for row in every if not row["replicate"]]
+    partners = [row for row in every if row["replicate"]]
     baseline = str(parse_config(metadata.suite).get("baseline") or DEFAULT_BASELINE)
     methods = method_order(metadata.methods, {row["method"] for row in rows})
     styles = assign_styles(methods, {row["label"]: row["method"] for row in rows})
@@ -48,7 +49,9 @@ def load_suite(results: Path) -> Suite:
     _add_comparisons(entries, baseline)
     own = assign_styles(methods, {method: method for method in methods})
     curves = Path(results).with_name(CURVES_FILE)
-    return Suite(rows, metadata, entries, baseline, styles, own, certificates, curves if curves.is_file() else None)
+    return Suite(
+        rows, metadata, entries, baseline, styles, own, certificates, curves if curves.is_file() else None, partners
+    )
 
 
 def _entry(setting: Setting, rows: list[Row]) -> Entry:
@@ -75,6 +78,12 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
         higher_is_better=combined(rows, "direction") != "min",
         quality_by_seed={
             row["seed"]: row["quality"] for row in rows if row["status"] == "ok" and finite(row["quality"])
+        },
+        validation_by_seed={row["seed"]: row["validation_loss"] for row in rows if finite(row["validation_loss"])},
+        fingerprints={
+            row["seed"]: (digest, row["peak_bytes"])
+            for row in rows
+            if (digest := row["hypergradient_digest"]) and row["peak_bytes"]
         },
         peak_bytes=combined(rows, "peak_bytes"),
         dynamic_bytes=combined(rows, "dynamic_bytes"),
@@ -127,16 +136,12 @@ def _add_quality(entries: list[Entry]) -> None:
 
 
 def _add_comparisons(entries: list[Entry], baseline: str) -> None:
-    """Fill in ratios and the paired difference to the baseline of the same setting, inner steps and outer steps."""
-    references = {comparable(entry): entry for entry in entries if entry.label == baseline}
-    compared = [(entry, references[comparable(entry)]) for entry in entries if comparable(entry) in references]
+    """Fill in ratios to the baseline of the same setting, inner steps and outer steps."""
+    references = {entry.group: entry for entry in entries if entry.label == baseline}
+    compared = [(entry, references[entry.group]) for entry in entries if entry.group in references]
     for entry, reference in compared:
         entry.memory_ratio = _quotient(entry.peak_bytes, reference.peak_bytes)
         entry.time_ratio = _quotient(entry.time_median, reference.time_median)
-    others = [(entry, reference) for entry, reference in compared if entry is not reference]
-    found = paired_differences([(entry.quality_by_seed, reference.quality_by_seed) for entry, reference in others])
-    for (entry, _), difference in zip(others, found, strict=True):
-        entry.difference = difference
 
 
 def _quotient(ours: float | None, theirs: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 
 from metabench.report import numbers
@@ -88,9 +89,30 @@ def warnings(suite: Suite) -> list[str]:
         values = sorted({row[column] for row in suite.rows if row[column]})
         if len(values) > 1:
             found.append(f"The rows come from different {what}: {numbers.some(values)}.")
+    busy = [
+        row
+        for row in suite.rows
+        if row["load_at_start"] is not None and row["load_at_start"] > cores(row["hardware"]) + _OWN_LOAD
+    ]
+    if busy:
+        most = max(busy, key=lambda row: row["load_at_start"])
+        found.append(
+            f"The machine was busy when {len(busy)} of {numbers.plural(len(suite.rows), 'run')} began: a load of up to "
+            f"{most['load_at_start']:.1f} on {numbers.plural(cores(most['hardware']), 'core')}. Their times may say more of that than of the methods."
+        )
     if any((row["git_commit"] or "").endswith("+") for row in suite.rows):
         found.append("Some rows were measured with source files that differed from their commit (marked '+').")
     return found
+
+
+_OWN_LOAD = 0.5
+"""What the run itself adds to a load average: a cell that has just ended beside one that begins."""
+
+
+def cores(hardware: str) -> int:
+    """Return the cores that a row's hardware names, those that its process might use; 1 where it names none."""
+    named = re.search(r"(\d+)(?: of \d+)? cores?\b", hardware)
+    return int(named[1]) if named else 1
 
 
 def _measured_apart(suite: Suite, name: str) -> list[str]:

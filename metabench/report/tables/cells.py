@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from metabench.report import numbers
 from metabench.report.results.entries import Entry, Setting, Suite, slug
 from metabench.report.tables.table import Cell
@@ -28,33 +26,6 @@ def setting_cells(suite: Suite, setting: Setting) -> dict[str, Cell]:
     }
 
 
-def setting_record(setting: Setting) -> dict[str, Any]:
-    """Return the columns that name a setting."""
-    return {
-        "problem": setting.task.problem,
-        "dataset": setting.task.dataset,
-        "size": setting.size,
-        "problem_variant": setting.problem_variant,
-        "experiment": setting.experiment,
-        "kind": setting.kind,
-    }
-
-
-def exact_cell(entry: Entry) -> Cell:
-    """Return a cell that says whether a method is exact for its target."""
-    return Cell("exact" if entry.exact else "approx.", "0" if entry.exact else "1", tone="" if entry.exact else "muted")
-
-
-def estimate_record(name: str, found: Estimate | None) -> dict[str, Any]:
-    """Return an estimate as four columns: the value, the ends of its interval, and n."""
-    return {
-        name: found.value if found else None,
-        f"{name}_low": found.low if found else None,
-        f"{name}_high": found.high if found else None,
-        f"{name}_n": found.n if found else None,
-    }
-
-
 def estimate_cell(found: Estimate | None, signed: bool = False, tone: str = "", decimals: int | None = None) -> Cell:
     """Return a cell for a mean with its interval, the exact numbers on hover."""
     if found is None:
@@ -63,14 +34,6 @@ def estimate_cell(found: Estimate | None, signed: bool = False, tone: str = "", 
     return Cell(
         numbers.estimate(found, signed, decimals), found.value, f"{found.value!r}, {bounds}, n = {found.n}", tone=tone
     )
-
-
-def chance_cell(found: Estimate | None) -> Cell:
-    """Return a cell for a probability with its interval, two decimals."""
-    if found is None:
-        return Cell(numbers.ABSENT)
-    bounds = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    return Cell(f"{found.value:.2f}{bounds}", found.value, estimate_cell(found).title)
 
 
 def bytes_cell(value: int | None) -> Cell:

@@ -1,63 +1,44 @@
-"""The table of one setting: every method with its quality and cost, failures in their place."""
+"""The table of one setting: every method with its quality, cost and error, failures in their place."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from metabench.report import numbers
-from metabench.report.figures.parts import drawing_methods
-from metabench.report.results.answers import answer_setting
-from metabench.report.results.certified import short
 from metabench.report.results.entries import Entry, Setting, Suite
+from metabench.report.results.frame import record
+from metabench.report.results.outcomes import Outcome, outcomes
 from metabench.report.tables.cells import (
     bytes_cell,
     estimate_cell,
-    estimate_record,
-    exact_cell,
     setting_name,
-    setting_record,
     status_cell,
     time_cell,
 )
 from metabench.report.tables.certificate_words import label_cell, state_marks
+from metabench.report.tables.overview import quality_words
 from metabench.report.tables.table import Cell, Column, Table
+from metabench.results.statistics import Estimate
 
-_EXACT_GROUP, _OWN_GROUP = "Against the exact unrolled", "Against its own target"
-_GRADIENT_COLUMNS = (
+ROWS_SHOWN = 20
+_ERRORS = (
     Column(
-        "hypergradient_cosine",
         "cosine",
-        _EXACT_GROUP,
-        "cosine with the exact hypergradient of the whole unrolled window",
-    ),
-    Column(
-        "hypergradient_mean_cosine",
-        "cosine of mean draw",
-        _EXACT_GROUP,
-        "the same cosine of the mean over draws, for methods that draw",
-    ),
-    Column(
-        "hypergradient_norm_ratio", "norm ratio", _EXACT_GROUP, "norm over that of the exact unrolled hypergradient"
+        "cosine",
+        "Against the exact unrolled",
+        "with the exact hypergradient of the whole window; of the mean draw if it draws",
     ),
     Column(
         "hypergradient_error",
         "rel. error",
-        _EXACT_GROUP,
-        "norm of the difference from the exact unrolled hypergradient, over its norm",
+        "Against the exact unrolled",
+        "norm of the difference over the norm of the exact one",
     ),
-    Column("target_cosine", "cosine", _OWN_GROUP, "cosine with the exact value of the method's own target"),
-    Column(
-        "target_mean_cosine",
-        "cosine of mean draw",
-        _OWN_GROUP,
-        "the same cosine of the mean over draws, for methods that draw",
-    ),
-    Column("target_norm_ratio", "norm ratio", _OWN_GROUP, "norm over that of the exact value of its own target"),
     Column(
         "target_error",
-        "rel. error",
-        _OWN_GROUP,
-        "norm of the difference from the exact value of its own target, over its norm",
+        "own error",
+        "Against the exact unrolled",
+        "the same against the exact value of the method's own target",
     ),
 )
 
@@ -68,176 +49,128 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     arrow = "↑" if next((entry.higher_is_better for entry in entries if entry.metric), True) else "↓"
     columns = [
         Column("label", "method", numeric=False, description="method with the options that differ from its defaults"),
-        Column("status", "status", numeric=False, description="outcome of the runs, one per seed"),
-        Column("target", "target", numeric=False, description="what the method estimates"),
-        Column("exact", "exact", numeric=False, description="whether it is exact for that target"),
+        Column("status", "failed", numeric=False, description="runs that did not finish, one per seed"),
         Column("inner_steps", "K", description="inner steps per hypergradient"),
-        Column("quality", f"{metric}\u00a0{arrow}", "Test quality", f"mean and {numbers.INTERVAL_WORDS}"),
-        Column(
-            "difference",
-            f"Δ\u00a0{suite.baseline}",
-            "Test quality",
-            f"mean over shared seeds of its quality minus that of {suite.baseline}",
-        ),
-        Column("n", "n", "Test quality", "seeds in the mean"),
+        Column("quality", f"{metric}\u00a0{arrow}", "Test quality", "mean over seeds and its interval"),
+        Column("best", "against the best", "Test quality", "over shared seeds", numeric=False),
+        Column("baseline", f"against {suite.baseline}", "Test quality", "over shared seeds", numeric=False),
         Column("peak", "peak", "Memory", "peak bytes of one hypergradient, everything live included"),
-        Column("dynamic", "dynamic", "Memory", "peak minus what was live before the hypergradient began"),
         Column("memory_ratio", "ratio", "Memory", f"peak over that of {suite.baseline}, same inner steps"),
-        Column("time", "median [quartiles]", "Time", "time of one hypergradient after warm-up"),
-        Column("time_ratio", "ratio", "Time", f"median time over that of {suite.baseline}, same inner steps"),
-        *_GRADIENT_COLUMNS,
+        Column("time", "median", "Time", "median time of one hypergradient after warm-up"),
+        Column(
+            "time_ratio",
+            "ratio",
+            "Time",
+            f"time over that of {suite.baseline}, with the digits that the noise floor allows",
+        ),
+        Column(
+            "time_verdict", "verdict", "Time", f"against {suite.baseline}: a tie within the noise floor", numeric=False
+        ),
+        *_ERRORS,
     ]
-    sources = ", ".join(sorted({entry.memory_source for entry in entries if entry.memory_source})) or "not measured"
-    trained = any(entry.quality for entry in entries)
-    quality = (
-        f"Quality: mean and {numbers.INTERVAL_WORDS}; bold: the best, and those that overlap it, among methods whose every seed "
-        "finished (if any). "
-        if trained
-        else ""
-    )
     table = Table(
         setting_name(suite, setting),
         f"{setting.task.problem} on {setting.task.dataset}: {suite.titles[setting]}",
-        f"{quality}Memory and time are per hypergradient; ratios are to {suite.baseline}, same inner steps. "
-        f"{setting.place.dtype} on {setting.place.caption}; memory from: {sources}.{drawing_words(entries)}{_yardstick_words(entries)}",
+        f"Costs of one hypergradient, ratios to {suite.baseline}. Bold: not told apart from the best.{_steps_words(entries)}",
         columns,
+        folded=True,
+        rows_shown=ROWS_SHOWN,
     )
-    best = answer_best(setting, entries)
-    decimals = (
-        numbers.shared_decimals(entry.quality for entry in entries),
-        numbers.shared_decimals(entry.difference for entry in entries),
-    )
+    decided = {outcome.group: outcome for outcome in outcomes(suite)}
+    decimals = numbers.shared_decimals(entry.quality for entry in entries)
     for entry in entries:
-        table.rows.append(_setting_row(entry, best, decimals))
-        table.records.append(_record(entry))
-    steps = {(entry.inner_steps, entry.outer_steps) for entry in entries}
-    batches = {entry.batch for entry in entries if entry.batch}
-    optional = [column.key for column in columns if column.group]
-    if len(steps) == 1:
-        inner, outer = next(iter(steps))
-        optional.append("inner_steps")
+        outcome = decided[entry.group]
+        table.rows.append(_row(outcome, entry, decimals))
+        table.records.append(record(entry, outcome))
+    table.drop_absent(tuple(column.key for column in columns if column.group))
+    if not any(entry.failures for entry in entries):
+        table.columns = [column for column in table.columns if column.key != "status"]
+    if len({entry.inner_steps for entry in entries}) == 1:
         table.columns = [column for column in table.columns if column.key != "inner_steps"]
-        parts = [numbers.plural(inner, "inner step")]
-        parts += [numbers.plural(outer, "meta-update")] * (outer > 0)
-        parts += [f"batches of {' or '.join(map(numbers.count, sorted(batches)))}"] if batches else []
-        table.caption += f" {', '.join(parts)}."
-    table.drop_absent(tuple(optional))
-    if not trained:
-        table.columns = [column for column in table.columns if column.key not in ("quality", "difference", "n")]
-        if not setting.trains:
-            table.notes.append("Cost only: this setting does not train, so it has no quality.")
-    if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
-        table.notes.append(_why_no_ratio(suite.baseline, entries))
+    table.notes += _notes(suite, entries, [decided[group] for group in dict.fromkeys(entry.group for entry in entries)])
     state_marks(table, entries)
     return table
 
 
-def answer_best(setting: Setting, entries: list[Entry]) -> set[int]:
-    """Return the ids of the entries that are best or tie with the best."""
-    return {id(entry) for entry in answer_setting(setting, entries).tied}
+def _row(outcome: Outcome, entry: Entry, decimals: int | None) -> dict[str, Cell]:
+    chosen = entry in outcome.entries
+    against = outcome.against_baseline.get(entry.label) if chosen else None
+    cosine = entry.direction_cosine
+    return {
+        "label": label_cell(entry, title=f"cell {', '.join(entry.cells)}"),
+        "status": status_cell(entry) if entry.failures else Cell(""),
+        "inner_steps": Cell(numbers.count(entry.inner_steps), entry.inner_steps),
+        "quality": estimate_cell(
+            entry.quality, decimals=decimals, tone="best" if entry in outcome.at_the_top() else ""
+        ),
+        "best": Cell(
+            (quality_words(outcome, entry) if chosen else "tried" * (entry.quality is not None)) or numbers.ABSENT
+        ),
+        "baseline": Cell(
+            f"{_signed(against.difference)} {against.word}".strip()
+            if against and against.difference
+            else numbers.ABSENT
+        ),
+        "peak": bytes_cell(entry.peak_bytes),
+        "memory_ratio": Cell(numbers.ratio(entry.memory_ratio), entry.memory_ratio),
+        "time": time_cell(entry),
+        "time_ratio": Cell(outcome.time_words(entry), entry.time_ratio),
+        "time_verdict": Cell(outcome.time_verdict(entry) or numbers.ABSENT),
+        "cosine": Cell(numbers.cosine(cosine), cosine, repr(cosine) if cosine is not None else ""),
+        "hypergradient_error": _error_cell(entry.gradient["hypergradient_error"]),
+        "target_error": _error_cell(entry.gradient["target_error"]),
+    }
 
 
-def _why_no_ratio(baseline: str, entries: list[Entry]) -> str:
+def _error_cell(value: float | None) -> Cell:
+    return Cell(numbers.plain(value, 2), value, repr(value) if value is not None else "")
+
+
+def _signed(found: Estimate) -> str:
+    return numbers.estimate(found, signed=True)
+
+
+def _steps_words(entries: Sequence[Entry]) -> str:
+    """Say what all entries share of inner steps, meta-updates and batches; empty where they share none."""
+    steps = {(entry.inner_steps, entry.outer_steps) for entry in entries}
+    if len(steps) != 1:
+        return ""
+    inner, outer = next(iter(steps))
+    batches = sorted({entry.batch for entry in entries if entry.batch})
+    parts = [numbers.plural(inner, "inner step")]
+    parts += [numbers.plural(outer, "meta-update")] * (outer > 0)
+    parts += [f"batches of {' or '.join(map(numbers.count, batches))}"] if batches else []
+    return f" {', '.join(parts)}."
+
+
+def _notes(suite: Suite, entries: Sequence[Entry], found: Sequence[Outcome]) -> list[str]:
+    notes = []
+    for group in dict.fromkeys(group for outcome in found for group in outcome.same):
+        notes.append(
+            f"{' and '.join(sorted(group))} are the same computation here: equal bytes, and a hypergradient equal to the bit."
+        )
+    for method, labels in {method: labels for outcome in found for method, labels in outcome.tried.items()}.items():
+        chosen = next(entry.label for entry in found[0].entries if entry.method == method)
+        why = "chosen by the outer loss late in training" if entries[0].setting.trains else "it stands for the method"
+        notes.append(
+            f"{method}: tried {', '.join(labels)}; {chosen} {'was ' if entries[0].setting.trains else ': '}{why}."
+        )
+    if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
+        notes.append(_why_no_ratio(suite.baseline, entries))
+    if any(entry.time_ratio for entry in entries) and not any(outcome.floor for outcome in found):
+        notes.append(
+            f"{suite.baseline} was not run a second time here, so there is no noise floor, and no verdict on time."
+        )
+    draws = {entry.method: entry.samples for entry in entries if entry.draws}
+    for method, samples in draws.items():
+        notes.append(
+            f"{method} draws at random: its cosine is that of the mean of {samples} samples a seed, its error that of single draws."
+        )
+    return notes
+
+
+def _why_no_ratio(baseline: str, entries: Sequence[Entry]) -> str:
     own = [entry for entry in entries if entry.label == baseline]
     if not own:
         return f"No ratios: the baseline '{baseline}' is not among the methods of this setting."
     return f"No ratios: the baseline '{baseline}' has no measurement here ({', '.join(sorted({entry.worst_status for entry in own}))})."
-
-
-def _setting_row(entry: Entry, best: set[int], decimals: tuple[int | None, int | None]) -> dict[str, Cell]:
-    row = {
-        "label": label_cell(entry, title=f"cell {', '.join(entry.cells)}"),
-        "status": status_cell(entry),
-        "target": Cell(entry.target, entry.target),
-        "exact": exact_cell(entry),
-        "inner_steps": Cell(numbers.count(entry.inner_steps), entry.inner_steps),
-        "quality": estimate_cell(entry.quality, decimals=decimals[0], tone="best" if id(entry) in best else ""),
-        "difference": estimate_cell(entry.difference, signed=True, decimals=decimals[1]),
-        "n": Cell(str(entry.quality.n), entry.quality.n) if entry.quality else Cell(numbers.ABSENT),
-        "peak": bytes_cell(entry.peak_bytes),
-        "dynamic": bytes_cell(entry.dynamic_bytes),
-        "memory_ratio": Cell(numbers.ratio(entry.memory_ratio), entry.memory_ratio),
-        "time": time_cell(entry),
-        "time_ratio": Cell(numbers.ratio(entry.time_ratio), entry.time_ratio),
-    }
-    for column in _GRADIENT_COLUMNS:
-        row[column.key] = _gradient_cell(entry, column.key)
-    return row
-
-
-def _gradient_cell(entry: Entry, key: str) -> Cell:
-    value = entry.gradient[key]
-    if value is None:
-        return Cell(numbers.ABSENT)
-    if not key.endswith("cosine"):
-        return Cell(numbers.plain(value), value, title=repr(value))
-    spread = entry.gradient.get(f"{key}_sd")
-    if spread is None:
-        return Cell(numbers.cosine(value), value, title=repr(value))
-    title = f"{value!r}; standard deviation {spread!r} over {entry.samples} samples per seed"
-    return Cell(f"{numbers.fixed(value, 2)} ± {numbers.fixed(spread, 2)}", value, title=title)
-
-
-def drawing_words(entries: list[Entry]) -> str:
-    """Explain the figures of methods that draw at random; empty if there are none."""
-    methods, samples = drawing_methods(entries)
-    if not methods:
-        return ""
-    return (
-        f" {methods} draws at random: its cosine is that of one draw ± standard deviation over "
-        f"n = {samples} samples per seed, and its relative error includes that noise and the scale of its step."
-    )
-
-
-def _yardstick_words(entries: list[Entry]) -> str:
-    """Say how far the exact hypergradient is from plain training; empty where that was not measured."""
-    measured = [entry.yardstick_error for entry in entries if entry.yardstick_error is not None]
-    if not measured:
-        return ""
-    return f" The exact hypergradient differs from finite differences of plain training by at most {numbers.significant(max(measured), 2)}."
-
-
-def _record(entry: Entry) -> dict[str, Any]:
-    setting = entry.setting
-    return {
-        **setting_record(setting),
-        "device": setting.place.device,
-        "dtype": setting.place.dtype,
-        "kernels": setting.place.kernels,
-        "instruction_set": setting.place.instruction_set,
-        "hardware": entry.hardware,
-        "label": entry.label,
-        "method": entry.method,
-        "target": entry.target,
-        "exact": entry.exact,
-        "certificate": short(entry.verdict),
-        "exceeds_rounding": bool(entry.inexact),
-        "inner_steps": entry.inner_steps,
-        "outer_steps": entry.outer_steps,
-        "batch": entry.batch,
-        "runs": entry.seeds,
-        "ok": entry.ok,
-        "failures": "; ".join(f"{status}={number}" for status, number in entry.failures.items()),
-        "message": "; ".join(entry.messages.values()),
-        "metric": entry.metric,
-        "direction": ("max" if entry.higher_is_better else "min") if entry.metric else "",
-        **estimate_record("quality", entry.quality),
-        **estimate_record("difference_to_baseline", entry.difference),
-        "peak_bytes": entry.peak_bytes,
-        "dynamic_bytes": entry.dynamic_bytes,
-        "static_bytes": entry.static_bytes,
-        "memory_ratio": entry.memory_ratio,
-        "memory_source": entry.memory_source,
-        "time_median_s": entry.time_median,
-        "time_q1_s": entry.time_q1,
-        "time_q3_s": entry.time_q3,
-        "time_ratio": entry.time_ratio,
-        "first_call_s": entry.first_call,
-        "train_s": entry.train,
-        **entry.gradient,
-        "largest_target_error": entry.own_error,
-        "largest_yardstick_error": entry.yardstick_error,
-        "hypergradient_samples": entry.samples,
-        "n_params": entry.n_params,
-        "n_meta": entry.n_meta,
-    }

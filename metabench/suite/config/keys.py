@@ -157,4 +157,9 @@ class Suite:
         "Python files that declare methods, problems, data sets, inner optimisers or kinds of experiment, relative to the working folder",
         [],
     )
+    figures: list[str] = key(
+        "Python files with a function `draw(frame, axes)`: your own figures in the report, from a pandas DataFrame of all results to "
+        "Matplotlib axes; relative to the working folder",
+        [],
+    )
     results: str = key("folder in which the suite's folder is created", "results")

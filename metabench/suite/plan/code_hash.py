@@ -148,9 +148,9 @@ def certifier_hash() -> str:
 
 
 @functools.cache
-def report_hash(plugins: tuple[str, ...] = ()) -> str:
-    """Return twelve hexadecimal digits over every file that makes the report: templates, and plugins, which may declare sections."""
-    digest = hashlib.sha256(b"".join(Path(path).read_bytes() for path in plugins))
+def report_hash(own: tuple[str, ...] = ()) -> str:
+    """Return twelve hexadecimal digits over every file that makes the report; `own` are the suite's plugins and figures."""
+    digest = hashlib.sha256(b"".join(Path(path).read_bytes() for path in own))
     for part in ("report", "results"):
         for path in sorted(_installed().root.joinpath(part).rglob("*")):
             if path.is_file() and path.suffix != ".pyc":

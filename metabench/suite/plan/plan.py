@@ -109,10 +109,13 @@ def plan(suite: Suite) -> Plan:
 
     Raises:
         MetabenchError: an unknown method, problem, data set, size or option (the nearest valid one is named); an invalid option
-            value; a cell described twice, in one experiment or in two; a plugin that cannot be used.
+            value; a cell described twice, in one experiment or in two; a plugin that cannot be used; a figure's file that is not there.
     """
     plugins = [Path(path) for path in suite.plugins]
     known_methods, known_problems = methods(plugins), problems(plugins)
+    for figure in suite.figures:
+        if not Path(figure).is_file():
+            raise MetabenchError(f"figure '{figure}': no such file")
     pick("baseline method", suite.baseline, known_methods)
     found: dict[Path, Cell] = {}
     for name, experiment in suite.experiments.items():

@@ -1,0 +1,172 @@
+"""What the rows decide, setting by setting: which options stand for a method, which methods compute the same, and every verdict.
+
+The words themselves come from `metabench.report.verdicts` alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from metabench.report import numbers, verdicts
+from metabench.report.results.entries import Entry, Group, Setting, Suite, Task
+from metabench.report.results.exactness import NO_HYPERGRADIENT
+from metabench.report.verdicts import Floor, Ranking, Verdict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one group of comparable entries decides.
+
+    Attributes:
+        group: what they share: setting, inner steps and outer steps.
+        entries: one for each method, with the options that stand for it.
+        tried: by method, the labels of every option set that was run, where there are several.
+        same: the labels that are the same computation here: equal bytes, and a hypergradient equal to the bit.
+        ranking: verdicts on quality against the best; None where nothing was trained.
+        against_baseline: verdicts on quality against the baseline, by label.
+        floor: the noise floor of times here; None where the baseline was not run a second time.
+    """
+
+    group: Group
+    entries: tuple[Entry, ...]
+    tried: Mapping[str, tuple[str, ...]]
+    same: tuple[frozenset[str], ...]
+    ranking: Ranking | None
+    against_baseline: Mapping[str, Verdict]
+    floor: Floor | None
+
+    @property
+    def setting(self) -> Setting:
+        """The setting."""
+        return self.group[0]
+
+    def twins(self, label: str) -> list[str]:
+        """Return the labels that are the same computation as `label`."""
+        return [other for group in self.same if label in group for other in sorted(group - {label})]
+
+    def at_the_top(self) -> list[Entry]:
+        """Return the entries that are not told apart from the best, itself included; none below the seeds that a verdict takes."""
+        ranking = self.ranking
+        if ranking is None or ranking.best is None:
+            return []
+        return [one for one in self.entries if one.label == ranking.best or one.label in ranking.tied]
+
+    def time_verdict(self, entry: Entry) -> str:
+        """Return the verdict on an entry's time against the baseline; empty without a ratio or a floor."""
+        if entry.time_ratio is None or self.floor is None:
+            return ""
+        return verdicts.time_verdict(entry.time_ratio, self.floor, self._compared)
+
+    def slower(self, ratio: float) -> bool:
+        """Tell whether a time that is `ratio` times another is told apart from it."""
+        return self.floor is not None and verdicts.time_verdict(ratio, self.floor, self._compared) == verdicts.SLOWER
+
+    def time_words(self, entry: Entry) -> str:
+        """Return the ratio of an entry's time to the baseline's, with the digits that the noise floor allows."""
+        return numbers.ABSENT if entry.time_ratio is None else verdicts.digits(entry.time_ratio, self.floor)
+
+    @property
+    def _compared(self) -> int:
+        return max(1, len(self.entries) - 1)
+
+
+@functools.lru_cache(maxsize=2)
+def outcomes(suite: Suite) -> tuple[Outcome, ...]:
+    """Return the outcome of every group, in the order of the suite's settings, by inner steps."""
+    groups: dict[Group, list[Entry]] = {}
+    for entries in suite.settings.values():
+        for entry in entries:
+            groups.setdefault(entry.group, []).append(entry)
+    chosen = {group: _chosen(entries) for group, entries in groups.items()}
+    preferred: dict[tuple[Task, str], str] = {}
+    for group, by_method in chosen.items():
+        if group[0].trains:
+            for method, entry in by_method.items():
+                preferred.setdefault((group[0].task, method), entry.label)
+    floors = _floors(suite)
+    found = []
+    for group, entries in groups.items():
+        by_method = chosen[group] if group[0].trains else _preferred(entries, preferred)
+        found.append(_outcome(suite, group, entries, tuple(by_method.values()), floors.get(group[0].key)))
+    return tuple(found)
+
+
+def _outcome(
+    suite: Suite, group: Group, every: Sequence[Entry], entries: tuple[Entry, ...], floor: Floor | None
+) -> Outcome:
+    labels: dict[str, list[str]] = {}
+    for entry in every:
+        labels.setdefault(entry.method, []).append(entry.label)
+    same = tuple(verdicts.same_computation({entry.label: entry.fingerprints for entry in entries}))
+    samples = {entry.label: entry.quality_by_seed for entry in entries if entry.quality_by_seed}
+    ranking, against = None, {}
+    if samples:
+        rises = next(entry.higher_is_better for entry in entries if entry.quality_by_seed)
+        whole = [entry.label for entry in entries if entry.label in samples and not entry.failures]
+        ranking = verdicts.rank(samples, rises, eligible=whole or list(samples), same=same)
+        if suite.baseline in samples:
+            against = verdicts.compare(samples, suite.baseline, rises)
+    tried = {method: tuple(dict.fromkeys(own)) for method, own in labels.items() if len(set(own)) > 1}
+    return Outcome(group, entries, tried, same, ranking, against, floor)
+
+
+def _chosen(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """Return the entry that stands for each method: of several option sets the one with the least loss on validation data."""
+    by_method: dict[str, dict[str, Entry]] = {}
+    for entry in entries:
+        by_method.setdefault(entry.method, {})[entry.label] = entry
+    return {
+        method: variants[verdicts.choose({label: entry.validation_by_seed for label, entry in variants.items()})]
+        if len(variants) > 1
+        else next(iter(variants.values()))
+        for method, variants in by_method.items()
+    }
+
+
+def _preferred(entries: Sequence[Entry], labels: Mapping[tuple[Task, str], str]) -> dict[str, Entry]:
+    """Return the entry that stands for each method where nothing was trained: that chosen where its problem was, or the first."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        if labels.get((entry.setting.task, entry.method)) == entry.label:
+            found[entry.method] = entry
+        else:
+            found.setdefault(entry.method, entry)
+    return found
+
+
+def _floors(suite: Suite) -> dict[tuple[object, ...], Floor]:
+    """Return the noise floor of every setting whose baseline was run twice; the pairs of one place are pooled."""
+    first: dict[tuple[object, ...], list[float]] = {}
+    again: dict[tuple[object, ...], list[float]] = {}
+    for rows, into in ((suite.rows, first), (suite.partners, again)):
+        for row in rows:
+            if row["label"] == suite.baseline and row["time_median_s"]:
+                into.setdefault((Setting.of(row).key, row["inner_steps"], row["seed"]), []).append(row["time_median_s"])
+    pairs: dict[tuple[object, ...], list[tuple[float, float]]] = {}
+    for key in first.keys() & again.keys():
+        pairs.setdefault(key[0], []).append((first[key][0], again[key][0]))  # type: ignore[arg-type]
+    places = {setting.key: setting.place for setting in suite.settings}
+    pooled: dict[object, list[list[tuple[float, float]]]] = {}
+    for key, own in pairs.items():
+        pooled.setdefault(places[key], []).append(own)
+    return {key: verdicts.floor(own, pooled[places[key]]) for key, own in pairs.items()}
+
+
+def telling(found: Sequence[Outcome]) -> dict[Task, Outcome]:
+    """Return the outcome that stands for each problem: of those trained, or else of all, that of the largest model and most steps."""
+    by_task: dict[Task, list[Outcome]] = {}
+    for outcome in found:
+        by_task.setdefault(outcome.setting.task, []).append(outcome)
+
+    def weight(outcome: Outcome) -> tuple[float, ...]:
+        sizes = max((entry.n_params or 0 for entry in outcome.entries), default=0)
+        return (outcome.setting.trains, sizes, len(outcome.entries), outcome.group[1])
+
+    return {task: max(own, key=weight) for task, own in by_task.items()}
+
+
+def estimating(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the entries of methods that estimate a hypergradient."""
+    return [entry for entry in entries if entry.target != NO_HYPERGRADIENT]
