@@ -110,7 +110,7 @@ def train(
 
 
 def _after_update(problem: Problem, run: Run) -> tuple[Tree, Mapping[str, Tree]]:
-    """Return the meta-parameters and the memory of the hook; raise MetabenchError if it returns something else, or writes to its arguments."""
+    """Return the meta-parameters and the memory of the hook; raise MetabenchError if it returns something else, or writes in place."""
     versions = {name: leaf._version for name, leaf in run.meta.items()}
     found: Any = problem.after_update(run.step, dict(run.meta), run.memory)
     # Where nothing was learned, these are the tensors that the problem began with, or those of the best validation.
