@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from metabench.problems import problem
 from metabench.suite.plan.catalogue import problem_cards, size_cards
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import _hash, code_hash
-from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.plan.plan import Plan, load_suite, plan
 from metabench.suite.predict.largest_that_fits import answers
 from metabench.suite.predict.one_cell import predict
 from metabench.suite.run.run_cell import run_cell
@@ -31,10 +32,10 @@ PLUGIN = Path(__file__).parents[1] / "plugins" / "residual.py"
 def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process have loaded no plugin before a test, nor by it after."""
     monkeypatch.setattr(registry, "_LOADED", [])
-    registry.load_file.cache_clear()
+    monkeypatch.setattr(registry, "load_file", functools.cache(registry.load_file.__wrapped__))
 
 
-def suite_of(plugin: Path, **changes: Any) -> Any:
+def suite_of(plugin: Path | None, **changes: Any) -> Plan:
     experiment = {
         "problem": "label_noise",
         "datasets": ["digits"],
@@ -43,11 +44,12 @@ def suite_of(plugin: Path, **changes: Any) -> Any:
         "methods": ["unrolled"],
         "outer_steps": 3,
     }
-    suite = {"name": "x", "seeds": [0], "kernels": KERNELS, "measure": {"time_repeats": 1}, "plugins": [str(plugin)]}
-    return plan(load_suite(suite | {"experiments": {"a": experiment | changes}}))
+    suite = {"name": "x", "seeds": [0], "kernels": KERNELS, "measure": {"time_repeats": 1}}
+    plugins = [str(plugin)] if plugin else []
+    return plan(load_suite(suite | {"plugins": plugins, "experiments": {"a": experiment | changes}}))
 
 
-def cell_of(plugin: Path = PLUGIN, **changes: Any) -> Cell:
+def cell_of(plugin: Path | None = PLUGIN, **changes: Any) -> Cell:
     (cell,) = suite_of(plugin, **changes).cells
     return cell
 
@@ -90,9 +92,8 @@ def test_it_is_planned_only_where_its_plugin_is_named() -> None:
         cell_of(sizes=["residual9"])
     with pytest.raises(MetabenchError, match="unknown size of problem 'lm_learning_rates' 'residual8'"):
         cell_of(problem="lm_learning_rates", datasets=["jargon"], options={})
-    registry._LOADED.clear()
     with pytest.raises(MetabenchError, match="unknown size of problem 'label_noise' 'residual8'"):
-        cell_of(Path(__file__).parents[1] / "plugins" / "sines.py")
+        cell_of(None)
 
 
 def test_it_runs_and_its_memory_is_predicted() -> None:
@@ -152,6 +153,24 @@ def test_a_module_is_drawn_by_the_seed_alone_in_every_dtype() -> None:
     assert not torch.equal(
         network(doubled, torch.eye(64, dtype=torch.float64)), network(wide, torch.eye(64, dtype=torch.float64))
     )
+
+
+def test_buffers_and_frozen_parameters_are_constants_of_the_network(tmp_path: Path) -> None:
+    path = tmp_path / "frozen.py"
+    path.write_text(
+        "import torch\n"
+        "from metabench.models.named import NamedClassifier\n"
+        "def frozen(shape, classes):\n"
+        "    first = torch.nn.Linear(64, 8).requires_grad_(False)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), first, torch.nn.Tanh(), torch.nn.Linear(8, classes))\n"
+        "FROZEN = NamedClassifier('frozen', 'random features', 'random features', frozen)\n"
+    )
+    CLASSIFIERS([path])
+    inputs = torch.rand(5, 1, 8, 8, generator=generator(0, "inputs"), dtype=torch.float64)
+    one, other = (classifier("frozen", (1, 8, 8), 10, torch.device("cpu"), torch.float64) for _ in range(2))
+    params = one.initial(generator(1, "x"), torch.float64)
+    assert {name: tuple(leaf.shape) for name, leaf in params.items()} == {"3.weight": (10, 8), "3.bias": (10,)}
+    assert torch.equal(one(params, inputs), other(params, inputs))
 
 
 DECLARED = "functools.partial(Residual, width)"
