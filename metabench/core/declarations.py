@@ -32,6 +32,7 @@ _KIND: Mapping[str, tuple[type, ...]] = {
     "stages": (tuple,),
     "columns": (tuple,),
     "trains": (bool,),
+    "partner": (str,),
     "curves": (Mapping,),
     "options": (type,),
     "order": (int, float),
@@ -46,6 +47,7 @@ _CARD: Mapping[str, tuple[type, ...]] = {
     "inner_steps": (int,),
     "outer_steps": (int,),
     "files": (tuple,),
+    "illustration": (bool,),
 }
 
 

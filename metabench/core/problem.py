@@ -129,6 +129,7 @@ class ProblemCard:
         outer_steps: the default number of meta-updates of a run.
         name: the word in a suite; empty: the name of its file.
         files: data files that it reads itself; a cell depends on their content.
+        illustration: whether it only illustrates how methods differ: it never enters an aggregate or headline.
     """
 
     title: str
@@ -141,6 +142,7 @@ class ProblemCard:
     outer_steps: int
     name: str = ""
     files: tuple[Path, ...] = ()
+    illustration: bool = False
 
 
 @dataclass(frozen=True)

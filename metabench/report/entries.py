@@ -210,6 +210,7 @@ class Suite:
     """Everything that the report shows: the rows, entries, the order and style of labels, and the suite's metadata.
 
     method_styles: the style of each method, in the suite's order: that of its label without options, whether or not such a label is there.
+    partners: the rows of the baseline that repeat its timed part in another process; they are not among `rows`.
     curves_file: curves.parquet; None where there is none.
     """
 
@@ -220,6 +221,7 @@ class Suite:
     styles: dict[str, LabelStyle]
     method_styles: dict[str, LabelStyle]
     certificates: dict[str, Certificate]
+    partners: list[Row]
     curves_file: Path | None = None
 
     @cached_property

@@ -31,7 +31,9 @@ def load_suite(results: Path) -> Suite:
     """Read results.parquet and combine the seeds of each cell; curves are those of curves.parquet next to it. Raises as `read_rows`."""
     table = read_rows(results)
     metadata = decode_metadata(table.schema.metadata)
-    rows: list[Row] = rows_of(table)
+    found: list[Row] = rows_of(table)
+    rows = [row for row in found if not row["replicate"]]
+    partners = [row for row in found if row["replicate"]]
     baseline = str(parse_config(metadata.suite).get("baseline") or DEFAULT_BASELINE)
     methods = method_order(metadata.methods, {row["method"] for row in rows})
     styles = assign_styles(methods, {row["label"]: row["method"] for row in rows})
@@ -48,7 +50,8 @@ def load_suite(results: Path) -> Suite:
     _add_comparisons(entries, baseline)
     own = assign_styles(methods, {method: method for method in methods})
     curves = Path(results).with_name(CURVES_FILE)
-    return Suite(rows, metadata, entries, baseline, styles, own, certificates, curves if curves.is_file() else None)
+    known = curves if curves.is_file() else None
+    return Suite(rows, metadata, entries, baseline, styles, own, certificates, partners, known)
 
 
 def _entry(setting: Setting, rows: list[Row]) -> Entry:
