@@ -6,13 +6,16 @@ The words themselves come from `metabench.report.verdicts` alone.
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from metabench.report import numbers, verdicts
-from metabench.report.results.entries import Entry, Group, Setting, Suite, Task
+from metabench.report.results.entries import Entry, Group, Place, Setting, Suite, Task
 from metabench.report.results.exactness import NO_HYPERGRADIENT
-from metabench.report.verdicts import Floor, Ranking, Verdict
+from metabench.report.verdicts import Floor, Ranking, Verdict, Word
+from metabench.results.statistics import MINIMUM_SEEDS
 
 
 @dataclass(frozen=True)
@@ -49,27 +52,36 @@ class Outcome:
     def at_the_top(self) -> list[Entry]:
         """Return the entries that are not told apart from the best, itself included; none below the seeds that a verdict takes."""
         ranking = self.ranking
-        if ranking is None or ranking.best is None:
+        if ranking is None or not self.decided:
             return []
-        return [one for one in self.entries if one.label == ranking.best or one.label in ranking.tied]
+        level = (Word.NOT_TOLD_APART, Word.SAME)
+        return [
+            one
+            for one in self.entries
+            if one.label == ranking.best or ((own := ranking.verdicts.get(one.label)) and own.word in level)
+        ]
+
+    @property
+    def decided(self) -> bool:
+        """Whether there are seeds enough for verdicts on quality."""
+        ranking = self.ranking
+        if ranking is None or ranking.best is None:
+            return False
+        best = next(one for one in self.entries if one.label == ranking.best)
+        return len(best.quality_by_seed) >= MINIMUM_SEEDS
 
     def time_verdict(self, entry: Entry) -> str:
         """Return the verdict on an entry's time against the baseline; empty without a ratio or a floor."""
-        if entry.time_ratio is None or self.floor is None:
-            return ""
-        return verdicts.time_verdict(entry.time_ratio, self.floor, self._compared)
-
-    def slower(self, ratio: float) -> bool:
-        """Tell whether a time that is `ratio` times another is told apart from it."""
-        return self.floor is not None and verdicts.time_verdict(ratio, self.floor, self._compared) == verdicts.SLOWER
+        found = verdicts.time_verdict(entry.time_ratio, self.floor)
+        return "" if found == Word.NONE else str(found)
 
     def time_words(self, entry: Entry) -> str:
         """Return the ratio of an entry's time to the baseline's, with the digits that the noise floor allows."""
-        return numbers.ABSENT if entry.time_ratio is None else verdicts.digits(entry.time_ratio, self.floor)
-
-    @property
-    def _compared(self) -> int:
-        return max(1, len(self.entries) - 1)
+        if entry.time_ratio is None:
+            return numbers.ABSENT
+        if self.floor is None:
+            return numbers.ratio(entry.time_ratio, 2)
+        return f"{verdicts.digits(entry.time_ratio, self.floor)}×"
 
 
 @functools.lru_cache(maxsize=2)
@@ -85,11 +97,11 @@ def outcomes(suite: Suite) -> tuple[Outcome, ...]:
         if group[0].trains:
             for method, entry in by_method.items():
                 preferred.setdefault((group[0].task, method), entry.label)
-    floors = _floors(suite)
+    floors = _floors(suite, {group: max(1, len(by_method) - 1) for group, by_method in chosen.items()})
     found = []
     for group, entries in groups.items():
         by_method = chosen[group] if group[0].trains else _preferred(entries, preferred)
-        found.append(_outcome(suite, group, entries, tuple(by_method.values()), floors.get(group[0].key)))
+        found.append(_outcome(suite, group, entries, tuple(by_method.values()), floors[group]))
     return tuple(found)
 
 
@@ -136,22 +148,29 @@ def _preferred(entries: Sequence[Entry], labels: Mapping[tuple[Task, str], str])
     return found
 
 
-def _floors(suite: Suite) -> dict[tuple[object, ...], Floor]:
-    """Return the noise floor of every setting whose baseline was run twice; the pairs of one place are pooled."""
-    first: dict[tuple[object, ...], list[float]] = {}
-    again: dict[tuple[object, ...], list[float]] = {}
-    for rows, into in ((suite.rows, first), (suite.partners, again)):
+def _floors(suite: Suite, compared: Mapping[Group, int]) -> dict[Group, Floor | None]:
+    """Return the noise floor of every group whose baseline was run twice; the pairs of one place are pooled."""
+    seconds: dict[tuple[object, ...], dict[bool, list[float]]] = {}
+    for rows, again in ((suite.rows, False), (suite.partners, True)):
         for row in rows:
             if row["label"] == suite.baseline and row["time_median_s"]:
-                into.setdefault((Setting.of(row).key, row["inner_steps"], row["seed"]), []).append(row["time_median_s"])
-    pairs: dict[tuple[object, ...], list[tuple[float, float]]] = {}
-    for key in first.keys() & again.keys():
-        pairs.setdefault(key[0], []).append((first[key][0], again[key][0]))  # type: ignore[arg-type]
-    places = {setting.key: setting.place for setting in suite.settings}
-    pooled: dict[object, list[list[tuple[float, float]]]] = {}
-    for key, own in pairs.items():
-        pooled.setdefault(places[key], []).append(own)
-    return {key: verdicts.floor(own, pooled[places[key]]) for key, own in pairs.items()}
+                key = (Setting.of(row).key, row["inner_steps"])
+                seconds.setdefault(key, {}).setdefault(again, []).append(row["time_median_s"])
+    pairs = {
+        key: [(statistics.median(two[False]), statistics.median(two[True]))]
+        for key, two in seconds.items()
+        if len(two) == 2
+    }
+    found: dict[Group, Floor | None] = {}
+    for group, number in compared.items():
+        setting, inner_steps, _ = group
+        near = {key: pair for key, pair in pairs.items() if key[0] and _place(key) == setting.place}
+        found[group] = verdicts.floor((setting.key, inner_steps), near, number)
+    return found
+
+
+def _place(key: tuple[Any, ...]) -> Place:
+    return key[0][-1]
 
 
 def telling(found: Sequence[Outcome]) -> dict[Task, Outcome]:

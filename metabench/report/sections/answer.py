@@ -46,7 +46,7 @@ def answer_headline(suite: Suite) -> str:
     trained = {task: one for task, one in found.items() if one.ranking is not None}
     if not trained:
         return _cost_headline(suite, list(found.values()))
-    if all(one.ranking is None or one.ranking.n < MINIMUM_SEEDS for one in trained.values()):
+    if not any(one.decided for one in trained.values()):
         return f"Fewer than {MINIMUM_SEEDS} seeds: the tables give values, and no verdicts."
     where = "its problem" if len(trained) == 1 else f"all {len(trained)} problems"
     winners = {one.ranking.winner for one in trained.values() if one.ranking}
