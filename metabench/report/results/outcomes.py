@@ -46,8 +46,17 @@ class Outcome:
         return self.group[0]
 
     def twins(self, label: str) -> list[str]:
-        """Return the labels that are the same computation as `label`."""
-        return [other for group in self.same if label in group for other in sorted(group - {label})]
+        """Return the labels that are the same computation as `label`, in the order of the entries."""
+        return [
+            one.label
+            for one in self.entries
+            for group in self.same
+            if {label, one.label} <= group and one.label != label
+        ]
+
+    def stands_for(self, label: str) -> str:
+        """Return the first label that is the same computation as `label`, itself if there is no other."""
+        return next((one.label for one in self.entries for group in self.same if {label, one.label} <= group), label)
 
     def at_the_top(self) -> list[Entry]:
         """Return the entries that are not told apart from the best, itself included; none below the seeds that a verdict takes."""

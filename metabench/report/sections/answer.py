@@ -77,6 +77,8 @@ def _cheapest(suite: Suite, working: Sequence[Entry], trained: dict[Task, Outcom
     if not whole:
         return f"{numbers.some([f'`{entry.method}`' for entry in working], 3)} among them"
     best = min(whole, key=lambda method: max(whole[method]))
+    if best == suite.baseline:
+        return f"none of these takes less memory than `{best}`"
     low, high = numbers.ratio(min(whole[best])), numbers.ratio(max(whole[best]))
     return (
         f"of these `{best}` takes least memory, {low if low == high else f'{low} to {high}'} that of `{suite.baseline}`"

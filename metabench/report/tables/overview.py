@@ -68,8 +68,6 @@ def quality_words(outcome: Outcome, entry: Entry) -> str:
         return ""
     if entry.label == ranking.best:
         return "best"
-    if twins := [twin for twin in outcome.twins(entry.label) if twin == ranking.best]:
-        return f"= {twins[0]}"
     verdict = ranking.verdicts.get(entry.label)
     if verdict is None or verdict.difference is None:
         return ""
@@ -90,6 +88,12 @@ def _cell(outcome: Outcome, entry: Entry | None, scale: tuple[float, float]) -> 
         return Cell(numbers.ABSENT)
     if entry.failed:
         return Cell("", None, badges=tuple(entry.failures.items()), title="; ".join(entry.messages.values()))
+    if (first := outcome.stands_for(entry.label)) != entry.label:
+        return Cell(
+            f"= {first}",
+            entry.quality.value if entry.quality else None,
+            "the same computation here: equal to the bit and to the byte",
+        )
     ranking = outcome.ranking
     verdict = ranking.verdicts.get(entry.label) if ranking else None
     top = entry in outcome.at_the_top()

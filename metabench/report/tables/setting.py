@@ -80,7 +80,8 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     decimals = numbers.shared_decimals(entry.quality for entry in entries)
     for entry in entries:
         outcome = decided[entry.group]
-        table.rows.append(_row(outcome, entry, decimals))
+        if outcome.stands_for(entry.label) == entry.label:
+            table.rows.append(_row(outcome, entry, decimals))
         table.records.append(record(entry, outcome))
     table.drop_absent(tuple(column.key for column in columns if column.group))
     if not any(entry.failures for entry in entries):
@@ -97,7 +98,11 @@ def _row(outcome: Outcome, entry: Entry, decimals: int | None) -> dict[str, Cell
     against = outcome.against_baseline.get(entry.label) if chosen else None
     cosine = entry.direction_cosine
     return {
-        "label": label_cell(entry, title=f"cell {', '.join(entry.cells)}"),
+        "label": label_cell(
+            entry,
+            "".join(f"= {twin} " for twin in outcome.twins(entry.label)).strip(),
+            f"cell {', '.join(entry.cells)}",
+        ),
         "status": status_cell(entry) if entry.failures else Cell(""),
         "inner_steps": Cell(numbers.count(entry.inner_steps), entry.inner_steps),
         "quality": estimate_cell(
