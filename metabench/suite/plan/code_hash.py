@@ -151,7 +151,7 @@ def certifier_hash() -> str:
 def report_hash(own: tuple[str, ...] = ()) -> str:
     """Return twelve hexadecimal digits over every file that makes the report; `own` are the suite's plugins and figures."""
     digest = hashlib.sha256(b"".join(Path(path).read_bytes() for path in own))
-    for part in ("report", "results"):
+    for part in ("report", "results", "papers"):
         for path in sorted(_installed().root.joinpath(part).rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
                 digest.update(path.name.encode() + path.read_bytes())
