@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,14 +17,24 @@ from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.plan import Plan, load_suite, plan
 
 ROOT = Path(__file__).parents[2]
+SUITE: dict[str, Any] = {
+    "name": "x",
+    "experiments": {"toy": {"problem": "toy_1d", "inner_steps": [3], "outer_steps": 2, "methods": ["t1t2"]}},
+}
 
 Planned = Callable[..., Plan]
 
 
-def test_an_empty_suite_has_no_cells() -> None:
-    for experiments in ({}, {"a": {"problem": "toy_1d", "methods": []}}):
-        empty = plan(load_suite({"name": "x", "experiments": experiments}))
-        assert (empty.cells, empty.rows) == ((), 0)
+@pytest.mark.parametrize(
+    ("experiments", "message"),
+    [
+        ({}, "suite 'x' has no experiments: 'metabench list problems' shows what one may be of"),
+        ({"a": {"problem": "toy_1d", "methods": []}}, "experiment 'a': no methods: expected at least one of none, unrolled, "),
+    ],
+)
+def test_a_suite_without_cells_is_refused(experiments: dict[str, object], message: str) -> None:
+    with pytest.raises(MetabenchError, match=message):
+        plan(load_suite({"name": "x", "experiments": experiments}))
 
 
 def test_every_combination_is_a_cell_in_the_order_of_the_suite(planned: Planned) -> None:
@@ -143,7 +154,17 @@ def test_a_wrong_name_or_option_is_refused(planned: Planned, changes: dict[str, 
 
 def test_an_unknown_baseline_is_refused() -> None:
     with pytest.raises(MetabenchError, match="unknown baseline method 'unroled': did you mean 'unrolled'"):
-        plan(load_suite({"name": "x", "baseline": "unroled"}))
+        plan(load_suite(SUITE | {"baseline": "unroled"}))
+
+
+def test_a_baseline_that_is_not_run_is_refused() -> None:
+    toy = SUITE["experiments"]["toy"]
+    two = SUITE | {"experiments": {"toy": toy, "more": toy | {"inner_steps": [4], "methods": ["none", "t1t2"]}}}
+    message = r"no experiment runs the baseline 'mixflow' \('toy', 'more'\): add it to one, or choose the baseline among t1t2, none$"
+    with pytest.raises(MetabenchError, match=message):
+        plan(load_suite(two | {"baseline": "mixflow"}))
+    assert plan(load_suite(two)).cells, "nobody chose the default"
+    assert plan(load_suite(two | {"baseline": "none"})).cells, "one experiment has it"
 
 
 def test_a_method_may_be_written_with_and_without_options(planned: Planned) -> None:
