@@ -350,6 +350,27 @@ def test_collect_puts_rows_together(tiny: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a" / "results.csv").is_file()
 
 
+def test_collect_moves_no_file_but_the_suites_own(tiny: Path, tmp_path: Path) -> None:
+    tiny.write_text(f"{TINY}results: {tmp_path / 'results'}\n")
+    planned = Path(str(cells(tiny)[0]["row_file"]))
+    others = [tmp_path / "elsewhere" / "data.parquet", planned.with_name("data.parquet"), tmp_path / "elsewhere" / planned.name]
+    for path in (planned, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"PAR1 of somebody")
+
+    def collect(place: Path) -> Done:
+        return metabench("collect", "--cells", place, "--suite", tiny, "--out", tmp_path / "results.parquet")
+
+    for folder in (tmp_path / "elsewhere", planned.parent):
+        done = collect(folder)
+        assert done.code == 2 and "Traceback" not in done.err
+        assert all(path.read_bytes() == b"PAR1 of somebody" for path in others)
+    assert "1 corrupt row file was set aside" in done.err and not planned.exists()
+    done = collect(planned.parent)
+    assert done.code == 2 and "data.parquet' is corrupt or truncated" in done.err
+    assert others[1].is_file()
+
+
 def test_config_reference_writes_the_file(tmp_path: Path) -> None:
     assert metabench("config-reference", "--out", tmp_path / "README.md").code == 0
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == (ROOT / "config/README.md").read_text(

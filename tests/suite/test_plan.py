@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -226,3 +228,31 @@ def test_planning_imports_no_torch() -> None:
 def test_a_suite_that_takes_more_examples_than_there_are_is_refused(planned: Planned) -> None:
     with pytest.raises(MetabenchError, match="takes 9,000 training examples, data set 'digits' has 1,437"):
         planned(problem="label_noise", datasets=["digits"], methods=["none"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inner_steps": 0}, "spec.json: 'inner_steps' is 0, expected a whole number, 1 or more"),
+        ({"inner_steps": 2.5}, "spec.json: 'inner_steps' is 2.5, expected a whole number, 1 or more"),
+        ({"outer_steps": -1}, "spec.json: 'outer_steps' is -1, expected a whole number, 0 or more"),
+        ({"threads": 0}, "spec.json: 'threads' is 0, expected a whole number, 1 or more"),
+        ({"replicate": 2}, "spec.json: 'replicate' is 2, expected a whole number, 0 to 1"),
+        ({"seeds": []}, "spec.json: 'seeds' is [], expected a list of one or more"),
+        ({"seeds": 3}, "spec.json: 'seeds' is 3, expected a list of one or more"),
+        ({"seeds": [0, -1]}, "spec.json: a seed is -1, expected a whole number, 0 to 9223372036854775807"),
+        ({"seeds": [2**63]}, "spec.json: a seed is 9223372036854775808, expected a whole number, 0 to 9223372036854775807"),
+        ({"seeds": [True]}, "spec.json: a seed is True, expected a whole number"),
+    ],
+)
+def test_a_number_of_a_hand_written_cell_that_no_plan_has_is_refused(
+    planned: Planned, changes: dict[str, object], message: str
+) -> None:
+    spec = json.dumps(dataclasses.asdict(planned().cells[0]) | changes)
+    with pytest.raises(MetabenchError, match=re.escape(message)):
+        Cell.from_json(spec, "spec.json")
+
+
+def test_the_largest_seed_is_accepted(planned: Planned) -> None:
+    cell = planned(seeds=[2**63 - 1]).cells[0]
+    assert Cell.from_json(cell.to_json(), "spec.json") == cell
