@@ -51,8 +51,6 @@ def print_plan(plan: Plan, as_json: bool, predicted: Sequence[CellPrediction] | 
 
 
 def _row(name: str, cells: Sequence[Cell]) -> tuple[str, ...]:
-    if not cells:
-        return (name, *[""] * 6, "0", "", "", "")
     first = cells[0]
     return (
         name,

@@ -196,7 +196,8 @@ def collect_command(
 
     planned = planned_suite(suite, overrides)
     certified = read_all_certificates(_certificate_files(certificates) if certificates else [])
-    report = collect(_listed_files(cells, "row files"), out, results_metadata(planned, certified))
+    files = _listed_files(cells, "row files")
+    report = collect(files, out, results_metadata(planned, certified), own=planned.own_files())
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
     print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}, {report.curves}", file=sys.stderr)
 

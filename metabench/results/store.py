@@ -9,7 +9,7 @@ import hashlib
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -140,12 +140,14 @@ def collect(
     out: Path,
     metadata: Mapping[str, str] | None = None,
     rerun: str = "snakemake --cores all",
+    own: Collection[Path] = (),
 ) -> CollectReport:
     """Concatenate cells' files, in their order, to `out` (Parquet), and their curves to curves.parquet in its folder.
 
-    A CSV is written next to each, with maps as JSON; each file completely or not at all. No files give empty, valid tables. Every corrupt
-    file is set aside before MetabenchError lists them with the command that reruns their cells (`rerun` and the files). Files of another
-    schema version are listed with that command too and stay; a cell with two rows of one seed is refused.
+    A CSV is written next to each, with maps as JSON; each file completely or not at all. No files give empty, valid tables. A corrupt file
+    stays where it is and is refused, unless it is one of `own`, the files of the suite's cells: those are set aside before MetabenchError
+    lists them with the command that reruns their cells (`rerun` and the files). Files of another schema version are listed with that
+    command too and stay; a cell with two rows of one seed is refused.
     """
     paths = [Path(path) for path in row_files]
     encoded = encode_metadata(metadata or {})
@@ -165,7 +167,7 @@ def collect(
                 rows = pa.concat_tables(tables).combine_chunks()
                 points.append(points_of(rows))
                 parts.append(rows.drop_columns([CURVES_COLUMN.name]))
-    _refuse(errors, rerun)
+    _refuse(errors, rerun, {_place(path) for path in own})
     table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
     table = table.combine_chunks().cast(SCHEMA).replace_schema_metadata({**SCHEMA.metadata, **encoded})
     _refuse_duplicates(table)
@@ -190,9 +192,14 @@ def _read_or_error(path: Path) -> pa.Table | MetabenchError:
         return error
 
 
-def _refuse(errors: Mapping[Path, MetabenchError], rerun: str) -> None:
-    """Set every corrupt file aside, then raise one error that names them all, or those of other versions, or the other errors."""
-    corrupt = [path for path, error in errors.items() if isinstance(error, CorruptRows)]
+def _place(path: Path) -> Path:
+    """Return the absolute path; a link stays one."""
+    return path.parent.resolve() / path.name
+
+
+def _refuse(errors: Mapping[Path, MetabenchError], rerun: str, own: Collection[Path]) -> None:
+    """Set corrupt files among `own` aside, then raise one error that names them all, or those of other versions, or the other errors."""
+    corrupt = [path for path, error in errors.items() if isinstance(error, CorruptRows) and _place(path) in own]
     if corrupt:
         lines = [f"  {path} -> {quarantine(path).name}" for path in corrupt]
         command = f"{rerun} {' '.join(shlex.quote(str(path)) for path in corrupt)}"

@@ -25,6 +25,7 @@ SUITE: dict[str, Any] = {
     "name": "tiny",
     "seeds": [0, 1, 2],
     "baseline": "t1t2",
+    "aa": False,  # a third of the cells more; the tests of partners turn it on
     "plugins": ["plugin.py"],
     "certify": False,  # takes seconds a method; the tests of certificates turn it on
     "predict": False,  # likewise; the tests of predictions turn it on

@@ -118,14 +118,6 @@ def test_cells_taken_out_of_the_suite_are_not_in_the_results(built: Workflow) ->
     assert built.row_files().keys() >= {"none", "broken"}
 
 
-def test_an_empty_suite_has_a_page(fresh: Workflow) -> None:
-    fresh.write_suite(experiments={})
-    said = fresh.snakemake()
-    assert "0 cells, 0 rows: none" in said.text
-    assert fresh.rows() == []
-    assert "<html" in (fresh.results() / "report" / "index.html").read_text(encoding="utf-8")
-
-
 def test_the_report_of_snakemake_has_captions_that_state_counts_and_intervals(built: Workflow) -> None:
     pytest.importorskip("pygments")
     built.snakemake("--report", "report.html")

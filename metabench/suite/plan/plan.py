@@ -23,7 +23,7 @@ from metabench.kinds import kinds
 from metabench.methods import methods
 from metabench.problems import problems
 from metabench.results.atomic import write_text_atomically
-from metabench.suite.config.keys import Experiment, Suite, Timing
+from metabench.suite.config.keys import DEFAULT_BASELINE, Experiment, Suite, Timing
 from metabench.suite.config.load import load_suite, memory_bytes, to_yaml
 from metabench.suite.plan.cell import Cell
 
@@ -52,6 +52,11 @@ class Plan:
     def row_file(self, cell: Cell) -> Path:
         """Return the path of the rows of `cell`; its spec and log are next to it, as .json and .log."""
         return self.folder / "cells" / cell.folder / f"{cell.stem}.parquet"
+
+    def own_files(self) -> list[Path]:
+        """Return the row files of the cells that lie in the suite's folder, wherever links in it lead."""
+        inside = (self.folder / "cells").resolve()
+        return [path for cell in self.cells if (path := self.row_file(cell)).parent.resolve().is_relative_to(inside)]
 
     @property
     def predictions(self) -> Path:
@@ -110,14 +115,16 @@ def plan(suite: Suite) -> Plan:
 
     Raises:
         MetabenchError: an unknown method, problem, data set, size or option (the nearest valid one is named); an invalid option
-            value; a cell described twice, in one experiment or in two; a plugin that cannot be used; a figure's file that is not there.
+            value; a cell described twice, in one experiment or in two; no experiment, one without methods, or none with the baseline;
+            a plugin that cannot be used; a figure's file that is not there.
     """
     plugins = [Path(path) for path in suite.plugins]
     known_methods, known_problems = methods(plugins), problems(plugins)
+    if not suite.experiments:
+        raise MetabenchError(f"suite '{suite.name}' has no experiments: 'metabench list problems' shows what one may be of")
     for figure in suite.figures:
         if not Path(figure).is_file():
             raise MetabenchError(f"figure '{figure}': no such file")
-    pick("baseline method", suite.baseline, known_methods)
     found: dict[Path, Cell] = {}
     for name, experiment in suite.experiments.items():
         try:
@@ -132,6 +139,13 @@ def plan(suite: Suite) -> Plan:
                 options = f"problem options {cell.problem_options}, method options {cell.method_options}"
                 raise MetabenchError(f"duplicate cell {place}, described by {who}: {options}")
             found[place] = cell
+    if suite.baseline and all(cell.method != suite.baseline for cell in found.values()):
+        pick("baseline method", suite.baseline, known_methods)
+        names = ", ".join(f"'{name}'" for name in suite.experiments)
+        run = ", ".join(dict.fromkeys(cell.method for cell in found.values()))
+        raise MetabenchError(
+            f"no experiment runs the baseline '{suite.baseline}' ({names}): add it to one, or choose the baseline among {run}"
+        )
     return Plan(suite, (*found.values(), *_partners(suite, found.values())))
 
 
@@ -142,7 +156,7 @@ def _partners(suite: Suite, cells: Iterable[Cell]) -> Iterator[Cell]:
     known = kinds([Path(path) for path in suite.plugins])
     found: dict[Path, Cell] = {}
     for cell in cells:
-        if cell.method != suite.baseline or not (name := known[cell.kind].partner):
+        if cell.method != (suite.baseline or DEFAULT_BASELINE) or not (name := known[cell.kind].partner):
             continue
         kind = pick(f"partner of kind of experiment '{cell.kind}'", name, known)
         changes: dict[str, Any] = {} if name == cell.kind else {"kind": name, "kind_options": _options(kind, {})}
@@ -185,6 +199,8 @@ def _cells(
     sizes = card.named_sizes(plugins)
     for size in experiment.sizes:
         pick(f"size of {where}", size, sizes)
+    if not experiment.methods:
+        raise MetabenchError("no methods: expected at least one of " + ", ".join(known_methods))
     chosen = [
         (method, options)
         for entry in experiment.methods

@@ -16,6 +16,7 @@ from metabench.core.kind import Kind
 from metabench.core.lazy import torch
 from metabench.core.types import Progress
 from metabench.measure.clock import Stopwatch, deadline, pin_threads
+from metabench.measure.device import measured_device
 from metabench.measure.environment import environment
 from metabench.measure.kernels import choose_kernels
 from metabench.measure.memory.bound import memory_bound
@@ -50,6 +51,11 @@ def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterato
     """
     choose_kernels(cell.kernels)
     place = environment(cell.device)
+    try:
+        measured_device(cell.device)
+    except MetabenchError as error:
+        yield from (failed_row(cell, seed, "unsupported", str(error), place) for seed in cell.seeds)
+        return
     pin_threads(cell.threads)
     loaded = load_data(cell)
     until = time.perf_counter() + cell.limit_seconds
