@@ -159,27 +159,26 @@ def _preferred(entries: Sequence[Entry], labels: Mapping[tuple[Task, str], str])
 
 def _floors(suite: Suite, compared: Mapping[Group, int]) -> dict[Group, Floor | None]:
     """Return the noise floor of every group whose baseline was run twice; the pairs of one place are pooled."""
-    seconds: dict[tuple[object, ...], dict[bool, list[float]]] = {}
-    for rows, again in ((suite.rows, False), (suite.partners, True)):
-        for row in rows:
-            if row["label"] == suite.baseline and row["time_median_s"]:
-                key = (Setting.of(row).key, row["inner_steps"])
-                seconds.setdefault(key, {}).setdefault(again, []).append(row["time_median_s"])
-    pairs = {
-        key: [(statistics.median(two[False]), statistics.median(two[True]))]
-        for key, two in seconds.items()
-        if len(two) == 2
+    again: dict[tuple[Setting, int], list[float]] = {}
+    for row in suite.partners:
+        if row["time_median_s"]:
+            again.setdefault((Setting.of(row), row["inner_steps"]), []).append(row["time_median_s"])
+    pairs: dict[Place, dict[tuple[Any, ...], list[tuple[float, float]]]] = {}
+    for (setting, steps), seconds in again.items():
+        own = [
+            entry.time_median
+            for entry in suite.entries
+            # Of the experiment that it was timed with: another was timed at another moment.
+            if (entry.label, entry.inner_steps, entry.setting.key, entry.setting.experiment)
+            == (suite.baseline, steps, setting.key, setting.experiment)
+            and entry.time_median
+        ]
+        if own:
+            near = pairs.setdefault(setting.place, {})
+            near[setting.key, steps] = [(statistics.median(own), statistics.median(seconds))]
+    return {
+        group: verdicts.floor((group[0].key, group[1]), pairs.get(group[0].place, {}), number) for group, number in compared.items()
     }
-    found: dict[Group, Floor | None] = {}
-    for group, number in compared.items():
-        setting, inner_steps, _ = group
-        near = {key: pair for key, pair in pairs.items() if key[0] and _place(key) == setting.place}
-        found[group] = verdicts.floor((setting.key, inner_steps), near, number)
-    return found
-
-
-def _place(key: tuple[Any, ...]) -> Place:
-    return key[0][-1]
 
 
 def telling(found: Sequence[Outcome]) -> dict[Task, Outcome]:
