@@ -30,6 +30,7 @@ class Outcome:
         ranking: verdicts on quality against the best; None where nothing was trained.
         against_baseline: verdicts on quality against the baseline, by label.
         floor: the noise floor of times here; None where the baseline was not run a second time.
+        baseline: the label that ratios and `against_baseline` compare with.
     """
 
     group: Group
@@ -39,6 +40,7 @@ class Outcome:
     ranking: Ranking | None
     against_baseline: Mapping[str, Verdict]
     floor: Floor | None
+    baseline: str
 
     @property
     def setting(self) -> Setting:
@@ -57,6 +59,10 @@ class Outcome:
     def stands_for(self, label: str) -> str:
         """Return the first label that is the same computation as `label`, itself if there is no other."""
         return next((one.label for one in self.entries for group in self.same if {label, one.label} <= group), label)
+
+    def _timed_as_baseline(self, entry: Entry) -> bool:
+        """Whether the ratio of times is of one computation with itself: whatever it is, it is noise."""
+        return entry.label != self.baseline and self.baseline in self.twins(entry.label)
 
     def at_the_top(self) -> list[Entry]:
         """Return the entries that are not told apart from the best, itself included; none below the seeds that a verdict takes."""
@@ -80,7 +86,9 @@ class Outcome:
         return len(best.quality_by_seed) >= MINIMUM_SEEDS
 
     def time_verdict(self, entry: Entry) -> str:
-        """Return the verdict on an entry's time against the baseline; empty without a ratio or a floor."""
+        """Return the verdict on an entry's time against the baseline; empty without a ratio or a floor, and for the same computation."""
+        if self._timed_as_baseline(entry):
+            return ""
         found = verdicts.time_verdict(entry.time_ratio, self.floor)
         return "" if found == Word.NONE else str(found)
 
@@ -88,6 +96,8 @@ class Outcome:
         """Return the ratio of an entry's time to the baseline's, with the digits that the noise floor allows."""
         if entry.time_ratio is None:
             return numbers.ABSENT
+        if self._timed_as_baseline(entry):
+            return "1×"
         if self.floor is None:
             return numbers.ratio(entry.time_ratio, 2)
         return f"{verdicts.digits(entry.time_ratio, self.floor)}×"
@@ -130,7 +140,7 @@ def _outcome(
         if suite.baseline in samples:
             against = verdicts.compare(samples, suite.baseline, rises)
     tried = {method: tuple(dict.fromkeys(own)) for method, own in labels.items() if len(set(own)) > 1}
-    return Outcome(group, entries, tried, same, ranking, against, floor)
+    return Outcome(group, entries, tried, same, ranking, against, floor, suite.baseline)
 
 
 def _chosen(entries: Sequence[Entry]) -> dict[str, Entry]:

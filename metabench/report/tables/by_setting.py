@@ -82,14 +82,16 @@ def least_memory(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def fastest_of(outcome: Outcome, entries: Sequence[Entry]) -> list[Entry]:
-    """Return the fastest entry with those within its noise floor; without a floor, none: there is no verdict."""
+    """Return the fastest entry with those within its noise floor and those of one computation; without a floor, none: no verdict."""
     timed = sorted((one for one in entries if one.time_median), key=lambda one: one.time_median or 0.0)
     if not timed or outcome.floor is None:
         return []
     least = timed[0].time_median or 1.0
-    return [
+    near = [
         one for one in timed if verdicts.time_verdict((one.time_median or 0.0) / least, outcome.floor) != Word.SLOWER
     ]
+    alike = {outcome.stands_for(one.label) for one in near}
+    return [one for one in timed if outcome.stands_for(one.label) in alike]
 
 
 def floor_ratio(outcome: Outcome) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from metabench.report import numbers
-from metabench.report.results.certified import doubt, short
+from metabench.report.results.certified import doubt, short, worst
 from metabench.report.results.entries import Entry, Suite, Task
 from metabench.report.results.outcomes import Outcome
 from metabench.report.tables.certificate_words import state_marks
@@ -43,11 +43,12 @@ def overview_table(suite: Suite, telling: dict[Task, Outcome]) -> Table:
         for entry in every:
             for status, number in entry.failures.items():
                 failed[status] = failed.get(status, 0) + number
-        verdict = suite.verdicts[every[0].label]
+        verdict = worst(entry.verdict for entry in every)
         labels = list(dict.fromkeys(entry.label for entry in entries.values()))
         name = labels[0] if len(labels) == 1 else method
+        inexact = next((entry.inexact for entry in entries.values() if entry.inexact), "")
         row = {
-            "label": Cell(name, name, label=name, doubt=doubt(verdict), inexact=every[0].inexact),
+            "label": Cell(name, name, label=name, doubt=doubt(verdict), inexact=inexact),
             "certificate": Cell("", verdict, verdict=verdict),
             "failures": Cell("" if failed else "0", float(sum(failed.values())), badges=tuple(failed.items())),
         }

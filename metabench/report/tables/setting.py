@@ -154,12 +154,16 @@ def _notes(suite: Suite, entries: Sequence[Entry], found: Sequence[Outcome]) -> 
         notes.append(
             f"{' and '.join(sorted(group))} are the same computation here: equal bytes, and a hypergradient equal to the bit."
         )
-    for method, labels in {method: labels for outcome in found for method, labels in outcome.tried.items()}.items():
-        chosen = next(entry.label for entry in found[0].entries if entry.method == method)
-        why = "chosen by the outer loss late in training" if entries[0].setting.trains else "it stands for the method"
-        notes.append(
-            f"{method}: tried {', '.join(labels)}; {chosen} {'was ' if entries[0].setting.trains else ': '}{why}."
-        )
+    tried: dict[str, dict[str, None]] = {}
+    chosen: dict[str, dict[str, None]] = {}
+    for outcome in found:
+        for method, labels in outcome.tried.items():
+            tried.setdefault(method, {}).update(dict.fromkeys(labels))
+            own = [entry.label for entry in outcome.entries if entry.method == method]
+            chosen.setdefault(method, {}).update(dict.fromkeys(own))
+    why = ", by the outer loss late in training" if entries[0].setting.trains else ""
+    for method, each in tried.items():
+        notes.append(f"{method}: tried {', '.join(each)}; chosen{why}: {', '.join(chosen[method])}.")
     if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
         notes.append(_why_no_ratio(suite.baseline, entries))
     if any(entry.time_ratio for entry in entries) and not any(outcome.floor for outcome in found):
