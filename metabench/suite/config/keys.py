@@ -74,8 +74,10 @@ class Limits:
 class Measure:
     """How each cell is measured."""
 
-    time_repeats: int = key("timed hypergradients after warm-up", 15, minimum=1)
-    time_budget: float = key("seconds after which timing stops early (never before three repeats)", 1.0, above=0)
+    time_repeats: int = key("timed hypergradients after warm-up, where a cell times itself", 15, minimum=1)
+    time_budget: float = key(
+        "seconds per cell and seed after which timing stops early (never before three repeats, or five rounds)", 1.0, above=0
+    )
     checkpoint: int = key(
         "outer steps of plain training, with fixed meta-parameters, before the checkpoint that all methods share",
         3,
@@ -139,6 +141,12 @@ class Suite:
     timing: Timing = key(
         "'exclusive': one cell at a time per machine, so that times are comparable; 'shared': in parallel",
         Timing.exclusive,
+    )
+    rounds: int = key(
+        "with `timing: exclusive`, the methods of a setting are timed side by side: each in its own process, taking turns, this often; "
+        "0: each cell times itself when it runs",
+        9,
+        minimum=0,
     )
     limits: Limits = key("limits of one cell", Limits)
     measure: Measure = key("how each cell is measured", Measure)
