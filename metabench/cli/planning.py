@@ -48,7 +48,8 @@ def print_plan(plan: Plan, as_json: bool, predicted: Sequence[CellPrediction] | 
         print(_predicted_words(plan.cells, predicted))
         for note, number in Counter(found.note for found in predicted if found.note).items():
             print(f"note: {number} predicted too low: {note}")
-    timed = f", timed side by side in {len(plan.groups)} groups" if plan.groups else ""
+    number = len(plan.groups)
+    timed = f", timed in {number} group{'s' if number > 1 else ''}" if number else ""
     print(f"{len(plan.cells)} cells, {plan.rows} rows{timed}, into {plan.folder}")
 
 
