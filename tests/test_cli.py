@@ -180,7 +180,7 @@ def test_list_into_a_closed_pipe_is_quiet() -> None:
 
 def test_plan_counts_cells_and_rows(tiny: Path) -> None:
     done = metabench("plan", tiny, "--set", "seeds=[0, 1, 2]", "--set", "results=elsewhere")
-    assert done.out.endswith("2 cells, 6 rows, into elsewhere/tiny\n")
+    assert done.out.endswith("2 cells, 6 rows, timed in 1 group, into elsewhere/tiny\n")
     for word in ("toy_1d", "none, t1t2", "300 s", "4 GiB"):
         assert word in done.out
 

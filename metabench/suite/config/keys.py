@@ -80,8 +80,10 @@ class Limits:
 class Measure:
     """How each cell is measured."""
 
-    time_repeats: int = key("timed hypergradients after warm-up", 15, minimum=1)
-    time_budget: float = key("seconds after which timing stops early (never before three repeats)", 1.0, above=0)
+    time_repeats: int = key("timed hypergradients after warm-up, where a cell times itself", 15, minimum=1)
+    time_budget: float = key(
+        "seconds per cell and seed after which timing stops early (never before three repeats, or five rounds)", 1.0, above=0
+    )
     checkpoint: int = key(
         "outer steps of plain training, with fixed meta-parameters, before the checkpoint that all methods share",
         3,
@@ -150,6 +152,12 @@ class Suite:
         "A/A comparison: repeat the timed part of each cell of the baseline in another process, to show by how much times of the same "
         "computation differ; only where timing is exclusive",
         True,
+    )
+    rounds: int = key(
+        "with `timing: exclusive`, the methods of a setting are timed side by side: each in its own process, taking turns, this often; "
+        "0: each cell times itself when it runs",
+        9,
+        minimum=0,
     )
     limits: Limits = key("limits of one cell", Limits)
     measure: Measure = key("how each cell is measured", Measure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from metabench.results.atomic import write_text_atomically
 from metabench.suite.config.keys import DEFAULT_BASELINE, Experiment, Suite, Timing
 from metabench.suite.config.load import load_suite, memory_bytes, to_yaml
 from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.groups import Group, settings
 
 __all__ = ["Plan", "load_suite", "plan"]
 
@@ -58,6 +60,20 @@ class Plan:
         inside = (self.folder / "cells").resolve()
         return [path for cell in self.cells if (path := self.row_file(cell)).parent.resolve().is_relative_to(inside)]
 
+    @functools.cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The cells that are timed side by side, by setting; none if every cell times itself."""
+        if not _in_rounds(self.suite):
+            return ()
+        return tuple(
+            Group(name, tuple(cells), tuple(map(self.row_file, cells)), self.suite.rounds, self.suite.baseline)
+            for name, cells in settings(self.cells).items()
+        )
+
+    def times_file(self, group: Group) -> Path:
+        """Return the path of the times of `group`; its description and log are next to it, as .json and .log."""
+        return self.folder / "times" / f"{group.name}.parquet"
+
     @property
     def predictions(self) -> Path:
         """Where the predictions for the suite's cells go."""
@@ -84,6 +100,11 @@ class Plan:
         return self.folder / "certificates.txt"
 
     @property
+    def times_list(self) -> Path:
+        """Where the list of the groups' times goes, one per line."""
+        return self.folder / "times.txt"
+
+    @property
     def results(self) -> Path:
         """Where all rows go."""
         return self.folder / "results.parquet"
@@ -94,14 +115,21 @@ class Plan:
         return self.folder / "curves.parquet"
 
     @property
+    def times(self) -> Path:
+        """Where the times of all rounds go."""
+        return self.folder / "times.parquet"
+
+    @property
     def certificates(self) -> list[Path]:
         """Where the certificates go, one file per method; none if the suite asks for none."""
         methods = dict.fromkeys(cell.method for cell in self.cells if self.suite.certify)
         return [self.folder / "certificates" / f"{method}.parquet" for method in methods]
 
     def write(self) -> None:
-        """Write what the jobs read: the spec of each cell, lists of files, the suite. Files that already say so are left alone."""
+        """Write what the jobs read: the spec of each cell, the groups, lists, the suite. Files that already say so are left alone."""
         texts = {self.row_file(cell).with_suffix(".json"): cell.to_json() for cell in self.cells}
+        texts |= {self.times_file(group).with_suffix(".json"): group.to_json() for group in self.groups}
+        texts[self.times_list] = "".join(f"{self.times_file(group)}\n" for group in self.groups)
         texts[self.suite_file] = to_yaml(self.suite)
         texts[self.cell_list] = "".join(f"{self.row_file(cell)}\n" for cell in self.cells)
         texts[self.certificate_list] = "".join(f"{path}\n" for path in self.certificates)
@@ -207,6 +235,7 @@ def _cells(
         for method, given in [_entry("method", entry, known_methods)]
         for options in _sweep(method.options, given, f"method '{method.name}'")
     ]
+    measure = dataclasses.asdict(suite.measure) | ({"time_repeats": 0} if _in_rounds(suite) else {})
     trained = card.outer_steps if experiment.outer_steps is None else experiment.outer_steps
     for dataset, size, problem_options, inner_steps, (method, method_options) in itertools.product(
         experiment.datasets or card.datasets[:1],
@@ -237,12 +266,17 @@ def _cells(
             threads=suite.threads,
             limit_seconds=suite.limits.seconds,
             limit_bytes=memory_bytes(suite.limits.memory),
-            measure=dataclasses.asdict(suite.measure),
+            measure=measure,
             plugins=list(suite.plugins),
             device_bytes=memory_bytes(suite.device_memory) if suite.device_memory else 0,
             kernels=suite.kernels.value,
             checkpoint_every=suite.checkpoint_every,
         )
+
+
+def _in_rounds(suite: Suite) -> bool:
+    """Return whether cells are timed side by side, so that none times itself."""
+    return suite.timing is Timing.exclusive and suite.rounds > 0
 
 
 def _is_plugins(dataset: str, known: Mapping[str, DatasetCard]) -> bool:
