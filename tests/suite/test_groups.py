@@ -18,6 +18,7 @@ def made(tmp_path: Path, **changes: Any) -> Plan:
     suite = {
         "name": "s",
         "seeds": [0, 1],
+        "aa": False,
         "results": str(tmp_path),
         "experiments": {"first": TOY, "second": TOY | {"kind": "cost"}},
     }
@@ -35,6 +36,13 @@ def test_a_group_is_a_setting_with_all_its_methods(tmp_path: Path) -> None:
     assert all([cell.method for cell in group.cells] == TOY["methods"] for group in found)
     assert len({group.name for group in found}) == 4
     assert {group.rounds for group in found} == {9}
+
+
+def test_a_second_run_of_the_baseline_is_timed_beside_the_first(tmp_path: Path) -> None:
+    groups = made(tmp_path, aa=True, experiments={"first": TOY | {"kind": "quality"}}).groups
+    for group in groups:
+        assert [(cell.method, cell.replicate, cell.kind) for cell in group.cells if cell.replicate] == [("unrolled", 1, "cost")]
+        assert len(group.cells) == len(TOY["methods"]) + 1
 
 
 def test_a_cell_times_itself_where_cells_take_no_turns(tmp_path: Path) -> None:
@@ -58,7 +66,8 @@ def test_a_further_method_changes_no_other_cell_and_no_name(tmp_path: Path) -> N
 def test_a_kind_that_measures_no_time_is_in_no_group(tmp_path: Path) -> None:
     plugin = tmp_path / "norms.py"
     plugin.write_text(
-        "from metabench.core.kind import Kind\nNORM = Kind('norm', 'nothing', stages=(), columns=('diagnostics',), module=__name__)\n"
+        "from metabench.core.kind import Kind\n"
+        "NORM = Kind('norm', 'nothing', stages=(lambda subject: iter(()),), columns=('diagnostics',), module=__name__)\n"
     )
     experiments = {"first": TOY | {"kind": "norm"}, "second": TOY | {"kind": "cost"}}
     found = made(tmp_path, plugins=[str(plugin)], experiments=experiments).groups
