@@ -13,12 +13,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from metabench.report.page.sentences import sentences
+from metabench.report.results.answers import answers, glances
 
 from metabench.report.figures import build_figures
 from metabench.report.figures.figure import Figure
 from metabench.report.page.page import render_page
-from metabench.report.page.sentences import sentences
-from metabench.report.results.answers import answers, glances
 from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite
 from metabench.report.sections.memory_study.figure_parts import FLOOR
