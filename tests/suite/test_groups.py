@@ -58,7 +58,9 @@ def test_a_further_method_changes_no_other_cell_and_no_name(tmp_path: Path) -> N
 def test_a_kind_that_measures_no_time_is_in_no_group(tmp_path: Path) -> None:
     plugin = tmp_path / "norms.py"
     plugin.write_text(
-        "from metabench.core.kind import Kind\nNORM = Kind('norm', 'nothing', stages=(), columns=('diagnostics',), module=__name__)\n"
+        "from metabench.core.kind import Kind\n"
+        "from metabench.stages.well_posed import well_posed\n"
+        "NORM = Kind('norm', 'nothing else', stages=(well_posed,), columns=('diagnostics',), module=__name__)\n"
     )
     experiments = {"first": TOY | {"kind": "norm"}, "second": TOY | {"kind": "cost"}}
     found = made(tmp_path, plugins=[str(plugin)], experiments=experiments).groups
