@@ -59,7 +59,7 @@ def test_a_method_without_its_baseline_at_its_own_place_has_no_ratio(load_rows: 
     here = [row for row in measured(synthetic, {}) if row["method"] == "unrolled"]
     there = [row for row in measured(synthetic, NATIVE) if row["method"] == "t1t2"]
     (alone,) = [entry for entry in load_rows(here + there).entries if entry.label == "t1t2"]
-    assert alone.memory_ratio is alone.time_ratio is alone.difference is None
+    assert alone.memory_ratio is alone.time_ratio is None
 
 
 def test_the_top_of_the_page_says_that_kernels_differ(load_rows: Any, synthetic: Any) -> None:
