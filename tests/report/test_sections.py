@@ -22,7 +22,7 @@ OWN = [
     *("answer", "memory-study", "problems", "own-figures", "published"),
     *("certificates", "measurement", "coverage", "provenance", "glossary"),
 ]
-PLUGIN = '''
+PLUGIN = """
 from metabench.report.blocks import Sentence
 from metabench.report.numbers import count
 from metabench.report.section import Part, Section
@@ -40,7 +40,7 @@ def parts(suite):
 
 
 COUNTS = Section("row-counts", "Rows", parts, headline=lambda suite: f"There are {len(suite.rows)} rows.")
-'''
+"""
 FIGURE = '''"""Peak bytes of <b>every</b> entry
 
 One bar for each.

@@ -377,7 +377,7 @@ class Suite:
 
 
 def slug(*parts: str) -> str:
-    """Join names into a file's name: lower-case ASCII letters, digits, '.', '_' and '-' only; a digest ends it where other signs are lost."""
+    """Join names into a file's name: lower-case ASCII letters, digits, '.', '_' and '-' only; a digest ends it if more is lost."""
     cleaned = (
         "".join(letter if (letter.isalnum() and letter.isascii()) or letter in "._" else "-" for letter in part)
         for part in parts

@@ -103,7 +103,7 @@ class Outcome:
         return f"{verdicts.digits(entry.time_ratio, self.floor)}×"
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=1)
 def outcomes(suite: Suite) -> tuple[Outcome, ...]:
     """Return the outcome of every group, in the order of the suite's settings, by inner steps."""
     groups: dict[Group, list[Entry]] = {}
@@ -122,6 +122,12 @@ def outcomes(suite: Suite) -> tuple[Outcome, ...]:
         by_method = chosen[group] if group[0].trains else _preferred(entries, preferred)
         found.append(_outcome(suite, group, entries, tuple(by_method.values()), floors[group]))
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=1)
+def by_group(suite: Suite) -> Mapping[Group, Outcome]:
+    """Return the outcomes by their group."""
+    return {outcome.group: outcome for outcome in outcomes(suite)}
 
 
 def _outcome(
@@ -169,7 +175,7 @@ def _preferred(entries: Sequence[Entry], labels: Mapping[tuple[Task, str], str])
 
 def _floors(suite: Suite, compared: Mapping[Group, int]) -> dict[Group, Floor | None]:
     """Return the noise floor of every group whose baseline was run twice; the pairs of one place are pooled."""
-    seconds: dict[tuple[object, ...], dict[bool, list[float]]] = {}
+    seconds: dict[tuple[Any, ...], dict[bool, list[float]]] = {}
     for rows, again in ((suite.rows, False), (suite.partners, True)):
         for row in rows:
             if row["label"] == suite.baseline and row["time_median_s"]:
@@ -180,16 +186,13 @@ def _floors(suite: Suite, compared: Mapping[Group, int]) -> dict[Group, Floor | 
         for key, two in seconds.items()
         if len(two) == 2
     }
-    found: dict[Group, Floor | None] = {}
-    for group, number in compared.items():
-        setting, inner_steps, _ = group
-        near = {key: pair for key, pair in pairs.items() if key[0] and _place(key) == setting.place}
-        found[group] = verdicts.floor((setting.key, inner_steps), near, number)
-    return found
-
-
-def _place(key: tuple[Any, ...]) -> Place:
-    return key[0][-1]
+    near: dict[Place, dict[tuple[Any, ...], list[tuple[float, float]]]] = {}
+    for key, pair in pairs.items():
+        near.setdefault(key[0][-1], {})[key] = pair
+    return {
+        group: verdicts.floor((group[0].key, group[1]), near.get(group[0].place, {}), number)
+        for group, number in compared.items()
+    }
 
 
 def telling(found: Sequence[Outcome]) -> dict[Task, Outcome]:
