@@ -64,7 +64,7 @@ def make_problem(
     kind = problem(name)
     return kind(
         Setting(
-            size=size or next(iter(kind.card.sizes)),
+            size=size or next(iter(kind.card.named_sizes())),
             options=build(kind.card.options, SMALL[name] | options, f"problem '{name}'"),
             inner_steps=inner_steps,
             seed=seed,

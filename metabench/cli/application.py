@@ -28,7 +28,10 @@ Overrides = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Plugins = Annotated[
     list[Path],
-    typer.Option("--plugin", help="A Python file with methods, problems, data sets, inner optimisers or kinds of experiment; repeatable."),
+    typer.Option(
+        "--plugin",
+        help="A Python file with methods, problems, data sets, models, inner optimisers or kinds of experiment; repeatable.",
+    ),
 ]
 
 

@@ -14,6 +14,7 @@ from metabench.core.kind import Kind
 from metabench.core.method import Cost, Limit, Mean, Method, Target
 from metabench.core.options import build, describe
 from metabench.core.problem import Metric, Problem, ProblemCard
+from metabench.core.registry import Registry, pick
 
 _METHOD: Mapping[str, tuple[type, ...]] = {
     "title": (str,),
@@ -39,7 +40,8 @@ _KIND: Mapping[str, tuple[type, ...]] = {
 _CARD: Mapping[str, tuple[type, ...]] = {
     "title": (str,),
     "datasets": (tuple,),
-    "sizes": (Mapping,),
+    "sizes": (Mapping, Registry),
+    "default_size": (str,),
     "metrics": (tuple,),
     "citation": (str,),
     "options": (type,),
@@ -77,6 +79,9 @@ def check_problem(problem: type[Problem], name: str) -> None:
         members = list(values.values()) if isinstance(values, Mapping) else list(values)
         if not members or not all(isinstance(member, kind) for member in members):
             raise MetabenchError(f"{what}: {key} is {values!r}, expected one or more: {expected}")
+    if card.default_size or isinstance(card.sizes, Registry):
+        known = card.sizes.loaded() if isinstance(card.sizes, Registry) else card.sizes
+        pick(f"default size of {what}", card.default_size, known)
     for metric in card.metrics:
         if metric.direction not in ("max", "min"):
             raise MetabenchError(
@@ -95,7 +100,9 @@ def check_kind(kind: Kind, name: str) -> None:
     what = f"kind of experiment '{name}'"
     check_fields(kind, _KIND, what)
     if not kind.stages or not all(callable(stage) for stage in kind.stages):
-        raise MetabenchError(f"{what}: stages is {kind.stages!r}, expected one or more functions from a Subject to columns")
+        raise MetabenchError(
+            f"{what}: stages is {kind.stages!r}, expected one or more functions from a Subject to columns"
+        )
     _check_options(kind.options, what)
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.core.registry import Declarable
+from metabench.core.registry import Declarable, Found, Registry
 from metabench.core.schedules import Constant, Schedule, schedule_text
 from metabench.core.segments import Segment
 from metabench.core.types import Batch, InnerState, OptimiserState, Tree, Window
@@ -121,7 +121,7 @@ class ProblemCard:
         title: one line for tables.
         datasets: names of the data sets that it can run on; the first is its default.
             ('own',) if it reads its own files, or draws its data.
-        sizes: named sizes of its model, with one line each; the first is its default.
+        sizes: named sizes of its model, with one line each; or a registry of models, to which plugins add.
         metrics: the first is the one that tables show.
         citation: key in `references.bib` of the paper that introduced the setting, or BibTeX; empty for one that is yours.
         options: frozen dataclass of its options.
@@ -129,11 +129,12 @@ class ProblemCard:
         outer_steps: the default number of meta-updates of a run.
         name: the word in a suite; empty: the name of its file.
         files: data files that it reads itself; a cell depends on their content.
+        default_size: empty: the first of `sizes`. A registry needs one, because plugins may change what is first.
     """
 
     title: str
     datasets: tuple[str, ...]
-    sizes: Mapping[str, str]
+    sizes: Mapping[str, str] | Registry[Any]
     metrics: tuple[Metric, ...]
     citation: str
     options: type
@@ -141,6 +142,17 @@ class ProblemCard:
     outer_steps: int
     name: str = ""
     files: tuple[Path, ...] = ()
+    default_size: str = ""
+
+    def named_sizes(self, plugins: Iterable[Path] = ()) -> Found[str]:
+        """Return every size by name with its line, the default first; raise MetabenchError as `Registry`."""
+        if isinstance(self.sizes, Registry):
+            models = self.sizes(plugins)
+            known = Found({name: str(model.title) for name, model in models.items()}, models.homes, models.left_out)
+        else:
+            known = Found(self.sizes, {}, {})
+        default = self.default_size or next(iter(known))
+        return Found({default: known[default], **known}, known.homes, known.left_out)
 
 
 @dataclass(frozen=True)
@@ -246,7 +258,8 @@ class Problem(Declarable, ABC):
     def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
         """Return the meta-parameters to go on with after outer step `step` (from 1), and what to keep until the next one.
 
-        A projection onto valid meta-parameters, or what a search does between two updates. `memory` is what was returned last, at first
+        A projection onto valid meta-parameters, or what a search does between two updates. It returns new tensors: to write to those of
+        `meta` is an error. `memory` is what was returned last, at first
         empty. Random numbers come from `generator(seed, f"... {step}")`, so that a resumed run draws the same.
         """
         return meta, memory

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 from metabench.core.lazy import torch
 from metabench.core.types import Tree
+from metabench.models.named import NamedClassifier
 
-SIZES = {"conv4": (4, 8), "conv8": (8, 16), "conv16": (16, 32), "conv32": (32, 64)}
-"""Channels of the stages; each stage is a 3x3 convolution, ReLU and a 2x2 average pooling."""
-
-
-def describe(size: str) -> str:
-    """Return one line about a named size."""
-    return "convolutional network, stages of " + ", ".join(str(width) for width in SIZES[size]) + " channels"
+STAGES = {"conv4": (4, 8), "conv8": (8, 16), "conv16": (16, 32), "conv32": (32, 64)}
+"""Channels of the stages by name; each stage is a 3x3 convolution, ReLU and a 2x2 average pooling."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +29,9 @@ class ConvNet:
     classes: int
 
     @classmethod
-    def named(cls, size: str, input_shape: tuple[int, ...], classes: int) -> ConvNet:
-        """Return the network of a named size for square images of shape [channels, side, side]."""
-        return cls((input_shape[0], *SIZES[size]), input_shape[-1], classes)
+    def of(cls, stages: tuple[int, ...], input_shape: tuple[int, ...], classes: int) -> ConvNet:
+        """Return the network with these stages for square images of shape [channels, side, side]."""
+        return cls((input_shape[0], *stages), input_shape[-1], classes)
 
     def initial(self, generator: torch.Generator, dtype: torch.dtype) -> Tree:
         """Return parameters drawn as He et al. 2015; biases zero. Always drawn in float64, then rounded: the same in every dtype."""
@@ -59,3 +56,15 @@ class ConvNet:
             hidden = torch.nn.functional.conv2d(hidden, params[f"stage{i}.weight"], params[f"stage{i}.bias"], padding=1)
             hidden = torch.nn.functional.avg_pool2d(hidden.relu(), 2)
         return torch.nn.functional.linear(hidden.flatten(1), params["head.weight"], params["head.bias"])
+
+
+CONVNETS = tuple(
+    NamedClassifier(
+        name,
+        "convolutional network, stages of " + ", ".join(map(str, stages)) + " channels",
+        "convolutional network",
+        functools.partial(ConvNet.of, stages),
+        10 + order,
+    )
+    for order, (name, stages) in enumerate(STAGES.items())
+)

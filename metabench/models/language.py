@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,12 @@ from metabench.core.lazy import torch
 from metabench.core.options import option
 from metabench.core.problem import Problem
 from metabench.core.randomness import generator
+from metabench.core.registry import Registry, pick
 from metabench.core.segments import LOSS, Segment, chain_loss
 from metabench.core.types import Batch, Tree
-from metabench.models import transformer
 from metabench.models.attention_block import HIDDEN
-from metabench.models.transformer import TOKENS, Head, Transformer
+from metabench.models.named import LanguageModel, NamedLanguageModel, check_made, models_of
+from metabench.models.transformer import TOKENS, Head
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,40 +36,44 @@ class LanguageOptions:
     vocabulary: int = option(0, minimum=0, help="tokens of the tokeniser; 0 for 256 bytes, or 1024 with merges")
     sequence: int = option(64, minimum=1, help="tokens predicted per sequence")
     batch: int = option(16, minimum=1, help="sequences in an inner and in an outer batch")
-    blocks: int = option(0, minimum=0, help="of the transformer; 0 for that of the size")
+    blocks: int = option(0, minimum=0, help="of the model; 0 for that of the size")
     width: int = option(0, minimum=0, help="of its residual stream; 0 for that of the size")
     heads: int = option(0, minimum=0, help="of its attention; 0 for that of the size")
-    hidden: int = option(
-        0, minimum=0, help="width of its MLPs; 0 for that of the size, or four times the width given"
-    )
+    hidden: int = option(0, minimum=0, help="width of its MLPs; 0 for that of the size, or four times the width given")
     compute: str = option(
         "", choices=("", "bfloat16"), help="dtype of its arithmetic; empty for that of the parameters"
     )
     evaluated: int = option(256, minimum=1, help="sequences of the held-out text used by the metric, evenly spread")
 
 
-def sizes() -> Mapping[str, str]:
-    """Return every named size with one line about it, the smallest first."""
-    return {size: transformer.describe(size) for size in transformer.SIZES}
+LANGUAGE_MODELS: Registry[NamedLanguageModel] = models_of(
+    NamedLanguageModel, "language model", "metabench.language_models"
+)
+_PARTS = ("initial", "shapes", "body", "head", "head_names", "vocabulary")
 
 
-def language_model(size: str, vocabulary: int, options: LanguageOptions) -> Transformer:
+def language_model(size: str, vocabulary: int, options: LanguageOptions) -> LanguageModel:
     """Return the model of a named size for a vocabulary of this size, modified by the options.
 
     Raises:
-        MetabenchError: no size has that name, or the heads do not divide the width into even numbers of features.
+        MetabenchError: no size has that name, what is made is no language model, or the options do not fit it.
     """
-    named = Transformer.named(size, vocabulary, options.compute)
+    model: LanguageModel = pick("size", size, LANGUAGE_MODELS.loaded()).make(vocabulary, options.compute)
+    check_made(
+        model, size, _PARTS, "a network that is a chain of segments, as metabench.models.transformer.Transformer"
+    )
     given = {key: getattr(options, key) for key in ("blocks", "width", "heads", "hidden") if getattr(options, key)}
-    if "width" in given:
+    if not given:
+        return model
+    fields = [field.name for field in dataclasses.fields(model)] if dataclasses.is_dataclass(model) else []
+    for key in given:
+        if key not in fields:
+            raise MetabenchError(
+                f"model '{size}', a {type(model).__name__}, has no '{key}' to set: leave the option out"
+            )
+    if "width" in given and "hidden" in fields:
         given.setdefault("hidden", 4 * given["width"])
-    model = dataclasses.replace(named, **given)
-    if model.width % (2 * model.heads):
-        near = max(1, round(model.width / (2 * model.heads))) * 2 * model.heads
-        raise MetabenchError(
-            f"a width of {model.width} is not {model.heads} heads of an even number of features each: try a width of {near}"
-        )
-    return model
+    return dataclasses.replace(model, **given)
 
 
 def drawn(tokens: torch.Tensor, count: int, sequence: int, stream: torch.Generator) -> Batch:
@@ -102,7 +106,7 @@ def token_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 class ChainProblem(Problem):
     """A problem of which both losses are chains of segments; a subclass sets the two, and the model, when it is made."""
 
-    _model: Transformer
+    _model: LanguageModel
     _inner_segments: tuple[Segment, ...]
     _outer_segments: tuple[Segment, ...]
 
@@ -141,13 +145,13 @@ class NextToken:
         return {LOSS: torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[TOKENS][:, 1:].flatten())}
 
 
-def next_token_segments(model: Transformer) -> tuple[Segment, ...]:
+def next_token_segments(model: LanguageModel) -> tuple[Segment, ...]:
     """Return the mean next-token cross-entropy as a chain."""
     return (*model.body(), Segment("head and loss", NextToken(model.head), model.head_names(), batch=(TOKENS,)))
 
 
 def nats_and_bytes(
-    model: Transformer, params: Tree, tokens: torch.Tensor, bytes_of: npt.NDArray[np.int64]
+    model: LanguageModel, params: Tree, tokens: torch.Tensor, bytes_of: npt.NDArray[np.int64]
 ) -> tuple[float, int]:
     """Return the summed cross-entropy of the tokens after the first of each sequence, and the bytes that these stand for."""
     count = max(1, AT_ONCE // (tokens.shape[1] - 1))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 from metabench.core.lazy import torch
 from metabench.core.types import Tree
+from metabench.models.named import NamedClassifier
 
-SIZES = {"mlp64": (64,), "mlp256": (256,), "mlp1024": (1024,), "mlp512x3": (512, 512, 512)}
-"""Widths of the hidden layers."""
-
-
-def describe(size: str) -> str:
-    """Return one line about a named size."""
-    return "MLP, hidden layers of " + ", ".join(str(width) for width in SIZES[size])
+HIDDEN = {"mlp64": (64,), "mlp256": (256,), "mlp1024": (1024,), "mlp512x3": (512, 512, 512)}
+"""Widths of the hidden layers by name."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +25,9 @@ class MLP:
     widths: tuple[int, ...]
 
     @classmethod
-    def named(cls, size: str, input_shape: tuple[int, ...], classes: int) -> MLP:
-        """Return the network of a named size."""
-        return cls((math.prod(input_shape), *SIZES[size], classes))
+    def of(cls, hidden: tuple[int, ...], input_shape: tuple[int, ...], classes: int) -> MLP:
+        """Return the network with these hidden layers."""
+        return cls((math.prod(input_shape), *hidden, classes))
 
     def initial(self, generator: torch.Generator, dtype: torch.dtype) -> Tree:
         """Return parameters drawn as He et al. 2015; biases zero. Always drawn in float64, then rounded: the same in every dtype."""
@@ -50,3 +47,11 @@ class MLP:
             if i < layers - 1:
                 hidden = hidden.relu()
         return hidden
+
+
+MLPS = tuple(
+    NamedClassifier(
+        name, "MLP, hidden layers of " + ", ".join(map(str, hidden)), "MLP", functools.partial(MLP.of, hidden), order
+    )
+    for order, (name, hidden) in enumerate(HIDDEN.items())
+)

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.core.registry import pick
 from metabench.core.segments import Segment
 from metabench.core.types import Batch, Tree
 from metabench.models.attention_block import HIDDEN, Block, cast, norm
+from metabench.models.named import NamedLanguageModel
 
 TOKENS = "tokens"
 """The tensor of a batch that holds the sequences: int64, shape [n, sequence + 1]; the last column is predicted and never read."""
@@ -26,6 +27,19 @@ class Size:
     blocks: int
     hidden: int
     tied: bool = False
+
+    @property
+    def title(self) -> str:
+        """One line for listings."""
+        return (
+            f"causal transformer, {self.blocks} blocks of width {self.width}, {self.heads} heads, "
+            f"{self.rows:,} rows of vocabulary"
+        )
+
+    def model(self, vocabulary: int, compute: str = "") -> Transformer:
+        """Return the model of this size, with `vocabulary` rows or the size's own number of rows, whichever is larger."""
+        rows = max(self.rows, vocabulary)
+        return Transformer(rows, self.width, self.heads, self.blocks, self.hidden, compute, self.tied)
 
 
 SIZES: Mapping[str, Size] = {
@@ -46,14 +60,6 @@ SIZES: Mapping[str, Size] = {
     "1B": Size(32_000, 1792, 28, 24, 7168, tied=True),
 }
 """Named sizes. A name is the number of parameters within 3 %, with the size's own vocabulary."""
-
-
-def describe(size: str) -> str:
-    """Return one line about a named size."""
-    of = SIZES[size]
-    return (
-        f"causal transformer, {of.blocks} blocks of width {of.width}, {of.heads} heads, {of.rows:,} rows of vocabulary"
-    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,9 @@ class Transformer:
         compute: dtype of the arithmetic in the blocks and of the unembedding's product: "" for that of the parameters, or
             "bfloat16". The residual stream, the logits returned, and so the loss and every gradient, keep the parameters' dtype.
         tied: whether the embedding's matrix unembeds too; there is no "head.weight" then.
+
+    Raises:
+        MetabenchError: the heads do not divide the width into even numbers of features.
     """
 
     vocabulary: int
@@ -103,15 +112,12 @@ class Transformer:
     compute: str = ""
     tied: bool = False
 
-    @classmethod
-    def named(cls, size: str, vocabulary: int, compute: str = "") -> Transformer:
-        """Return the model of a named size, with `vocabulary` rows or the size's own number of rows, whichever is larger.
-
-        Raises:
-            MetabenchError: no size has that name; the nearest valid one is named.
-        """
-        of = pick("size", size, SIZES)
-        return cls(max(of.rows, vocabulary), of.width, of.heads, of.blocks, of.hidden, compute, of.tied)
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            near = max(1, round(self.width / (2 * self.heads))) * 2 * self.heads
+            raise MetabenchError(
+                f"a width of {self.width} is not {self.heads} heads of an even number of features each: try a width of {near}"
+            )
 
     @property
     def block(self) -> Block:
@@ -172,3 +178,9 @@ class Transformer:
         """Return the parameters of the head as a segment lists them: (name within, name in the tree) each."""
         weight = "embed.weight" if self.tied else "head.weight"
         return (("norm.scale", "head.norm.scale"), ("norm.shift", "head.norm.shift"), ("weight", weight))
+
+
+TRANSFORMERS = tuple(
+    NamedLanguageModel(name, size.title, "transformer", size.model, order)
+    for order, (name, size) in enumerate(SIZES.items())
+)

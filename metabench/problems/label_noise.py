@@ -25,7 +25,7 @@ from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
 from metabench.data.splits import disjoint
-from metabench.models.classifiers import classifier, sizes
+from metabench.models.classifiers import CLASSIFIERS, classifier
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Options:
     hidden: int = option(100, minimum=1, help="hidden units of the weighting network")
     optimiser: str = option("sgd", choices=INNER_OPTIMISERS, help="inner optimiser")
     learning_rate: float = option(0.05, above=0, help="of the inner optimiser")
-    schedule: str = option("constant", check=read_schedule, help="of the learning rate, over inner steps: 'warm-up 10, cosine 100'")
+    schedule: str = option(
+        "constant", check=read_schedule, help="of the learning rate, over inner steps: 'warm-up 10, cosine 100'"
+    )
     weight_decay: float = option(5e-4, minimum=0, help="l2 penalty of the inner loss")
     outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser, Adam")
     detach: bool = option(True, help="whether the weighting network reads the losses as constants")
@@ -54,7 +56,8 @@ class LabelNoise(Problem):
     card = ProblemCard(
         title="weighting noisily labelled examples",
         datasets=("fashion_mnist_10k", "fashion_mnist", "mnist_10k", "mnist", "digits"),
-        sizes={"mlp256": sizes()["mlp256"], **sizes()},
+        sizes=CLASSIFIERS,
+        default_size="mlp256",
         metrics=(Metric("test accuracy (%)", "max"), Metric("test cross-entropy (nat)", "min")),
         citation="shu2019meta",
         options=Options,
@@ -71,7 +74,9 @@ class LabelNoise(Problem):
         rate = scheduled(options.learning_rate, read_schedule(options.schedule))
         self.optimiser = inner_optimiser(options.optimiser, rate)
         self.outer_optimiser = OuterOptimiser("Adam", options.outer_learning_rate)
-        self._network = classifier(setting.size, data.train_inputs.shape[1:], len(data.classes))
+        self._network = classifier(
+            setting.size, data.train_inputs.shape[1:], len(data.classes), setting.device, setting.dtype
+        )
         parts = disjoint(
             len(data.train_targets),
             {"train": options.train, "validation": options.validation},

@@ -27,13 +27,13 @@ from metabench.core.randomness import generator, stream_seed
 from metabench.data.text.corpus import corpus
 from metabench.data.text.tokens import bits_per_byte
 from metabench.models.language import (
+    LANGUAGE_MODELS,
     ChainProblem,
     LanguageOptions,
     drawn,
     language_model,
     nats_and_bytes,
     next_token_segments,
-    sizes,
     spread,
 )
 
@@ -62,7 +62,8 @@ class LanguageModelInitialisation(ChainProblem):
     card = ProblemCard(
         title="initial parameters of a language model that adapts to topics",
         datasets=("jargon_foldoc", "jargon", "foldoc"),
-        sizes=sizes(),
+        sizes=LANGUAGE_MODELS,
+        default_size="100k",
         metrics=(
             Metric("adapted to held-out topics (bits per byte)", "min"),
             Metric("before adaptation (bits per byte)", "min"),

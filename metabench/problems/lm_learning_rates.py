@@ -24,13 +24,13 @@ from metabench.core.randomness import generator
 from metabench.data.text.corpus import corpus
 from metabench.data.text.tokens import bits_per_byte
 from metabench.models.language import (
+    LANGUAGE_MODELS,
     ChainProblem,
     LanguageOptions,
     drawn,
     language_model,
     nats_and_bytes,
     next_token_segments,
-    sizes,
     spread,
 )
 
@@ -52,7 +52,8 @@ class LanguageModelLearningRates(ChainProblem):
     card = ProblemCard(
         title="learning rates of a language model, one per parameter tensor",
         datasets=("jargon", "foldoc", "jargon_foldoc"),
-        sizes=sizes(),
+        sizes=LANGUAGE_MODELS,
+        default_size="100k",
         metrics=(Metric("held-out loss (bits per byte)", "min"),),
         citation="kemaev2025scalable",
         options=Options,

@@ -32,13 +32,13 @@ from metabench.data.text.corpus import corpus
 from metabench.data.text.tokens import bits_per_byte
 from metabench.models.attention_block import HIDDEN
 from metabench.models.language import (
+    LANGUAGE_MODELS,
     ChainProblem,
     LanguageOptions,
     drawn,
     language_model,
     nats_and_bytes,
     next_token_segments,
-    sizes,
     spread,
     token_losses,
 )
@@ -69,7 +69,8 @@ class LanguageModelLossWeights(ChainProblem):
     card = ProblemCard(
         title="weighting mixed text for one domain",
         datasets=("jargon_foldoc",),
-        sizes=sizes(),
+        sizes=LANGUAGE_MODELS,
+        default_size="100k",
         metrics=(Metric("held-out loss of the target (bits per byte)", "min"),),
         citation="calian2025datarater",
         options=Options,

@@ -12,7 +12,7 @@ from metabench.core.curves import Curve, sound_curves
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.types import InnerState
 from metabench.stages.subject import Row, Subject
-from metabench.training.loop import UNITS, Updated, train
+from metabench.training.loop import LOG, UNITS, Updated, train
 from metabench.training.record import checked
 from metabench.training.run import Run
 
@@ -33,12 +33,12 @@ def quality(subject: Subject) -> Iterator[Row]:
                 if isinstance(event, Updated):
                     subject.tell("training", event.step, steps)
         except Exception:
-            yield _curves(run.record.curves(UNITS), note)
+            yield _curves(run.record.curves(UNITS, LOG), note)
             raise
     if run.step < steps:
         best = f"was best after {run.best.step}" if run.best is not None else "was never finite"
         note = "; ".join(filter(None, (note, f"stopped after {run.step} of {steps} meta-updates: validation {best}")))
-    followed = run.record.curves(UNITS)
+    followed = run.record.curves(UNITS, LOG)
     kept = _curves(followed, note)
     yield kept
     params, meta = run.outcome(problem)

@@ -25,6 +25,8 @@ OUTER_LOSS = "outer loss"
 TIME = "time"
 UNITS = {TIME: "s"}
 """Units of the curves that every run has."""
+LOG = (OUTER_LOSS,)
+"""Those that ask for a logarithmic axis where they span decades: a method that diverges would flatten the others."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,15 @@ def train(
 
 
 def _after_update(problem: Problem, run: Run) -> tuple[Tree, Mapping[str, Tree]]:
-    """Return the meta-parameters and the memory of the hook; raise MetabenchError if it returns something else."""
-    found: Any = problem.after_update(run.step, run.meta, run.memory)
+    """Return the meta-parameters and the memory of the hook; raise MetabenchError if it returns something else, or writes in place."""
+    versions = {name: leaf._version for name, leaf in run.meta.items()}
+    found: Any = problem.after_update(run.step, dict(run.meta), run.memory)
+    # Where nothing was learned, these are the tensors that the problem began with, or those of the best validation.
+    for name, leaf in run.meta.items():
+        if leaf._version != versions[name]:
+            raise MetabenchError(
+                f"after_update() writes to the meta-parameter '{name}' in place, expected a new tensor"
+            )
     if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Mapping) for part in found)):
         raise MetabenchError(
             f"after_update() returned a {type(found).__name__}, expected the meta-parameters and the memory"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,8 @@ from metabench.core.curves import Curve, curve_fault
 from metabench.core.errors import MetabenchError
 
 ALONG = "outer step"
+DECADES = 2
+"""Values that span as many ask for a logarithmic axis."""
 
 
 @dataclass
@@ -40,13 +42,21 @@ class Record:
                 numbers.append(float(value))
                 self.numbers[name] = steps, numbers
 
-    def curves(self, units: Mapping[str, str] | None = None) -> dict[str, Curve]:
-        """Return all curves by name; numbers against the outer step, with the unit that `units` names for them."""
+    def curves(self, units: Mapping[str, str] | None = None, log: Collection[str] = ()) -> dict[str, Curve]:
+        """Return all curves by name; numbers against the outer step, with the unit that `units` names for them.
+
+        Numbers in `log` ask for a logarithmic axis where they are positive and span two decades or more.
+        """
         known = units or {}
         of_numbers = {
-            name: Curve(steps, values, known.get(name, ""), ALONG) for name, (steps, values) in self.numbers.items()
+            name: Curve(steps, values, known.get(name, ""), ALONG, log_y=name in log and _spans_decades(values))
+            for name, (steps, values) in self.numbers.items()
         }
         return of_numbers | self.whole
+
+
+def _spans_decades(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) / min(values) >= 10**DECADES
 
 
 def checked(values: Any, source: str) -> Mapping[str, float | Curve]:

@@ -22,14 +22,14 @@ def test_listing_methods_problems_and_models_does_not_import_torch() -> None:
 import sys
 from metabench.core.options import describe
 from metabench.methods import methods
-from metabench.models.classifiers import sizes
+from metabench.suite.plan.catalogue import size_cards
 from metabench.problems import problems
 import metabench.autodiff.unrolled.sweep, metabench.autodiff.exact, metabench.autodiff.implicit.hypergradient
 for one in methods().values():
     describe(one.options)
 for kind in problems().values():
     describe(kind.card.options), kind.card.sizes, kind.roles
-sizes()
+size_cards()
 print("torch" in sys.modules)
 """
     assert run(program) == "False"

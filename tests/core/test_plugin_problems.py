@@ -121,6 +121,11 @@ def test_a_problem_of_the_package_takes_a_plugins_data_of_its_task(tmp_path: Pat
         ('datasets=("numbers", "own")', 'datasets="own"', "problem 'several': datasets is 'own', expected tuple"),
         ('datasets=("numbers", "own")', "datasets=()", "datasets is (), expected one or more: names of data sets"),
         ('title="mine"', "sizes={}", "sizes is {}, expected one or more"),
+        (
+            'title="mine"',
+            "default_size='scaler'",
+            "unknown default size of problem 'several' 'scaler': did you mean 'scalar'",
+        ),
         ('title="mine"', "metrics=('rmse',)", "metrics is ('rmse',), expected one or more: Metric"),
         (
             'title="mine"',

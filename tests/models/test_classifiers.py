@@ -8,7 +8,7 @@ import torch
 from metabench.core import tree
 from metabench.core.errors import MetabenchError
 from metabench.core.randomness import generator
-from metabench.models.classifiers import classifier, sizes
+from metabench.models.classifiers import CLASSIFIERS, classifier
 
 IMAGES = {"fashion": (1, 28, 28), "digits": (1, 8, 8), "colour": (3, 16, 16)}
 
@@ -35,8 +35,10 @@ def images(shape: tuple[int, ...], n: int = 5) -> torch.Tensor:
 
 
 def test_the_table_of_sizes_is_complete_and_each_has_its_line() -> None:
-    assert set(sizes()) == set(COUNTS)
-    assert all(line.strip() and "\n" not in line for line in sizes().values())
+    assert list(CLASSIFIERS()) == list(COUNTS)
+    assert all(model.title.strip() and "\n" not in model.title for model in CLASSIFIERS().values())
+    families = {name: model.family for name, model in CLASSIFIERS().items()}
+    assert families == {name: "MLP" if name.startswith("mlp") else "convolutional network" for name in COUNTS}
 
 
 def test_an_unknown_size_is_answered_with_the_nearest() -> None:

@@ -11,8 +11,15 @@ from metabench.core import MetabenchError, tree
 from metabench.core.randomness import generator
 from metabench.core.segments import Segment, chain_loss
 from metabench.models.attention_block import HIDDEN, Block, rotated
-from metabench.models.language import NextToken, next_token_segments, token_losses
-from metabench.models.transformer import SIZES, TOKENS, Transformer, describe
+from metabench.models.language import (
+    LANGUAGE_MODELS,
+    LanguageOptions,
+    NextToken,
+    language_model,
+    next_token_segments,
+    token_losses,
+)
+from metabench.models.transformer import SIZES, TOKENS, Transformer
 
 SMALL = Transformer(vocabulary=11, width=8, heads=2, blocks=2, hidden=12)
 TIED = Transformer(vocabulary=11, width=8, heads=2, blocks=2, hidden=12, tied=True)
@@ -108,24 +115,24 @@ def test_a_block_is_what_torch_computes_with_its_own_attention() -> None:
 
 @every_size
 def test_sizes_have_the_parameters_of_their_names_within_three_percent(size: str) -> None:
-    model = Transformer.named(size, 256)
+    model = SIZES[size].model(256)
     expected = float(size[:-1]) * UNITS[size[-1]]
     count = sum(math.prod(shape) for shape in model.shapes().values())
     assert abs(count / expected - 1) <= 0.03
     assert model.width % model.heads == 0
     assert (model.width // model.heads) % 2 == 0
     assert model.vocabulary == SIZES[size].rows
-    assert describe(size).strip()
+    assert SIZES[size].title.strip() == LANGUAGE_MODELS()[size].title
 
 
 def test_a_vocabulary_beyond_the_rows_of_a_size_adds_rows() -> None:
-    assert Transformer.named("1M", 300).vocabulary == 300
-    assert Transformer.named("44M", 300).vocabulary == 32_000
+    assert SIZES["1M"].model(300).vocabulary == 300
+    assert SIZES["44M"].model(300).vocabulary == 32_000
 
 
 def test_an_unknown_size_is_answered_with_the_nearest() -> None:
     with pytest.raises(MetabenchError, match="unknown size '245M': did you mean '244M'"):
-        Transformer.named("245M", 256)
+        language_model("245M", 256, LanguageOptions())
 
 
 @tied_or_not
@@ -144,7 +151,7 @@ def test_the_same_seed_draws_the_same_model_in_every_number_type() -> None:
 
 @pytest.mark.parametrize("size", ["100k", "1M"])
 def test_a_model_begins_close_to_knowing_nothing(size: str) -> None:
-    model = Transformer.named(size, 256)
+    model = SIZES[size].model(256)
     params = model.initial(generator(0, "initial"), torch.float32)
     assert float(loss_of(model, drawn_tokens(model, 4, 65))(params)) == pytest.approx(math.log(256), abs=0.5)
 
@@ -203,8 +210,8 @@ def test_losses_of_tokens_are_minus_the_logarithms_of_their_probabilities() -> N
 
 
 def test_bfloat16_arithmetic_is_close_and_leaves_the_loss_and_gradients_in_the_parameters_type() -> None:
-    model = Transformer.named("100k", 256)
-    rounded = Transformer.named("100k", 256, compute="bfloat16")
+    model = SIZES["100k"].model(256)
+    rounded = SIZES["100k"].model(256, compute="bfloat16")
     params = tree.leaves_for_grad(model.initial(generator(0, "initial"), torch.float32))
     tokens = drawn_tokens(model, 4, 33)
     exact, coarse = (loss_of(one, tokens)(params) for one in (model, rounded))

@@ -85,7 +85,7 @@ def test_problems_are_well_posed(name: str) -> None:
 def test_default_options_and_every_declared_data_set_make_a_problem(name: str, dataset: str) -> None:
     card = problem(name).card
     assert dataset in card.datasets
-    assert next(iter(card.sizes)) == "100k"
+    assert next(iter(card.named_sizes())) == "100k"
     built = build(card.options, {}, name)
     of = problem(name)(Setting("100k", built, 1, 0, torch.device("cpu"), torch.float32, cached(dataset)))
     state, _ = of.initial_state()

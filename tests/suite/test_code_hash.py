@@ -61,10 +61,12 @@ def test_editing_a_data_set_changes_the_cells_on_it_only(
     assert edited("data/sets/jargon.py") == set()
 
 
-def test_editing_a_network_changes_the_problems_that_use_it(
+def test_editing_a_network_changes_the_cells_on_it_only(
     edited: Callable[[str], set[str]], cells: dict[str, Cell]
 ) -> None:
-    assert edited("models/convnet.py") == {name for name in cells if name.startswith("label_noise")}
+    assert edited("models/mlp.py") == {name for name in cells if name.startswith("label_noise")}
+    assert edited("models/convnet.py") == set()
+    assert edited("models/classifiers.py") == {name for name in cells if name.startswith("label_noise")}
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_every_combination_is_a_cell_in_the_order_of_the_suite(planned: Planned)
 def test_what_an_experiment_leaves_out_comes_from_the_problem_and_the_suite(planned: Planned) -> None:
     card = problem("label_noise").card
     cell = planned(problem="label_noise", inner_steps=[], outer_steps=None).cells[0]
-    assert (cell.dataset, cell.size) == (card.datasets[0], next(iter(card.sizes)))
+    assert (cell.dataset, cell.size) == (card.datasets[0], next(iter(card.named_sizes())))
     assert (cell.inner_steps, cell.outer_steps) == (card.inner_steps, card.outer_steps)
     assert (cell.seeds, cell.device, cell.dtype, cell.limit_bytes) == ([0, 1, 2], "cpu", "float32", 4 * 2**30)
     assert cell.problem_options == dataclasses.asdict(card.options())

@@ -17,7 +17,8 @@ from metabench.core.curves import Curve
 from metabench.core.problem import Problem, Validation
 from metabench.core.randomness import generator
 from metabench.methods import method
-from metabench.training.loop import Answered, Event, Updated, Validated, train
+from metabench.training.loop import LOG, Answered, Event, Updated, Validated, train
+from metabench.training.record import Record
 from metabench.training.run import Run
 
 
@@ -214,6 +215,32 @@ def test_an_update_of_another_shape_is_named() -> None:
         MetabenchError, match=r"returned the meta-parameter '.*' of shape \(1,.*, and the update gave one of shape"
     ):
         events_of(Deeper(), 1)
+
+
+@pytest.mark.parametrize("name", ["none", "unrolled"])
+def test_an_update_in_place_is_named(name: str) -> None:
+    class Clamped(Tanh):
+        def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
+            first = next(iter(meta))
+            return {**meta, first: meta[first].clamp_(min=0.0)}, memory
+
+    first = next(iter(Clamped().initial()))
+    words = f"after_update() writes to the meta-parameter '{first}' in place, expected a new tensor"
+    with pytest.raises(MetabenchError, match=re.escape(words)):
+        events_of(Clamped(), 1, name)
+
+
+@pytest.mark.parametrize(
+    ("values", "log"),
+    [([1.0, 0.01], True), ([0.02, 1.0], False), ([0.0, 1.0], False), ([-1.0, 100.0], False), ([5.0], False)],
+)
+def test_losses_over_decades_ask_for_a_logarithmic_axis(values: list[float], log: bool) -> None:
+    record = Record()
+    for step, value in enumerate(values):
+        record.add(step, {"outer loss": value, "time": value})
+    curves = record.curves(log=LOG)
+    assert (curves["outer loss"].log_y, curves["time"].log_y) == (log, False)
+    assert not record.curves()["outer loss"].log_y
 
 
 def test_windows_that_end_end_the_run_in_one_sentence() -> None:

@@ -154,7 +154,8 @@ class Suite:
         True,
     )
     plugins: list[str] = key(
-        "Python files that declare methods, problems, data sets, inner optimisers or kinds of experiment, relative to the working folder",
+        "Python files that declare methods, problems, data sets, models, inner optimisers or kinds of experiment, "
+        "relative to the working folder",
         [],
     )
     figures: list[str] = key(

@@ -11,6 +11,7 @@ from metabench.autodiff.optimisers import INNER_OPTIMISERS
 from metabench.core.citations import bibtex, keys
 from metabench.core.method import Cost
 from metabench.core.options import describe
+from metabench.core.registry import Registry
 from metabench.data import datasets, is_available
 from metabench.data.fetch.files import content_sha256
 from metabench.data.registry import dataset
@@ -48,7 +49,8 @@ def problem_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
         found[name] = {
             "title": card.title,
             "datasets": list(card.datasets),
-            "sizes": dict(card.sizes),
+            "sizes": dict(card.named_sizes(plugins)),
+            "families": _families(card.sizes, plugins),
             "metrics": [dataclasses.asdict(metric) for metric in card.metrics],
             "inner_steps": card.inner_steps,
             "outer_steps": card.outer_steps,
@@ -100,6 +102,11 @@ def dataset_card(name: str, plugins: Iterable[Path] = ()) -> Card:
         "citation_key": citation_key(found.citation),
         "citation": bibtex(found.citation),
     }
+
+
+def _families(sizes: Any, plugins: Iterable[Path]) -> dict[str, str]:
+    """Return the family of models that each size belongs to, where sizes are declared models."""
+    return {name: model.family for name, model in sizes(plugins).items()} if isinstance(sizes, Registry) else {}
 
 
 def size_cards(plugins: Iterable[Path] = ()) -> list[Card]:

@@ -205,8 +205,11 @@ def _modules(cell: Cell) -> tuple[str, ...]:
 
 
 def _chosen(cell: Cell) -> Iterator[tuple[Registry[Any], str]]:
-    """Yield what the problem's options choose from registries: inner optimisers."""
-    for field in dataclasses.fields(PROBLEMS.pick(cell.problem, cell.plugin_files).card.options):
+    """Yield what the problem's size and options choose from registries: models, inner optimisers."""
+    card = PROBLEMS.pick(cell.problem, cell.plugin_files).card
+    if isinstance(card.sizes, Registry):
+        yield card.sizes, cell.size
+    for field in dataclasses.fields(card.options):
         choices, value = field.metadata.get("choices"), cell.problem_options.get(field.name)
         if isinstance(choices, Registry) and isinstance(value, str):
             yield choices, value

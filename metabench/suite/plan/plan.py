@@ -157,8 +157,9 @@ def _cells(
             one.task for one in offered.values()
         }:
             pick(f"data set of {where}" if dataset in known_data else "data set", dataset, offered)
+    sizes = card.named_sizes(plugins)
     for size in experiment.sizes:
-        pick(f"size of {where}", size, card.sizes)
+        pick(f"size of {where}", size, sizes)
     chosen = [
         (method, options)
         for entry in experiment.methods
@@ -168,7 +169,7 @@ def _cells(
     trained = card.outer_steps if experiment.outer_steps is None else experiment.outer_steps
     for dataset, size, problem_options, inner_steps, (method, method_options) in itertools.product(
         experiment.datasets or card.datasets[:1],
-        experiment.sizes or list(card.sizes)[:1],
+        experiment.sizes or list(sizes)[:1],
         list(_sweep(card.options, experiment.options, where)),
         experiment.inner_steps or [card.inner_steps],
         chosen,

@@ -91,7 +91,7 @@ def answers(
         MetabenchError: a size that no problem of the plan has.
     """
     groups = _groups(plan)
-    known = dict.fromkeys(size for cells in groups for size in problem_class(cells[0]).card.sizes)
+    known = dict.fromkeys(size for cells in groups for size in _sizes(cells[0]))
     for size in sizes:
         if size not in known:
             raise unknown("size", size, known)
@@ -100,7 +100,7 @@ def answers(
     with _pool(min(workers, total // 2) if predictor is None else 1) as spread:
         for cells in groups:
             progress("sizes", done, total)
-            order = search.order(cells[0], [size for size in problem_class(cells[0]).card.sizes if not sizes or size in sizes])
+            order = search.order(cells[0], [size for size in _sizes(cells[0]) if not sizes or size in sizes])
             answer = Answer(
                 cells[0].experiment,
                 cells[0].problem,
@@ -237,6 +237,10 @@ def _groups(plan: Plan) -> list[list[Cell]]:
         key = (cell.problem, cell.dataset, options_text(problem_options(cell)), cell.dtype)
         grouped.setdefault(key, {}).setdefault(_label(cell), cell)
     return [list(cells.values()) for cells in grouped.values()]
+
+
+def _sizes(cell: Cell) -> Iterable[str]:
+    return problem_class(cell).card.named_sizes(cell.plugin_files)
 
 
 def _label(cell: Cell) -> str:
