@@ -12,13 +12,11 @@ import sys
 from pathlib import Path
 
 from metabench.report import numbers
-from metabench.report.figures import build_figures
-from metabench.report.page.page import build_page
+from metabench.report.build import build_figures, build_page, build_tables
 from metabench.report.results.entries import Entry, Setting
 from metabench.report.results.load import load_suite
-from metabench.report.tables import build_tables, setting_table
+from metabench.report.tables.setting import setting_table
 from metabench.report.tables.table import Cell, Table
-from metabench.results.statistics import COVERAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
@@ -89,7 +87,6 @@ def caption(setting: Setting, entries: list[Entry], table: Table) -> str:
     """Return the words under the table, shorter than those on the page."""
     counts = sorted({entry.quality.n for entry in entries if entry.quality})
     seeds = " or ".join(map(str, counts))
-    coverage = ", ".join(f"{COVERAGE[n] * 100:.0f} %" for n in counts if n in COVERAGE)
     steps = " or ".join(map(str, sorted({entry.inner_steps for entry in entries})))
     sampled = [
         f"`{entry.method}`: one draw ± standard deviation over {entry.samples} samples per seed. "
@@ -97,7 +94,7 @@ def caption(setting: Setting, entries: list[Entry], table: Table) -> str:
         if entry.draws
     ]
     return (
-        f"Accuracy: mean and {numbers.NOMINAL} bootstrap interval over {seeds} seeds (on normal data it covers {coverage}); "
+        f"Accuracy: mean and {numbers.INTERVAL_WORDS}, n = {seeds}; "
         f"bold: the best, and methods whose interval overlaps it. Memory and time: one hypergradient, K = {steps}, "
         f"{setting.place.dtype} on {setting.place.caption}. {''.join(dict.fromkeys(sampled))}"
         f"Certificates: {table.certificates} [Every column, with the full caption](results/reference/report/index.html)."

@@ -60,7 +60,7 @@ def _row(name: str, cells: Sequence[Cell]) -> tuple[str, ...]:
         _distinct([cell.dataset for cell in cells]),
         _distinct([cell.size for cell in cells]),
         _distinct([str(cell.inner_steps) for cell in cells]),
-        _distinct([cell.method for cell in cells]),
+        _distinct([f"{cell.method}{_again(cell)}" for cell in cells]),
         first.kind,
         str(len(cells)),
         str(len(first.seeds)),
@@ -72,7 +72,7 @@ def _row(name: str, cells: Sequence[Cell]) -> tuple[str, ...]:
 def _cell_row(cell: Cell, found: CellPrediction) -> tuple[str, ...]:
     head = (
         cell.experiment,
-        f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}",
+        f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}{_again(cell)}",
         str(cell.inner_steps),
         ", ".join(f"{name}={value}" for name, value in cell.method_options.items()) or "-",
     )
@@ -107,6 +107,10 @@ def _predicted_words(cells: Sequence[Cell], predicted: Sequence[CellPrediction])
     parts += [f"{unfitting} do not fit the device"] if unfitting else []
     parts += [f"{past} pass their memory limit"] if past else []
     return ", ".join(parts)
+
+
+def _again(cell: Cell) -> str:
+    return " again" if cell.replicate else ""
 
 
 def _distinct(values: Sequence[str]) -> str:

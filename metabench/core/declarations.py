@@ -33,6 +33,7 @@ _KIND: Mapping[str, tuple[type, ...]] = {
     "stages": (tuple,),
     "columns": (tuple,),
     "trains": (bool,),
+    "partner": (str,),
     "curves": (Mapping,),
     "options": (type,),
     "order": (int, float),
@@ -48,6 +49,7 @@ _CARD: Mapping[str, tuple[type, ...]] = {
     "inner_steps": (int,),
     "outer_steps": (int,),
     "files": (tuple,),
+    "illustration": (bool,),
 }
 
 

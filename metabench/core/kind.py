@@ -26,6 +26,7 @@ class Kind(Declarable):
         stages: what runs for each seed, in this order.
         columns: the columns that they may fill, besides a message and those of `well_posed`.
         trains: whether meta-parameters are trained: it takes the key `outer_steps`, and its rows have a quality.
+        partner: the kind of experiment that repeats its timed part in another process (`Cell.replicate`); empty where nothing is timed.
         curves: the curves that its rows have besides the problem's own, by name, with a line each.
         options: frozen dataclass of its options.
         order: its place in listings, ascending; kinds without one follow by name.
@@ -37,6 +38,7 @@ class Kind(Declarable):
     stages: tuple[Stage, ...]
     columns: tuple[str, ...]
     trains: bool = False
+    partner: str = ""
     curves: Mapping[str, str] = field(default_factory=dict)
     options: type = NoOptions
     order: float = math.inf

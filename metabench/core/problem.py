@@ -130,6 +130,7 @@ class ProblemCard:
         name: the word in a suite; empty: the name of its file.
         files: data files that it reads itself; a cell depends on their content.
         default_size: empty: the first of `sizes`. A registry needs one, because plugins may change what is first.
+        illustration: whether it only illustrates how methods differ: it never enters an aggregate or headline.
     """
 
     title: str
@@ -143,6 +144,7 @@ class ProblemCard:
     name: str = ""
     files: tuple[Path, ...] = ()
     default_size: str = ""
+    illustration: bool = False
 
     def named_sizes(self, plugins: Iterable[Path] = ()) -> Found[str]:
         """Return every size by name with its line, the default first; raise MetabenchError as `Registry`."""

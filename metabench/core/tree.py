@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 
 from metabench.core.lazy import torch
@@ -94,3 +95,13 @@ def count(tree: Tree) -> int:
 def all_finite(tree: Tree) -> bool:
     """Return whether no leaf holds NaN or an infinity."""
     return all(bool(torch.isfinite(leaf).all()) for leaf in tree.values())
+
+
+def digest(tree: Tree) -> str:
+    """Return sixteen hexadecimal digits over names, shapes, dtypes and the bits of all values; -0.0 counts as 0.0."""
+    found = hashlib.sha256()
+    for name, leaf in tree.items():
+        values = (leaf.detach() + 0).cpu().reshape(-1)
+        found.update(f"{name} {tuple(leaf.shape)} {leaf.dtype}\n".encode())
+        found.update(values.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]

@@ -13,6 +13,7 @@ COST = Kind(
     stages=(well_posed, cost, error),
     columns=(
         *SIZES,
+        "hypergradient_digest",
         "diagnostics",
         "peak_bytes",
         "static_bytes",
@@ -33,6 +34,7 @@ COST = Kind(
             for figure in ("cosine", "norm_ratio", "error", "cosine_sd", "mean_cosine")
         ),
     ),
+    partner="cost",
     module=__name__,
     order=2,
 )

@@ -36,6 +36,7 @@ class Toy1D(Problem):
         options=Options,
         inner_steps=20,
         outer_steps=100,
+        illustration=True,
     )
     roles = frozenset({MetaRole.INNER_LOSS})
     outer_optimiser = OuterOptimiser("SGD", learning_rate=1.0)

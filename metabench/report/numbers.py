@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from metabench.results.statistics import APART_BY_CHANCE, CONFIDENCE, COVERAGE, MINIMUM_SEEDS, Estimate, Fit
+from metabench.results.statistics import CONFIDENCE, COVERAGE, LEVEL, MINIMUM_SEEDS, Estimate, Fit
 
 ABSENT = "–"
 _MINUS = "\u2212"
@@ -15,19 +15,17 @@ _BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SECOND_UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 
 NOMINAL = f"nominal {CONFIDENCE * 100:.0f} %"
-_COVERED = [f"{share * 100:.0f} % with {seeds}" for seeds, share in COVERAGE.items()]
+_LEAST = min(min(covered.values()) for covered in COVERAGE.values())
 
 # In captions: files of figures and tables are read without the page.
-INTERVAL_WORDS = (
-    f"{NOMINAL} bootstrap interval over seeds (percentile; on normal data it covers {', '.join(_COVERED)} seeds; "
-    f"none below {MINIMUM_SEEDS})"
-)
+INTERVAL_WORDS = f"{CONFIDENCE * 100:.0f} % interval over seeds (Student's t, widened for skewed data; none below {MINIMUM_SEEDS} seeds)"
 
 # In the glossary.
 INTERVAL_CAUTION = (
-    f"{NOMINAL} percentile bootstrap over seeds. With few seeds it is too short: on normal data it covers the mean in "
-    f"{', '.join(_COVERED[:-1])} and {_COVERED[-1]} seeds, not in {CONFIDENCE * 100:.0f} % of cases. So intervals of three seeds "
-    f"are disjoint by chance in about one of {1 / APART_BY_CHANCE:.0f} pairs of equal methods, and large tables contain some of them."
+    f"Student's t over seeds at {LEVEL * 100:.0f} %, longer on the side of the longer tail. Plain t at {CONFIDENCE * 100:.0f} % covers too "
+    f"little on skewed data; in simulations of {', '.join(map(str, list(COVERAGE)[:-1]))} and {max(COVERAGE)} seeds this interval covered "
+    f"the mean of normal, gamma, exponential and lognormal data in at least {_LEAST * 100:.0f} %. A difference has the plain paired t "
+    "interval. Overlapping intervals do not show that two methods are equal: compare their paired difference."
 )
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from metabench.results.typed import CURVES, NUMBERS, OPTIONS
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 STATUSES = ("ok", "oom", "diverged", "timeout", "unsupported", "error")
 
@@ -68,6 +68,13 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("exact", pa.bool_(), "whether the method is exact for that target", required=True, seeds="same"),
     Column("seed", _INT, "seed of initialisation, noise and the order of batches", required=True),
+    Column(
+        "replicate",
+        _INT,
+        "0; 1: the baseline's timed part again, in another process, to show how far times of the same computation differ",
+        required=True,
+        seeds="same",
+    ),
     Column("inner_steps", _INT, "inner steps per hypergradient", required=True, seeds="same"),
     Column("outer_steps", _INT, "meta-updates of the whole run", required=True, seeds="same"),
     Column("batch", _INT, "examples in an inner batch; 0 where the problem has no batches", required=True, seeds="max"),
@@ -100,6 +107,12 @@ COLUMNS: tuple[Column, ...] = (
         "outer_loss",
         _FLOAT,
         "outer objective of the last window, on meta-validation data; evograd's is at its mixture of copies",
+        seeds="mean",
+    ),
+    Column(
+        "validation_loss",
+        _FLOAT,
+        "mean of the outer objective over the last tenth of the outer steps that lead to the outcome: by which options are chosen",
         seeds="mean",
     ),
     Column("meta_summary", NUMBERS, "a few named numbers about the final meta-parameters", seeds="mean"),
@@ -140,6 +153,11 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("target_cosine_sd", _FLOAT, "the same standard deviation, against the method's own target", seeds="mean"),
     Column("target_mean_cosine", _FLOAT, "the same cosine of the mean, against the method's own target", seeds="mean"),
+    Column(
+        "hypergradient_digest",
+        _STRING,
+        "hash of the hypergradient at the first window in `dtype`: methods with equal digest and peak_bytes compute the same",
+    ),
     Column(
         "yardstick_error",
         _FLOAT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from metabench.core import tree
 from metabench.core.checks import check_hypergradient, non_finite
 from metabench.core.errors import Diverged
 from metabench.core.method import Hypergradient
@@ -15,7 +16,7 @@ from metabench.stages.subject import Row, Subject
 
 
 def cost(subject: Subject) -> Iterator[Row]:
-    """Yield the columns of memory and time, and the method's diagnostics.
+    """Yield the columns of memory and time, the digest of the hypergradient and the method's diagnostics.
 
     Raises:
         Diverged: the hypergradient is not finite; its cost is yielded first.
@@ -36,6 +37,7 @@ def cost(subject: Subject) -> Iterator[Row]:
         yield {"first_call_s": time.perf_counter() - begun}
     check_hypergradient(found, state, meta)
     lost = non_finite(found)
+    yield {"hypergradient_digest": tree.digest(found.meta)}
     yield {"diagnostics": dict(found.diagnostics)} if found.diagnostics else {}
     del found
 

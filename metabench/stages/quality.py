@@ -63,6 +63,7 @@ def quality(subject: Subject) -> Iterator[Row]:
         "quality": metrics[first],
         "metrics": metrics,
         "outer_loss": run.outer_loss,
+        "validation_loss": run.late_loss(problem),
         "meta_summary": {name: float(value) for name, value in problem.summary(meta).items()},
         "train_s": run.seconds,
         "data_s": run.data_seconds,

@@ -19,9 +19,8 @@ from metabench.core.types import Tree, Window
 from metabench.measure.clock import Stopwatch
 from metabench.measure.device import synchronise
 from metabench.training.checkpoint import Checkpoint
-from metabench.training.run import Best, Run
+from metabench.training.run import OUTER_LOSS, Best, Run
 
-OUTER_LOSS = "outer loss"
 TIME = "time"
 UNITS = {TIME: "s"}
 """Units of the curves that every run has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,9 @@ from metabench.core.lazy import torch
 from metabench.core.problem import Problem
 from metabench.core.types import InnerState, OptimiserState, Tree
 from metabench.training.record import Record
+
+OUTER_LOSS = "outer loss"
+"""The name of the curve that every run has."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,19 @@ class Run:
 
         They are the last ones, unless the problem stops early by validation: then those of the best validation.
         """
-        if self.best is not None and problem.validation is not None and problem.validation.patience:
-            return self.best.params, self.best.meta
-        return self.tasks[0].params, self.meta
+        best = self._decisive(problem)
+        return (best.params, best.meta) if best else (self.tasks[0].params, self.meta)
+
+    def late_loss(self, problem: Problem) -> float:
+        """Return the mean outer loss over the last tenth, at least one, of the outer steps that lead to the outcome.
+
+        Of one step it may be the loss of a single batch, too noisy to choose options by.
+        """
+        best = self._decisive(problem)
+        last = best.step if best else self.step
+        losses = self.record.numbers[OUTER_LOSS][1][:last]
+        return statistics.fmean(losses[-math.ceil(last / 10) :])
+
+    def _decisive(self, problem: Problem) -> Best | None:
+        """Return the best validation where the outcome is its, None where it is the last step's."""
+        return self.best if problem.validation is not None and problem.validation.patience else None

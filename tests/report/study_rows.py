@@ -83,6 +83,7 @@ def row(
         "target": "unrolled",
         "exact": True,
         "seed": seed,
+        "replicate": 0,
         "inner_steps": inner_steps,
         "outer_steps": 0,
         "batch": values["batch"],

@@ -114,6 +114,7 @@ def row(
         "target": target,
         "exact": exact,
         "seed": seed,
+        "replicate": 0,
         "inner_steps": inner_steps,
         "outer_steps": 400 if kind == "quality" else 0,
         "batch": 100,

@@ -31,7 +31,7 @@ def test_captions_say_n_interval_hardware_number_type_and_source_of_memory(suite
         if isinstance(figure, Figure):
             for words in ("n = ", synthetic.HARDWARE, "float32", "CPU allocator events"):
                 assert words in figure.caption
-    assert "nominal 95 % bootstrap interval over seeds" in _figures(suite, "quality_memory").caption
+    assert "95 % interval over seeds (Student's t" in _figures(suite, "quality_memory").caption
     assert "n = 5 seeds" in _figures(suite, "quality_memory").caption
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from metabench.results.statistics import (
-    APART_BY_CHANCE,
     COVERAGE,
+    PAIRED_COVERAGE,
+    Array,
     Estimate,
     intervals,
     line,
@@ -17,34 +22,56 @@ from metabench.results.statistics import (
     probability_of_improvement,
 )
 
+DISTRIBUTIONS: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Array], float]] = {
+    "normal": (lambda generator, shape: generator.normal(size=shape), 0.0),
+    "gamma": (lambda generator, shape: generator.gamma(4.0, size=shape), 4.0),
+    "exponential": (lambda generator, shape: generator.exponential(size=shape), 1.0),
+    "lognormal": (lambda generator, shape: generator.lognormal(0.0, 1.0, shape), math.exp(0.5)),
+}
+CASES = [(n, name) for n, covered in COVERAGE.items() for name in covered]
+
 
 def interval(values: list[float]) -> Estimate:
     return intervals([values])[0]
 
 
-def test_an_interval_covers_its_mean_in_about_its_share_of_repetitions() -> None:
-    samples = np.random.default_rng(0).normal(0.0, 1.0, (400, 30))
-    hits = sum(
-        1
-        for found in intervals(samples.tolist())
-        if found.low is not None and found.high is not None and found.low <= 0 <= found.high
-    )
-    assert 0.90 <= hits / 400 <= 0.98
+def covered(found: Sequence[Estimate | None], mean: float) -> float:
+    return sum(
+        one is not None and one.low is not None and one.low <= mean <= (one.high or mean) for one in found
+    ) / len(found)
 
 
-@pytest.mark.parametrize("n", sorted(COVERAGE))
-def test_with_few_seeds_an_interval_covers_as_much_as_is_said_and_less_than_its_name(n: int) -> None:
-    found = intervals(np.random.default_rng(n).normal(0.0, 1.0, (4000, n)).tolist())
-    low, high = np.array([(estimate.low, estimate.high) for estimate in found], dtype=np.float64).T
-    assert ((low <= 0) & (high >= 0)).mean() == pytest.approx(COVERAGE[n], abs=0.02)
-    if n == 3:
-        apart = (low[::2] > high[1::2]) | (low[1::2] > high[::2])
-        assert apart.mean() == pytest.approx(APART_BY_CHANCE, abs=0.02)
+@pytest.mark.parametrize(("n", "name"), CASES)
+def test_an_interval_covers_the_mean_as_often_as_is_said_of_normal_and_of_skewed_data(n: int, name: str) -> None:
+    draw, mean = DISTRIBUTIONS[name]
+    share = covered(intervals(draw(np.random.default_rng(n), (5000, n)).tolist()), mean)
+    assert share == pytest.approx(COVERAGE[n][name], abs=0.013)
+    assert share >= 0.92 - 0.008
 
 
-def test_the_interval_of_three_seeds_is_their_range() -> None:
-    found = interval([0.3, 0.1, 0.7])
-    assert found.low == pytest.approx(0.1) and found.high == pytest.approx(0.7)
+@pytest.mark.parametrize(("n", "name"), CASES)
+def test_a_paired_interval_covers_no_difference_as_often_as_is_said(n: int, name: str) -> None:
+    generator = np.random.default_rng(n)
+    ours, theirs = (DISTRIBUTIONS[name][0](generator, (5000, n)).tolist() for _ in range(2))
+    pairs = [(dict(enumerate(one)), dict(enumerate(other))) for one, other in zip(ours, theirs, strict=True)]
+    assert covered(paired_differences(pairs), 0.0) == pytest.approx(PAIRED_COVERAGE[n][name], abs=0.013)
+
+
+def test_of_symmetric_values_the_interval_is_that_of_t_at_98_percent_and_a_tail_lengthens_its_own_side() -> None:
+    found = interval([0.1, 0.2, 0.3, 0.4, 0.5])
+    expected = stats.t.interval(0.98, 4, loc=0.3, scale=stats.sem([0.1, 0.2, 0.3, 0.4, 0.5]))
+    assert (found.low, found.high) == pytest.approx(expected, rel=1e-12)
+    right, left = interval([0.0, 0.0, 0.0, 0.0, 1.0]), interval([0.0, 0.0, 0.0, 0.0, -1.0])
+    assert right.low is not None and right.high is not None and right.high - right.value > 2 * (right.value - right.low)
+    assert (left.low, left.high) == (-right.high, -right.low)
+
+
+def test_a_paired_interval_excludes_zero_where_the_paired_t_test_does() -> None:
+    values = np.random.default_rng(5).normal(0.7, 1.0, (200, 5))
+    for sample in values.tolist():
+        (found,) = paired_differences([(dict(enumerate(sample)), dict.fromkeys(range(5), 0.0))])
+        assert found is not None and found.low is not None and found.high is not None
+        assert (found.low > 0 or found.high < 0) == (stats.ttest_1samp(sample, 0.0).pvalue < 0.05)
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -52,10 +79,13 @@ def test_two_seeds_have_a_mean_and_no_interval(n: int) -> None:
     assert interval([0.5] * n) == Estimate(0.5, None, None, n)
 
 
-def test_equal_seeds_have_an_interval_without_width() -> None:
-    found = interval([0.1, 0.1, 0.1])
-    assert found.low == pytest.approx(0.1, abs=1e-15)
-    assert found.high == pytest.approx(0.1, abs=1e-15)
+@pytest.mark.parametrize("value", [0.1, 100.0, 1e300])
+def test_only_equal_values_have_an_interval_without_width(value: float) -> None:
+    assert interval([value] * 3) == Estimate(value, value, value, 3)
+    found = interval([value, value, value, math.nextafter(value, 0.0)])
+    assert found.low is not None and found.high is not None and found.low < found.value < found.high
+    bounded = interval([100.0, 100.0, 100.0, 100.0, 99.95])
+    assert bounded.low is not None and bounded.high is not None and bounded.low < 99.95 and bounded.high > 100.0
 
 
 def test_an_interval_does_not_depend_on_its_neighbours() -> None:

@@ -133,4 +133,4 @@ def test_the_report_of_snakemake_has_captions_that_state_counts_and_intervals(bu
     for category in ("Page", "Tables", "Figures", "Results"):
         assert f'"{category}"' in report
     assert "9 rows of 3 cells" in report.replace("\\n", " ")
-    assert "bootstrap intervals over seeds" in report.replace("\\n", " ")
+    assert "95 % intervals over seeds" in report.replace("\\n", " ")

@@ -140,6 +140,11 @@ class Suite:
         "'exclusive': one cell at a time per machine, so that times are comparable; 'shared': in parallel",
         Timing.exclusive,
     )
+    aa: bool = key(
+        "A/A comparison: repeat the timed part of each cell of the baseline in another process, to show by how much times of the same "
+        "computation differ; only where timing is exclusive",
+        True,
+    )
     limits: Limits = key("limits of one cell", Limits)
     measure: Measure = key("how each cell is measured", Measure)
     checkpoint_every: int = key(

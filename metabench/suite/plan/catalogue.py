@@ -54,6 +54,7 @@ def problem_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
             "metrics": [dataclasses.asdict(metric) for metric in card.metrics],
             "inner_steps": card.inner_steps,
             "outer_steps": card.outer_steps,
+            "illustration": card.illustration,
             "options": describe(card.options),
             "files": {path.name: content_sha256(path) for path in card.files},
             "citation_key": citation_key(card.citation),

@@ -13,7 +13,7 @@ from metabench.core.errors import MetabenchError
 from metabench.data.sets.own_text import dataset_folder
 from metabench.measure.kernels import PORTABLE
 
-SPEC_VERSION = 2
+SPEC_VERSION = 3
 
 
 ATTEMPTS = 2
@@ -26,7 +26,8 @@ class Cell:
 
     `limit_bytes` bounds the peak memory of one hypergradient, `limit_seconds` the whole cell. `device_bytes` is the memory that the device
     is declared to have, or 0: a cell predicted to need more is not started. `kernels` are those of the CPU, see
-    `metabench.measure.kernels`. `checkpoint_every` is the number of outer steps after which a run is saved; 0 for never.
+    `metabench.measure.kernels`. `checkpoint_every` is the number of outer steps after which a run is saved; 0 for never. `replicate` is 1
+    for the partner of a baseline's cell: the same timed computation in another process.
     """
 
     suite: str
@@ -52,6 +53,7 @@ class Cell:
     kernels: str = PORTABLE
     checkpoint_every: int = 0
     kind_options: dict[str, Any] = field(default_factory=dict)
+    replicate: int = 0
     version: int = SPEC_VERSION
 
     @property
@@ -69,6 +71,7 @@ class Cell:
             self.method,
             self.method_options,
             self.dtype,
+            self.replicate,
         )
         text = json.dumps(identity, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -78,6 +78,7 @@ def title(cell: Cell) -> str:
         options_text(problem_options(cell)),
         label(cell.method, method_options(cell)),
         "" if cell.inner_steps == problem_class(cell).card.inner_steps else f"{cell.inner_steps} inner steps",
+        "again" if cell.replicate else "",
         "1 seed" if len(cell.seeds) == 1 else f"{len(cell.seeds)} seeds",
     )
     return " · ".join(filter(None, parts))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from metabench.core.errors import MetabenchError
+from metabench.core.kind import Kind
 from metabench.core.method import Method
 from metabench.core.options import build
 from metabench.core.problem import Problem
@@ -22,7 +23,7 @@ from metabench.kinds import kinds
 from metabench.methods import methods
 from metabench.problems import problems
 from metabench.results.atomic import write_text_atomically
-from metabench.suite.config.keys import Experiment, Suite
+from metabench.suite.config.keys import Experiment, Suite, Timing
 from metabench.suite.config.load import load_suite, memory_bytes, to_yaml
 from metabench.suite.plan.cell import Cell
 
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plan:
-    """A suite and its cells, in the order of the suite: experiment, data set, size, problem options, inner steps, method."""
+    """A suite and its cells, in the order of the suite: experiment, data set, size, problem options, inner steps, method; partners last."""
 
     suite: Suite
     cells: tuple[Cell, ...]
@@ -131,7 +132,31 @@ def plan(suite: Suite) -> Plan:
                 options = f"problem options {cell.problem_options}, method options {cell.method_options}"
                 raise MetabenchError(f"duplicate cell {place}, described by {who}: {options}")
             found[place] = cell
-    return Plan(suite, tuple(found.values()))
+    return Plan(suite, (*found.values(), *_partners(suite, found.values())))
+
+
+def _partners(suite: Suite, cells: Iterable[Cell]) -> Iterator[Cell]:
+    """Yield the partner of each cell of the baseline that is timed; one for all cells whose timed part is the same."""
+    if not suite.aa or suite.timing is not Timing.exclusive:
+        return
+    known = kinds([Path(path) for path in suite.plugins])
+    found: dict[Path, Cell] = {}
+    for cell in cells:
+        if cell.method != suite.baseline or not (name := known[cell.kind].partner):
+            continue
+        kind = pick(f"partner of kind of experiment '{cell.kind}'", name, known)
+        changes: dict[str, Any] = {} if name == cell.kind else {"kind": name, "kind_options": _options(kind, {})}
+        steps = cell.outer_steps if kind.trains else 0
+        partner = dataclasses.replace(cell, **changes, outer_steps=steps, replicate=1)
+        place = partner.folder / partner.stem
+        seeds = list(dict.fromkeys([*found.get(place, partner).seeds, *partner.seeds]))
+        found[place] = dataclasses.replace(found.get(place, partner), seeds=seeds)
+    yield from found.values()
+
+
+def _options(kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option of a kind of experiment, validated."""
+    return dataclasses.asdict(build(kind.options, given, f"kind of experiment '{kind.name}'"))
 
 
 def _cells(
@@ -181,7 +206,7 @@ def _cells(
             suite=suite.name,
             experiment=name,
             kind=kind.name,
-            kind_options=dataclasses.asdict(build(kind.options, kind_options, f"kind of experiment '{kind.name}'")),
+            kind_options=_options(kind, kind_options),
             problem=experiment.problem,
             dataset=dataset,
             size=size,
