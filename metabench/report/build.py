@@ -56,7 +56,7 @@ def build_figures(results: Path, out: Path, workers: int = 1) -> list[Path]:
     """
     out = Path(out)
     suite = load_suite(Path(results))
-    figures = blocks(suite, Figure)
+    figures = [figure.whole for figure in blocks(suite, Figure)]
     written: list[Path] = []
     for figure, (pdf, png) in zip(figures, _drawn(figures, suite.all_styles, workers), strict=True):
         written += _write(out, figure.name, pdf, png, figure.to_csv())
