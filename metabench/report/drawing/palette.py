@@ -11,7 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path as Outline
 from matplotlib.transforms import Affine2D, Bbox
@@ -39,21 +41,26 @@ def _outline(name: str) -> Outline:
     """Return a marker of Matplotlib as a path within -0.5..0.5."""
     marker = MarkerStyle(name)
     path = marker.get_path().transformed(marker.get_transform())
-    return path.transformed(Affine2D().scale(0.5 / abs(path.vertices).max()))
+    return path.transformed(Affine2D().scale(0.5 / float(np.abs(path.vertices).max())))
 
 
 def _hollow(name: str, half: bool) -> Outline:
     """Return a marker with a hole, in its right half only if `half`: a second outline, run through the other way."""
-    (corners,) = _outline(name).to_polygons()
+    corners = np.asarray(_outline(name).to_polygons()[0])
     if name == "o":
         corners = corners[:: len(corners) // 16]
-    corners = corners[:-1] if (corners[0] == corners[-1]).all() else corners
+    if (corners[0] == corners[-1]).all():
+        corners = corners[:-1]
     centre = corners.mean(axis=0)
     hole = centre + _HOLE * (corners - centre)
     if half:
-        whole = Outline([*hole, hole[0]], closed=True)
-        hole = whole.clip_to_bbox(Bbox([[centre[0], -1], [1, 1]])).to_polygons()[0][:-1]
-    return Outline.make_compound_path(*(Outline([*ring, ring[0]], closed=True) for ring in (corners, hole[::-1])))
+        right = Bbox([[centre[0], -1], [1, 1]])
+        hole = np.asarray(_ring(hole).clip_to_bbox(right).to_polygons()[0])[:-1]
+    return Outline.make_compound_path(_ring(corners), _ring(hole[::-1]))
+
+
+def _ring(corners: np.ndarray[Any, np.dtype[np.float64]]) -> Outline:
+    return Outline(np.vstack([corners, corners[:1]]), closed=True)
 
 
 SHAPES: tuple[Outline, ...] = (

@@ -84,12 +84,14 @@ def _figure(suite: Suite, task: Task, name: str, rows: list[Row]) -> Figure | No
         panels.append(_panel(name, title, runs, aside))
         if all(run.seconds for mine in runs.values() for run in mine):
             panels.append(_panel(name, title, runs, aside, against_time=True))
-    counts = [len(mine) for place in places for mine in found[place].values()]
+    seeds_of_lines = [len(mine) for place in places for mine in found[place].values()]
     figure = Figure(
         slug("curve", name, task.problem, task.dataset),
         "curve",
         f"{name[:1].upper()}{name[1:]}" + (" against outer steps and time" if name == OUTER_LOSS else ""),
-        _caption(name, counts, [run.curve for place in places for mine in found[place].values() for run in mine]),
+        _caption(
+            name, seeds_of_lines, [run.curve for place in places for mine in found[place].values() for run in mine]
+        ),
         panels,
     )
     figure.keep({OUTER_LOSS: 2, TIME: 0}.get(name, 1))

@@ -18,9 +18,9 @@ from metabench.report.results.entries import Entry, Row, Setting, Suite, Task, s
 from metabench.report.verdicts import cosine_words
 from metabench.results.statistics import intervals
 
-ERROR = Axis("relative error against the exact hypergradient", "error")
+ERROR = Axis("error relative to exact hypergradient", "error")
 COSINE = Axis(
-    "1 − cosine with the exact hypergradient (0: same direction, 1: orthogonal, 2: opposite)",
+    "1 − cosine with exact hypergradient (0: same, 1: orthogonal, 2: opposite)",
     "error",
 )
 EXACT_BELOW = 1e-7

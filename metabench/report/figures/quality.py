@@ -71,7 +71,7 @@ def _panel(suite: Suite, setting: Setting, entries: list[Entry], cost: Axis) -> 
     front = pareto_front([point.x for point in points], [point.y for point in points], rises)
     points = [replace(point, on_front=index in front) for index, point in enumerate(points)]
     return Panel(
-        suite.titles[setting],
+        f"Against {'memory' if cost is MEMORY else 'time'} · {suite.titles[setting]}",
         cost,
         Axis(f"{metric} ({'higher' if rises else 'lower'} is better)", "plain", log=False),
         points,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable
 
 from metabench.report import numbers
@@ -26,6 +27,7 @@ from metabench.results.statistics import Fit, line, power_law
 PARAMETERS = Axis("inner parameters", "count")
 INNER_STEPS = Axis("inner steps K", "count")
 _PLACES_AT_LEAST = 3
+_NO_FIT = "no fit"
 
 _Title = tuple[str, ...]
 _Annotate = Callable[[list[Point], Axis], str]
@@ -79,7 +81,7 @@ def steps_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Note:
 
 def _figure(task: Task, kind: str, title: str, fit: str, panels: list[Panel]) -> Figure:
     notes = [note for panel in panels for note in panel.notes.values()]
-    if all(note.startswith("no fit") for note in notes):
+    if all(note.startswith(_NO_FIT) for note in notes):
         fit = f"Nothing is fitted to fewer than {FIT_AT_LEAST} places."
     caption = f"{fit} Memory: {seeds_word('peak_bytes')} over seeds; time: {seeds_word('time_median_s')}, bars: quartiles. Strip: no result."
     figure = Figure(slug(kind, task.problem, task.dataset), kind, title, caption, panels)
@@ -103,7 +105,7 @@ def _panels(
 def _panel(
     entries: list[Entry], x: Axis, axis: Axis, place: Callable[[Entry], int | None], title: str, note: _Annotate
 ) -> Panel:
-    """Return one panel. Entries of one label at one place (of several experiments) become their median."""
+    """Return one panel of the labels that have two places or more. Entries of one label at one place become their median."""
     grouped: dict[tuple[str, int], list[Entry]] = {}
     for entry in entries:
         if where := place(entry):
@@ -116,6 +118,9 @@ def _panel(
             points.append(_point(label, where, group, axis, number))
         elif all(entry.failed for entry in group):
             failures.append(Failure(label, group[0].worst_status, number, where))
+    places = Counter([*(point.label for point in points), *(failure.label for failure in failures)])
+    points = [point for point in points if places[point.label] > 1]
+    failures = [failure for failure in failures if places[failure.label] > 1]
     by_label: dict[str, list[Point]] = {}
     for point in points:
         by_label.setdefault(point.label, []).append(point)
@@ -124,6 +129,9 @@ def _panel(
         if failure.label not in by_label:
             statuses = sorted({one.status for one in failures if one.label == failure.label})
             notes[failure.label] = f"{', '.join(statuses)} everywhere"
+    alike = set(notes.values())
+    if len(alike) == 1 and notes.keys() == by_label.keys() and min(alike).startswith(_NO_FIT):
+        title, notes = f"{title} · {alike.pop()}", {}
     everywhere = sorted({point.x for point in points} | {one.x for one in failures if one.x is not None})
     return Panel(
         f"{'Memory' if axis is MEMORY else 'Time'} · {title}",
@@ -155,14 +163,14 @@ def _point(label: str, where: int, group: list[Entry], axis: Axis, number: int) 
 
 def _exponent_note(points: list[Point], axis: Axis) -> str:
     if len(points) < FIT_AT_LEAST:
-        return f"no fit: {numbers.plural(len(points), 'size')}"
+        return f"{_NO_FIT}: {numbers.plural(len(points), 'size')}"
     fit = power_law([point.x for point in points], [point.y for point in points])
     return f"b = {numbers.exponent(fit)} ({fit.n} sizes)" if fit else ""
 
 
 def _slope_note(points: list[Point], axis: Axis) -> str:
     if len(points) < FIT_AT_LEAST:
-        return f"no fit: {len(points)} K"
+        return f"{_NO_FIT}: {len(points)} K"
     fit = line([point.x for point in points], [point.y for point in points])
     return f"{_slope_words(fit, axis)} per step" if fit else ""
 

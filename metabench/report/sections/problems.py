@@ -32,7 +32,7 @@ def _parts(suite: Suite) -> list[Part]:
 
 
 def problem_figures(suite: Suite, task: Task, limit: int) -> list[Figure | Note]:
-    """Return the figures of a problem, those first that decide most, with at most `limit` panels in the page, and notes between them."""
+    """Return the figures of a problem, those first that decide most, with at most `limit` panels in the page, and a note of what has none."""
     settings = {setting: entries for setting, entries in suite.settings.items() if setting.task == task}
     curves = curve_figures(suite, task)
     loss = slug("curve", OUTER_LOSS, task.problem, task.dataset)
@@ -44,18 +44,15 @@ def problem_figures(suite: Suite, task: Task, limit: int) -> list[Figure | Note]
         error_figure(suite, task, settings),
         *(figure for figure in curves if figure.name != loss),
     ]
-    blocks: list[Figure | Note] = []
-    for block in found:
-        blocks.append(block)
-        if isinstance(block, Figure):
-            block.tell_apart(suite.all_styles).keep(min(limit, len(block.panels)))
-            limit -= len(block.panels)
-            if block.left_out:
-                names = numbers.some((f"`{label}`" for label in block.left_out), len(block.left_out))
-                blocks.append(
-                    Note(f"{block.title} shows as many labels as there are shapes; its CSV also has {names}.")
-                )
-    return blocks
+    figures = [block for block in found if isinstance(block, Figure)]
+    texts = [block.text for block in found if isinstance(block, Note)]
+    for figure in figures:
+        figure.tell_apart(suite.all_styles).keep(min(limit, len(figure.panels)))
+        limit -= len(figure.panels)
+        if figure.left_out:
+            names = numbers.some((f"`{label}`" for label in figure.left_out), len(figure.left_out))
+            texts.append(f"{figure.title} shows as many labels as there are shapes; its CSV also has {names}.")
+    return [*figures, *([Note(" ".join(texts))] if texts else [])]
 
 
 def _tables(suite: Suite, task: Task) -> list[Block]:

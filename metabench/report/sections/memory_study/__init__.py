@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metabench.report.blocks import Note, Sentence
+from metabench.report.blocks import Block, Note, Sentence
 from metabench.report.results.entries import Suite
 from metabench.report.section import Part, Section
 from metabench.report.sections.memory_study.figures import study_figures
@@ -21,7 +21,7 @@ def _parts(suite: Suite) -> list[Part]:
     study = memory_study(suite)
     if study is None:
         return []
-    blocks = [
+    blocks: list[Block] = [
         *(Sentence(text, about) for about, text in study_sentences(study)),
         Note(f"{_MEANING} One thing is swept at a time, around the usual configuration ({centre_words(study)})."),
         *study_figures(suite, study),
