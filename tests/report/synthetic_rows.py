@@ -246,6 +246,7 @@ _KNOWN_BEFORE = (
         "target",
         "exact",
         "seed",
+        "replicate",
         "inner_steps",
         "outer_steps",
         "cell",
