@@ -1,27 +1,44 @@
-"""Publish a run of the default suite: copy its rows to results/reference/, render them, and bring the README's figures in step.
+"""Publish a run of the default suite: copy its rows to results/reference/, render them, and bring the README in step.
 
 python scripts/publish.py results/default    # after `snakemake --cores all`
-python scripts/publish.py --check            # exit 1 if the README is not what results/reference/ gives
+python scripts/publish.py                    # render the README anew from the published rows
+python scripts/publish.py --check            # exit 1 if the README is not what results/reference/ and the source give
+
+The README's parts between `<!-- published: NAME -->` and `<!-- published: end -->` are made here, and so is the time that a run takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import shutil
 import sys
+from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 
+import pandas as pd
+import yaml
+
+from metabench.papers import beside, papers
 from metabench.report import numbers
 from metabench.report.build import build_figures, build_page, build_tables
 from metabench.report.results.entries import Entry, Setting
 from metabench.report.results.load import load_suite
 from metabench.report.tables.setting import setting_table
 from metabench.report.tables.table import Cell, Table
+from metabench.results.metadata import Metadata
+from metabench.results.store import read_metadata, read_rows, rows_of
+from metabench.suite.config.load import load_suite as load_config
+from metabench.suite.plan.code_hash import code_hash
+from metabench.suite.plan.plan import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
 README = ROOT / "README.md"
-BEGIN, END = "<!-- reference: begin -->\n", "<!-- reference: end -->\n"
+PART = re.compile(r"(<!-- published: (\w+) -->\n)(.*?)(<!-- published: end -->\n)", re.DOTALL)
+TIME = re.compile(r"(?<=default suite \()\d+ minutes on \d+ cores(?=\))")
 PROBLEM, FIGURES = (
     "label_noise",
     ("quality_memory-label_noise-fashion_mnist_10k", "scaling_size-label_noise-fashion_mnist_10k"),
@@ -44,14 +61,18 @@ def main() -> None:
     parser.add_argument("run", nargs="?", type=Path, help="folder of a finished run of the default suite")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the README is out of step")
     arguments = parser.parse_args()
-    if arguments.check == bool(arguments.run):
+    if arguments.check and arguments.run:
         parser.error("give either the folder of a run or --check")
     if arguments.run:
         copy(arguments.run)
     text = README.read_text(encoding="utf-8")
-    wanted = with_section(text, section(REFERENCE / "results.parquet"))
+    wanted = rendered(text, REFERENCE / "results.parquet")
     if arguments.check:
-        sys.exit(0 if text == wanted else "README.md is out of step: run scripts/publish.py on the run again")
+        sys.exit(
+            0
+            if text == wanted
+            else "README.md is out of step with the published rows or the source: run scripts/publish.py"
+        )
     README.write_text(wanted, encoding="utf-8")
 
 
@@ -68,9 +89,109 @@ def copy(run: Path) -> None:
     build_page(rows, report)
 
 
-def section(rows: Path) -> str:
-    """Return the README's section: the figures, and the table of the problem with networks."""
-    suite = load_suite(rows)
+def rendered(text: str, results: Path) -> str:
+    """Return the README with every part that is published made from results.parquet."""
+    rows, metadata = pd.DataFrame(rows_of(read_rows(results))), read_metadata(results)
+    made = {
+        "sentences": f"{sentences(rows)}\n",
+        "figures": "".join(f"![{name}](results/reference/report/figures/{name}.png)\n" for name in FIGURES),
+        "table": table_with_caption(results) + changed_source(rows, current_hashes(metadata)),
+    }
+    if [part[2] for part in PART.finditer(text)] != list(made):
+        sys.exit(f"README.md must have the published parts {', '.join(made)}, once each and in this order")
+    text = PART.sub(lambda part: part[1] + made[part[2]] + part[4], text)
+    return TIME.sub(time_taken(rows, metadata), text)
+
+
+def sentences(rows: pd.DataFrame) -> str:
+    """Return the findings on the problem with networks: quality, memory on MLPs and on convolutional networks, and noise of times."""
+    rows = rows[(rows.problem == PROBLEM) & (rows.status == "ok")]
+    convolutional = rows[rows["size"].str.startswith("conv")]
+    (evograd,) = (
+        beside([papers()["evograd"]], rows).query("what == 'memory' and data.str.startswith('CIFAR-10,')").itertuples()
+    )
+    mixed = ratios(convolutional, "mixflow", "unrolled", "peak_bytes")
+    small = rows[rows["size"].str.startswith("mlp")]
+    others = sorted(set(small.method) - {"unrolled"})
+    least = min(float(ratios(small, method, "unrolled", "peak_bytes").min()) for method in others)
+    times = ratios(rows[rows.inner_steps == 1], "t1t2", "unrolled", "time_median_s")
+    apart = max(float(times.max()), 1 / float(times.min()))
+    return "\n".join(
+        (
+            gain(rows),
+            f"On MLPs, where parameters outweigh activations, no method takes less than {math.floor(least * 100) / 100:.2f} times the "
+            "memory of `unrolled`.",
+            f"On convolutional networks EvoGrad takes {evograd.ours_low:.2f} to {evograd.ours_high:.2f} times the memory of `t1t2` "
+            f"(its paper: {evograd.printed} with a {evograd.model}),",
+            f"and mixed mode {mixed.min():.2f} to {mixed.max():.2f} times that of `unrolled`.",
+            f"Times are noisier than bytes: at K = 1 `t1t2` and `unrolled` do the same work, yet differ up to {apart:.1f}-fold.",
+        )
+    )
+
+
+def gain(rows: pd.DataFrame) -> str:
+    """Say which methods gain quality over no meta-learning in every seed, and how many points of the mean."""
+    by_seed = rows[rows.kind == "quality"].pivot(index="seed", columns="label", values="quality")
+    gains = by_seed.drop(columns="none").sub(by_seed["none"], axis="index")
+    learning = gains.columns[(gains > 0).all()]
+    means = gains[learning].mean()
+    if learning.empty:
+        return "No method learns to discount the noise in every seed."
+    every = len(learning) == gains.shape[1]
+    who, ending = (
+        ("Every method but `none`" if every else f"Only {named(learning)}"),
+        "s" * (every or len(learning) == 1),
+    )
+    return f"{who} learn{ending} to discount the noise, and gain{ending} {means.min():.1f} to {means.max():.1f} points of accuracy."
+
+
+def ratios(rows: pd.DataFrame, method: str, against: str, column: str) -> pd.Series:
+    """Return the ratio of two methods' medians over seeds, per experiment and size."""
+    middle = rows.pivot_table(index=["experiment", "size"], columns="method", values=column, aggfunc="median")
+    return (middle[method] / middle[against]).dropna()
+
+
+def current_hashes(metadata: Metadata) -> dict[str, str]:
+    """Return the code hash that the source gives each cell of the published suite now."""
+    return {cell.hash: code_hash(cell) for cell in plan(load_config(yaml.safe_load(metadata.suite))).cells}
+
+
+def changed_source(rows: pd.DataFrame, current: dict[str, str]) -> str:
+    """Return a sentence that names the methods with rows older than the source that they depend on; empty if there are none."""
+    changed = rows[rows.cell.map(current) != rows.code_hash]
+    if changed.empty:
+        return ""
+    methods = list(dict.fromkeys(changed.method))
+    every = rows.method.nunique()
+    whose = (
+        "every method"
+        if len(methods) == every
+        else named(methods)
+        if len(methods) <= 3
+        else f"{len(methods)} of {every} methods"
+    )
+    commits = ", ".join(sorted({commit[:7] for commit in changed.git_commit}))
+    return f"\nRows of {whose} are older than their source (commit {commits}).\n"
+
+
+def named(methods: Iterable[str]) -> str:
+    """Write '`a`, `b` and `c`'."""
+    *first, last = (f"`{method}`" for method in methods)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def time_taken(rows: pd.DataFrame, metadata: Metadata) -> str:
+    """Write '13 minutes on 2 cores': from the first cell's start to the collection of the rows."""
+    seconds = (
+        datetime.fromisoformat(metadata.created_at) - datetime.fromisoformat(rows.started_at.min())
+    ).total_seconds()
+    (hardware,) = set(rows.hardware)
+    return f"{math.ceil(seconds / 60)} minutes on {hardware.rpartition(', ')[2]}"
+
+
+def table_with_caption(results: Path) -> str:
+    """Return the table of the problem with networks, with its caption and notes."""
+    suite = load_suite(results)
     found = [
         (setting, entries)
         for setting, entries in suite.settings.items()
@@ -78,9 +199,8 @@ def section(rows: Path) -> str:
     ]
     ((setting, entries),) = found
     table = setting_table(suite, setting, entries)
-    figures = "\n".join(f"![{name}](results/reference/report/figures/{name}.png)" for name in FIGURES)
     notes = "".join(f"\n{note}\n" for note in table.notes)
-    return f"{figures}\n\n{markdown(table)}\n\n{caption(setting, entries, table)}\n{notes}"
+    return f"{markdown(table)}\n\n{caption(setting, entries, table)}\n{notes}"
 
 
 def caption(setting: Setting, entries: list[Entry], table: Table) -> str:
@@ -97,7 +217,7 @@ def caption(setting: Setting, entries: list[Entry], table: Table) -> str:
         f"Accuracy: mean and {numbers.INTERVAL_WORDS}, n = {seeds}; "
         f"bold: the best, and methods whose interval overlaps it. Memory and time: one hypergradient, K = {steps}, "
         f"{setting.place.dtype} on {setting.place.caption}. {''.join(dict.fromkeys(sampled))}"
-        f"Certificates: {table.certificates} [Every column, with the full caption](results/reference/report/index.html)."
+        f"Certificates: {table.certificates} [Every column](results/reference/report/index.html)."
     )
 
 
@@ -115,12 +235,6 @@ def markdown(table: Table) -> str:
 def _text(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.tone == "best" else cell.text
     return text + cell.marks
-
-
-def with_section(text: str, section: str) -> str:
-    """Return the README with `section` between its two marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + section + END + rest.split(END)[1]
 
 
 if __name__ == "__main__":

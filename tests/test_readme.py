@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from metabench.results.store import read_metadata, read_rows
+from metabench.results.store import read_metadata, read_rows, rows_of
+from scripts import publish
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,12 +24,70 @@ DOCUMENTS = (
 )
 
 
-def test_its_table_and_figure_are_those_of_the_published_rows() -> None:
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    return pd.DataFrame(rows_of(read_rows(REFERENCE / "results.parquet")))
+
+
+def test_its_sentences_table_and_figures_are_those_of_the_published_rows_and_the_source() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "publish.py"), "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for figure in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / figure).is_file()
+
+
+def test_its_sentences_follow_the_rows(rows: pd.DataFrame) -> None:
+    ratio = r"EvoGrad takes (\S+) to (\S+) times the memory of `t1t2`"
+    (low, high), text = re.search(ratio, README).groups(), publish.sentences(rows)
+    assert text in README and "Every method but `none` learns" in text
+    doubled = rows.assign(peak_bytes=rows.peak_bytes.where(rows.method != "evograd", rows.peak_bytes * 2))
+    found = re.search(ratio, publish.sentences(doubled)).groups()
+    assert [float(one) for one in found] == pytest.approx([2 * float(low), 2 * float(high)], abs=0.011)
+
+
+def test_a_method_that_gains_nothing_in_a_seed_is_not_said_to_learn(rows: pd.DataFrame) -> None:
+    trained = rows[rows.experiment == "label_noise"].copy()
+    trained.loc[(trained.method == "evograd") & (trained.seed == 0), "quality"] = 0.0
+    assert publish.gain(trained).startswith("Only `ift_neumann (steps=3)`, `mixflow`, `t1t2` and `unrolled` learn to")
+    trained["quality"] = 50.0
+    assert publish.gain(trained) == "No method learns to discount the noise in every seed."
+
+
+def test_rows_that_are_older_than_their_source_are_said_to_be(rows: pd.DataFrame) -> None:
+    current = dict(zip(rows.cell, rows.code_hash, strict=True))
+    assert publish.changed_source(rows, current) == ""
+
+    def said(*methods: str) -> str:
+        edited = dict.fromkeys(rows.cell[rows.method.isin(methods)], "edited")
+        return publish.changed_source(rows, {**current, **edited})
+
+    commit = rows.git_commit[0][:7]
+    assert said("t1t2", "evograd") == f"\nRows of `t1t2` and `evograd` are older than their source (commit {commit}).\n"
+    assert "Rows of 4 of 9 methods are" in said("t1t2", "evograd", "none", "ift_cg")
+    assert "Rows of every method are" in said(*rows.method)
+
+
+def test_a_readme_that_hides_them_is_out_of_step_and_one_that_says_so_is_short_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publish, "current_hashes", lambda metadata: {})
+    text = publish.rendered(README, REFERENCE / "results.parquet")
+    assert "Rows of every method are older than their source" in text
+    assert words(text) <= 900
+
+
+def test_a_cell_has_the_hash_that_the_source_gives_it(monkeypatch: pytest.MonkeyPatch, rows: pd.DataFrame) -> None:
+    metadata = read_metadata(REFERENCE / "results.parquet")
+    monkeypatch.setattr(publish, "code_hash", lambda cell: cell.method)
+    found = publish.current_hashes(metadata)
+    assert [found[cell] for cell in rows.cell] == list(rows.method)
+
+
+def test_every_published_figure_is_between_marks() -> None:
+    beside = publish.TIME.sub("", publish.PART.sub("", README))
+    assert publish.TIME.search(README) and len(publish.PART.findall(README)) == 3
+    assert not re.findall(r"\d+(?:\.\d+)?(?:×| times| MiB| ms\b| points|-fold)", beside)
 
 
 def test_the_published_rows_are_a_whole_run_of_one_source_on_named_hardware() -> None:
@@ -43,8 +103,13 @@ def test_every_make_target_that_it_names_exists(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
+def words(text: str) -> int:
+    """Return the number of words that a reader sees."""
+    return len(re.sub("<!--.*?-->", "", text).split())
+
+
 def test_it_has_at_most_900_words() -> None:
-    assert len(README.split()) <= 900
+    assert words(README) <= 900
 
 
 def headings(document: Path) -> set[str]:

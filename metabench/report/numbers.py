@@ -116,9 +116,9 @@ def seconds_with_quartiles(median: float | None, low: float | None, high: float 
     return f"{significant(median / size)} {unit} [{significant(low / size)}, {significant(high / size)}]"
 
 
-def ratio(value: float | None) -> str:
-    """Write a ratio as '0.43×' with three significant digits."""
-    return ABSENT if value is None else f"{significant(value)}×"
+def ratio(value: float | None, digits: int = 3) -> str:
+    """Write a ratio as '0.43×'."""
+    return ABSENT if value is None else f"{significant(value, digits)}×"
 
 
 def estimate(found: Estimate | None, signed: bool = False, decimals: int | None = None) -> str:

@@ -6,6 +6,7 @@ and the page are made from a `Suite` alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,7 @@ from metabench.results.metadata import Metadata
 from metabench.results.statistics import Estimate
 
 DEFAULT_BASELINE = "unrolled"
+_SLUG_AT_MOST = 120  # characters: file systems take names of 255 bytes, and others stand before and behind a slug
 Row = dict[str, Any]
 
 GRADIENT_COLUMNS = (
@@ -116,15 +118,15 @@ class Setting:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What it shares with a second run of its baseline, which does not train."""
-        return (self.task, self.size, self.problem_variant, self.experiment, self.place)
+        """What it shares with a second run of its baseline, which does not train, and which experiments may share."""
+        return (self.task, self.size, self.problem_variant, self.place)
 
 
 Group: TypeAlias = tuple[Setting, int, int]
 """What comparable entries share: setting, inner steps and outer steps."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """One method in one setting, its seeds combined. Bytes and seconds are those of one hypergradient.
 
@@ -374,12 +376,17 @@ class Suite:
 
 
 def slug(*parts: str) -> str:
-    """Join names into a file's name: lower-case letters, digits, '.', '_' and '-' only."""
+    """Join names into a file's name: lower-case ASCII letters, digits, '.', '_' and '-' only; a digest ends it where letters are lost."""
     cleaned = (
         "".join(letter if (letter.isalnum() and letter.isascii()) or letter in "._" else "-" for letter in part)
         for part in parts
     )
-    return "-".join(text.strip("-") for text in cleaned if text.strip("-")).lower()
+    name = "-".join(text.strip("-") for text in cleaned if text.strip("-")).lower()
+    lost = any(letter.isalnum() and not letter.isascii() for part in parts for letter in part)
+    if lost or len(name) > _SLUG_AT_MOST:
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+        name = "-".join(filter(None, (name[:_SLUG_AT_MOST].strip("-"), digest)))
+    return name
 
 
 def parse_config(text: str) -> dict[str, Any]:

@@ -6,13 +6,16 @@ The words themselves come from `metabench.report.verdicts` alone.
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from metabench.report import numbers, verdicts
-from metabench.report.results.entries import Entry, Group, Setting, Suite, Task
+from metabench.report.results.entries import Entry, Group, Place, Setting, Suite, Task
 from metabench.report.results.exactness import NO_HYPERGRADIENT
-from metabench.report.verdicts import Floor, Ranking, Verdict
+from metabench.report.verdicts import Floor, Ranking, Verdict, Word
+from metabench.results.statistics import MINIMUM_SEEDS
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Outcome:
         ranking: verdicts on quality against the best; None where nothing was trained.
         against_baseline: verdicts on quality against the baseline, by label.
         floor: the noise floor of times here; None where the baseline was not run a second time.
+        baseline: the label that ratios and `against_baseline` compare with.
     """
 
     group: Group
@@ -36,6 +40,7 @@ class Outcome:
     ranking: Ranking | None
     against_baseline: Mapping[str, Verdict]
     floor: Floor | None
+    baseline: str
 
     @property
     def setting(self) -> Setting:
@@ -43,33 +48,59 @@ class Outcome:
         return self.group[0]
 
     def twins(self, label: str) -> list[str]:
-        """Return the labels that are the same computation as `label`."""
-        return [other for group in self.same if label in group for other in sorted(group - {label})]
+        """Return the labels that are the same computation as `label`, in the order of the entries."""
+        return [
+            one.label
+            for one in self.entries
+            for group in self.same
+            if {label, one.label} <= group and one.label != label
+        ]
+
+    def stands_for(self, label: str) -> str:
+        """Return the first label that is the same computation as `label`, itself if there is no other."""
+        return next((one.label for one in self.entries for group in self.same if {label, one.label} <= group), label)
+
+    def _timed_as_baseline(self, entry: Entry) -> bool:
+        """Whether the ratio of times is of one computation with itself: whatever it is, it is noise."""
+        return entry.label != self.baseline and self.baseline in self.twins(entry.label)
 
     def at_the_top(self) -> list[Entry]:
         """Return the entries that are not told apart from the best, itself included; none below the seeds that a verdict takes."""
         ranking = self.ranking
-        if ranking is None or ranking.best is None:
+        if ranking is None or not self.decided:
             return []
-        return [one for one in self.entries if one.label == ranking.best or one.label in ranking.tied]
+        level = (Word.NOT_TOLD_APART, Word.SAME)
+        return [
+            one
+            for one in self.entries
+            if one.label == ranking.best or ((own := ranking.verdicts.get(one.label)) and own.word in level)
+        ]
+
+    @property
+    def decided(self) -> bool:
+        """Whether there are seeds enough for verdicts on quality."""
+        ranking = self.ranking
+        if ranking is None or ranking.best is None:
+            return False
+        best = next(one for one in self.entries if one.label == ranking.best)
+        return len(best.quality_by_seed) >= MINIMUM_SEEDS
 
     def time_verdict(self, entry: Entry) -> str:
-        """Return the verdict on an entry's time against the baseline; empty without a ratio or a floor."""
-        if entry.time_ratio is None or self.floor is None:
+        """Return the verdict on an entry's time against the baseline; empty without a ratio or a floor, and for the same computation."""
+        if self._timed_as_baseline(entry):
             return ""
-        return verdicts.time_verdict(entry.time_ratio, self.floor, self._compared)
-
-    def slower(self, ratio: float) -> bool:
-        """Tell whether a time that is `ratio` times another is told apart from it."""
-        return self.floor is not None and verdicts.time_verdict(ratio, self.floor, self._compared) == verdicts.SLOWER
+        found = verdicts.time_verdict(entry.time_ratio, self.floor)
+        return "" if found == Word.NONE else str(found)
 
     def time_words(self, entry: Entry) -> str:
         """Return the ratio of an entry's time to the baseline's, with the digits that the noise floor allows."""
-        return numbers.ABSENT if entry.time_ratio is None else verdicts.digits(entry.time_ratio, self.floor)
-
-    @property
-    def _compared(self) -> int:
-        return max(1, len(self.entries) - 1)
+        if entry.time_ratio is None:
+            return numbers.ABSENT
+        if self._timed_as_baseline(entry):
+            return "1×"
+        if self.floor is None:
+            return numbers.ratio(entry.time_ratio, 2)
+        return f"{verdicts.digits(entry.time_ratio, self.floor)}×"
 
 
 @functools.lru_cache(maxsize=2)
@@ -85,11 +116,11 @@ def outcomes(suite: Suite) -> tuple[Outcome, ...]:
         if group[0].trains:
             for method, entry in by_method.items():
                 preferred.setdefault((group[0].task, method), entry.label)
-    floors = _floors(suite)
+    floors = _floors(suite, {group: max(1, len(by_method) - 1) for group, by_method in chosen.items()})
     found = []
     for group, entries in groups.items():
         by_method = chosen[group] if group[0].trains else _preferred(entries, preferred)
-        found.append(_outcome(suite, group, entries, tuple(by_method.values()), floors.get(group[0].key)))
+        found.append(_outcome(suite, group, entries, tuple(by_method.values()), floors[group]))
     return tuple(found)
 
 
@@ -109,7 +140,7 @@ def _outcome(
         if suite.baseline in samples:
             against = verdicts.compare(samples, suite.baseline, rises)
     tried = {method: tuple(dict.fromkeys(own)) for method, own in labels.items() if len(set(own)) > 1}
-    return Outcome(group, entries, tried, same, ranking, against, floor)
+    return Outcome(group, entries, tried, same, ranking, against, floor, suite.baseline)
 
 
 def _chosen(entries: Sequence[Entry]) -> dict[str, Entry]:
@@ -136,22 +167,28 @@ def _preferred(entries: Sequence[Entry], labels: Mapping[tuple[Task, str], str])
     return found
 
 
-def _floors(suite: Suite) -> dict[tuple[object, ...], Floor]:
-    """Return the noise floor of every setting whose baseline was run twice; the pairs of one place are pooled."""
-    first: dict[tuple[object, ...], list[float]] = {}
-    again: dict[tuple[object, ...], list[float]] = {}
-    for rows, into in ((suite.rows, first), (suite.partners, again)):
-        for row in rows:
-            if row["label"] == suite.baseline and row["time_median_s"]:
-                into.setdefault((Setting.of(row).key, row["inner_steps"], row["seed"]), []).append(row["time_median_s"])
-    pairs: dict[tuple[object, ...], list[tuple[float, float]]] = {}
-    for key in first.keys() & again.keys():
-        pairs.setdefault(key[0], []).append((first[key][0], again[key][0]))  # type: ignore[arg-type]
-    places = {setting.key: setting.place for setting in suite.settings}
-    pooled: dict[object, list[list[tuple[float, float]]]] = {}
-    for key, own in pairs.items():
-        pooled.setdefault(places[key], []).append(own)
-    return {key: verdicts.floor(own, pooled[places[key]]) for key, own in pairs.items()}
+def _floors(suite: Suite, compared: Mapping[Group, int]) -> dict[Group, Floor | None]:
+    """Return the noise floor of every group whose baseline was run twice; the pairs of one place are pooled."""
+    again: dict[tuple[Setting, int], list[float]] = {}
+    for row in suite.partners:
+        if row["time_median_s"]:
+            again.setdefault((Setting.of(row), row["inner_steps"]), []).append(row["time_median_s"])
+    pairs: dict[Place, dict[tuple[Any, ...], list[tuple[float, float]]]] = {}
+    for (setting, steps), seconds in again.items():
+        own = [
+            entry.time_median
+            for entry in suite.entries
+            # Of the experiment that it was timed with: another was timed at another moment.
+            if (entry.label, entry.inner_steps, entry.setting.key, entry.setting.experiment)
+            == (suite.baseline, steps, setting.key, setting.experiment)
+            and entry.time_median
+        ]
+        if own:
+            near = pairs.setdefault(setting.place, {})
+            near[setting.key, steps] = [(statistics.median(own), statistics.median(seconds))]
+    return {
+        group: verdicts.floor((group[0].key, group[1]), pairs.get(group[0].place, {}), number) for group, number in compared.items()
+    }
 
 
 def telling(found: Sequence[Outcome]) -> dict[Task, Outcome]:

@@ -98,7 +98,7 @@ def warnings(suite: Suite) -> list[str]:
         most = max(busy, key=lambda row: row["load_at_start"])
         found.append(
             f"The machine was busy when {len(busy)} of {numbers.plural(len(suite.rows), 'run')} began: a load of up to "
-            f"{most['load_at_start']:.1f} on {numbers.plural(cores(most['hardware']), 'core')}. Their times may say more of that than of the methods."
+            f"{most['load_at_start']:.1f} on {numbers.plural(cores(most['hardware']), 'core')}. Their times may tell of that."
         )
     if any((row["git_commit"] or "").endswith("+") for row in suite.rows):
         found.append("Some rows were measured with source files that differed from their commit (marked '+').")

@@ -42,14 +42,19 @@ def answer_headline(suite: Suite) -> str:
         return "" if suite.rows else "There is nothing to compare yet."
     if all(entry.failed for entry in suite.entries):
         return f"No run finished: {_statuses(suite)}."
+    methods = list(dict.fromkeys(entry.method for entry in suite.entries))
+    if len(methods) == 1:
+        return f"`{methods[0]}` is the only method here: there is nothing to compare it with."
     found = compared(suite)
-    trained = {task: one for task, one in found.items() if one.ranking is not None}
-    if not trained:
+    ranked = sum(one.ranking is not None for one in found.values())
+    if not ranked:
         return _cost_headline(suite, list(found.values()))
-    if all(one.ranking is None or one.ranking.n < MINIMUM_SEEDS for one in trained.values()):
+    trained = {task: one for task, one in found.items() if one.decided}
+    if not trained:
         return f"Fewer than {MINIMUM_SEEDS} seeds: the tables give values, and no verdicts."
     where = "its problem" if len(trained) == 1 else f"all {len(trained)} problems"
-    winners = {one.ranking.winner for one in trained.values() if one.ranking}
+    where += " with verdicts" * (len(trained) < ranked)
+    winners = {_method(one, one.ranking.winner) for one in trained.values() if one.ranking}
     if len(winners) == 1 and (winner := winners.pop()):
         return f"`{winner}` has the best quality on {where}."
     tops = [{entry.method for entry in one.at_the_top()} for one in trained.values()]
@@ -58,12 +63,17 @@ def answer_headline(suite: Suite) -> str:
     ]
     working = estimating(everywhere)
     if not everywhere:
-        bests = {task: one.ranking.best for task, one in trained.items() if one.ranking and one.ranking.best}
+        bests = {task: _method(one, one.ranking.best) for task, one in trained.items() if one.ranking}
         return f"No method is at the top everywhere: {numbers.some([f'`{best}` on {task.problem}' for task, best in bests.items()], 3)}."
     if not working:
         return f"On {where} no method is told apart from training without a hypergradient."
     how_many = "1 method is" if len(everywhere) == 1 else f"{len(everywhere)} methods are"
     return f"On {where} {how_many} at the top; {_cheapest(suite, working, trained)}."
+
+
+def _method(outcome: Outcome, label: str | None) -> str:
+    """Return the method of a label; empty for none."""
+    return next((entry.method for entry in outcome.entries if entry.label == label), "")
 
 
 def _cheapest(suite: Suite, working: Sequence[Entry], trained: dict[Task, Outcome]) -> str:
@@ -77,6 +87,8 @@ def _cheapest(suite: Suite, working: Sequence[Entry], trained: dict[Task, Outcom
     if not whole:
         return f"{numbers.some([f'`{entry.method}`' for entry in working], 3)} among them"
     best = min(whole, key=lambda method: max(whole[method]))
+    if best == suite.baseline:
+        return f"none of these takes less memory than `{best}`"
     low, high = numbers.ratio(min(whole[best])), numbers.ratio(max(whole[best]))
     return (
         f"of these `{best}` takes least memory, {low if low == high else f'{low} to {high}'} that of `{suite.baseline}`"
@@ -86,13 +98,17 @@ def _cheapest(suite: Suite, working: Sequence[Entry], trained: dict[Task, Outcom
 def _cost_headline(suite: Suite, found: Sequence[Outcome]) -> str:
     least = [least_memory(cheapest_among(outcome)) for outcome in found]
     names = {entry.method for entries in least for entry in entries[:1]}
+    if not names:
+        return "No run of a method that estimates a hypergradient finished."
+    exact = all(entry.exact and entry.target == "unrolled" for entries in least for entry in entries)
+    which = "exact methods" if exact else "methods that estimate a hypergradient"
     if len(names) == 1:
         ratios = [entries[0].memory_ratio for entries in least if entries and entries[0].memory_ratio]
         name = names.pop()
         if not ratios or name == suite.baseline:
-            return f"`{name}` takes the least memory of all exact methods."
-        return f"`{name}` takes the least memory of all exact methods, {numbers.ratio(max(ratios))} that of `{suite.baseline}` or less."
-    return f"Which exact method takes the least memory depends on the problem: {numbers.some([f'`{name}`' for name in sorted(names)], 3)}."
+            return f"`{name}` takes the least memory of all {which}."
+        return f"`{name}` takes the least memory of all {which}, {numbers.ratio(max(ratios))} that of `{suite.baseline}` or less."
+    return f"Which of the {which} takes the least memory depends on the problem: {numbers.some([f'`{name}`' for name in sorted(names)], 3)}."
 
 
 def _certified(suite: Suite) -> str:

@@ -40,7 +40,9 @@ def _parts(suite: Suite) -> list[Part]:
     for record in found.to_dict("records"):
         table.rows.append(_row({str(name): value for name, value in record.items()}))
         table.records.append({str(name): value for name, value in record.items()})
-    left = Note("Rows are there for figures that a suite's problems can be set beside; the others are in the papers' files.")
+    left = Note(
+        "Rows are there for figures that a suite's problems can be set beside; the others are in the papers' files."
+    )
     return [Part("published", "Published figures", [table, left], folded=True)]
 
 
@@ -52,7 +54,9 @@ def _row(record: dict[str, Any]) -> dict[str, Cell]:
     published = "" if math.isnan(record["published"]) else written(record["published"])
     return {
         "paper": Cell(record["paper"], record["paper"]),
-        "what": Cell(f"{what}, {record['model']}, {record['data']}", what, title=f"{record['printed']}; {record['source']}"),
+        "what": Cell(
+            f"{what}, {record['model']}, {record['data']}", what, title=f"{record['printed']}; {record['source']}"
+        ),
         "published": Cell(published or numbers.ABSENT, record["published"] if published else None),
         "ours": Cell(written(record["ours"]) + spread, record["ours"]),
         "settings": Cell(numbers.count(record["settings"]), record["settings"]),

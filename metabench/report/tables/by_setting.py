@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from metabench.report import numbers
+from metabench.report import numbers, verdicts
 from metabench.report.results.entries import Entry, Suite
 from metabench.report.results.frame import estimate_columns, setting_columns
 from metabench.report.results.outcomes import Outcome, estimating
 from metabench.report.tables.cells import failures_cell, setting_cells
 from metabench.report.tables.certificate_words import label_cell, marked, state_marks
 from metabench.report.tables.table import Cell, Column, Table
+from metabench.report.verdicts import Word
 
 
 def by_setting_table(suite: Suite, found: Sequence[Outcome]) -> Table:
@@ -55,9 +57,7 @@ def by_setting_table(suite: Suite, found: Sequence[Outcome]) -> Table:
         )
         row["memory"] = _named(memory, [numbers.memory(one.peak_bytes) for one in memory])
         row["time"] = _named(fastest, [numbers.seconds(one.time_median) for one in fastest])
-        row["floor"] = (
-            Cell(numbers.ratio(outcome.floor.ratio), outcome.floor.ratio) if outcome.floor else Cell(numbers.ABSENT)
-        )
+        row["floor"] = Cell(numbers.ratio(floor_ratio(outcome)), floor_ratio(outcome))
         row["failures"] = failures_cell(failures)
         table.rows.append(row)
         table.records.append(_record(outcome, best, tied, memory, fastest, failures))
@@ -82,12 +82,21 @@ def least_memory(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def fastest_of(outcome: Outcome, entries: Sequence[Entry]) -> list[Entry]:
-    """Return the fastest entry with those within its noise floor; without a floor, none: there is no verdict."""
+    """Return the fastest entry with those within its noise floor and those of one computation; without a floor, none: no verdict."""
     timed = sorted((one for one in entries if one.time_median), key=lambda one: one.time_median or 0.0)
     if not timed or outcome.floor is None:
         return []
     least = timed[0].time_median or 1.0
-    return [one for one in timed if not outcome.slower((one.time_median or 0.0) / least)]
+    near = [
+        one for one in timed if verdicts.time_verdict((one.time_median or 0.0) / least, outcome.floor) != Word.SLOWER
+    ]
+    alike = {outcome.stands_for(one.label) for one in near}
+    return [one for one in timed if outcome.stands_for(one.label) in alike]
+
+
+def floor_ratio(outcome: Outcome) -> float | None:
+    """Return the least ratio of times, above 1, that counts as a difference; None without a noise floor."""
+    return math.exp(outcome.floor.threshold) if outcome.floor else None
 
 
 def _named(entries: Sequence[Entry], values: Sequence[str]) -> Cell:
@@ -117,7 +126,7 @@ def _record(
         "least_memory_bytes": memory[0].peak_bytes if memory else None,
         "fastest": "; ".join(one.label for one in fastest),
         "fastest_s": fastest[0].time_median if fastest else None,
-        "noise_floor": outcome.floor.ratio if outcome.floor else None,
+        "noise_floor": floor_ratio(outcome),
         "same": "; ".join(" = ".join(sorted(group)) for group in outcome.same),
         "failures": "; ".join(f"{status}={number}" for status, number in failures.items()),
     }

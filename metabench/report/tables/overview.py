@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from metabench.report import numbers
-from metabench.report.results.certified import doubt, short
+from metabench.report.results.certified import doubt, short, worst
 from metabench.report.results.entries import Entry, Suite, Task
 from metabench.report.results.outcomes import Outcome
 from metabench.report.tables.certificate_words import state_marks
@@ -43,11 +43,12 @@ def overview_table(suite: Suite, telling: dict[Task, Outcome]) -> Table:
         for entry in every:
             for status, number in entry.failures.items():
                 failed[status] = failed.get(status, 0) + number
-        verdict = suite.verdicts[every[0].label]
+        verdict = worst(entry.verdict for entry in every)
         labels = list(dict.fromkeys(entry.label for entry in entries.values()))
         name = labels[0] if len(labels) == 1 else method
+        inexact = next((entry.inexact for entry in entries.values() if entry.inexact), "")
         row = {
-            "label": Cell(name, name, label=name, doubt=doubt(verdict), inexact=every[0].inexact),
+            "label": Cell(name, name, label=name, doubt=doubt(verdict), inexact=inexact),
             "certificate": Cell("", verdict, verdict=verdict),
             "failures": Cell("" if failed else "0", float(sum(failed.values())), badges=tuple(failed.items())),
         }
@@ -68,8 +69,6 @@ def quality_words(outcome: Outcome, entry: Entry) -> str:
         return ""
     if entry.label == ranking.best:
         return "best"
-    if twins := [twin for twin in outcome.twins(entry.label) if twin == ranking.best]:
-        return f"= {twins[0]}"
     verdict = ranking.verdicts.get(entry.label)
     if verdict is None or verdict.difference is None:
         return ""
@@ -90,6 +89,12 @@ def _cell(outcome: Outcome, entry: Entry | None, scale: tuple[float, float]) -> 
         return Cell(numbers.ABSENT)
     if entry.failed:
         return Cell("", None, badges=tuple(entry.failures.items()), title="; ".join(entry.messages.values()))
+    if (first := outcome.stands_for(entry.label)) != entry.label:
+        return Cell(
+            f"= {first}",
+            entry.quality.value if entry.quality else None,
+            "the same computation here: equal to the bit and to the byte",
+        )
     ranking = outcome.ranking
     verdict = ranking.verdicts.get(entry.label) if ranking else None
     top = entry in outcome.at_the_top()

@@ -80,7 +80,8 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     decimals = numbers.shared_decimals(entry.quality for entry in entries)
     for entry in entries:
         outcome = decided[entry.group]
-        table.rows.append(_row(outcome, entry, decimals))
+        if outcome.stands_for(entry.label) == entry.label:
+            table.rows.append(_row(outcome, entry, decimals))
         table.records.append(record(entry, outcome))
     table.drop_absent(tuple(column.key for column in columns if column.group))
     if not any(entry.failures for entry in entries):
@@ -97,7 +98,11 @@ def _row(outcome: Outcome, entry: Entry, decimals: int | None) -> dict[str, Cell
     against = outcome.against_baseline.get(entry.label) if chosen else None
     cosine = entry.direction_cosine
     return {
-        "label": label_cell(entry, title=f"cell {', '.join(entry.cells)}"),
+        "label": label_cell(
+            entry,
+            "".join(f"= {twin} " for twin in outcome.twins(entry.label)).strip(),
+            f"cell {', '.join(entry.cells)}",
+        ),
         "status": status_cell(entry) if entry.failures else Cell(""),
         "inner_steps": Cell(numbers.count(entry.inner_steps), entry.inner_steps),
         "quality": estimate_cell(
@@ -149,12 +154,16 @@ def _notes(suite: Suite, entries: Sequence[Entry], found: Sequence[Outcome]) -> 
         notes.append(
             f"{' and '.join(sorted(group))} are the same computation here: equal bytes, and a hypergradient equal to the bit."
         )
-    for method, labels in {method: labels for outcome in found for method, labels in outcome.tried.items()}.items():
-        chosen = next(entry.label for entry in found[0].entries if entry.method == method)
-        why = "chosen by the outer loss late in training" if entries[0].setting.trains else "it stands for the method"
-        notes.append(
-            f"{method}: tried {', '.join(labels)}; {chosen} {'was ' if entries[0].setting.trains else ': '}{why}."
-        )
+    tried: dict[str, dict[str, None]] = {}
+    chosen: dict[str, dict[str, None]] = {}
+    for outcome in found:
+        for method, labels in outcome.tried.items():
+            tried.setdefault(method, {}).update(dict.fromkeys(labels))
+            own = [entry.label for entry in outcome.entries if entry.method == method]
+            chosen.setdefault(method, {}).update(dict.fromkeys(own))
+    why = ", by the outer loss late in training" if entries[0].setting.trains else ""
+    for method, each in tried.items():
+        notes.append(f"{method}: tried {', '.join(each)}; chosen{why}: {', '.join(chosen[method])}.")
     if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
         notes.append(_why_no_ratio(suite.baseline, entries))
     if any(entry.time_ratio for entry in entries) and not any(outcome.floor for outcome in found):

@@ -27,6 +27,8 @@ from metabench.problems import PROBLEMS
 from metabench.suite.plan.cell import Cell
 
 RUNNER = "metabench.suite.run.run_cell"
+TIMER = "metabench.suite.rounds.time_group"
+WORKER = "metabench.suite.rounds.worker"
 PREDICTOR = "metabench.suite.predict.one_cell"
 _PACKAGE = "metabench"
 
@@ -125,6 +127,13 @@ def predictor_hash() -> str:
     return sources.digest(sources.closure([PREDICTOR]))
 
 
+@functools.cache
+def timer_hash() -> str:
+    """Return twelve hexadecimal digits over the source that times cells side by side; what they compute is in their own hashes."""
+    sources = _installed()
+    return sources.digest(sources.closure([TIMER, WORKER]))
+
+
 def method_hash(name: str, plugins: Iterable[str] = ()) -> str:
     """Return twelve hexadecimal digits over the source that decides a method's hypergradient: its module and what that imports.
 
@@ -151,7 +160,7 @@ def certifier_hash() -> str:
 def report_hash(own: tuple[str, ...] = ()) -> str:
     """Return twelve hexadecimal digits over every file that makes the report; `own` are the suite's plugins and figures."""
     digest = hashlib.sha256(b"".join(Path(path).read_bytes() for path in own))
-    for part in ("report", "results"):
+    for part in ("report", "results", "papers"):
         for path in sorted(_installed().root.joinpath(part).rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
                 digest.update(path.name.encode() + path.read_bytes())
