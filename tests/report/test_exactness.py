@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from metabench.report.page.page import render_page
 from metabench.report.page.sentences import sentences
 from metabench.report.results.answers import answers, glances
+
+from metabench.report.page.page import render_page
 from metabench.report.results.entries import Suite
 from metabench.report.results.exactness import ROUNDING, exceeds
 from metabench.report.results.load import load_suite

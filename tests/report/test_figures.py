@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -53,29 +54,26 @@ def load(tmp_path_factory: pytest.TempPathFactory, synthetic: Any) -> Callable[.
 
 
 @pytest.fixture(scope="module")
-def suites(load: Callable[..., Suite], suite: Suite, synthetic: Any) -> dict[str, Suite]:
+def suites(load: Callable[..., Suite], suite: Suite, synthetic: Any) -> Callable[[str], Suite]:
     """Suites of every shape by name."""
     one = synthetic.row("unrolled", 0)
-    return {
-        "published": load_suite(PUBLISHED),
-        "synthetic": suite,
-        "20 x 20": load(grid(synthetic, 20, 20, 5, ("mlp256",))),
-        "50 methods": load(grid(synthetic, 1, 50, 2, ("mlp64", "mlp256", "mlp1024", "mlp4096", "conv8"))),
-        "one row": load([one]),
-        "all failed": load([synthetic.failed_row("unrolled", 0, "oom", "limit")]),
-        "equal": load(
-            [one | {"method": name, "label": name, "cell": f"{index:08d}"} for index, name in enumerate("abc")]
-        ),
+    equal = [one | {"method": name, "label": name, "cell": f"{index:08d}"} for index, name in enumerate("abc")]
+    makers: dict[str, Callable[[], Suite]] = {
+        "published": lambda: load_suite(PUBLISHED),
+        "synthetic": lambda: suite,
+        "20 x 20": lambda: load(grid(synthetic, 20, 20, 5, ("mlp256",))),
+        "50 methods": lambda: load(grid(synthetic, 1, 50, 2, ("mlp64", "mlp256", "mlp1024", "mlp4096", "conv8"))),
+        "one row": lambda: load([one]),
+        "all failed": lambda: load([synthetic.failed_row("unrolled", 0, "oom", "limit")]),
+        "equal": lambda: load(equal),
     }
+    return functools.cache(lambda name: makers[name]())
 
 
-SUITES = ("published", "synthetic", "20 x 20", "50 methods", "one row", "all failed", "equal")
-
-
-@pytest.fixture(params=SUITES)
-def any_suite(request: pytest.FixtureRequest, suites: dict[str, Suite]) -> Suite:
+@pytest.fixture(params=["published", "synthetic", "20 x 20", "50 methods", "one row", "all failed", "equal"])
+def any_suite(request: pytest.FixtureRequest, suites: Callable[[str], Suite]) -> Suite:
     """Each of the suites."""
-    return suites[request.param]
+    return suites(request.param)
 
 
 @pytest.fixture
@@ -137,16 +135,16 @@ def test_the_page_has_few_panels_and_files_have_all_that_can_be_read(any_suite: 
                 assert f"{len(figure.panels)} of {every} panels" in figure.full_caption
 
 
-def test_twenty_problems_show_three_panels_each(suites: dict[str, Suite]) -> None:
-    suite = suites["20 x 20"]
+def test_twenty_problems_show_three_panels_each(suites: Callable[[str], Suite]) -> None:
+    suite = suites("20 x 20")
     for part in contents(suite):
         shown = [panel for block in part.blocks if isinstance(block, Figure) for panel in block.panels]
         if part.name.startswith("task-"):
             assert [panel.title.split(" · ")[0] for panel in shown] == ["Against memory", "Against time", "mlp256"]
 
 
-def test_labels_beyond_the_shapes_are_in_the_csv_and_named(suites: dict[str, Suite]) -> None:
-    suite = suites["50 methods"]
+def test_labels_beyond_the_shapes_are_in_the_csv_and_named(suites: Callable[[str], Suite]) -> None:
+    suite = suites("50 methods")
     (task,) = suite.tasks
     found = problem_figures(suite, task, 12)
     note, figure = found[-1], found[0]
@@ -168,8 +166,8 @@ def test_what_the_rows_do_not_warrant_is_said(suite: Suite) -> None:
     assert "no family of models was measured at 3 sizes" in note.text
 
 
-def test_settings_in_which_every_run_failed_are_said_and_not_drawn(suites: dict[str, Suite]) -> None:
-    suite = suites["all failed"]
+def test_settings_in_which_every_run_failed_are_said_and_not_drawn(suites: Callable[[str], Suite]) -> None:
+    suite = suites("all failed")
     (task,) = suite.tasks
     (note,) = problem_figures(suite, task, 12)
     assert not isinstance(note, Figure) and "no run finished (`unrolled` oom)" in note.text

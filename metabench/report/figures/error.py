@@ -53,13 +53,12 @@ def error_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Note:
         )
     groups.sort(key=lambda group: -sum(len(panel.points) for panel in group[0]))
     shown = [entry for _, entries in groups for entry in entries]
-    drawn = " Of a method that draws: the mean draw's cosine." if any(one.draws for one in shown) else ""
     figure = Figure(
         slug("error_cost", task.problem, task.dataset),
         "error_cost",
         "Hypergradient error against cost",
         f"{seeds_word('hypergradient_error').capitalize()} over {seeds(entry.seeds for entry in shown)} at a shared checkpoint. Lines: the "
-        f"options of one method.{drawn} Strip: no result.",
+        "options of one method. Strip: no result.",
         [panel for panels, _ in groups for panel in panels],
     )
     figure.keep(2)

@@ -45,7 +45,7 @@ def quality_figures(suite: Suite, task: Task, settings: Settings) -> list[Figure
         "quality_cost",
         "Test quality against memory and time",
         f"{seeds_word('quality').capitalize()} test quality over {seeds(entry.seeds for entry in shown)} with intervals; time with "
-        "quartiles. Dashed: the Pareto front of means, which a method may leave by chance. Strip: no result.",
+        "quartiles. Dashed: Pareto front of means, which chance may change. Strip: no result.",
         panels,
     )
     figure.keep(2)
@@ -59,7 +59,7 @@ def _first(entries: list[Entry]) -> tuple[bool, int]:
 
 def _failed(entries: list[Entry]) -> str:
     failures = failures_aside(entries)
-    return numbers.some((f"`{one.label}` {one.status}" for one in failures))
+    return numbers.some(f"`{one.label}` {one.status}" for one in failures)
 
 
 def _panel(suite: Suite, setting: Setting, entries: list[Entry], cost: Axis) -> Panel | None:

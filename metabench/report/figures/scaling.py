@@ -83,7 +83,7 @@ def _figure(task: Task, kind: str, title: str, fit: str, panels: list[Panel]) ->
     notes = [note for panel in panels for note in panel.notes.values()]
     if all(note.startswith(_NO_FIT) for note in notes):
         fit = f"Nothing is fitted to fewer than {FIT_AT_LEAST} places."
-    caption = f"{fit} Memory: {seeds_word('peak_bytes')} over seeds; time: {seeds_word('time_median_s')}, bars: quartiles. Strip: no result."
+    caption = f"{fit} Memory: {seeds_word('peak_bytes')} over seeds; time: {seeds_word('time_median_s')}, with quartiles. Strip: no result."
     figure = Figure(slug(kind, task.problem, task.dataset), kind, title, caption, panels)
     figure.keep(2)
     return figure

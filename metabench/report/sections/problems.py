@@ -32,7 +32,7 @@ def _parts(suite: Suite) -> list[Part]:
 
 
 def problem_figures(suite: Suite, task: Task, limit: int) -> list[Figure | Note]:
-    """Return the figures of a problem, those first that decide most, with at most `limit` panels in the page, and a note of what has none."""
+    """Return the figures of a problem, the most decisive first, at most `limit` panels in the page, and a note of what has none."""
     settings = {setting: entries for setting, entries in suite.settings.items() if setting.task == task}
     curves = curve_figures(suite, task)
     loss = slug("curve", OUTER_LOSS, task.problem, task.dataset)

@@ -100,7 +100,7 @@ class Measure:
 
 @dataclass
 class MemoryStudy:
-    """What exact hypergradients cost in memory, by experiments that train nothing: a method against the baseline, along all that they sweep."""
+    """What exact hypergradients cost in memory: a method against the baseline, in all experiments that train nothing."""
 
     subject: str = key("method that the study is about, exact for the unrolled window; empty: no study", "")
 
