@@ -45,7 +45,7 @@ def ablation_figure(study: Study) -> Figure | None:
         study,
         "study_ablation",
         f"What each switch of {found[0].method} does",
-        f"All combinations, {letters}. Lower is better; every combination computes the same hypergradient.",
+        f"All combinations, {letters}. Lower is better; every combination computes the same hypergradient",
         panels,
     )
 

@@ -12,13 +12,15 @@ from metabench.report.sections.memory_study.sweeps import configuration_words
 FLOOR = "analytic floor"
 
 
-def memory_figure(study: Study, kind: str, title: str, caption: str, panels: list[Panel]) -> Figure | None:
-    """Return the figure of some panels; None without any."""
+def memory_figure(
+    study: Study, kind: str, title: str, caption: str, panels: list[Panel], measured: bool = True
+) -> Figure | None:
+    """Return the figure of some panels; None without any. measured: whether the caption says over how many seeds."""
     if not panels:
         return None
-    measured = [entry.seeds for entry in study.entries if not entry.failed] or [0]
+    over = seeds({entry.seeds for entry in study.entries if not entry.failed} or {0}) if measured else ""
     return Figure(
-        slug(kind), kind, title, f"{caption} {seeds(measured).capitalize()}.", panels, columns=min(3, len(panels))
+        slug(kind), kind, title, f"{caption} ({over})." if over else f"{caption}.", panels, columns=min(3, len(panels))
     )
 
 

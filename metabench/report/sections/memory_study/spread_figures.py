@@ -50,7 +50,7 @@ def spread_figure(study: Study) -> Figure | None:
         study,
         "study_spread",
         "Gains over all configurations, sorted",
-        "Each point is one configuration, the best at the right. Labels with options were not measured in every configuration.",
+        "Each point is one configuration, the best at the right. Labels with options were not measured in every configuration",
         panels,
     )
 
@@ -82,7 +82,7 @@ def trade_figure(study: Study) -> Figure | None:
         "study_trade",
         "Gain in memory against its cost in time",
         "Each point is one configuration; upper left is better. Below the rising dotted line, a method saves less memory than it costs "
-        "in time.",
+        "in time",
         panels,
     )
 
@@ -109,6 +109,6 @@ def arithmetic_figure(study: Study) -> Figure | None:
         "study_arithmetic",
         "Time and arithmetic",
         "Each point is one configuration. Operations are those that PyTorch counts, matrix products and convolutions; 4/3 is mixed mode "
-        "that rematerialises nothing.",
+        "that rematerialises nothing",
         [panel],
     )

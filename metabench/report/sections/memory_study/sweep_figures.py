@@ -57,7 +57,7 @@ def gain_figure(study: Study, found: list[Sweep]) -> Figure | None:
         "study_gain",
         "Gain in dynamic memory, one thing swept at a time",
         f"How many times the dynamic memory {study.reference} takes; higher is better. Grey: what the floor allows. Titles name what "
-        "differs from the usual configuration. Strip: no result.",
+        "differs from the usual configuration. Strip: no result",
         panels,
     )
 
@@ -94,7 +94,7 @@ def parts_figure(study: Study, found: list[Sweep]) -> Figure | None:
         "study_parts",
         "Static and dynamic memory",
         f"Full colour: dynamic; pale, on top: static. Above a bar: how many times the whole peak {study.reference} takes. Titles name what "
-        "differs from the usual configuration.",
+        "differs from the usual configuration",
         panels,
     )
 
@@ -137,8 +137,9 @@ def predicted_figure(suite: Suite, study: Study, found: list[Sweep]) -> Figure |
         study,
         "study_predicted",
         "Predicted, for a GPU",
-        "Cells that were not run: their peak, predicted without numbers and not measured, does not fit this machine.",
+        "Cells that were not run: their peak, predicted without numbers and not measured, does not fit this machine",
         panels,
+        measured=False,
     )
 
 
