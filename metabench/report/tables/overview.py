@@ -23,7 +23,7 @@ def overview_table(suite: Suite, telling: dict[Task, Outcome]) -> Table:
     columns.append(
         Column("failures", "failed", numeric=False, description="runs that did not finish, over all settings")
     )
-    by_method: dict[str, dict[Task, Entry]] = {}
+    by_method: dict[str, dict[Task, Entry]] = {entry.method: {} for entry in suite.entries if entry.setting.task in telling}
     for task, outcome in telling.items():
         for entry in outcome.entries:
             by_method.setdefault(entry.method, {})[task] = entry
@@ -74,7 +74,9 @@ def quality_words(outcome: Outcome, entry: Entry) -> str:
         return ""
     difference = verdict.difference
     sign = "+" if difference.value > 0 else ""
-    return f"{sign}{numbers.fixed(difference.value, numbers.decimals_for(difference))} {verdict.word}".strip()
+    if difference.low is None:
+        return f"{sign}{numbers.significant(difference.value)}"
+    return f"{sign}{numbers.fixed(difference.value, numbers.decimals_for(difference))} {verdict.word}"
 
 
 def _column(suite: Suite, task: Task, outcome: Outcome) -> Column:
