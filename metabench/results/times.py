@@ -36,6 +36,7 @@ TIME_COLUMNS: tuple[Column, ...] = (
     BY_NAME["seed"],
     Column("round", _INT, "number of the round, from 0; empty in a line that says why a cell was not timed"),
     Column("order", _INT, "the cell's place in the round, from 0"),
+    Column("core", _INT, "core of all turns of the round; empty where the system chooses: on a GPU, or with several threads"),
     Column("seconds", pa.float64(), "seconds per hypergradient in this turn: the median of its calls"),
     Column("calls", _INT, "calls of the turn"),
     Column("process", _INT, "id of the cell's process"),

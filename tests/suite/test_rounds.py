@@ -49,7 +49,7 @@ for line in sys.stdin:
         time.sleep(600)
     answer = {"failed": act} if act else {"seconds": 0.5, "calls": 2, "started_at": begun} if what == "turn" else {}
     with (here / "log").open("a") as log:
-        log.write(json.dumps([what, method, seed, begun, time.time()]) + "\\n")
+        log.write(json.dumps([what, method, seed, begun, time.time(), request[what]]) + "\\n")
     print(json.dumps(answer), flush=True)
 '''
 
@@ -105,8 +105,12 @@ def test_every_cell_has_one_turn_per_round_and_one_works_at_a_time(bench: Bench)
         assert all(set(order) == {"none", "t1t2", "unrolled"} for order in orders)
         assert len(set(orders)) > 1, "the order is redrawn"
         assert all(line["order"] == orders[line["round"]].index(line["method"]) for line in of_seed)
+        assert all(len({line["core"] for line in of_seed if line["round"] == number}) == 1 for number in range(9))
+    if hasattr(os, "sched_getaffinity"):
+        assert {line["core"] for line in lines} <= os.sched_getaffinity(0)
+        assert [line["core"] for line in lines] == [entry[-1] for entry in bench.log() if entry[0] == "turn"]
     assert len({line["process"] for line in lines}) == 3
-    spans = [(begun, ended) for what, _, _, begun, ended in bench.log() if what == "turn"]
+    spans = [(begun, ended) for what, _, _, begun, ended, _ in bench.log() if what == "turn"]
     assert len(spans) == 54
     assert all(ended <= begun for (_, ended), (begun, _) in itertools.pairwise(spans))
 
@@ -205,8 +209,8 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def turn(self, one: Member) -> dict[str, Any]:
-        del one
+    def turn(self, one: Member, core: int | None) -> dict[str, Any]:
+        del one, core
         self.now += 1.0
         return {"seconds": 1.0, "calls": 1, "started_at": 0.0}
 

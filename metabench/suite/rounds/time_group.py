@@ -81,7 +81,7 @@ def _peaks(path: Path) -> dict[int, int]:
 def _time_part(group: Group, part: int, members: Sequence[Member], peaks: Peaks, progress: Progress) -> Iterator[Line]:
     first = members[0].cell
     # Only turns are timed: before them as many may work as there are cores.
-    at_once = max(1, _cores() // first.threads)
+    at_once = max(1, len(_cores()) // first.threads)
     progress("starting", 0, 1)
     for member, answer in zip(members, ask(members, {"open": True}, at_once), strict=True):
         member.fault = answer.get("failed", "")
@@ -100,15 +100,17 @@ def _time_part(group: Group, part: int, members: Sequence[Member], peaks: Peaks,
         progress(f"seed {seed}: rounds", 0, 1)
         lines += take_turns(
             ready,
-            lambda member: ask([member], {"turn": True}, 1)[0],
+            lambda member, core: ask([member], {"turn": core}, 1)[0],
             time.monotonic,
             rounds=group.rounds,
             budget_s=first.measure["time_budget"] * len(ready),
             order=random.Random(f"{group.name} {part} {seed}"),
+            # The threads of a pool that is there already would stay where they are, and elsewhere the system offers no choice.
+            cores=_cores() if first.threads == 1 and first.device == "cpu" and hasattr(os, "sched_setaffinity") else (),
         )
         for member, line in lines:
             yield {"cell": member.cell.hash, "seed": seed, "process": member.pid} | line
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _cores() -> Sequence[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)

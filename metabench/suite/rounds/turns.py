@@ -13,7 +13,7 @@ from metabench.suite.rounds.member import Answer, Member
 LEAST_ROUNDS = 5
 """Rounds that are never cut short, whatever they cost."""
 
-Turn = Callable[[Member], Answer]
+Turn = Callable[[Member, int | None], Answer]
 
 
 def take_turns(
@@ -24,23 +24,26 @@ def take_turns(
     rounds: int,
     budget_s: float,
     order: random.Random,
+    cores: Sequence[int] = (),
 ) -> list[tuple[Member, Line]]:
     """Return what each member's turns took, a line per member and round; one that fails has a line that says why, and no turn after it.
 
     There are `rounds`, or fewer where turns have taken `budget_s` seconds of `clock` together: never fewer than `LEAST_ROUNDS` then.
+    All turns of a round are on the same core, one of `cores`: the others of the machine may be busier, or slower.
     """
     lines: list[tuple[Member, Line]] = []
     left, begun = list(members), clock()
     for number in range(rounds):
         if not left or (number >= LEAST_ROUNDS and clock() - begun >= budget_s):
             break
+        core = order.choice(cores) if cores else None
         for place, member in enumerate(order.sample(left, len(left))):
-            answer = turn(member)
+            answer = turn(member, core)
             if "failed" in answer:
                 left.remove(member)
                 lines.append((member, not_timed(answer["failed"])))
             else:
-                lines.append((member, _line(number, place, answer)))
+                lines.append((member, _line(number, place, core, answer)))
     return lines
 
 
@@ -49,6 +52,12 @@ def not_timed(reason: str) -> Line:
     return {"message": f"not timed: {reason}"}
 
 
-def _line(number: int, place: int, answer: Answer) -> Line:
+def _line(number: int, place: int, core: int | None, answer: Answer) -> Line:
     values: dict[str, Any] = {name: answer[name] for name in ("seconds", "calls")}
-    return {"round": number, "order": place, "started_at": datetime.fromtimestamp(answer["started_at"], UTC), **values}
+    return {
+        "round": number,
+        "order": place,
+        "core": core,
+        "started_at": datetime.fromtimestamp(answer["started_at"], UTC),
+        **values,
+    }

@@ -1,8 +1,8 @@
 """The process of one cell: it goes to the checkpoint of a seed, and times calls whenever it is its turn.
 
 Requests come one per line of JSON on standard input, and each gets one line as its answer: {"open": true} loads torch and the data,
-{"prepare": SEED} ends with the warm-up, {"turn": true} times calls. {"failed": WHY} answers any of them. A process that waits blocks on
-its pipe. What others print goes to the log.
+{"prepare": SEED} ends with the warm-up, {"turn": CORE} times calls on that core, or on any if it is null. {"failed": WHY} answers any of
+them. A process that waits blocks on its pipe. What others print goes to the log.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class _Timed:
             if "open" in request:
                 return self._open()
             with self._limits():
-                return self._prepare(request["prepare"]) if "prepare" in request else self._turn()
+                return self._prepare(request["prepare"]) if "prepare" in request else self._turn(request["turn"])
         except TimeLimit:
             return {"failed": f"passed the time limit of {self.cell.limit_seconds:g} s, all its seeds together"}
         except MetabenchError as error:  # of the problem or the method: its words are for whoever wrote that
@@ -76,7 +76,7 @@ class _Timed:
                 self.left -= time.perf_counter() - begun
 
     @contextlib.contextmanager
-    def _limits(self) -> Any:
+    def _limits(self) -> Iterator[None]:
         from metabench.core.lazy import torch
         from metabench.measure.clock import deadline
         from metabench.measure.memory.bound import memory_bound
@@ -118,16 +118,17 @@ class _Timed:
         self._release()
         return {}
 
-    def _turn(self) -> dict[str, Any]:
+    def _turn(self, core: int | None) -> dict[str, Any]:
         from metabench.measure.clock import time_turn
 
         if self.call is None:
             raise ValueError("a turn before a seed was prepared")
         at = time.time()
-        if self.leads_in:
-            # Others have used the caches since: a short call would pay for that, a long one does not notice.
-            self.call()
-        seconds, calls = time_turn(self.call, self.cell.device, at_least_s=TURN_S)
+        with _on_core(core):
+            if self.leads_in:
+                # Others have used the caches since: a short call would pay for that, a long one does not notice.
+                self.call()
+            seconds, calls = time_turn(self.call, self.cell.device, at_least_s=TURN_S)
         self._release()
         return {"seconds": seconds, "calls": calls, "started_at": at}
 
@@ -137,6 +138,20 @@ class _Timed:
             from metabench.core.lazy import torch
 
             torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _on_core(core: int | None) -> Iterator[None]:
+    """Let this thread run on one core within the block; None leaves the choice to the system."""
+    if core is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 if __name__ == "__main__":
