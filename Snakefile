@@ -16,6 +16,7 @@ include: "workflow/rules/plan.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/certify.smk"
 include: "workflow/rules/run.smk"
+include: "workflow/rules/time.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/report.smk"
 
@@ -30,11 +31,12 @@ localrules:
     page,
 
 
-# Cells and certificates stand here too: the file of one that is gone would not be missed while the table made from it is there.
+# Cells, certificates and times stand here too: the file of one that is gone would not be missed while the table made from it is there.
 rule all:
     input:
         [PLAN.row_file(cell) for cell in PLAN.cells],
         PLAN.certificates,
+        [PLAN.times_file(group) for group in PLAN.groups],
         PLAN.results,
         TABLES,
         FIGURES,

@@ -99,8 +99,8 @@ def _measured(cell: Cell) -> tuple[int, str]:
     """Return the peak bytes of the cell's first seed as its row would have them, or 0 and why there are none."""
     from metabench.suite.run.run_cell import run_cell
 
-    # One timed call and no error or quality: the memory is measured before them.
-    settings = cell.measure | {"time_repeats": 1, "time_budget": 0.0, "error_windows": 0}
+    # No time, error or quality: the memory is measured before them.
+    settings = cell.measure | {"time_repeats": 0, "error_windows": 0}
     (row,) = run_cell(replace(cell, kind="cost", seeds=cell.seeds[:1], measure=settings), lambda *progress: None)
     return row.get("peak_bytes") or 0, row["message"]
 

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SWEEP = {
     "name": "sweep",
+    "aa": False,
     "seeds": [0],
     "experiments": {
         "sweep": {

@@ -180,14 +180,9 @@ def test_list_into_a_closed_pipe_is_quiet() -> None:
 
 def test_plan_counts_cells_and_rows(tiny: Path) -> None:
     done = metabench("plan", tiny, "--set", "seeds=[0, 1, 2]", "--set", "results=elsewhere")
-    assert done.out.endswith("2 cells, 6 rows, into elsewhere/tiny\n")
+    assert done.out.endswith("2 cells, 6 rows, timed in 1 group, into elsewhere/tiny\n")
     for word in ("toy_1d", "none, t1t2", "300 s", "4 GiB"):
         assert word in done.out
-
-
-def test_plan_of_an_empty_suite(tmp_path: Path) -> None:
-    (tmp_path / "empty.yaml").write_text("name: empty")
-    assert metabench("plan", tmp_path / "empty.yaml").out.endswith("0 cells, 0 rows, into results/empty\n")
 
 
 def test_plan_as_json_is_what_run_reads(tiny: Path, tmp_path: Path) -> None:
@@ -355,6 +350,27 @@ def test_collect_puts_rows_together(tiny: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a" / "results.csv").is_file()
 
 
+def test_collect_moves_no_file_but_the_suites_own(tiny: Path, tmp_path: Path) -> None:
+    tiny.write_text(f"{TINY}results: {tmp_path / 'results'}\n")
+    planned = Path(str(cells(tiny)[0]["row_file"]))
+    others = [tmp_path / "elsewhere" / "data.parquet", planned.with_name("data.parquet"), tmp_path / "elsewhere" / planned.name]
+    for path in (planned, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"PAR1 of somebody")
+
+    def collect(place: Path) -> Done:
+        return metabench("collect", "--cells", place, "--suite", tiny, "--out", tmp_path / "results.parquet")
+
+    for folder in (tmp_path / "elsewhere", planned.parent):
+        done = collect(folder)
+        assert done.code == 2 and "Traceback" not in done.err
+        assert all(path.read_bytes() == b"PAR1 of somebody" for path in others)
+    assert "1 corrupt row file was set aside" in done.err and not planned.exists()
+    done = collect(planned.parent)
+    assert done.code == 2 and "data.parquet' is corrupt or truncated" in done.err
+    assert others[1].is_file()
+
+
 def test_config_reference_writes_the_file(tmp_path: Path) -> None:
     assert metabench("config-reference", "--out", tmp_path / "README.md").code == 0
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == (ROOT / "config/README.md").read_text(
@@ -425,4 +441,4 @@ def test_a_spec_of_another_version_is_refused(tiny: Path, tmp_path: Path) -> Non
     spec.write_text(json.dumps(cells(tiny)[0]["spec"] | {"version": 0}))
     done = metabench("run", "--spec", spec, "--out", tmp_path / "rows.parquet")
     assert done.code == 2
-    assert "spec version 0, expected 2: plan the suite again" in done.err
+    assert "spec version 0, expected 3: plan the suite again" in done.err

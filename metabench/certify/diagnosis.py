@@ -8,7 +8,7 @@ from typing import Any
 
 from metabench.certify.cases import Case
 from metabench.certify.claims import Finding
-from metabench.certify.references import expand, finite_differences, objective
+from metabench.certify.references import expand, through_last_steps
 from metabench.core import InnerState, MetaRole, Target, Tree, tree
 from metabench.core.lazy import torch
 from metabench.results.certificate import FAILED, UNSUPPORTED
@@ -90,12 +90,12 @@ def _mistakes(case: Case, expected: Tree, target: Target, options: dict[str, Any
         if state.optimiser:
             yield (
                 "it is the derivative of a run whose optimiser starts anew: its state is reset",
-                finite_differences(objective(problem, fresh, window), meta),
+                through_last_steps(problem, fresh, meta, window, steps),
             )
     if target is Target.UNROLLED and steps > 1 and len({id(batch) for batch in window.inner}) > 1:
         same = type(window)((window.inner[-1],) * steps, window.outer)
-        yield "it is the derivative of a run that uses its last batch at every step", finite_differences(
-            objective(problem, state, same), meta
+        yield "it is the derivative of a run that uses its last batch at every step", through_last_steps(
+            problem, state, meta, same, steps
         )
 
 

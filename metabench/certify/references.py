@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from metabench.certify.problem import CertificationProblem
-from metabench.certify.training import begun, objective_of_last, slope, train, update, value
+from metabench.certify.training import begun, objectives, objectives_of_last, slope, train, update, value
 from metabench.core import Batch, Curvature, InnerState, Problem, Tree, Window, tree
 from metabench.core.lazy import torch
 
@@ -20,16 +20,16 @@ WIDTH = 2e-3
 
 def finite_differences(function: Callable[[Tree], float], at: Tree, width: float = WIDTH) -> Tree:
     """Return the gradient of `function`, coordinate by coordinate, by central differences of sixth order."""
+    return differences_of_many(lambda points: [function(point) for point in points], at, width)
+
+
+def differences_of_many(function: Callable[[Sequence[Tree]], Sequence[float]], at: Tree, width: float = WIDTH) -> Tree:
+    """Return the same gradient of a function that is given all points at once, and returns its values there."""
     point = tree.flatten(at)
-    slopes = torch.zeros_like(point)
-    for place, direction in enumerate(torch.eye(len(point), dtype=point.dtype)):
-
-        def symmetric(times: int, direction: torch.Tensor = direction) -> float:
-            by = times * width * direction
-            return function(tree.unflatten(point + by, at)) - function(tree.unflatten(point - by, at))
-
-        slopes[place] = (45 * symmetric(1) - 9 * symmetric(2) + symmetric(3)) / (60 * width)
-    return tree.unflatten(slopes, at)
+    moves = [times * width * one for one in torch.eye(len(point), dtype=point.dtype) for times in (1, -1, 2, -2, 3, -3)]
+    values = torch.tensor(function([tree.unflatten(point + move, at) for move in moves]), dtype=point.dtype).view(-1, 3, 2)
+    once, twice, thrice = (values[..., 0] - values[..., 1]).unbind(1)
+    return tree.unflatten((45 * once - 9 * twice + thrice) / (60 * width), at)
 
 
 def objective(problem: CertificationProblem, state: InnerState, window: Window) -> Callable[[Tree], float]:
@@ -41,10 +41,12 @@ def through_last_steps(
     problem: CertificationProblem, state: InnerState, meta: Tree, window: Window, last: int
 ) -> Tree:
     """Return the derivative through the last `last` of the window's steps, the state before them held fixed."""
-    if last >= len(window.inner):
-        return finite_differences(objective(problem, state, window), meta)
-    reached = train(problem, state, meta, window).states[len(window.inner) - last]
-    return finite_differences(lambda at: objective_of_last(problem, reached, at, window, last), meta)
+    before = len(window.inner) - last
+    if before <= 0:
+        return differences_of_many(lambda metas: objectives(problem, state, metas, window), meta)
+    reached = train(problem, state, meta, window).states[before]
+    # It has begun: the start of the run is one of the steps before.
+    return differences_of_many(lambda metas: objectives_of_last(problem, [reached.params] * len(metas), reached, metas, window, last), meta)
 
 
 def with_constant_gradients(problem: CertificationProblem, state: InnerState, meta: Tree, window: Window) -> Tree:

@@ -38,20 +38,29 @@ def value(loss: Any, params: Tree, meta: Tree, batch: Batch) -> float:
 
 def update(problem: CertificationProblem, slopes: Tree, state: InnerState, meta: Tree) -> InnerState:
     """Return the state after one update along `slopes`."""
-    count = float(state.optimiser[STEP]["count"]) if STEP in state.optimiser else 0.0
-    rates = problem.rates(meta, state.params, count)
+    rates = problem.rates(meta, state.params, _count(state))
+    return _updated(problem, slopes, state, rates, dict.fromkeys(rates, problem.momentum(meta)))
+
+
+def _count(state: InnerState) -> float:
+    return float(state.optimiser[STEP]["count"]) if STEP in state.optimiser else 0.0
+
+
+def _updated(
+    problem: CertificationProblem, slopes: Tree, state: InnerState, rates: dict[str, Any], momenta: dict[str, Any]
+) -> InnerState:
     params: Tree = {}
     slots: OptimiserState = {slot: {} for slot in state.optimiser}
+    count = _count(state) + 1
     for name, w in state.params.items():
         before = {slot: leaves[name] for slot, leaves in state.optimiser.items() if slot != STEP}
-        rate = rates[name]
         params[name], after = _leaf(
-            problem.optimiser_name, rate, problem.weight_decay, slopes[name], w, before, count + 1, problem.momentum(meta)
+            problem.optimiser_name, rates[name], problem.weight_decay, slopes[name], w, before, count, momenta[name]
         )
         for slot, leaf in after.items():
             slots[slot][name] = leaf
     if STEP in slots:
-        slots[STEP] = {"count": torch.full_like(state.optimiser[STEP]["count"], count + 1)}
+        slots[STEP] = {"count": torch.full_like(state.optimiser[STEP]["count"], count)}
     return InnerState(params, slots)
 
 
@@ -120,9 +129,43 @@ def train(problem: CertificationProblem, state: InnerState, meta: Tree, window: 
     return Trained(states, sum(losses))
 
 
-def objective_of_last(problem: CertificationProblem, state: InnerState, meta: Tree, window: Any, last: int) -> float:
-    """Return the sum of the outer losses due in the last steps of a window, run from `state`, which is the state before them."""
-    total, inner, outer = 0.0, window.inner[len(window.inner) - last :], window.outer[len(window.outer) - last :]
-    for one, batch in zip(steps(problem, state, meta, inner), outer, strict=True):
-        total += 0.0 if batch is None else value(problem.outer_loss, one.params, meta, batch)
-    return total
+def objectives(problem: CertificationProblem, state: InnerState, metas: Sequence[Tree], window: Any) -> list[float]:
+    """Return the window's objective for each of several l, all runs from `state` at once: a run of small tensors costs its calls."""
+    starts = [begun(problem, state, meta).params for meta in metas]
+    return objectives_of_last(problem, starts, state, metas, window, len(window.inner))
+
+
+def objectives_of_last(
+    problem: CertificationProblem, starts: Sequence[Tree], state: InnerState, metas: Sequence[Tree], window: Any, last: int
+) -> list[float]:
+    """Return for each l the sum of the outer losses due in the last steps of a window, run from its own `starts` and the slots of `state`.
+
+    All runs are taken at once, their tensors stacked, [runs, ...]; rates and momenta are those of each l by itself.
+    """
+    params, meta = _stacked(starts), _stacked(metas)
+    slots = {slot: leaves if slot == STEP else _stacked([leaves] * len(metas)) for slot, leaves in state.optimiser.items()}
+    now, total = InnerState(params, slots), torch.zeros(len(metas), dtype=torch.float64)
+    momenta = _columns([dict.fromkeys(params, problem.momentum(one)) for one in metas], params)
+    begin = len(window.inner) - last
+    for inner, outer in zip(window.inner[begin:], window.outer[begin:], strict=True):
+        # The gradient of the sum of the runs' losses is the gradient of each run's own: no run enters another's loss.
+        slopes = slope(lambda *at: torch.vmap(problem.inner_loss, (0, 0, None))(*at).sum(), now.params, meta, inner)
+        rates = _columns([problem.rates(one, starts[0], _count(now)) for one in metas], params)
+        now = _updated(problem, slopes, now, rates, momenta)
+        if outer is not None:
+            with torch.no_grad():
+                total = total + torch.vmap(problem.outer_loss, (0, 0, None))(now.params, meta, outer)
+    found: list[float] = total.tolist()
+    return found
+
+
+def _columns(numbers: Sequence[dict[str, Any]], leaves: Tree) -> Tree:
+    """Return by name one number for each run, shaped to multiply a stacked tensor."""
+    return {
+        name: torch.tensor([float(one[name]) for one in numbers], dtype=leaf.dtype).view(-1, *[1] * (leaf.dim() - 1))
+        for name, leaf in leaves.items()
+    }
+
+
+def _stacked(trees: Sequence[Tree]) -> Tree:
+    return {name: torch.stack([one[name].detach() for one in trees]) for name in trees[0]}

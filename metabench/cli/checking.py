@@ -80,7 +80,8 @@ def _planned(
     experiment = {"problem": name, "kind": "cost", "methods": chosen, "options": dict(options)}
     experiment |= {"sizes": [size]} if size else {}
     files = [str(path) for path in plugins]
-    return plan(load_suite({"name": "check", "seeds": [0], "plugins": files, "experiments": {"check": experiment}}))
+    suite = {"name": "check", "seeds": [0], "aa": False, "plugins": files, "experiments": {"check": experiment}}
+    return plan(load_suite(suite))
 
 
 def _checked(planned: Plan, budget: float, progress: Progress) -> Checked:

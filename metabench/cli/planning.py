@@ -33,7 +33,8 @@ def print_plan(plan: Plan, as_json: bool, predicted: Sequence[CellPrediction] | 
             for entry, cell, found in zip(cells, plan.cells, predicted, strict=True):
                 entry["prediction"] = dataclasses.asdict(found)
                 entry["fits_limit"], entry["fits_device"] = _fits(cell, found)
-        print_json({"suite": plan.suite.name, "cells": cells, "rows": plan.rows})
+        groups = [{"name": group.name, "cells": [cell.hash for cell in group.cells]} for group in plan.groups]
+        print_json({"suite": plan.suite.name, "cells": cells, "rows": plan.rows, "groups": groups})
         return
     if predicted is None:
         grouped: dict[str, list[Cell]] = {name: [] for name in plan.suite.experiments}
@@ -47,12 +48,12 @@ def print_plan(plan: Plan, as_json: bool, predicted: Sequence[CellPrediction] | 
         print(_predicted_words(plan.cells, predicted))
         for note, number in Counter(found.note for found in predicted if found.note).items():
             print(f"note: {number} predicted too low: {note}")
-    print(f"{len(plan.cells)} cells, {plan.rows} rows, into {plan.folder}")
+    number = len(plan.groups)
+    timed = f", timed in {number} group{'s' if number > 1 else ''}" if number else ""
+    print(f"{len(plan.cells)} cells, {plan.rows} rows{timed}, into {plan.folder}")
 
 
 def _row(name: str, cells: Sequence[Cell]) -> tuple[str, ...]:
-    if not cells:
-        return (name, *[""] * 6, "0", "", "", "")
     first = cells[0]
     return (
         name,

@@ -1,4 +1,4 @@
-"""Commands on suites and their cells: plan, predict, run, collect, report."""
+"""Commands on suites and their cells: plan, predict, run, time, collect, report."""
 
 from __future__ import annotations
 
@@ -56,12 +56,7 @@ def run_command(
     cell = read_cell(spec)
     # Before anything imports a plugin, which may import torch.
     choose_kernels(cell.kernels)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MetabenchError(f"cannot write into '{out.parent}': {error.strerror}") from error
-    if not os.access(out.parent, os.W_OK):
-        raise MetabenchError(f"cannot write into '{out.parent}': permission denied")
+    _check_folder(out)
     name = f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}"
     if attempt > ATTEMPTS:
         from metabench.results.store import write_rows
@@ -84,6 +79,49 @@ def run_command(
             ": ".join(part for part in (name, f"seed {row['seed']}", row["status"], figure, row["message"]) if part),
             file=sys.stderr,
         )
+
+
+@app.command("time")
+def time_command(
+    group: Annotated[Path, typer.Option(help="The group: a JSON file as a suite's plan writes it. Its cells have their rows already.")],
+    out: Annotated[Path, typer.Option(help="Where its times go: a Parquet file.")],
+    memory: Annotated[int | None, typer.Option(min=1, metavar="MIB", help="Memory that its processes may use together.")] = None,
+    attempt: Annotated[
+        int, typer.Option(min=0, help="Of a scheduler, from 1: after two without times a third writes why there are none.")
+    ] = 0,
+) -> None:
+    """Time the cells of a setting side by side: each in its own process, taking turns. Rows of cells that fail say so."""
+    from metabench.results.times import write_times
+    from metabench.suite.plan.cell import ATTEMPTS
+    from metabench.suite.plan.groups import Group
+    from metabench.suite.rounds.time_group import lost_group, time_group
+    from metabench.suite.run.lost import forget_attempts, given_up, note_attempt
+
+    found = Group.read(group)
+    _check_folder(out)
+    if attempt > ATTEMPTS:
+        lines = lost_group(found, given_up(out)[1])
+    else:
+        if attempt:
+            note_attempt(out, attempt)
+        with progress_display(found.name) as progress:
+            lines = time_group(found, progress, memory and memory << 20)
+    write_times(out, lines)
+    forget_attempts(out)
+    told = Counter(line["message"] for line in lines if line.get("message"))
+    print(f"{len(lines) - told.total()} turns of {len(found.cells)} cells: {out}", file=sys.stderr)
+    for reason, number in told.items():
+        print(f"  {reason} ({number} {'seed' if number == 1 else 'seeds'})", file=sys.stderr)
+
+
+def _check_folder(out: Path) -> None:
+    """Make the folder of a file; raise MetabenchError unless it can be written to."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MetabenchError(f"cannot write into '{out.parent}': {error.strerror}") from error
+    if not os.access(out.parent, os.W_OK):
+        raise MetabenchError(f"cannot write into '{out.parent}': permission denied")
 
 
 @app.command("plan")
@@ -179,7 +217,10 @@ def collect_command(
     cells: Annotated[
         Path, typer.Option(help="A text file with one row file per line, or a folder: every row file below it.")
     ],
-    out: Annotated[Path, typer.Option(help="The table of all rows, in Parquet; a CSV is written next to it, and curves.parquet.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The table of all rows, in Parquet; a CSV is written next to it, and curves.parquet and times.parquet."),
+    ],
     suite: Annotated[Path, typer.Option(help="The suite that the rows belong to.")] = DEFAULT_SUITE,
     certificates: Annotated[
         Path | None,
@@ -187,16 +228,22 @@ def collect_command(
             help="What `metabench certify --out` wrote: a file, a folder of files, or a text file with one per line."
         ),
     ] = None,
+    times: Annotated[
+        Path | None,
+        typer.Option(help="What `metabench time --out` wrote: a folder of files, or a text file with one per line."),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Collect the rows of a suite's cells and the certificates of its methods in one table, their curves in another."""
+    """Collect the rows of a suite's cells and the certificates of its methods in one table, their curves and times in two others."""
     from metabench.results.certificate import read_all_certificates
     from metabench.results.store import collect
     from metabench.suite.run.provenance import results_metadata
 
     planned = planned_suite(suite, overrides)
     certified = read_all_certificates(_certificate_files(certificates) if certificates else [])
-    report = collect(_listed_files(cells, "row files"), out, results_metadata(planned, certified))
+    files = _listed_files(cells, "row files")
+    timed = _listed_files(times, "times") if times else []
+    report = collect(files, out, results_metadata(planned, certified), own=planned.own_files(), times=timed)
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
     print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}, {report.curves}", file=sys.stderr)
 

@@ -10,6 +10,9 @@ from metabench.core import tree
 from metabench.core.lazy import torch
 from metabench.core.types import Tree
 
+LARGEST_SEED = 2**63 - 1
+"""Rows hold seeds as 64-bit integers."""
+
 
 def stream_seed(seed: int, purpose: str) -> int:
     """Return the seed of the stream of `purpose`, a 63-bit integer."""

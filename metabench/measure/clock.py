@@ -55,6 +55,18 @@ def time_call(
     return Timing(median, lower, upper, len(seconds))
 
 
+def time_turn(call: Callable[[], Any], device: str | torch.device, *, at_least_s: float) -> tuple[float, int]:
+    """Time `call` until all runs together have taken `at_least_s` seconds, at least once: the median, and the number of runs.
+
+    The median, so that a call that the system interrupts does not count for many. Each run is timed as in `time_call`.
+    """
+    place = measured_device(device)
+    seconds = [_seconds(call, place)]
+    while sum(seconds) < at_least_s:
+        seconds.append(_seconds(call, place))
+    return statistics.median(seconds), len(seconds)
+
+
 def _seconds(call: Callable[[], Any], device: torch.device) -> float:
     was_on = gc.isenabled()
     gc.disable()

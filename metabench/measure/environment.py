@@ -24,7 +24,9 @@ def environment(device: str = "cpu") -> dict[str, str | float]:
     memory. load_at_start: one-minute load average. git_commit: with '+' where tracked files differ from it, empty outside
     a checkout. lock_hash: of requirements.lock, empty without one.
     """
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        hardware = "no CUDA device"
+    elif device.startswith("cuda"):
         card = torch.cuda.get_device_properties(torch.device(device))
         hardware = f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
     else:

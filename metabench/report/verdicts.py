@@ -1,8 +1,8 @@
 """Every verdict of the report, from numbers alone: quality, memory, time, cosines, and which variant of a swept method is compared.
 
-Quality is compared in pairs: a seed fixes initialisation, noise and batches for all methods, so the difference on a shared seed is free of
-what they share. Its mean is judged by Student's t test, and the methods of a setting share an error of `ALPHA` (Holm 1979). Time is judged
-by how far two processes of the same cell differ. Bytes are exact. Numbers that are not finite raise ValueError.
+Quality is compared in pairs: seeds fix initialisation, noise and batches for all methods, so the difference on one is free of what they
+share. Student's t test judges its mean; the methods of a setting share an error of `ALPHA` (Holm 1979). Time is judged by how far two
+processes of one cell differ. Bytes are exact. Numbers that are not finite raise ValueError.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean
+from itertools import accumulate
+from statistics import fmean, stdev
 from typing import TypeVar
 
-import numpy as np
 from scipy import special
 
 from metabench.results.statistics import Estimate, paired_differences
 
 ALPHA = 0.05
 Setting = TypeVar("Setting", bound=Hashable)
-Samples = Mapping[str, Mapping[int, float]]
-"""Quality by method and seed; failed seeds are missing."""
+Samples = Mapping[str, Mapping[int, float]]  # Quality by method and seed; failed seeds are missing.
 
 
 class Word(StrEnum):
@@ -44,10 +43,9 @@ class Word(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A method's quality against that of a reference, over their n shared seeds.
+    """A method's quality against a reference's, over their n shared seeds.
 
-    difference: mean of its quality minus the reference's, with the unadjusted interval; None without shared seeds. p: of the test, adjusted
-    for the methods of the setting, so at most `ALPHA` where told apart; None without a test.
+    difference: its mean, with the unadjusted interval. p: of the test, adjusted for the methods of the setting; None without a test.
     """
 
     word: Word
@@ -57,7 +55,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """The word, with the seeds where they are the reason."""
+        """The word, with the seeds where they matter."""
         seeds = f"{self.n} seed" if self.n == 1 else f"{self.n} seeds"
         ends = {Word.NOT_TOLD_APART: f" by {seeds}", Word.NONE: f": {seeds if self.n else 'no seed'} shared"}
         return self.word + ends.get(self.word, "")
@@ -74,28 +72,25 @@ class Ranking:
 
 def holm(p: Sequence[float]) -> list[float]:
     """Return p-values adjusted so that the chance of any false rejection at a level is at most that level. Holm 1979."""
-    adjusted, largest = [0.0] * len(p), 0.0
-    for rank, index in enumerate(sorted(range(len(p)), key=lambda index: p[index])):
-        largest = max(largest, min(1.0, p[index] * (len(p) - rank)))
-        adjusted[index] = largest
-    return adjusted
+    order = sorted(range(len(p)), key=p.__getitem__)
+    adjusted = accumulate((min(1.0, p[index] * (len(p) - smaller)) for smaller, index in enumerate(order)), max)
+    return [value for _, value in sorted(zip(order, adjusted, strict=True))]
 
 
 def compare(samples: Samples, reference: str, higher_is_better: bool) -> dict[str, Verdict]:
     """Return each other method's verdict: a paired t test over shared seeds (Student 1908), at least three, adjusted by `holm`.
 
     Differences of exactly 0 on every seed are `the same to the digit`, outside the adjustment. If all are equal but not 0, up to rounding,
-    their spread says nothing about chance: the difference has no interval, and the test is the sign test, p = 2^(1 - n). Raises ValueError
-    for a value that is not finite and for a reference without samples of that name.
+    their spread says nothing about chance: there is no interval, and the test is the sign test, p = 2^(1 - n).
     """
     if reference not in samples:
         raise ValueError(f"the reference {reference!r} is not among the methods {', '.join(samples)}")
     _require_finite(value for sample in samples.values() for value in sample.values())
     theirs = samples[reference]
     methods = [method for method in samples if method != reference]
-    differences = dict(zip(methods, paired_differences([(samples[one], theirs) for one in methods]), strict=True))
+    differences = paired_differences([(samples[method], theirs) for method in methods])
     found, tested = {}, {}
-    for method, difference in differences.items():
+    for method, difference in zip(methods, differences, strict=True):
         if difference is None or difference.low is None or difference.high is None:
             found[method] = Verdict(Word.NONE, difference, None, difference.n if difference else 0)
         elif difference.value == difference.low == difference.high == 0.0:
@@ -103,9 +98,8 @@ def compare(samples: Samples, reference: str, higher_is_better: bool) -> dict[st
         else:
             tested[method] = _test(samples[method], theirs, difference)
     for (method, (difference, _)), p in zip(tested.items(), holm([p for _, p in tested.values()]), strict=True):
-        good = (difference.value > 0) == higher_is_better
-        word = Word.NOT_TOLD_APART if p > ALPHA else Word.BETTER if good else Word.WORSE
-        found[method] = Verdict(word, difference, p, difference.n)
+        word = Word.BETTER if (difference.value > 0) == higher_is_better else Word.WORSE
+        found[method] = Verdict(word if p <= ALPHA else Word.NOT_TOLD_APART, difference, p, difference.n)
     return {method: found[method] for method in methods}
 
 
@@ -116,7 +110,7 @@ def _test(ours: Mapping[int, float], theirs: Mapping[int, float], difference: Es
     size = max(max(abs(ours[seed]), abs(theirs[seed])) for seed in shared)
     if max(values) - min(values) <= 4 * sys.float_info.epsilon * size:
         return Estimate(difference.value, None, None, n), 2.0 ** (1 - n)
-    t = difference.value / np.std(values, ddof=1) * math.sqrt(n)
+    t = difference.value / stdev(values) * math.sqrt(n)
     return difference, 2 * float(special.stdtr(n - 1, -abs(t)))
 
 
@@ -129,13 +123,11 @@ def rank(
     The winner is told apart from every other eligible method that is not the same computation, and there is one. Ties go to the first.
 
     Simulated with normal data: of tables without a difference (2 to 20 methods, 3 to 10 seeds, correlated, unequal variances) 5 % or less
-    name a winner; two equal methods far ahead of the rest reach 5 %. Because the best is chosen by the same data, one of m equal methods is
-    called worse than it in 5 % (m = 2) to 18 % (m = 20). A method ahead of 1, 5 and 11 others by d standard errors of the mean difference
-    wins in the following share of tables, so 80 % needs d = 4, 6 and 7 with five seeds:
-     5 seeds: d = 3: 62 %, 14 %,  3 %; d = 4: 84 %, 42 %, 18 %; d = 6:  99 %,  93 %,  78 %
-    10 seeds: d = 3: 76 %, 37 %, 18 %; d = 4: 94 %, 76 %, 60 %; d = 6: 100 %, 100 %,  99 %
-    20 seeds: d = 3: 82 %, 48 %, 30 %; d = 4: 97 %, 86 %, 74 %; d = 6: 100 % each
-    50 seeds: d = 3: 84 %, 53 %, 37 %; d = 4: 98 %, 90 %, 82 %; d = 6: 100 % each
+    name a winner; two equal methods far ahead of the rest reach 5 %. Because the same data choose the best, one or more of m equal methods
+    are called worse in 5 % of tables (m = 2) to 18 % (m = 20). A method ahead of 1, 5 and 11 others by d standard errors of the mean
+    difference wins, in percent of tables (so 80 % needs d = 4, 6 and 7 with five seeds):
+     5 seeds: 62, 14,  3 (d = 3); 84, 42, 18 (d = 4); 99, 93, 78 (d = 6);  20 seeds: 82, 48, 30 (d = 3); 97, 86, 74 (d = 4)
+    10 seeds: 76, 37, 18 (d = 3); 94, 76, 60 (d = 4); 100, 100, 99 (d = 6); 50 seeds: 84, 53, 37 (d = 3); 98, 90, 82 (d = 4)
     """
     most = max(map(len, samples.values()), default=0)
     chosen = [one for one in samples if len(samples[one]) == most] if eligible is None else list(eligible)
@@ -146,8 +138,7 @@ def rank(
     verdicts = compare(measured, best, higher_is_better)
     alike = {method for group in same if best in group for method in group}
     others = [verdict.word for method, verdict in verdicts.items() if method not in alike]
-    won = bool(others) and all(word == Word.WORSE for word in others)
-    return Ranking(best, verdicts, best if won else None)
+    return Ranking(best, verdicts, best if others and all(word == Word.WORSE for word in others) else None)
 
 
 def _best(samples: Samples, higher_is_better: bool) -> str:
@@ -160,10 +151,9 @@ def _best(samples: Samples, higher_is_better: bool) -> str:
 def choose(variants: Mapping[str, Mapping[int, float]]) -> str:
     """Return the variant of one method with the least mean validation loss, among those with the most seeds, over the seeds they share.
 
-    variants: validation loss by label and seed; failed seeds are missing. Ties go to the first, and so it does if all failed. Only this
-    variant takes part in `rank`, so ten variants are not ten chances to win by test quality. That holds where the noise of validation and
-    test are independent; where they correlate by 0.5, ten variants of noise win against one equal method in 6 % instead of 2.5 %. Raises
-    ValueError without variants.
+    variants: validation loss by label and seed; failed seeds are missing. The first is chosen of equal ones and if all failed. Only the
+    chosen one takes part in `rank`, so ten variants are not ten chances to win by test quality. But if noise of validation and test
+    correlate by 0.5, ten variants of noise win against one equal method in 6 %, not 2.5 %. Raises ValueError without variants.
     """
     if not variants:
         raise ValueError("no variant to choose from")
@@ -178,18 +168,18 @@ def same_computation(entries: Mapping[str, Mapping[int, tuple[str | None, int | 
 
     entries: (digest, peak bytes) by method and seed; None, not known, equals nothing. A method joins the first group that it equals.
     """
+
+    def equal(one: str, other: str) -> bool:
+        shared = [(entries[one][seed], entries[other][seed]) for seed in entries[one].keys() & entries[other].keys()]
+        return bool(shared) and all(ours == theirs and None not in ours for ours, theirs in shared)
+
     groups: list[list[str]] = []
-    for method, ours in entries.items():
-        fitting = [group for group in groups if all(_equal(ours, entries[other]) for other in group)]
-        if not fitting:
-            groups.append([])
-        (fitting or groups[-1:])[0].append(method)
+    for method in entries:
+        group = next((group for group in groups if all(equal(method, other) for other in group)), [])
+        if not group:
+            groups.append(group)
+        group.append(method)
     return [frozenset(group) for group in groups if len(group) > 1]
-
-
-def _equal(ours: Mapping[int, tuple[object, object]], theirs: Mapping[int, tuple[object, object]]) -> bool:
-    shared = ours.keys() & theirs.keys()
-    return bool(shared) and all(ours[seed] == theirs[seed] and None not in ours[seed] for seed in shared)
 
 
 def memory_verdict(ours: float | None, theirs: float | None) -> Word:
@@ -213,10 +203,9 @@ def floor(setting: Setting, pairs: Mapping[Setting, Sequence[tuple[float, float]
 
     pairs: seconds of two processes of the same cell, for all settings of one place. comparisons: how many ratios the setting judges. The
     threshold is the largest |log ratio| of the setting's own pairs, at least q times the root mean square of all m log ratios. With
-    lognormal noise a ratio over that root mean square is Student's t with m degrees of freedom. q is its quantile at 1 - `ALPHA` / 4 per
-    comparison (two tails, two runs; Bonferroni): where all times are equal and noise is alike in all settings, two runs of one commit give
-    the same verdicts in 19 of 20 settings. If noise differs between settings by up to a factor of 9, they do in 17 of 20, and contradict
-    each other (faster, slower) in fewer than 1 of 100. For two comparisons q is 51 with one pair, 3.0 with ten: time several cells twice.
+    lognormal noise a ratio over that root mean square is Student's t with m degrees of freedom; q is its quantile at 1 - `ALPHA` / 4 per
+    comparison (two tails, two runs; Bonferroni), 51 with one pair and two comparisons, 3.0 with ten pairs. So where times are equal and
+    noise is alike in all settings, two runs of one commit agree in 19 of 20 settings; if noise differs by up to a factor of 9, in 17.
     """
     _require_finite((seconds for some in pairs.values() for pair in some for seconds in pair), positive=True)
     logarithms = {one: [math.log(first / second) for first, second in some] for one, some in pairs.items()}
@@ -236,13 +225,12 @@ def time_verdict(ratio: float | None, floor: Floor | None) -> Word:
 
 
 def digits(ratio: float, floor: Floor | None) -> str:
-    """Write a ratio of times to the digit that the floor leaves certain to one unit, a tie as 'about 1': '0.8', '0.79'."""
+    """Write a ratio of times to the digit that the floor leaves certain to one unit, three at most, a tie as 'about 1': '0.8', '0.79'."""
     _require_finite((ratio,), positive=True)
     if floor is None:
         return f"{ratio:.2g} (noise not measured)"
     if time_verdict(ratio, floor) == Word.TIE:
         return "about 1"
-    # No time is known to more than three digits, whatever the floor.
     error = ratio * math.expm1(max(floor.threshold, 1e-3))
     decimals = max(-math.floor(math.log10(ratio)), math.floor(-math.log10(error)))
     while round(ratio, decimals) == 1:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,6 +25,7 @@ from metabench.results.atomic import write_atomically
 from metabench.results.curves import CURVES_FILE, points_of, write_curves
 from metabench.results.metadata import Metadata, decode_metadata, encode_metadata
 from metabench.results.schema import BY_NAME, CELL_COLUMNS, COLUMNS, CURVES_COLUMN, SCHEMA, SCHEMA_VERSION, STATUSES
+from metabench.results.times import TIMES_FILE, collected, with_times, write_time_table
 from metabench.results.typed import WORDS, as_json, check, decode, encode
 
 VERSION_KEY = b"metabench_schema"
@@ -140,12 +141,17 @@ def collect(
     out: Path,
     metadata: Mapping[str, str] | None = None,
     rerun: str = "snakemake --cores all",
+    own: Collection[Path] = (),
+    times: Sequence[Path] = (),
 ) -> CollectReport:
     """Concatenate cells' files, in their order, to `out` (Parquet), and their curves to curves.parquet in its folder.
 
-    A CSV is written next to each, with maps as JSON; each file completely or not at all. No files give empty, valid tables. Every corrupt
-    file is set aside before MetabenchError lists them with the command that reruns their cells (`rerun` and the files). Files of another
-    schema version are listed with that command too and stay; a cell with two rows of one seed is refused.
+    `times` are files of cells that were timed side by side: medians and quartiles go to the rows, every turn to times.parquet.
+
+    A CSV is written next to rows and curves, with maps as JSON; each file completely or not at all. No files give empty, valid tables. A
+    corrupt file stays where it is and is refused, unless it is one of `own`, the files of the suite's cells: those are set aside before
+    MetabenchError lists them with the command that reruns their cells (`rerun` and the files). Files of another schema version are listed
+    with that command too and stay; a cell with two rows of one seed is refused.
     """
     paths = [Path(path) for path in row_files]
     encoded = encode_metadata(metadata or {})
@@ -165,13 +171,15 @@ def collect(
                 rows = pa.concat_tables(tables).combine_chunks()
                 points.append(points_of(rows))
                 parts.append(rows.drop_columns([CURVES_COLUMN.name]))
-    _refuse(errors, rerun)
+    _refuse(errors, rerun, {_place(path) for path in own})
     table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
-    table = table.combine_chunks().cast(SCHEMA).replace_schema_metadata({**SCHEMA.metadata, **encoded})
+    turns = collected(times)
+    table = with_times(table.combine_chunks().cast(SCHEMA), turns).replace_schema_metadata({**SCHEMA.metadata, **encoded})
     _refuse_duplicates(table)
     out = Path(out)
     csv, curves = out.with_suffix(".csv"), out.with_name(CURVES_FILE)
     write_curves(curves, points)
+    write_time_table(out.with_name(TIMES_FILE), turns)
     _write_table(out, table)
     for index, name in enumerate(table.schema.names):
         if BY_NAME[name].type in WORDS:
@@ -190,9 +198,14 @@ def _read_or_error(path: Path) -> pa.Table | MetabenchError:
         return error
 
 
-def _refuse(errors: Mapping[Path, MetabenchError], rerun: str) -> None:
-    """Set every corrupt file aside, then raise one error that names them all, or those of other versions, or the other errors."""
-    corrupt = [path for path, error in errors.items() if isinstance(error, CorruptRows)]
+def _place(path: Path) -> Path:
+    """Return the absolute path; a link stays one."""
+    return path.parent.resolve() / path.name
+
+
+def _refuse(errors: Mapping[Path, MetabenchError], rerun: str, own: Collection[Path]) -> None:
+    """Set corrupt files among `own` aside, then raise one error that names them all, or those of other versions, or the other errors."""
+    corrupt = [path for path, error in errors.items() if isinstance(error, CorruptRows) and _place(path) in own]
     if corrupt:
         lines = [f"  {path} -> {quarantine(path).name}" for path in corrupt]
         command = f"{rerun} {' '.join(shlex.quote(str(path)) for path in corrupt)}"

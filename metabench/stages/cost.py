@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from metabench.core import tree
 from metabench.core.checks import check_hypergradient, non_finite
 from metabench.core.errors import Diverged
 from metabench.core.method import Hypergradient
+from metabench.core.problem import Problem
+from metabench.core.types import InnerState, Tree, Window
 from metabench.measure.clock import time_call
 from metabench.measure.device import measured_device, synchronise
 from metabench.measure.memory.meter import measure_memory
 from metabench.stages.subject import Row, Subject
 
 
-def cost(subject: Subject) -> Iterator[Row]:
-    """Yield the columns of memory and time, the digest of the hypergradient and the method's diagnostics.
-
-    Raises:
-        Diverged: the hypergradient is not finite; its cost is yielded first.
-        MetabenchError: the method returned something else than a hypergradient.
-    """
+def checkpoint_call(subject: Subject) -> tuple[Callable[[], Hypergradient], Problem, InnerState, Tree, Window]:
+    """Return the call that is measured, and what it is given: the problem, the state, the meta-parameters and the window."""
     meta = subject.problem.initial()
     problem, state, window = next(subject.from_checkpoint(subject.problem, meta))
     stream = subject.stream("cost")
@@ -29,6 +26,17 @@ def cost(subject: Subject) -> Iterator[Row]:
     def call() -> Hypergradient:
         return subject.hypergradient(problem, state, meta, window, stream)
 
+    return call, problem, state, meta, window
+
+
+def cost(subject: Subject) -> Iterator[Row]:
+    """Yield the columns of memory and time, the digest of the hypergradient and diagnostics; none of time without `time_repeats`.
+
+    Raises:
+        Diverged: the hypergradient is not finite; its cost is yielded first.
+        MetabenchError: the method returned something else than a hypergradient.
+    """
+    call, problem, state, meta, window = checkpoint_call(subject)
     subject.tell("first call")
     begun = time.perf_counter()
     found = call()
@@ -51,15 +59,16 @@ def cost(subject: Subject) -> Iterator[Row]:
         "memory_source": memory.source,
     }
 
-    subject.tell("time")
     settings = subject.measure
-    timing = time_call(call, subject.device, repeats=settings["time_repeats"], budget_s=settings["time_budget"])
-    yield {
-        "time_median_s": timing.median_s,
-        "time_q1_s": timing.q1_s,
-        "time_q3_s": timing.q3_s,
-        "time_repeats": timing.repeats,
-    }
+    if settings["time_repeats"]:
+        subject.tell("time")
+        timing = time_call(call, subject.device, repeats=settings["time_repeats"], budget_s=settings["time_budget"])
+        yield {
+            "time_median_s": timing.median_s,
+            "time_q1_s": timing.q1_s,
+            "time_q3_s": timing.q3_s,
+            "time_repeats": timing.repeats,
+        }
     if problem.inner_segments():
         # Here: few problems have segments, and the others need not import what counts their memory.
         from metabench.autodiff.traced.memory_floor import mixed_mode_floor

@@ -22,8 +22,11 @@ def quality(subject: Subject) -> Iterator[Row]:
 
     Raises:
         Diverged: the run, the meta-parameters or the metric are not finite.
+        MetabenchError: there is no outer step, or the problem returns something else than it has to.
     """
     problem, steps = subject.problem, subject.outer_steps
+    if steps < 1:
+        raise MetabenchError(f"{steps} outer steps train nothing: expected 1 or more")
     saved, stream = subject.checkpoint, subject.stream("training")
     run, note = saved.resume(problem, stream) if saved else (Run.fresh(problem, stream), "")
     subject.tell("training", run.step, steps)

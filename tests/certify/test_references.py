@@ -16,6 +16,7 @@ from metabench.certify.problem import DUE, SCHEDULED
 from metabench.certify.problems import ExampleWeights, Logistic, Quadratic, Ridge
 from metabench.certify.references import expand, finite_differences, objective, smoothed, with_constant_gradients
 from metabench.certify.tanh_networks import Initialisation, LearningRates, TanhNetwork
+from metabench.certify.training import objectives
 from metabench.core import MetaRole, Target, tree
 
 every_case = pytest.mark.parametrize("case", cases(Target.UNROLLED), ids=lambda case: case.text)
@@ -145,6 +146,14 @@ def test_the_cases_vary_whatever_a_method_may_depend_on() -> None:
     assert any(not leaf.numel() for leaf in leaves)
     assert any(not leaf.dim() for leaf in leaves)
     assert any(tree.count(case.meta) > 32 for case in found)
+
+
+@every_case
+def test_runs_of_many_meta_parameters_at_once_are_those_of_each_by_itself(case: Case) -> None:
+    metas = [tree.scale(factor, case.meta) for factor in (1.0, 0.9, 1.1)]
+    alone = objective(case.problem, case.state, case.window)
+    expected = [alone(meta) for meta in metas]
+    assert objectives(case.problem, case.state, metas, case.window) == pytest.approx(expected, rel=1e-13, abs=1e-15)
 
 
 def test_the_objective_is_that_of_plain_training() -> None:

@@ -33,7 +33,7 @@ def silent(*progress: object) -> None:
 
 def planned(plugin: Path, *methods: str, **changes: Any) -> Plan:
     experiment = {"problem": plugin.stem, "methods": list(methods), "outer_steps": 10} | changes
-    suite = {"name": "trial", "plugins": [str(plugin)], "seeds": [0], "kernels": KERNELS, "measure": QUICK}
+    suite = {"name": "trial", "aa": False, "plugins": [str(plugin)], "seeds": [0], "kernels": KERNELS, "measure": QUICK}
     return plan(load_suite(suite | {"results": str(plugin.parent), "experiments": {"first": experiment}}))
 
 

@@ -69,3 +69,19 @@ def test_cast_changes_floats_alone() -> None:
 def test_all_finite_sees_one_bad_number(bad: float) -> None:
     assert tree.all_finite(X)
     assert not tree.all_finite({**X, "a": torch.tensor(bad)})
+
+
+def test_digests_agree_where_all_bits_agree_and_the_sign_of_zero_is_no_bit() -> None:
+    zero = {"a": torch.tensor([0.0, 1.0])}
+    assert len(tree.digest(X)) == 16 and tree.digest(X) == tree.digest(some(0)) != tree.digest(Y)
+    assert tree.digest(zero) == tree.digest({"a": torch.tensor([-0.0, 1.0])})
+    others = [
+        {"b": zero["a"]},
+        {"a": zero["a"].double()},
+        {"a": zero["a"].reshape(2, 1)},
+        {"a": torch.tensor([0.0, 1.0]).nextafter(torch.tensor(2.0))},
+        {"a": zero["a"], "b": torch.zeros(())},
+    ]
+    found = {tree.digest(one) for one in (zero, *others)}
+    assert len(found) == 1 + len(others)
+    assert tree.digest({"a": torch.arange(6.0).reshape(2, 3).T}) == tree.digest({"a": torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]])})

@@ -7,18 +7,20 @@ import importlib.util
 import re
 import statistics
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from metabench.report.page.sentences import sentences
+from metabench.report.results.answers import answers, glances
 
 from metabench.report.figures import build_figures
 from metabench.report.figures.figure import Figure
 from metabench.report.page.page import render_page
-from metabench.report.page.sentences import sentences
-from metabench.report.results.answers import answers, glances
 from metabench.report.results.entries import Suite
+from metabench.report.results.load import load_suite
 from metabench.report.sections.memory_study.figure_parts import FLOOR
 from metabench.report.sections.memory_study.figures import study_figures
 from metabench.report.sections.memory_study.sentences import is_the_question
@@ -47,10 +49,11 @@ def load(load_rows: Any, made: ModuleType) -> Any:
     return lambda rows, **metadata: load_rows(rows, **{**made.metadata(), **metadata})
 
 
-@pytest.fixture
-def suite(load: Any, made: ModuleType) -> Suite:
-    """A whole study."""
-    return load(made.study_rows())
+@pytest.fixture(scope="module")
+def suite(save: Callable[..., Path], synthetic: ModuleType, made: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """A whole study. Not to be changed."""
+    metadata = {**synthetic.metadata(), **made.metadata()}
+    return load_suite(save(tmp_path_factory.mktemp("study"), made.study_rows(), metadata))
 
 
 def _study(suite: Suite) -> Study:

@@ -14,6 +14,7 @@ from metabench.suite.plan.plan import Plan, load_suite, plan
 SUITE: dict[str, Any] = {
     "name": "trial",
     "seeds": [0, 1, 2],
+    "aa": False,
     "kernels": KERNELS,
     "experiments": {"toy": {"problem": "toy_1d", "inner_steps": [3], "outer_steps": 2, "methods": ["t1t2"]}},
 }

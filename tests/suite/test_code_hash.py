@@ -90,7 +90,7 @@ def test_editing_the_contract_or_the_runner_changes_every_cell(
     "path",
     [
         "cli/app.py",
-        "report/tables.py",
+        "report/build.py",
         "suite/plan/plan.py",
         "suite/run/supervise.py",
         "__init__.py",

@@ -10,7 +10,7 @@ from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.run.run_cell import run_cell
 
 MEASURE = {"time_repeats": 3, "time_budget": 0.01, "error_windows": 0, "checkpoint": 0}
-SUITE = {"name": "x", "kernels": KERNELS, "measure": MEASURE}
+SUITE = {"name": "x", "aa": False, "kernels": KERNELS, "measure": MEASURE}
 LANGUAGE_MODEL = {
     "problem": "lm_learning_rates",
     "sizes": ["100k"],

@@ -41,6 +41,17 @@ MISTAKES = [
     ("name: x\nseeds: []", "key 'seeds': expected at least one seed and none twice, got []"),
     ("name: x\nseeds: [1, 1]", "key 'seeds': expected at least one seed and none twice, got [1, 1]"),
     ("name: x\nseeds: [-1]", "key 'seeds': must be at least 0, got -1"),
+    (f"name: x\nseeds: [{2**63}]", "key 'seeds': must be at most 9223372036854775807, got 9223372036854775808"),
+    (
+        f"name: x\n{EXPERIMENT[:-2]}, seeds: [{2**64}]}}}}",
+        "key 'experiments.a.seeds': must be at most 9223372036854775807, got 18446744073709551616",
+    ),
+    ("name: x\ntitle: of ${oc.env:HOME}", "key 'title': 'of ${oc.env:HOME}' reads an environment variable, and the suite is published"),
+    ("name: x\nplugins: ['${oc.decode:${oc.env:HOME}}']", "key 'plugins[0]': '${oc.decode:${oc.env:HOME}}' reads an environment variable"),
+    (
+        f"name: x\n{EXPERIMENT[:-2]}, options: {{a: ['${{oc.env:HOME,none}}']}}}}}}",
+        "key 'experiments.a.options.a[0]': '${oc.env:HOME,none}' reads an environment variable",
+    ),
     ("name: x\ndevice: cud", "key 'device': unknown value 'cud': did you mean 'cuda'?"),
     ("name: x\nthreads: 0", "key 'threads': must be at least 1, got 0"),
     ("name: [x]", "key 'name': expected text, got ['x']"),
@@ -192,3 +203,9 @@ def test_of_a_key_in_two_files_the_later_counts(tmp_path: Path) -> None:
     assert load_suite([first]) == load_suite(first)
     with pytest.raises(MetabenchError, match="limits"):
         load_suite([first, third])
+
+
+def test_an_override_may_not_read_the_environment_but_may_refer_to_a_key() -> None:
+    with pytest.raises(MetabenchError, match=r"key 'description': .* reads an environment variable"):
+        load_suite({"name": "x"}, ["description=${oc.env:HOME}"])
+    assert load_suite({"name": "x"}, ["title=of ${name}"]).title == "of x"

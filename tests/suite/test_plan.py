@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,14 +19,24 @@ from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.plan import Plan, load_suite, plan
 
 ROOT = Path(__file__).parents[2]
+SUITE: dict[str, Any] = {
+    "name": "x",
+    "experiments": {"toy": {"problem": "toy_1d", "inner_steps": [3], "outer_steps": 2, "methods": ["t1t2"]}},
+}
 
 Planned = Callable[..., Plan]
 
 
-def test_an_empty_suite_has_no_cells() -> None:
-    for experiments in ({}, {"a": {"problem": "toy_1d", "methods": []}}):
-        empty = plan(load_suite({"name": "x", "experiments": experiments}))
-        assert (empty.cells, empty.rows) == ((), 0)
+@pytest.mark.parametrize(
+    ("experiments", "message"),
+    [
+        ({}, "suite 'x' has no experiments: 'metabench list problems' shows what one may be of"),
+        ({"a": {"problem": "toy_1d", "methods": []}}, "experiment 'a': no methods: expected at least one of none, unrolled, "),
+    ],
+)
+def test_a_suite_without_cells_is_refused(experiments: dict[str, object], message: str) -> None:
+    with pytest.raises(MetabenchError, match=message):
+        plan(load_suite({"name": "x", "experiments": experiments}))
 
 
 def test_every_combination_is_a_cell_in_the_order_of_the_suite(planned: Planned) -> None:
@@ -143,7 +156,17 @@ def test_a_wrong_name_or_option_is_refused(planned: Planned, changes: dict[str, 
 
 def test_an_unknown_baseline_is_refused() -> None:
     with pytest.raises(MetabenchError, match="unknown baseline method 'unroled': did you mean 'unrolled'"):
-        plan(load_suite({"name": "x", "baseline": "unroled"}))
+        plan(load_suite(SUITE | {"baseline": "unroled"}))
+
+
+def test_a_baseline_that_is_not_run_is_refused() -> None:
+    toy = SUITE["experiments"]["toy"]
+    two = SUITE | {"experiments": {"toy": toy, "more": toy | {"inner_steps": [4], "methods": ["none", "t1t2"]}}}
+    message = r"no experiment runs the baseline 'mixflow' \('toy', 'more'\): add it to one, or choose the baseline among t1t2, none$"
+    with pytest.raises(MetabenchError, match=message):
+        plan(load_suite(two | {"baseline": "mixflow"}))
+    assert plan(load_suite(two)).cells, "nobody chose the default"
+    assert plan(load_suite(two | {"baseline": "none"})).cells, "one experiment has it"
 
 
 def test_a_method_may_be_written_with_and_without_options(planned: Planned) -> None:
@@ -214,3 +237,31 @@ def test_planning_imports_no_torch() -> None:
 def test_a_suite_that_takes_more_examples_than_there_are_is_refused(planned: Planned) -> None:
     with pytest.raises(MetabenchError, match="takes 9,000 training examples, data set 'digits' has 1,437"):
         planned(problem="label_noise", datasets=["digits"], methods=["none"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inner_steps": 0}, "spec.json: 'inner_steps' is 0, expected a whole number, 1 or more"),
+        ({"inner_steps": 2.5}, "spec.json: 'inner_steps' is 2.5, expected a whole number, 1 or more"),
+        ({"outer_steps": -1}, "spec.json: 'outer_steps' is -1, expected a whole number, 0 or more"),
+        ({"threads": 0}, "spec.json: 'threads' is 0, expected a whole number, 1 or more"),
+        ({"replicate": 2}, "spec.json: 'replicate' is 2, expected a whole number, 0 to 1"),
+        ({"seeds": []}, "spec.json: 'seeds' is [], expected a list of one or more"),
+        ({"seeds": 3}, "spec.json: 'seeds' is 3, expected a list of one or more"),
+        ({"seeds": [0, -1]}, "spec.json: a seed is -1, expected a whole number, 0 to 9223372036854775807"),
+        ({"seeds": [2**63]}, "spec.json: a seed is 9223372036854775808, expected a whole number, 0 to 9223372036854775807"),
+        ({"seeds": [True]}, "spec.json: a seed is True, expected a whole number"),
+    ],
+)
+def test_a_number_of_a_hand_written_cell_that_no_plan_has_is_refused(
+    planned: Planned, changes: dict[str, object], message: str
+) -> None:
+    spec = json.dumps(dataclasses.asdict(planned().cells[0]) | changes)
+    with pytest.raises(MetabenchError, match=re.escape(message)):
+        Cell.from_json(spec, "spec.json")
+
+
+def test_the_largest_seed_is_accepted(planned: Planned) -> None:
+    cell = planned(seeds=[2**63 - 1]).cells[0]
+    assert Cell.from_json(cell.to_json(), "spec.json") == cell

@@ -29,7 +29,7 @@ def planned(plugins: list[Path] | None = None, **changes: Any) -> Plan:
     measure = {"time_repeats": 1, "error_windows": 2, "error_draws": 2}
     suite = {"name": "sines", "seeds": [0], "plugins": [str(path) for path in plugins or [PLUGIN]], "measure": measure}
     kernels = "portable" if runs("portable") else "native"
-    return plan(load_suite(suite | {"kernels": kernels, "experiments": {"sines": experiment}}))
+    return plan(load_suite(suite | {"aa": False, "kernels": kernels, "experiments": {"sines": experiment}}))
 
 
 def silent(*progress: object) -> None:

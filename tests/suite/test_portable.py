@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 SUITE: dict[str, Any] = {
     "name": "portable",
+    "aa": False,
     "seeds": [0],
     "measure": {"time_repeats": 1, "time_budget": 0.001, "error_windows": 0, "checkpoint": 1},
     "experiments": {

@@ -43,7 +43,7 @@ def cell_of(problem: str, method: Any, **choices: Any) -> Cell:
     suite = {
         "name": "predicted",
         "seeds": [0],
-        "baseline": "unrolled",
+        "aa": False,
         "kernels": KERNELS,
         "measure": {"time_repeats": 1, "time_budget": 0.001, "error_windows": 0, "checkpoint": 1},
         "experiments": {"one": experiment},

@@ -361,6 +361,21 @@ def test_the_real_runner_gives_a_row_for_each_seed(cell: Cell, tmp_path: Path) -
     assert all(row["peak_bytes"] > 0 and row["time_median_s"] > 0 for row in rows)
 
 
+def test_a_trained_cell_without_outer_steps_says_so_in_its_rows(cell: Cell, tmp_path: Path) -> None:
+    quick = dataclasses.replace(cell, outer_steps=0, seeds=[0], measure=cell.measure | {"time_repeats": 1, "error_windows": 0})
+    (row,) = supervise(quick, tmp_path / "rows.parquet", silent)
+    assert (row["status"], row["message"]) == ("error", "0 outer steps train nothing: expected 1 or more")
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a CUDA device")
+def test_a_cell_for_a_device_that_is_not_there_is_unsupported(cell: Cell, tmp_path: Path) -> None:
+    rows = supervise(dataclasses.replace(cell, device="cuda"), tmp_path / "rows.parquet", silent)
+    assert statuses(rows) == [(0, "unsupported"), (1, "unsupported"), (2, "unsupported")]
+    assert {row["message"] for row in rows} == {"device 'cuda': torch finds 0 CUDA devices here"}
+    assert {row["hardware"] for row in rows} == {"no CUDA device"}
+    assert rows_of(read_rows(tmp_path / "rows.parquet"))[0]["device"] == "cuda"
+
+
 def running(pid: int) -> bool:
     """Tell whether a process is there and is no zombie that nobody has waited for."""
     try:

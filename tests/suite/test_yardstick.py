@@ -42,7 +42,8 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     trained = {"outer_steps": 2} if changes.get("kind") != "cost" else {}
     experiment = {"problem": problem, "inner_steps": [3], "methods": list(methods)} | trained | changes
-    suite = {"name": "trial", "seeds": list(seeds), "measure": MEASURE, "experiments": {"one": experiment}}
+    shared = {"name": "trial", "aa": False, "rounds": 0}
+    suite = shared | {"seeds": list(seeds), "measure": MEASURE, "experiments": {"one": experiment}}
     return [row for cell in plan(load_suite(suite)).cells for row in run_cell(cell, silent)]
 
 

@@ -127,6 +127,16 @@ def test_validation_ends_a_run_early_and_its_outcome_is_the_best() -> None:
     assert all(torch.equal(params[name], leaf) for name, leaf in whole.tasks[0].params.items())
 
 
+def test_options_are_chosen_by_the_mean_loss_of_the_last_tenth_of_the_steps_to_the_outcome() -> None:
+    problem = Tanh()
+    for steps, last in ((1, 1), (9, 1), (11, 2), (20, 2)):
+        run, _ = events_of(problem, steps)
+        losses = run.record.curves()["outer loss"].values
+        assert run.late_loss(problem) == pytest.approx(sum(losses[-last:]) / last, rel=1e-15)
+    early, _ = events_of(Worsening(), 50)
+    assert early.step == 7 and early.late_loss(Worsening()) == early.record.curves()["outer loss"].values[3]
+
+
 def test_without_patience_the_outcome_is_the_last_step() -> None:
     class Patient(Worsening):
         validation = Validation(every=1, metric=Metric("loss", "min"))

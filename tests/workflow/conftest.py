@@ -25,9 +25,11 @@ SUITE: dict[str, Any] = {
     "name": "tiny",
     "seeds": [0, 1, 2],
     "baseline": "t1t2",
+    "aa": False,  # a third of the cells more; the tests of partners turn it on
     "plugins": ["plugin.py"],
     "certify": False,  # takes seconds a method; the tests of certificates turn it on
     "predict": False,  # likewise; the tests of predictions turn it on
+    "rounds": 0,  # likewise; the tests of times turn it on
     "measure": {"time_repeats": 3, "time_budget": 0.05, "error_windows": 1, "error_draws": 2, "checkpoint": 1},
     "experiments": {
         "toy": {

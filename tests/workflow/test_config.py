@@ -43,6 +43,12 @@ def test_keys_and_experiments_on_the_command_line_go_over_the_default_configurat
     assert "fetch fashion_mnist" in said.text
 
 
+def test_a_partner_of_the_baseline_is_a_job_of_its_own(fresh: Workflow) -> None:
+    found = titles(fresh.snakemake("-n", "--config", "aa=true").text)
+    assert len(found) == 4
+    assert [title for title in found if "again" in title] == ["toy_1d/analytic/scalar · t1t2 · 2 inner steps · again · 3 seeds"]
+
+
 # One of the suite's own keys and one that is found when its cells are planned; tests/suite has the others.
 @pytest.mark.parametrize(("given", "named"), [("seedz=[0]", "seeds"), ("experiments={toy: {methods: [evogard]}}", "evograd")])
 def test_a_mistake_is_one_message_before_any_job(fresh: Workflow, given: str, named: str) -> None:

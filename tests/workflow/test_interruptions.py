@@ -24,7 +24,7 @@ def ended(source_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
     shutil.copytree(source_folder, folder)
     workflow = Workflow(folder)
     toy = SUITE["experiments"]["toy"] | {"methods": ["none", "patient"]}
-    workflow.write_suite(seeds=[0], experiments={"toy": toy})
+    workflow.write_suite(seeds=[0], baseline="none", experiments={"toy": toy})
     workflow.snakemake(RESULTS)
     return workflow
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +25,10 @@ def blocks_of_contributing(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def new_method(workflow: Workflow) -> str:
-    """Write the method as the text says, and return the source."""
+def new_method(workflow: Workflow) -> None:
+    """Write the method as the text says."""
     command = [sys.executable, "-m", "metabench", "new-method", "my_cg"]
     subprocess.run(command, cwd=workflow.folder, check=True, capture_output=True)
-    return Path(workflow.folder, "my_cg.py").read_text(encoding="utf-8")
 
 
 def run(workflow: Workflow, suite: dict, *targets: str) -> dict[str, dict]:
@@ -48,24 +48,34 @@ def assert_right(rows: dict[str, dict]) -> None:
         assert abs(rows["my_cg"][column] - rows["ift_cg"][column]) <= 1e-5 * abs(rows["ift_cg"][column])
 
 
-def test_as_a_plugin_it_stands_in_the_report_beside_the_others(fresh: Workflow) -> None:
-    new_method(fresh)
-    assert_right(run(fresh, yaml.safe_load(blocks_of_contributing("yaml")[0]), PAGE))
-    assert "my_cg" in (fresh.folder / PAGE).read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def as_plugin(source_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workflow, dict[str, dict]]:
+    """The suite of the text, run to its page, and its rows. Not to be changed."""
+    folder = tmp_path_factory.mktemp("newcomer") / "tree"
+    shutil.copytree(source_folder, folder)
+    workflow = Workflow(folder)
+    new_method(workflow)
+    return workflow, run(workflow, yaml.safe_load(blocks_of_contributing("yaml")[0]), PAGE)
 
 
-def test_in_the_package_one_file_is_enough(fresh: Workflow) -> None:
-    source = new_method(fresh)
-    Path(fresh.folder, "my_cg.py").unlink()
-    Path(fresh.folder, "metabench", "methods", "my_cg.py").write_text(source, encoding="utf-8")
+def test_as_a_plugin_it_stands_in_the_report_beside_the_others(as_plugin: tuple[Workflow, dict[str, dict]]) -> None:
+    workflow, rows = as_plugin
+    assert_right(rows)
+    assert "my_cg" in (workflow.folder / PAGE).read_text(encoding="utf-8")
+
+
+def test_in_the_package_one_file_is_enough(as_plugin: tuple[Workflow, dict[str, dict]], fresh: Workflow) -> None:
+    shutil.copy(as_plugin[0].folder / "my_cg.py", fresh.folder / "metabench" / "methods")
     values = yaml.safe_load(blocks_of_contributing("yaml")[0])
     del values["plugins"]
-    values["experiments"]["first"]["methods"] = ["ift_cg", "my_cg"]
-    assert_right(run(fresh, values, "results/mine/results.parquet"))
+    values["experiments"]["first"]["methods"] = ["my_cg"]
+    rows = run(fresh, values, "results/mine/results.parquet")
+    assert rows.keys() == {"my_cg"}
+    assert_right({"ift_cg": as_plugin[1]["ift_cg"]} | rows)
 
 
-def test_the_text_shows_the_file_and_its_mistake_as_they_are(fresh: Workflow) -> None:
-    source = new_method(fresh)
+def test_the_text_shows_the_file_and_its_mistake_as_they_are(as_plugin: tuple[Workflow, dict[str, dict]]) -> None:
+    source = (as_plugin[0].folder / "my_cg.py").read_text(encoding="utf-8")
     solver, mistake = blocks_of_contributing("python")[:2]
     assert solver in source
     right = source.index("        image = tree.scale"), source.index("        value = tree.add_scaled")

@@ -122,27 +122,21 @@ def test_a_changed_or_lost_file_of_predictions_alone_runs_nothing_again(again: W
     assert "Nothing to be done" in again.snakemake(RESULTS).text
 
 
-def test_an_edited_method_is_predicted_again_and_no_other_and_whatever_else_is_due_runs(again: Workflow) -> None:
+def test_an_edited_method_and_an_added_one_are_predicted_and_no_other_and_whatever_is_due_runs(again: Workflow) -> None:
     before, rows = predictions(again), again.row_files()
     method = again.folder / "metabench" / "methods" / "t1t2.py"
     method.write_text(method.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+    more = {"toy": EXPERIMENTS["toy"] | {"methods": [*EXPERIMENTS["toy"]["methods"], "truncated"]}}
+    again.write_suite(**SETTINGS | {"experiments": more})
     path = again.results() / "predictions.jsonl"
     head, *lines = path.read_text(encoding="utf-8").splitlines()
     marked = [json.dumps(json.loads(line) | {"seconds": 12345.0}) for line in lines]
     path.write_text("\n".join([head, *marked, ""]), encoding="utf-8")
-    again.row_file("unrolled").unlink()
-    again.snakemake(RESULTS)
-    after = predictions(again)
-    assert {name for name in after if after[name]["seconds"] != 12345.0} == {"t1t2"}
-    assert {name for name in after if after[name]["code_hash"] != before[name]["code_hash"]} == {"t1t2"}
-    assert {name for name, time in again.row_files().items() if time != rows[name]} == {"t1t2", "unrolled"}
-
-
-def test_cells_that_are_added_are_predicted_and_run_and_no_other(again: Workflow) -> None:
-    rows = again.row_files()
-    more = {"toy": EXPERIMENTS["toy"] | {"methods": [*EXPERIMENTS["toy"]["methods"], "truncated"]}}
-    again.write_suite(**SETTINGS | {"experiments": more})
+    again.row_file("broken").unlink()
     said = again.snakemake(RESULTS).text
     assert "4 of 5 cells predicted" in said
-    assert re.search(r"run_cell\s+1\n", said)
-    assert {name for name, time in again.row_files().items() if rows.get(name) != time} == {"truncated"}
+    assert re.search(r"run_cell\s+3\n", said)
+    after = predictions(again)
+    assert {name for name in after if after[name]["seconds"] != 12345.0} == {"t1t2", "truncated"}
+    assert {name for name in before if after[name]["code_hash"] != before[name]["code_hash"]} == {"t1t2"}
+    assert {name for name, time in again.row_files().items() if time != rows.get(name)} == {"t1t2", "truncated", "broken"}

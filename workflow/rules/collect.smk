@@ -1,10 +1,11 @@
-"""One table of all rows, of the planned cells and no others, with the certificates of their methods, and one of all curves."""
+"""One table of all rows, of the planned cells and no others, with the certificates of their methods, one of all curves and one of all turns."""
 
 
 rule collect:
     input:
         rows=[PLAN.row_file(cell) for cell in PLAN.cells],
         certificates=PLAN.certificates,
+        times=[PLAN.times_file(group) for group in PLAN.groups],
     output:
         parquet=report(
             PLAN.results,
@@ -26,6 +27,7 @@ rule collect:
         ),
         # Large: it would make Snakemake's own report slow to open.
         curves_csv=PLAN.curves.with_suffix(".csv"),
+        times=PLAN.times,
     log:
         LOGS / "collect.log",
     conda:
@@ -35,10 +37,11 @@ rule collect:
         suite=lambda wildcards, output: PLAN.suite_file,
         cells=lambda wildcards, output: PLAN.cell_list,
         certificates=lambda wildcards, output: PLAN.certificate_list,
+        times=lambda wildcards, output: PLAN.times_list,
         n_cells=len(CELLS),
         n_rows=PLAN.rows,
     message:
         "collect {params.n_rows} rows of {params.n_cells} cells"
     shell:
-        "metabench collect --cells {params.cells:q} --certificates {params.certificates:q} --suite {params.suite:q}"
-        " --out {output.parquet:q} > {log:q} 2>&1"
+        "metabench collect --cells {params.cells:q} --certificates {params.certificates:q} --times {params.times:q}"
+        " --suite {params.suite:q} --out {output.parquet:q} > {log:q} 2>&1"

@@ -12,12 +12,14 @@ from metabench.core.errors import MetabenchError
 from metabench.data import card
 from metabench.results.certificate import CERTIFICATE_VERSION
 from metabench.results.schema import SCHEMA_VERSION
+from metabench.results.times import TIMES_VERSION
 from metabench.results.told import told
 from metabench.suite.plan.code_hash import (
     certifier_hash,
     code_hash,
     method_hash,
     report_hash,
+    timer_hash,
 )
 from metabench.suite.plan.labels import title
 from metabench.suite.plan.plan import load_suite, plan
@@ -100,9 +102,11 @@ except MetabenchError as error:
     stop(error)
 
 CELLS = {f"{cell.folder}/{cell.stem}": cell for cell in PLAN.cells}
+GROUPS = {group.name: group for group in PLAN.groups}
 REPORT, LOGS = PLAN.folder / "report", PLAN.folder / "logs"
 TABLES, FIGURES, PAGE = REPORT / "tables", REPORT / "figures", REPORT / "index.html"
 CELL = f"{PLAN.folder}/cells/{{problem}}/{{dataset}}/{{size}}/{{method}}-{{hash}}"
+TIMES = f"{PLAN.folder}/times/{{group}}"
 CERTIFICATE = f"{PLAN.folder}/certificates/{{method}}"
 
 EXCLUSIVE = SUITE.timing.value == "exclusive"

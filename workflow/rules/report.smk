@@ -1,6 +1,6 @@
 """From the table of rows to tables, figures and the page. They are made again when the rows or the source that draws them change.
 
-An empty suite has no figure, and an empty folder of them: hence the `mkdir`.
+A suite may have no figure, and then an empty folder of them: hence the `mkdir`.
 """
 
 

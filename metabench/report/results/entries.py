@@ -119,8 +119,8 @@ class Setting:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What it shares with a second run of its baseline, which does not train."""
-        return (self.task, self.size, self.problem_variant, self.experiment, self.place)
+        """What it shares with a second run of its baseline, which does not train, and which experiments may share."""
+        return (self.task, self.size, self.problem_variant, self.place)
 
 
 Group: TypeAlias = tuple[Setting, int, int]

@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from metabench.core.randomness import LARGEST_SEED
+
 
 class Device(Enum):
     """Where a suite runs."""
@@ -40,19 +42,23 @@ class NumberType(Enum):
     float64 = "float64"
 
 
+DEFAULT_BASELINE = "unrolled"
+
+
 def key(
     help: str,
     default: Any = MISSING,
     *,
     minimum: float | None = None,
     above: float | None = None,
+    maximum: int | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """Declare a key: its meaning, its default (mutable ones are copied), its closed or open lower bound, or its choices.
+    """Declare a key: its meaning, its default (mutable ones are copied), its closed or open bounds, or its choices.
 
     The elements of a list are bounded one by one.
     """
-    metadata = {"help": help, "minimum": minimum, "above": above, "choices": choices}
+    metadata = {"help": help, "minimum": minimum, "above": above, "maximum": maximum, "choices": choices}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     if isinstance(default, type):
@@ -74,8 +80,10 @@ class Limits:
 class Measure:
     """How each cell is measured."""
 
-    time_repeats: int = key("timed hypergradients after warm-up", 15, minimum=1)
-    time_budget: float = key("seconds after which timing stops early (never before three repeats)", 1.0, above=0)
+    time_repeats: int = key("timed hypergradients after warm-up, where a cell times itself", 15, minimum=1)
+    time_budget: float = key(
+        "seconds per cell and seed after which timing stops early (never before three repeats, or five rounds)", 1.0, above=0
+    )
     checkpoint: int = key(
         "outer steps of plain training, with fixed meta-parameters, before the checkpoint that all methods share",
         3,
@@ -110,7 +118,7 @@ class Experiment:
         "'cost' measures one hypergradient",
         "quality",
     )
-    seeds: list[int] | None = key("seeds; empty: the suite's", None, minimum=0)
+    seeds: list[int] | None = key("seeds; empty: the suite's", None, minimum=0, maximum=LARGEST_SEED)
 
 
 @dataclass
@@ -121,8 +129,8 @@ class Suite:
     title: str = key("one line for the report", "")
     description: str = key("a paragraph for the report: the question that the suite answers", "")
     experiments: dict[str, Experiment] = key("experiments by name", {})
-    seeds: list[int] = key("seeds, one row each", [0, 1, 2], minimum=0)
-    baseline: str = key("method to which ratios of time and memory refer", "unrolled")
+    seeds: list[int] = key("seeds, one row each", [0, 1, 2], minimum=0, maximum=LARGEST_SEED)
+    baseline: str = key("method to which ratios of time and memory refer; empty: unrolled, where it runs", "")
     device: Device = key("'cpu' or 'cuda'", Device.cpu)
     device_memory: str = key(
         "memory of the device, as '24GiB'; cells predicted to need more are not started and become `unsupported` rows; "
@@ -144,6 +152,12 @@ class Suite:
         "A/A comparison: repeat the timed part of each cell of the baseline in another process, to show by how much times of the same "
         "computation differ; only where timing is exclusive",
         True,
+    )
+    rounds: int = key(
+        "with `timing: exclusive`, the methods of a setting are timed side by side: each in its own process, taking turns, this often; "
+        "0: each cell times itself when it runs",
+        9,
+        minimum=0,
     )
     limits: Limits = key("limits of one cell", Limits)
     measure: Measure = key("how each cell is measured", Measure)

@@ -46,7 +46,9 @@ def load_suite(source: Source, overrides: Sequence[str] = ()) -> Suite:
         return load_suite(source[0] if len(source) == 1 else _together(source), overrides)
     where = "configuration" if isinstance(source, Mapping) else str(source)
     values = _with_overrides(_read(source, where), overrides, where)
-    _check_keys(OmegaConf.to_container(values), Suite, "", where)
+    plain = OmegaConf.to_container(values)
+    _check_keys(plain, Suite, "", where)
+    _check_published(plain, "", where)
     try:
         config = OmegaConf.merge(OmegaConf.structured(Suite), values)
         for missing in sorted(OmegaConf.missing_keys(config)):
@@ -157,6 +159,20 @@ def _check_keys(values: Any, section: type, path: str, where: str) -> None:
                 _check_keys(inner, Experiment, f"{below}.{entry}", where)
 
 
+def _check_published(values: Any, path: str, where: str) -> None:
+    """Raise for the first value that reads the environment: the resolved suite is part of the results."""
+    if isinstance(values, str) and "${" in values and "oc.env" in values:
+        raise MetabenchError(
+            f"{where}: key '{path}': '{values}' reads an environment variable, and the suite is published with its results: write the value"
+        )
+    if isinstance(values, dict):
+        for name, value in values.items():
+            _check_published(value, f"{path}.{name}" if path else str(name), where)
+    elif isinstance(values, list):
+        for place, value in enumerate(values):
+            _check_published(value, f"{path}[{place}]", where)
+
+
 def _check_bounds(section: Any, prefix: str, where: str) -> None:
     for entry in dataclasses.fields(section):
         value, path = getattr(section, entry.name), f"{prefix}{entry.name}"
@@ -177,6 +193,8 @@ def _check_bound(value: Any, bounds: Mapping[str, Any], what: str) -> None:
         raise MetabenchError(f"{what}: must be at least {minimum}, got {value}")
     if (above := bounds["above"]) is not None and not above < value < math.inf:
         raise MetabenchError(f"{what}: must be above {above} and finite, got {value}")
+    if (maximum := bounds["maximum"]) is not None and value > maximum:
+        raise MetabenchError(f"{what}: must be at most {maximum}, got {value}")
     if (choices := bounds["choices"]) is not None and value not in choices:
         raise MetabenchError(f"{what}: {unknown('value', value, choices)}")
 

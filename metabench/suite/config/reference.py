@@ -111,7 +111,8 @@ def _default(entry: dataclasses.Field[Any]) -> str:
 
 
 def _bounds(entry: dataclasses.Field[Any]) -> str:
-    minimum, above = entry.metadata["minimum"], entry.metadata["above"]
+    minimum, above, maximum = (entry.metadata[name] for name in ("minimum", "above", "maximum"))
     bounds = [f"at least {minimum}"] if minimum is not None else []
     bounds += [f"above {above}"] if above is not None else []
+    bounds += [f"at most {maximum}"] if maximum is not None else []
     return f" ({', '.join(bounds)})" if bounds else ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from metabench.core.errors import MetabenchError
+from metabench.core.randomness import LARGEST_SEED
 from metabench.data.sets.own_text import dataset_folder
 from metabench.measure.kernels import PORTABLE
 
@@ -100,6 +102,20 @@ class Cell:
         """Return the spec as text; the same cell gives the same text."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
 
+    def _check(self, where: str) -> None:
+        """Raise MetabenchError, naming `where`, for numbers that no plan has."""
+        for name, least, most in (
+            ("inner_steps", 1, math.inf),
+            ("outer_steps", 0, math.inf),
+            ("threads", 1, math.inf),
+            ("replicate", 0, 1),
+        ):
+            _check_whole(getattr(self, name), least, most, f"{where}: '{name}'")
+        if not isinstance(self.seeds, list) or not self.seeds:
+            raise MetabenchError(f"{where}: 'seeds' is {self.seeds!r}, expected a list of one or more")
+        for seed in self.seeds:
+            _check_whole(seed, 0, LARGEST_SEED, f"{where}: a seed")
+
     @classmethod
     def from_json(cls, text: str, where: str) -> Cell:
         """Return the cell of a spec; raise MetabenchError naming `where` if the spec is invalid."""
@@ -111,6 +127,14 @@ class Cell:
                 raise MetabenchError(
                     f"{where}: spec version {values.get('version')}, expected {SPEC_VERSION}: plan the suite again"
                 )
-            return cls(**values)
+            cell = cls(**values)
+            cell._check(where)
+            return cell
         except (json.JSONDecodeError, TypeError) as error:
             raise MetabenchError(f"{where}: not a cell's spec: {error}") from error
+
+
+def _check_whole(value: Any, least: int, most: float, what: str) -> None:
+    if type(value) is not int or not least <= value <= most:
+        bound = "or more" if most == math.inf else f"to {most}"
+        raise MetabenchError(f"{what} is {value!r}, expected a whole number, {least} {bound}")

@@ -27,6 +27,8 @@ from metabench.problems import PROBLEMS
 from metabench.suite.plan.cell import Cell
 
 RUNNER = "metabench.suite.run.run_cell"
+TIMER = "metabench.suite.rounds.time_group"
+WORKER = "metabench.suite.rounds.worker"
 PREDICTOR = "metabench.suite.predict.one_cell"
 _PACKAGE = "metabench"
 
@@ -123,6 +125,13 @@ def predictor_hash() -> str:
     """Return twelve hexadecimal digits over the source that predicts. Predictions depend on it and on the cell's own source."""
     sources = _installed()
     return sources.digest(sources.closure([PREDICTOR]))
+
+
+@functools.cache
+def timer_hash() -> str:
+    """Return twelve hexadecimal digits over the source that times cells side by side; what they compute is in their own hashes."""
+    sources = _installed()
+    return sources.digest(sources.closure([TIMER, WORKER]))
 
 
 def method_hash(name: str, plugins: Iterable[str] = ()) -> str:

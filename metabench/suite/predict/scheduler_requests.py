@@ -1,4 +1,4 @@
-"""What a cell's job asks a scheduler for: memory and minutes, from what is predicted, and from the cell's limits where nothing is.
+"""What the job of a cell, or of a group, asks a scheduler for: memory and minutes, from what is predicted, else from the cells' limits.
 
 The limits alone are far above what most cells take: a job that asks for them waits longer, and fewer share a machine.
 """
@@ -17,6 +17,7 @@ from metabench.core.method import Target
 from metabench.core.options import build
 from metabench.methods import method
 from metabench.suite.plan.cell import ATTEMPTS, Cell
+from metabench.suite.plan.groups import Group
 from metabench.suite.plan.labels import method_of
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.predictions import CellPrediction, Predictions, kept_predictions
@@ -37,6 +38,15 @@ reaches 6.3e9 on one core; dense products reach 30e9 and more."""
 SECONDS_PER_OPERATION = 1e-4
 """Of an operation on a small tensor, from Python. Measured over the published cells of the smallest problem: 6 to 10 microseconds.
 With both rates one hypergradient of no published cell takes more than 0.21 of the time that is counted for it."""
+
+GROUP_MB = 16384
+"""What timing a group asks for at most, unless its largest cell and the baseline need more: its parts are timed one after another."""
+
+_START_S = 10.0
+"""Seconds in which a process imports torch and loads data."""
+
+_TURN_S = 0.04
+"""Seconds of a turn of short calls, and the call before them."""
 
 START_MINUTES = 5
 """Imports from a cold file system, loading the data, and what nobody foresees."""
@@ -90,6 +100,35 @@ def runtime_minutes(cell: Cell, predictions: Predictions) -> int:
     return min(allowed, START_MINUTES + math.ceil(len(cell.seeds) * seconds / 60))
 
 
+def group_memory_mb(group: Group, predictions: Predictions) -> int:
+    """Return MiB for one attempt at timing a group: for all its cells at once, or what is granted to it at most: larger ones are split."""
+    cells = [math.ceil(_peak(cell, predictions) / _MIB) + PROCESSES_MB for cell in group.cells]
+    baseline = sum(one for one, cell in zip(cells, group.cells, strict=True) if cell.method == group.baseline)
+    return SPARE_MB + max(min(sum(cells), GROUP_MB), min(sum(cells), baseline + max(cells)))
+
+
+def group_minutes(group: Group, predictions: Predictions) -> int:
+    """Return minutes for one attempt at timing a group: what its cells' calls take as predicted, and their time limits at most."""
+    seconds = 0.0
+    for cell in group.cells:
+        own = _known(cell, predictions)
+        if own is None or cell.device != "cpu":
+            seconds += cell.limit_seconds
+            continue
+        once = own.flops / FLOPS_PER_SECOND + own.operations * SECONDS_PER_OPERATION
+        # Plain steps, the first calls, and a turn per round with the call before it.
+        once = (cell.measure["checkpoint"] + 2 + 2 * group.rounds) * max(once, _TURN_S)
+        seconds += _START_S + min(len(cell.seeds) * once, cell.limit_seconds)
+    return START_MINUTES + math.ceil(seconds / 60)
+
+
+def _peak(cell: Cell, predictions: Predictions) -> int:
+    own = _known(cell, predictions)
+    if cell.device != "cpu":
+        return 0
+    return cell.limit_bytes if own is None or own.note else min(own.peak_bytes, cell.limit_bytes)
+
+
 def _measures_error(cell: Cell) -> bool:
     return bool(cell.measure["error_windows"]) and method_of(cell).target is not Target.NONE
 
@@ -126,6 +165,14 @@ class Requests:
     def runtime_minutes(self, cell: Cell, attempt: int) -> int:
         """Return minutes for an attempt at a cell."""
         return START_MINUTES if attempt > ATTEMPTS else attempt * runtime_minutes(cell, self._predictions)
+
+    def group_memory_mb(self, group: Group, attempt: int) -> int:
+        """Return MiB for an attempt at timing a group."""
+        return PROCESSES_MB if attempt > ATTEMPTS else attempt * group_memory_mb(group, self._predictions)
+
+    def group_minutes(self, group: Group, attempt: int) -> int:
+        """Return minutes for an attempt at timing a group."""
+        return START_MINUTES if attempt > ATTEMPTS else attempt * group_minutes(group, self._predictions)
 
     @functools.cached_property
     def _predictions(self) -> Predictions:

@@ -16,6 +16,7 @@ from metabench.core.kind import Kind
 from metabench.core.lazy import torch
 from metabench.core.types import Progress
 from metabench.measure.clock import Stopwatch, deadline, pin_threads
+from metabench.measure.device import measured_device
 from metabench.measure.environment import environment
 from metabench.measure.kernels import choose_kernels
 from metabench.measure.memory.bound import memory_bound
@@ -30,7 +31,7 @@ from metabench.training.checkpoint import Checkpoint
 
 Row = dict[str, Any]
 
-_NET = 2
+NET = 2
 """By how many times its memory limit a whole cell may grow. The memory pass enforces the limit itself to the byte; this safety net
 lets a cell far past its limit end as a row, without affecting other processes."""
 
@@ -50,6 +51,11 @@ def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterato
     """
     choose_kernels(cell.kernels)
     place = environment(cell.device)
+    try:
+        measured_device(cell.device)
+    except MetabenchError as error:
+        yield from (failed_row(cell, seed, "unsupported", str(error), place) for seed in cell.seeds)
+        return
     pin_threads(cell.threads)
     loaded = load_data(cell)
     until = time.perf_counter() + cell.limit_seconds
@@ -61,8 +67,8 @@ def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterato
             continue
         row = base_row(cell, seed, place) | {"message": ""}
         try:
-            with deadline(left), memory_bound(_NET * cell.limit_bytes, torch.device(cell.device)):
-                for columns in _measured(cell, _subject(cell, seed, loaded, index == 0, progress, out)):
+            with deadline(left), memory_bound(NET * cell.limit_bytes, torch.device(cell.device)):
+                for columns in _measured(cell, subject_of(cell, seed, loaded, index == 0, progress, out)):
                     _add(row, columns)
             row["status"] = "ok"
         except TimeLimit:
@@ -75,7 +81,8 @@ def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterato
         yield row
 
 
-def _subject(cell: Cell, seed: int, loaded: Any, first: bool, progress: Progress, out: Path | None) -> Subject:
+def subject_of(cell: Cell, seed: int, loaded: Any, first: bool, progress: Progress, out: Path | None) -> Subject:
+    """Return what is measured for one seed; `loaded` is what `load_data` returned, `out` the file beside which runs are saved, or None."""
     checkpoint = None
     if out is not None and cell.checkpoint_every:
         identity = {"cell": cell.hash, "seed": seed, "code": code_hash(cell), "torch": torch.__version__}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import faulthandler
 import functools
 import importlib
 import json
@@ -16,21 +15,19 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, BinaryIO, NoReturn
 
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.types import Progress
-from metabench.measure.kernels import choose_kernels
 from metabench.suite.plan.cell import Cell
 from metabench.suite.predict.predictions import CellPrediction, unfit
+from metabench.suite.run.processes import ending, settle, stopping_signals
 from metabench.suite.run.rows import failed_row
 
 Row = dict[str, Any]
@@ -41,8 +38,6 @@ START_SECONDS = 600.0
 """Seconds that a process may take to import torch."""
 PROGRESS_SECONDS = 0.1
 """Least seconds between progress reports within a stage, so that they do not slow timed code."""
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_THREAD_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def supervise(
@@ -73,7 +68,7 @@ def supervise(
         _write(out, rows)
         return rows
     patience = max(15.0, 0.1 * cell.limit_seconds) if grace is None else grace
-    with _stopping_signals() as unblocked:
+    with stopping_signals() as unblocked:
         child = _fork(cell, runner or functools.partial(_run_cell, out=out), imports_torch=runner is None)
         try:
             with unblocked():
@@ -219,14 +214,7 @@ def _verdict(heard: _Heard) -> tuple[str, str]:
         return "error", heard.error
     if heard.finished:
         return "error", "the runner ended without a row for this seed"
-    if heard.exit_code == -signal.SIGKILL:
-        return "oom", "the process was killed (SIGKILL) by the kernel or the scheduler, as they do when memory runs out"
-    if heard.exit_code < 0:
-        return (
-            "error",
-            f"the process was ended by {signal.Signals(-heard.exit_code).name} ({signal.strsignal(-heard.exit_code)})",
-        )
-    return "error", f"the process exited with status {heard.exit_code} before it was done"
+    return ending(heard.exit_code)
 
 
 def _environment(cell: Cell) -> Mapping[str, Any]:
@@ -255,7 +243,8 @@ def _child(cell: Cell, runner: Runner, imports_torch: bool, writing: int, parent
     code = 1
     pipe = os.fdopen(writing, "wb")
     try:
-        _settle(cell, parent)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        settle(cell.threads, cell.kernels, parent)
         if imports_torch:
             # Here, so that the cell's time does not include it.
             importlib.import_module("torch")
@@ -276,33 +265,6 @@ def _child(cell: Cell, runner: Runner, imports_torch: bool, writing: int, parent
         os._exit(code)
 
 
-def _settle(cell: Cell, parent: int) -> None:
-    """Leave the terminal and its signals to the parent, end with it, and choose threads and kernels before libraries are loaded."""
-    with contextlib.suppress(PermissionError):
-        os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-    _die_with(parent)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    faulthandler.enable(file=sys.__stderr__ or 2)
-    os.environ.update(dict.fromkeys(_THREAD_POOLS, str(cell.threads)))
-    choose_kernels(cell.kernels)
-
-
-def _die_with(parent: int) -> None:
-    """Ask Linux to kill this process when its parent ends, however that happens. Elsewhere the closed pipe ends it at its next message."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    set_death_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(set_death_signal, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 class _Throttled:
     """Sends progress: every new stage and every last step, other steps at most every `PROGRESS_SECONDS`."""
 
@@ -321,38 +283,3 @@ class _Throttled:
 def _send(pipe: BinaryIO, message: dict[str, Any]) -> None:
     pipe.write(json.dumps(message, default=dataclasses.asdict).encode() + b"\n")
     pipe.flush()
-
-
-@contextlib.contextmanager
-def _stopping_signals() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """Turn SIGINT, SIGTERM and SIGHUP into SystemExit, but only inside the context manager that this yields.
-
-    Outside it they wait, so that none arrives between the fork and the code that ends the forked process. Ignored signals
-    (nohup) stay ignored.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield contextlib.nullcontext
-        return
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    @contextlib.contextmanager
-    def unblocked() -> Iterator[None]:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
-
-    before = {number: signal.getsignal(number) for number in _STOPPING}
-    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
-    try:
-        for number in heeded:
-            signal.signal(number, stop)
-        yield unblocked
-    finally:
-        for number in heeded:
-            signal.signal(number, before[number])
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)

@@ -1,0 +1,84 @@
+"""Groups: the cells of one setting, which are timed side by side, in rounds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from metabench.core.errors import MetabenchError
+from metabench.kinds import kind
+from metabench.suite.plan.cell import Cell
+
+GROUP_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that differ only in their method, or in what else is done with them, and how they are timed.
+
+    Attributes:
+        name: experiment-hash, of the setting: further members do not change it.
+        row_files: one per cell; its spec is beside it.
+        rounds: in how many rounds they take turns.
+        baseline: the method to which ratios refer.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    row_files: tuple[Path, ...]
+    rounds: int
+    baseline: str
+
+    def to_json(self) -> str:
+        """Return the group as text; its cells by their row files."""
+        files = [str(path) for path in self.row_files]
+        values = {
+            "version": GROUP_VERSION,
+            "name": self.name,
+            "rounds": self.rounds,
+            "baseline": self.baseline,
+            "row_files": files,
+        }
+        return json.dumps(values, indent=1) + "\n"
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits over its members and how they are timed."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+    @classmethod
+    def read(cls, path: Path) -> Group:
+        """Return the group of a file, its cells from the specs beside their row files; raise MetabenchError if one is invalid."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict) or values.pop("version", None) != GROUP_VERSION:
+                raise MetabenchError(f"group '{path}': not a group of version {GROUP_VERSION}: plan the suite again")
+            files = tuple(map(Path, values.pop("row_files")))
+            specs = [file.with_suffix(".json") for file in files]
+            cells = tuple(Cell.from_json(spec.read_text(encoding="utf-8"), str(spec)) for spec in specs)
+            return cls(cells=cells, row_files=files, **values)
+        except OSError as error:
+            raise MetabenchError(f"group '{path}': '{error.filename}' cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise MetabenchError(f"group '{path}': not a group's file: {error}") from error
+
+
+def settings(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """Return the cells whose kind measures time by the name of their setting, in plan order."""
+    times: dict[str, bool] = {}
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.kind not in times:
+            times[cell.kind] = "time_median_s" in kind(cell.kind, cell.plugin_files).columns
+        if times[cell.kind]:
+            found.setdefault(_setting(cell), []).append(cell)
+    return found
+
+
+def _setting(cell: Cell) -> str:
+    identity = (cell.problem, cell.dataset, cell.size, cell.problem_options, cell.inner_steps, cell.dtype, cell.device)
+    text = json.dumps(identity, sort_keys=True)
+    return f"{cell.experiment}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

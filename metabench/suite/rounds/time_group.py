@@ -1,0 +1,119 @@
+"""Timing the cells of a group: each part of it in processes of its own, seed by seed, in rounds."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from metabench.core.errors import MetabenchError
+from metabench.core.types import Progress
+from metabench.measure.kernels import choose_kernels
+from metabench.results.store import read_rows
+from metabench.results.times import Line
+from metabench.suite.plan.groups import Group
+from metabench.suite.rounds.member import WORKER, Member, ask
+from metabench.suite.rounds.parts import parts, room
+from metabench.suite.rounds.turns import not_timed, take_turns
+from metabench.suite.run.processes import stopping_signals
+
+Peaks = Mapping[str, Mapping[int, int]]
+
+
+def time_group(
+    group: Group, progress: Progress, granted_bytes: int | None = None, worker: Sequence[str] = WORKER
+) -> list[Line]:
+    """Return the lines of a group: one per cell, seed and round, and one for each cell and seed that could not be timed, or no further.
+
+    Cells and seeds without a measured memory take no part: their rows say why. `granted_bytes` is what the job may use; None for any.
+
+    Raises:
+        MetabenchError: a row file is missing or cannot be read.
+        SystemExit: SIGINT, SIGTERM or SIGHUP reached this process; those of the cells are killed.
+    """
+    files = dict(zip((cell.hash for cell in group.cells), group.row_files, strict=True))
+    peaks = {name: _peaks(path) for name, path in files.items()}
+    cells = [cell for cell in group.cells if peaks[cell.hash]]
+    if not cells:
+        return []
+    choose_kernels(cells[0].kernels)
+    together = parts(
+        cells,
+        {name: max(found.values()) for name, found in peaks.items() if found},
+        group.baseline,
+        *room(cells[0].device, granted_bytes),
+    )
+    lines: list[Line] = []
+    for number, part in enumerate(together):
+        named = {"group": group.name, "part": number}
+        with stopping_signals() as unblocked:
+            members: list[Member] = []
+            try:
+                for cell in part:
+                    members.append(Member(cell, files[cell.hash].with_suffix(".json"), worker))
+                with unblocked():
+                    lines += (named | line for line in _time_part(group, number, members, peaks, progress))
+            finally:
+                for member in members:
+                    member.end()
+    return lines
+
+
+def lost_group(group: Group, reason: str) -> list[Line]:
+    """Return a line for each cell and seed of a group whose job was lost."""
+    named = {"group": group.name, "part": 0}
+    return [
+        named | {"cell": cell.hash, "seed": seed} | not_timed(reason) for cell in group.cells for seed in cell.seeds
+    ]
+
+
+def _peaks(path: Path) -> dict[int, int]:
+    """Return the bytes of one hypergradient by seed, of the seeds whose memory was measured."""
+    try:
+        rows = read_rows(path).select(["seed", "peak_bytes"]).to_pylist()
+    except MetabenchError as error:
+        raise MetabenchError(f"its cells are timed after their rows are written: {error}") from error
+    return {row["seed"]: row["peak_bytes"] for row in rows if row["peak_bytes"] is not None}
+
+
+def _time_part(group: Group, part: int, members: Sequence[Member], peaks: Peaks, progress: Progress) -> Iterator[Line]:
+    first = members[0].cell
+    # Only turns are timed: before them as many may work as there are cores.
+    at_once = max(1, _cores() // first.threads)
+    progress("starting", 0, 1)
+    closed = {
+        member: answer["failed"]
+        for member, answer in zip(members, ask(members, {"open": True}, at_once), strict=True)
+        if "failed" in answer
+    }
+    for seed in first.seeds:
+        taking = [member for member in members if seed in peaks[member.cell.hash]]
+        lines = [
+            (member, not_timed(member.fault or closed[member])) for member in taking if member.fault or member in closed
+        ]
+        ready = [member for member in taking if not member.fault and member not in closed]
+        progress(f"seed {seed}: preparing", 0, 1)
+        prepared = ask(ready, {"prepare": seed}, at_once)
+        lines += [
+            (member, not_timed(answer["failed"]))
+            for member, answer in zip(ready, prepared, strict=True)
+            if "failed" in answer
+        ]
+        ready = [member for member, answer in zip(ready, prepared, strict=True) if "failed" not in answer]
+        progress(f"seed {seed}: rounds", 0, 1)
+        lines += take_turns(
+            ready,
+            lambda member: ask([member], {"turn": True}, 1)[0],
+            time.monotonic,
+            rounds=group.rounds,
+            budget_s=first.measure["time_budget"] * len(ready),
+            order=random.Random(f"{group.name} {part} {seed}"),
+        )
+        for member, line in lines:
+            yield {"cell": member.cell.hash, "seed": seed, "process": member.pid} | line
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,79 @@
+"""The cells of a setting are timed by one job, after all of them have their rows, and again when one of them changed."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from metabench.results.times import read_times
+from tests.workflow.conftest import SUITE, Workflow
+
+pytestmark = pytest.mark.slow  # starts Snakemake, and runs cells
+
+RESULTS = "results/tiny/results.parquet"
+TIMED: dict[str, Any] = {"rounds": 5, "seeds": [0, 1]}
+
+LETHAL = """
+
+@method(title="kills the process that asks for its time", target=Target.NONE, exact=True, cost=Cost(), citation="")
+def lethal(problem, state, meta, window, options, generator):
+    import os, signal
+    if Path("lethal").exists():
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return baseline.none.function(problem, state, meta, window, options, generator)
+"""
+
+
+def repeats(of: Workflow) -> dict[str, set[int | None]]:
+    """Return in how many rounds the seeds of each method were timed."""
+    found: dict[str, set[int | None]] = {}
+    for row in of.rows():
+        found.setdefault(row["method"], set()).add(row["time_repeats"])
+        assert (row["time_median_s"] is None) == (row["time_repeats"] is None)
+    return found
+
+
+def jobs(text: str) -> dict[str, int]:
+    """Return how many jobs of each rule a run of Snakemake had."""
+    return {rule: int(number) for rule, number in re.findall(r"^(run_cell|time_setting)\s+(\d+)$", text, re.MULTILINE)}
+
+
+def test_cells_are_timed_together_and_again_when_one_changed(fresh: Workflow) -> None:
+    fresh.write_suite(**TIMED)
+    assert jobs(fresh.snakemake(RESULTS).text) == {"run_cell": 3, "time_setting": 1}
+    assert repeats(fresh) == {"none": {5}, "t1t2": {5}, "broken": {None}}
+    turns = read_times(fresh.results() / "times.parquet").to_pylist()
+    assert len(turns) == 2 * 2 * 5 and len({turn["process"] for turn in turns}) == 2
+    assert "Nothing to be done" in fresh.snakemake(RESULTS).text
+
+    method = fresh.folder / "metabench" / "methods" / "t1t2.py"
+    method.write_text(method.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+    assert jobs(fresh.snakemake(RESULTS).text) == {"run_cell": 1, "time_setting": 1}
+
+    fresh.write_suite(**TIMED | {"rounds": 3})
+    assert jobs(fresh.snakemake(RESULTS).text) == {"time_setting": 1}
+    assert repeats(fresh) == {"none": {3}, "t1t2": {3}, "broken": {None}}
+
+
+def test_a_lost_job_leaves_rows_that_say_so_and_is_tried_again(fresh: Workflow) -> None:
+    with (fresh.folder / "plugin.py").open("a", encoding="utf-8") as file:
+        file.write(LETHAL)
+    toy = SUITE["experiments"]["toy"] | {"methods": ["none", "lethal"]}
+    fresh.write_suite(**TIMED, experiments={"toy": toy}, baseline="none")
+    fresh.snakemake("--until", "run_cell")
+    (fresh.folder / "lethal").touch()
+
+    fresh.snakemake(RESULTS)
+    assert repeats(fresh) == {"none": {None}, "lethal": {None}}
+    for row in fresh.rows():
+        assert row["status"] == "ok" and row["message"].startswith(
+            "not timed: the job was lost: attempt 1 was killed (SIGKILL)"
+        )
+
+    (fresh.folder / "lethal").unlink()
+    assert jobs(fresh.snakemake(RESULTS).text) == {"time_setting": 1}
+    assert repeats(fresh) == {"none": {5}, "lethal": {5}}
+    assert {row["message"] for row in fresh.rows()} == {""}

@@ -1,0 +1,45 @@
+"""Times: the cells of a setting side by side, each in its own process, in rounds, after all of them have their rows.
+
+They are timed again when one of the cells ran again, when a cell joined or left, or when the source that times changed. A cell that fails
+is no failure of the job. Where the job is lost twice, a third attempt writes a file that says so for every cell, so that there is a report,
+and the next run tries it again.
+"""
+
+
+rule time_setting:
+    input:
+        rows=lambda wildcards: GROUPS[wildcards.group].row_files,
+    output:
+        times=f"{TIMES}.parquet",
+    log:
+        f"{TIMES}.log",
+    wildcard_constraints:
+        group="[^/]+",
+    retries: 2
+    conda:
+        "../envs/metabench.yaml"
+    threads: SUITE.threads
+    resources:
+        gpu=int(GPU),
+        exclusive=int(EXCLUSIVE),
+        mem_mb=lambda wildcards, attempt: REQUESTS.group_memory_mb(
+            GROUPS[wildcards.group], attempt
+        ),
+        runtime=lambda wildcards, attempt: REQUESTS.group_minutes(
+            GROUPS[wildcards.group], attempt
+        ),
+        attempt=lambda wildcards, attempt: attempt,
+    params:
+        lost=lambda wildcards: times_lost(Path(f"{TIMES.format(**wildcards)}.parquet")),
+        attempts=lambda wildcards, output: attempts_file(Path(output.times)),
+        group=lambda wildcards, output: Path(output.times).with_suffix(".json"),
+        group_hash=lambda wildcards: GROUPS[wildcards.group].hash,
+        timer_hash=timer_hash() if PLAN.groups else "",
+        version=TIMES_VERSION,
+        n_cells=lambda wildcards: len(GROUPS[wildcards.group].cells),
+    message:
+        "time {wildcards.group}, {params.n_cells} cells side by side"
+    shell:
+        "if [ {resources.attempt} = 1 ]; then : > {log:q}; fi; "
+        "metabench time --group {params.group:q} --out {output.times:q} --memory {resources.mem_mb} --attempt {resources.attempt}"
+        " >> {log:q} 2>&1 || {{ code=$?; echo exit $code >> {params.attempts:q}; exit $code; }}"
