@@ -56,7 +56,7 @@ def build_figures(results: Path | Suite, out: Path, workers: int = 1) -> list[Pa
     """
     out = Path(out)
     suite = _read(results)
-    figures = blocks(suite, Figure)
+    figures = [figure.whole for figure in blocks(suite, Figure)]
     written: list[Path] = []
     for figure, (pdf, png) in zip(figures, _drawn(figures, suite.all_styles, workers), strict=True):
         written += _write(out, figure.name, pdf, png, figure.to_csv())

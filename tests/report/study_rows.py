@@ -182,6 +182,7 @@ def metadata(rows: Iterable[Row] = ()) -> dict[str, str]:
         "name": "study",
         "title": "A memory study",
         "baseline": "unrolled",
+        "studies": {"memory": {"subject": "mixflow"}},
         "device_memory": "24GiB",
         "seeds": [0],
     }

@@ -16,19 +16,23 @@ import pytest
 from metabench.report.page.sentences import sentences
 from metabench.report.results.answers import answers, glances
 
-from metabench.report.figures import build_figures
+from metabench.core.errors import MetabenchError
+from metabench.report import build
+from metabench.report.build import build_figures, build_tables
+from metabench.report.drawing.palette import marker_outline
 from metabench.report.figures.figure import Figure
 from metabench.report.page.page import render_page
 from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite
+from metabench.report.section import headline
+from metabench.report.sections.memory_study import figures, sentences, table
 from metabench.report.sections.memory_study.figure_parts import FLOOR
-from metabench.report.sections.memory_study.figures import study_figures
-from metabench.report.sections.memory_study.sentences import is_the_question
 from metabench.report.sections.memory_study.study import Configuration, Study, memory_study
 from metabench.report.sections.memory_study.sweep_figures import device_memory
 from metabench.report.sections.memory_study.sweeps import ablations, growths, sweeps
-from metabench.report.sections.memory_study.table import study_tables
-from metabench.report.tables import build_tables
+from metabench.report.tables.table import Table
+from metabench.suite.plan.plan import load_suite as load_config
+from metabench.suite.plan.plan import plan
 
 SMALL = "label_noise"
 
@@ -50,7 +54,9 @@ def load(load_rows: Any, made: ModuleType) -> Any:
 
 
 @pytest.fixture(scope="module")
-def suite(save: Callable[..., Path], synthetic: ModuleType, made: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Suite:
+def suite(
+    save: Callable[..., Path], synthetic: ModuleType, made: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Suite:
     """A whole study. Not to be changed."""
     metadata = {**synthetic.metadata(), **made.metadata()}
     return load_suite(save(tmp_path_factory.mktemp("study"), made.study_rows(), metadata))
@@ -62,13 +68,20 @@ def _study(suite: Suite) -> Study:
     return found
 
 
+def study_figures(suite: Suite) -> list[Figure]:
+    return figures.study_figures(suite, _study(suite))
+
+
+def study_tables(suite: Suite) -> list[Table]:
+    return table.study_tables(suite, _study(suite))
+
+
 def _figure(suite: Suite, kind: str) -> Figure:
-    return next(figure for figure in study_figures(suite) if figure.kind == kind)
+    return next(figure.whole for figure in study_figures(suite) if figure.kind == kind)
 
 
 def _said(suite: Suite) -> list[tuple[str, str]]:
-    found = answers(suite)
-    return sentences(suite, found, glances(suite, found))
+    return sentences.study_sentences(_study(suite))
 
 
 def _with(study: Study, **values: str) -> Configuration:
@@ -89,9 +102,18 @@ def test_a_suite_that_measured_nothing_beside_plain_unrolling_makes_no_study(loa
     for rows in (trained, alone, without, elsewhere, []):
         suite = load(rows)
         assert memory_study(suite) is None
-        assert study_figures(suite) == [] and study_tables(suite) == []
-        assert "How much memory" not in dict(_said(suite))
-        assert "memory-study" not in render_page(suite)
+        assert not any(figure.name.startswith("study") for figure in build.blocks(suite, Figure))
+
+
+def test_a_suite_that_declares_no_study_makes_none(load: Any, made: Any) -> None:
+    rows = [made.row(method, steps) for method in ("unrolled", "mixflow") for steps in (2, 4, 8)]
+    for declared in (
+        "{}",
+        "studies: {}",
+        "studies: {memory: {subject: ''}}",
+        "studies: {memory: {subject: unrolled_remat}}",
+    ):
+        assert memory_study(load(rows, suite=declared)) is None
 
 
 def test_a_baseline_that_is_not_the_exact_unrolled_hypergradient_makes_no_study(load: Any, made: Any) -> None:
@@ -115,7 +137,7 @@ def test_gains_are_the_references_bytes_over_the_methods(suite: Suite) -> None:
 
 def test_sweeps_share_their_centre_and_vary_one_thing(suite: Suite) -> None:
     study = _study(suite)
-    found = sweeps(study)
+    found = sweeps(suite, study)
     places = {
         sweep.swept: [value for value, _ in sweep.places]
         for sweep in found
@@ -219,11 +241,12 @@ def test_switches_are_told_from_other_options_of_the_method(load: Any, made: Any
 
 
 def test_growth_per_step_is_in_bytes_of_the_parameters(load: Any, made: Any) -> None:
-    rows = [made.row("unrolled", steps) for steps in (2, 4, 8)]
+    rows = [made.row("unrolled", steps) for steps in (2, 4, 8, 16)]
     parameters = rows[0]["n_params"]
-    rows += [made.row("mixflow", steps, dynamic_bytes=1000 + 2 * 4 * parameters * steps) for steps in (2, 4, 8)]
-    study = _study(load(rows))
-    (sweep,) = sweeps(study)
+    rows += [made.row("mixflow", steps, dynamic_bytes=1000 + 2 * 4 * parameters * steps) for steps in (2, 4, 8, 16)]
+    suite = load(rows)
+    study = _study(suite)
+    (sweep,) = sweeps(suite, study)
     growth = next(growth for growth in growths(study, sweep) if growth.label == "mixflow")
     assert growth.fit.slope == pytest.approx(8 * parameters)
     assert growth.over_parameters == pytest.approx(2.0)
@@ -231,7 +254,7 @@ def test_growth_per_step_is_in_bytes_of_the_parameters(load: Any, made: Any) -> 
 
 def test_growth_per_block_is_over_the_parameters_that_a_block_adds(suite: Suite) -> None:
     study = _study(suite)
-    sweep = next(sweep for sweep in sweeps(study) if sweep.swept == "blocks")
+    sweep = next(sweep for sweep in sweeps(suite, study) if sweep.swept == "blocks")
     growth = next(growth for growth in growths(study, sweep) if growth.label == "mixflow")
     counts = [study.runs[one]["mixflow"].entry.n_params for _, one in sweep.places]
     assert growth.parameters == pytest.approx(4 * (counts[1] - counts[0]) / 2)
@@ -301,12 +324,13 @@ def test_what_makes_it_not_worth_it(
 
 def test_the_study_comes_first_only_where_most_rows_are_of_it(load: Any, made: Any) -> None:
     rows = [made.row("unrolled"), made.row("mixflow")]
-    other = [{**made.row("unrolled", seed=seed), "kind": "quality", "outer_steps": 10, "cell": f"{seed:08d}"} for seed in range(6)]
-    assert is_the_question(load(rows))
+    other = [
+        {**made.row("unrolled", seed=seed), "kind": "quality", "outer_steps": 10, "cell": f"{seed:08d}"}
+        for seed in range(6)
+    ]
+    assert "the memory of `mixflow`" in headline(load(rows))
     suite = load([*rows, *other])
-    assert not is_the_question(suite)
-    about = [name for name, _ in _said(suite)]
-    assert about[0] == "Quality" and "How much memory" in about and about[-1] == "Failures"
+    assert "the memory of" not in headline(suite) and memory_study(suite) is not None
 
 
 def test_what_does_not_fit_is_in_the_table_with_its_predicted_bytes(suite: Suite) -> None:
@@ -371,7 +395,7 @@ def test_results_without_floors_operations_and_predictions_have_a_study_without_
 
 
 def test_files_hold_the_bars_and_are_the_same_bytes_every_time(load: Any, made: Any, tmp_path: Path) -> None:
-    rows = [made.row(method, steps) for method in ("unrolled", "mixflow") for steps in (2, 4, 8)]
+    rows = [made.row(method, steps) for method in ("unrolled", "mixflow") for steps in (2, 4, 8, 16)]
     load(rows)
     results = tmp_path / "results.parquet"
     first = {path.name: path.read_bytes() for path in build_figures(results, tmp_path / "a")}
@@ -386,22 +410,73 @@ def test_files_hold_the_bars_and_are_the_same_bytes_every_time(load: Any, made: 
     assert {"memory-study.csv", "memory-study.tex", "memory-growth.csv", "memory-growth.tex"} <= names
 
 
-def test_the_page_has_a_section_for_it_in_the_pages_colours(suite: Suite) -> None:
+def test_the_page_has_a_section_for_it(suite: Suite) -> None:
     text = render_page(suite)
-    assert text.index("How much memory") < text.index('<section id="memory-study">') < text.index('<section id="task-')
+    assert text.index('id="memory-study"') < text.index('id="task-')
     assert '<a href="#memory-study">' in text
-    ids = Counter(re.findall(r'\bid="([^"]+)"', text))
-    assert [name for name, number in ids.items() if number > 1] == []
-    drawings = re.findall(r'<svg viewBox="0 0 324.*?</svg>', text, flags=re.DOTALL)
-    assert len(drawings) >= 20
-    for drawing in drawings:
-        assert not re.search(r"#[0-9a-f]{6}\b", drawing)
 
 
-def test_captions_say_hardware_number_type_and_source_of_memory(suite: Suite, made: Any) -> None:
+def test_captions_are_short_and_shapes_differ(suite: Suite) -> None:
     for figure in study_figures(suite):
-        for words in ("n = 1 seed", made.HARDWARE, "float32", "CPU allocator events"):
-            assert words in figure.caption
+        assert len(figure.full_caption.split()) <= 40
+        assert ("n = 1 seed" in figure.caption) == (figure.kind != "study_predicted")
+        assert len(figure.panels) <= 3
+        styles = suite.all_styles | dict(figure.styles)
+        assert len({marker_outline(styles[label].marker) for label in figure.labels}) == len(figure.labels)
+
+
+def test_sizes_are_swept_within_one_family(load: Any, made: Any) -> None:
+    rows = []
+    for size, count in (("mlp64", 1), ("mlp128", 2), ("mlp256", 3), ("conv4", 4), ("conv8", 5)):
+        rows += [
+            {**made.row(method), "size": size, "n_params": 1000 * count, "cell": f"{method[:4]}{count:04d}"}
+            for method in ("unrolled", "mixflow")
+        ]
+    suite = load(rows)
+    (sweep,) = sweeps(suite, _study(suite))
+    assert [configuration.size for _, configuration in sweep.places] == ["mlp64", "mlp128", "mlp256"]
+
+
+@pytest.mark.parametrize(
+    ("studies", "methods", "kind", "said"),
+    [
+        ({"memry": {"subject": "mixflow"}}, ["unrolled", "mixflow"], "cost", "did you mean 'memory'?"),
+        ({"memory": {"subjects": "mixflow"}}, ["unrolled", "mixflow"], "cost", "did you mean 'subject'?"),
+        ({"memory": {"subject": "mixflo"}}, ["unrolled", "mixflow"], "cost", "did you mean 'mixflow'?"),
+        (
+            {"memory": {"subject": "ift_cg"}},
+            ["unrolled", "ift_cg"],
+            "cost",
+            "'ift_cg' is not exact for the unrolled window",
+        ),
+        (
+            {"memory": {"subject": "mixflow"}},
+            ["unrolled", "t1t2"],
+            "cost",
+            "no experiment of kind 'cost' measures 'mixflow'",
+        ),
+        (
+            {"memory": {"subject": "mixflow"}},
+            ["unrolled", "mixflow"],
+            "quality",
+            "no experiment of kind 'cost' measures 'mixflow'",
+        ),
+    ],
+)
+def test_a_study_that_cannot_be_made_is_refused(studies: Any, methods: list[str], kind: str, said: str) -> None:
+    config = {
+        "name": "x",
+        "studies": studies,
+        "experiments": {"a": {"problem": "toy_1d", "methods": methods, "kind": kind}},
+    }
+    with pytest.raises(MetabenchError, match=re.escape(said)):
+        plan(load_config(config))
+
+
+def test_the_suite_of_the_study_declares_it_and_the_default_one_does_not() -> None:
+    root = Path(__file__).parents[2] / "config"
+    assert plan(load_config(root / "suites/mixflow.yaml")).suite.studies.memory.subject == "mixflow"
+    assert not load_config(root / "config.yaml").studies.memory.subject
 
 
 @pytest.mark.parametrize(

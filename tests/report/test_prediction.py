@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from metabench.report.figures import build_figures
+from metabench.report.build import build_figures
 from metabench.report.figures.figure import Figure
 from metabench.report.figures.prediction import WITHIN, comparisons, prediction_figure, prediction_sentence
 from metabench.report.page.page import render_page
@@ -54,7 +54,7 @@ def test_devices_have_panels_of_their_own(load_rows: Any, synthetic: Any) -> Non
     rows = rows_with(synthetic, unrolled=1.0) + [
         row | {"device": "cuda", "cell": "00000001"} for row in rows_with(synthetic, mixflow=1.2)
     ]
-    titles = [panel.title for panel in figure_of(load_rows(rows)).panels]
+    titles = [panel.title for panel in figure_of(load_rows(rows)).whole.panels]
     assert titles == ["cpu · 1 of 1 cell within 5 %", "cpu · ratio", "cuda · 0 of 1 cell within 5 %", "cuda · ratio"]
 
 

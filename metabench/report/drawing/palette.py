@@ -1,19 +1,22 @@
-"""One colour and one marker per method, everywhere.
+"""One colour per method and one shape per label, everywhere.
 
 Colours are those of Okabe and Ito (Wong 2011, Nature Methods 8:441), told apart with every common colour blindness, darkened where they
-would be pale on white, and extended. A method takes its colour from its place in the suite, not from who else is in the figure. The options
-of a method share its colour and differ in marker; first variants of different methods differ in marker as well, so no figure
-relies on colour alone.
+would be pale on white, and extended. A method takes its colour and shape from its place in the suite, not from who else is in the figure.
+Its options share the colour and have shapes of their own: no figure relies on colour alone.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path as Outline
+from matplotlib.transforms import Affine2D, Bbox
 
 # (on a light ground, on a dark ground)
 PALETTE: tuple[tuple[str, str], ...] = (
@@ -30,9 +33,44 @@ PALETTE: tuple[tuple[str, str], ...] = (
     ("#747c84", "#a9b1b9"),  # grey
     ("#5d8a1f", "#a3cf5f"),  # moss
 )
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "h", ">", "d")
-_VARIANT_STEP = 5  # coprime with the number of markers: a method's variants run through all of them
-_ROUND_STEP = 4 * _VARIANT_STEP  # so that methods of one colour share no marker among their first four variants
+_OUTLINES = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "h", ">", "d")
+_HOLE = 0.4  # of a shape's size
+
+
+def _outline(name: str) -> Outline:
+    """Return a marker of Matplotlib as a path within -0.5..0.5."""
+    marker = MarkerStyle(name)
+    path = marker.get_path().transformed(marker.get_transform())
+    return path.transformed(Affine2D().scale(0.5 / float(np.abs(path.vertices).max())))
+
+
+def _hollow(name: str, half: bool) -> Outline:
+    """Return a marker with a hole, in its right half only if `half`: a second outline, run through the other way."""
+    corners = np.asarray(_outline(name).to_polygons()[0])
+    if name == "o":
+        corners = corners[:: len(corners) // 16]
+    if (corners[0] == corners[-1]).all():
+        corners = corners[:-1]
+    centre = corners.mean(axis=0)
+    hole = centre + _HOLE * (corners - centre)
+    if half:
+        right = Bbox([[centre[0], -1], [1, 1]])
+        hole = np.asarray(_ring(hole).clip_to_bbox(right).to_polygons()[0])[:-1]
+    return Outline.make_compound_path(_ring(corners), _ring(hole[::-1]))
+
+
+def _ring(corners: np.ndarray[Any, np.dtype[np.float64]]) -> Outline:
+    return Outline(np.vstack([corners, corners[:1]]), closed=True)
+
+
+SHAPES: tuple[Outline, ...] = (
+    *(_outline(name) for name in _OUTLINES),
+    *(_hollow(name, half) for half in (False, True) for name in _OUTLINES),
+)
+"""The shapes of labels: each outline filled, hollow and half filled."""
+REFERENCE = _outline("*")
+"""The shape of what is no label, such as a bound."""
+MARKERS = (*SHAPES, REFERENCE)
 
 # Grounds and inks: (name in the style sheet, on light, on dark). The light value is what files of figures use.
 INKS: Mapping[str, tuple[str, str]] = {
@@ -67,7 +105,7 @@ class LabelStyle:
 
     name: str
     colour: str
-    marker: str
+    marker: Outline
 
 
 def method_order(suite_methods: Iterable[str], row_methods: Iterable[str]) -> list[str]:
@@ -85,20 +123,27 @@ def natural_key(text: str) -> tuple[tuple[int, float, str], ...]:
 def assign_styles(methods: list[str], labels: Mapping[str, str]) -> dict[str, LabelStyle]:
     """Return a style for each label, in the order in which labels are listed everywhere.
 
-    methods: in the suite's order. labels: label to its method. The pair of colour and marker is a label's own for up to 12 methods
-    with 12 variants each, and for up to 36 methods with four.
+    methods: in the suite's order. labels: label to its method. Each label has a shape of its own while there are shapes, after which those
+    used least come again in other colours.
     """
+    used: Counter[tuple[int, int]] = Counter()
+    own = {method: _next_style(place % len(PALETTE), used) for place, method in enumerate(methods)}
     styles: dict[str, LabelStyle] = {}
     for place, method in enumerate(methods):
-        variants = sorted(
-            (label for label, owner in labels.items() if owner == method),
-            key=lambda label: (label != method, natural_key(label)),
-        )
-        for variant, label in enumerate(variants):
-            index = place % len(PALETTE)
-            marker = MARKERS[(place + _ROUND_STEP * (place // len(PALETTE)) + _VARIANT_STEP * variant) % len(MARKERS)]
-            styles[label] = LabelStyle(f"c{index}", PALETTE[index][0], marker)
+        variants = (label for label, owner in labels.items() if owner == method)
+        for label in sorted(variants, key=lambda label: (label != method, natural_key(label))):
+            styles[label] = own[method] if label == method else _next_style(place % len(PALETTE), used)
     return styles
+
+
+def _next_style(colour: int, used: Counter[tuple[int, int]]) -> LabelStyle:
+    """Return a colour with the shape that it has least, then that all have least."""
+    times = Counter[int]()
+    for (_, shape), number in used.items():
+        times[shape] += number
+    shape = min(range(len(SHAPES)), key=lambda one: (used[colour, one], times[one], one))
+    used[colour, shape] += 1
+    return LabelStyle(f"c{colour}", PALETTE[colour][0], SHAPES[shape])
 
 
 def style_variables(ground: int) -> str:
@@ -117,13 +162,13 @@ def colour_variables() -> dict[str, str]:
     return found
 
 
-def marker_outline(marker: str) -> str:
+def marker_outline(marker: Outline) -> str:
     """Return a marker as an SVG path within -6..6, as Matplotlib draws it."""
     shape = MarkerStyle(marker)
     outline = shape.get_path().transformed(shape.get_transform())
     commands: list[str] = []
     for points, code in outline.iter_segments(curves=True):
-        scaled = [f"{10 * value if index % 2 == 0 else -10 * value:.2f}" for index, value in enumerate(points)]
+        scaled = [f"{10 * value if index % 2 == 0 else -10 * value:.1f}" for index, value in enumerate(points)]
         letter = {
             Outline.MOVETO: "M",
             Outline.LINETO: "L",

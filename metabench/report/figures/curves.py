@@ -1,22 +1,22 @@
-"""Curves of the runs: a figure for each name of a curve, problem and data set, a panel for each setting, a line for each method."""
+"""Curves of the runs: the outer loss against steps and seconds, then a figure for each other name, a panel for each setting."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from metabench.core.curves import Curve
-from metabench.report import numbers
 from metabench.report.drawing.traces import ends
 from metabench.report.figures.figure import Axis, Failure, Figure, Panel, Trace
+from metabench.report.figures.parts import seeds
 from metabench.report.results.entries import Row, Setting, Suite, Task, slug
 
-PANELS_AT_MOST = 24
-"""The most panels of a figure; what is beyond them is in further figures."""
-
+OUTER_LOSS, TIME = "outer loss", "time"  # the curves of every run that trains
+_SECONDS = "training time"
 _KINDS = {"s": "seconds", "B": "bytes", "byte": "bytes", "bytes": "bytes"}
 _LOG_FROM = 6.0  # Over shorter ranges there would be fewer than two round ticks.
+_DECADES = 100.0  # From this range on, an axis of positive values is logarithmic even if that was not asked for.
 
 
 @dataclass(frozen=True)
@@ -30,53 +30,78 @@ class _Place:
     unit: str = ""
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A run's curve of one name. seconds: the training time at each of its steps, where that is known for all."""
+
+    curve: Curve
+    seconds: tuple[float, ...] = ()
+
+
 def curve_figures(suite: Suite, task: Task) -> list[Figure]:
-    """Return the figures of every curve that a run of a task has, in the order of names; none where no run has any."""
+    """Return the figures of every curve that a run of a task has: the outer loss, then the others by name; none where no run has any."""
     if not suite.curves:
         return []
-    names = dict.fromkeys(name for curves in suite.curves.values() for name in curves)
     rows = [row for row in suite.rows if Task(row["problem"], row["dataset"]) == task]
-    return [figure for name in names for figure in _figures(suite, task, name, rows)]
+    names = dict.fromkeys([OUTER_LOSS, *sorted({name for curves in suite.curves.values() for name in curves})])
+    return [figure for name in names if (figure := _figure(suite, task, name, rows)) is not None]
 
 
-def _figures(suite: Suite, task: Task, name: str, rows: list[Row]) -> list[Figure]:
-    found: dict[_Place, dict[str, list[Curve]]] = {}
+def _figure(suite: Suite, task: Task, name: str, rows: list[Row]) -> Figure | None:
+    found: dict[_Place, dict[str, list[_Run]]] = {}
     without: dict[_Place, dict[tuple[str, str], int]] = {}
     for row in rows:
         place = _Place(Setting.of(row), row["inner_steps"], row["outer_steps"])
-        curve = suite.curves.get((row["cell"], row["seed"]), {}).get(name)
-        if curve is not None:
-            place = _Place(place.setting, place.inner_steps, place.outer_steps, curve.along, curve.unit)
-            found.setdefault(place, {}).setdefault(row["label"], []).append(curve)
+        curves = suite.curves.get((row["cell"], row["seed"]), {})
+        if (curve := curves.get(name)) is not None:
+            place = replace(place, along=curve.along, unit=curve.unit)
+            run = _Run(curve, _clock(curve, curves.get(TIME)) if name == OUTER_LOSS else ())
+            found.setdefault(place, {}).setdefault(row["label"], []).append(run)
         elif row["status"] != "ok":
             counts = without.setdefault(place, {})
             counts[row["label"], row["status"]] = counts.get((row["label"], row["status"]), 0) + 1
     if not found:
-        return []
+        return None
+    size = {entry.setting.size: entry.n_params or 0 for entry in suite.entries if entry.setting.task == task}
     order = {setting: index for index, setting in enumerate(suite.settings)}
-    places = sorted(found, key=lambda one: (order[one.setting], one.inner_steps, one.outer_steps, one.along, one.unit))
-    panels = [
-        _panel(
-            name,
-            _title(suite, place, places),
-            {label: found[place][label] for label in suite.styles if label in found[place]},
-            without.get(_Place(place.setting, place.inner_steps, place.outer_steps), {}),
-        )
-        for place in places
-    ]
-    caption = _caption(places, [curves for place in places for curves in found[place].values()])
-    parts = [panels[start : start + PANELS_AT_MOST] for start in range(0, len(panels), PANELS_AT_MOST)]
-    return [
-        Figure(
-            slug("curve", name, task.problem, task.dataset, *[str(number)] * (len(parts) > 1)),
-            "curve",
-            name[:1].upper() + name[1:] + f" ({number} of {len(parts)})" * (len(parts) > 1),
-            caption,
-            part,
-            columns=2 if len(part) <= 4 else 3,
-        )
-        for number, part in enumerate(parts, start=1)
-    ]
+    places = sorted(
+        found,
+        key=lambda one: (
+            -size[one.setting.size],
+            order[one.setting],
+            one.inner_steps,
+            one.outer_steps,
+            one.along,
+            one.unit,
+        ),
+    )
+    panels = []
+    for place in places:
+        title = _title(suite, place, places)
+        runs = {label: found[place][label] for label in suite.styles if label in found[place]}
+        failures = without.get(replace(place, along="", unit=""), {})
+        aside = [Failure(label, status, number) for (label, status), number in failures.items()]
+        panels.append(_panel(name, title, runs, aside))
+        if all(run.seconds for mine in runs.values() for run in mine):
+            panels.append(_panel(name, title, runs, aside, against_time=True))
+    seeds_of_lines = [len(mine) for place in places for mine in found[place].values()]
+    figure = Figure(
+        slug("curve", name, task.problem, task.dataset),
+        "curve",
+        f"{name[:1].upper()}{name[1:]}" + (" against outer steps and time" if name == OUTER_LOSS else ""),
+        _caption(
+            name, seeds_of_lines, [run.curve for place in places for mine in found[place].values() for run in mine]
+        ),
+        panels,
+    )
+    figure.keep({OUTER_LOSS: 2, TIME: 0}.get(name, 1))
+    return figure
+
+
+def _clock(curve: Curve, time: Curve | None) -> tuple[float, ...]:
+    """Return the seconds at each x of a curve, empty where the time was not seen at one of them."""
+    known = dict(zip(time.x, time.values, strict=True)) if time is not None and time.along == curve.along else {}
+    return tuple(known[x] for x in curve.x) if known.keys() >= set(curve.x) else ()
 
 
 def _title(suite: Suite, place: _Place, places: list[_Place]) -> str:
@@ -87,60 +112,60 @@ def _title(suite: Suite, place: _Place, places: list[_Place]) -> str:
     return " · ".join(parts)
 
 
-def _panel(name: str, title: str, by_label: dict[str, list[Curve]], without: dict[tuple[str, str], int]) -> Panel:
-    traces = [trace for label, curves in by_label.items() for trace in _traces(label, curves)]
-    every = [curve for curves in by_label.values() for curve in curves]
-    first = every[0]
+def _panel(
+    name: str, title: str, by_label: dict[str, list[_Run]], failures: list[Failure], against_time: bool = False
+) -> Panel:
+    traces = [trace for label, runs in by_label.items() for trace in _traces(label, runs, against_time)]
+    every = [run.curve for runs in by_label.values() for run in runs]
     xs, ys = ends(traces)
-    return Panel(
-        title,
-        _axis(first.along, "", xs, any(curve.log_x for curve in every)),
-        _axis(name, first.unit, ys, any(curve.log_y for curve in every)),
-        traces=traces,
-        failures=[Failure(label, status, runs) for (label, status), runs in without.items()],
-    )
+    x = Axis(_SECONDS, "seconds", log=False) if against_time else _axis(every[0].along, "", xs, every, "log_x")
+    return Panel(title, x, _axis(name, every[0].unit, ys, every, "log_y"), traces=traces, failures=failures)
 
 
-def _traces(label: str, curves: list[Curve]) -> list[Trace]:
-    """Return the median over the seeds that have the same x, with the least and the greatest; a single seed has its own quartiles."""
-    groups: dict[tuple[float, ...], list[Curve]] = {}
-    for curve in curves:
-        groups.setdefault(tuple(curve.x), []).append(curve)
+def _traces(label: str, runs: list[_Run], against_time: bool) -> list[Trace]:
+    """Return the median over the seeds that have the same x, with the least and the greatest; a single seed has its own quartiles.
+
+    against_time: at the median of their seconds instead.
+    """
+    groups: dict[tuple[float, ...], list[_Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.curve.x), []).append(run)
     found = []
-    for x, group in groups.items():
-        if len(group) == 1:
-            (one,) = group
-            found.append(Trace(label, x, tuple(one.values), tuple(one.lower), tuple(one.upper), 1))
-            continue
-        columns = list(zip(*(curve.values for curve in group), strict=True))
-        middle = tuple(statistics.median(column) for column in columns)
-        found.append(Trace(label, x, middle, tuple(map(min, columns)), tuple(map(max, columns)), len(group)))
+    for steps, group in groups.items():
+        x = _medians(run.seconds for run in group) if against_time else steps
+        one = group[0].curve
+        low, high = tuple(one.lower), tuple(one.upper)
+        if len(group) > 1:
+            columns = list(zip(*(run.curve.values for run in group), strict=True))
+            low, high = tuple(map(min, columns)), tuple(map(max, columns))
+        found.append(Trace(label, x, _medians(run.curve.values for run in group), low, high, len(group)))
     return found
 
 
-def _axis(name: str, unit: str, values: Sequence[float], log: bool) -> Axis:
-    """Return an axis in its unit. One that asks to be logarithmic is, where its values are positive and far enough apart."""
+def _medians(sequences: Iterable[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(statistics.median(column) for column in zip(*sequences, strict=True))
+
+
+def _axis(name: str, unit: str, values: Sequence[float], curves: list[Curve], asks: str) -> Axis:
+    """Return an axis in its unit: logarithmic where values are positive and span decades, or less if a curve asks for it.
+
+    Only values, not places along the x axis, become logarithmic unasked.
+    """
     kind = _KINDS.get(unit, "plain")
     words = f"{name} ({unit})" if unit and kind == "plain" else name
-    log = log and min(values) > 0 and max(values) / min(values) >= _LOG_FROM
+    asked = any(getattr(curve, asks) for curve in curves)
+    least = _LOG_FROM if asked else _DECADES
+    log = (asked or asks == "log_y") and min(values) > 0 and max(values) / min(values) >= least
     if kind == "plain":
         whole = not unit and all(value == round(value) for value in values)
         kind = "count" if whole else "error" if log else "plain"
     return Axis(words, kind, log=log)
 
 
-def _caption(places: list[_Place], lines: list[list[Curve]]) -> str:
-    counts = sorted({len(curves) for curves in lines})
-    seeds = numbers.plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-    words = [f"Lines: medians over n = {seeds}."] if counts[-1] > 1 else [f"n = {seeds}."]
-    if counts[-1] > 1:
-        words.append("Bands: from the least to the greatest seed.")
-    if any(len(curves) == 1 and curves[0].lower for curves in lines):
-        words.append("Bands of a single seed: its quartiles over tasks.")
-    if any(len({tuple(curve.x) for curve in curves}) > 1 for curves in lines):
-        words.append("Seeds with values at other x have lines of their own.")
-    if any(len(curve.x) > 1 for curves in lines for curve in curves):
-        words.append("Markers only tell methods apart.")
-    hardware = " and ".join(sorted({place.setting.place.caption for place in places}))
-    dtypes = ", ".join(sorted({place.setting.place.dtype for place in places}))
-    return " ".join([*words, f"Strip at the right: runs without a result. {hardware}; {dtypes}."])
+def _caption(name: str, counts: list[int], curves: list[Curve]) -> str:
+    words = [f"Medians over {seeds(counts)}; bands: least to greatest." if max(counts) > 1 else f"{seeds(counts)}."]
+    if 1 in counts and any(curve.lower for curve in curves):
+        words.append("Bands of a single seed: quartiles over tasks.")
+    if name == OUTER_LOSS:
+        words.append("A lower outer loss need not mean a better test quality.")
+    return " ".join([*words, "Strip: no result."])

@@ -1,107 +1,110 @@
-"""Hypergradient error against what it costs."""
+"""The hypergradient's error and direction against what they cost."""
 
 from __future__ import annotations
 
 from metabench.report.blocks import Note
-from metabench.report.figures.figure import Axis, Figure, Panel, Point
+from metabench.report.figures.figure import Axis, Figure, Panel, Point, Rule
 from metabench.report.figures.parts import (
     MEMORY,
     TIME,
     Settings,
-    conditions,
-    drawing_methods,
+    cost_of,
     failures_aside,
     joined,
     seeds,
 )
-from metabench.report.results.columns import seeds_word
-from metabench.report.results.entries import Entry, Suite, Task, slug
+from metabench.report.results.columns import present, seeds_word
+from metabench.report.results.entries import Entry, Row, Setting, Suite, Task, slug
+from metabench.report.verdicts import cosine_words
+from metabench.results.statistics import intervals
 
-ERROR = Axis("relative error against exact unrolled", "error")
-COSINE = Axis("1 − cosine with exact unrolled", "error")
+ERROR = Axis("error relative to exact hypergradient", "error")
+COSINE = Axis(
+    "1 − cosine with exact hypergradient (0: same, 1: orthogonal, 2: opposite)",
+    "error",
+)
 EXACT_BELOW = 1e-7
+
+Cosines = dict[tuple[Setting, int, str], str]
 
 
 def error_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Note:
-    """Return the hypergradient's error and lack of cosine against cost; the options of one method are joined by a line.
+    """Return the hypergradient's error and 1 − cosine against cost; the options of one method are joined by a line.
 
     Each setting is shown at the number of inner steps with the most points; settings with the most points come first.
     """
-    groups: list[tuple[int, list[Panel], list[Entry]]] = []
-    owners = {entry.label: entry.method for entries in settings.values() for entry in entries}
+    groups: list[tuple[list[Panel], list[Entry]]] = []
+    cosines = _cosines(suite, task)
     for setting, every in settings.items():
         measured = [entry.inner_steps for entry in every if entry.gradient["hypergradient_error"] is not None]
         if not measured:
             continue
         steps = max(set(measured), key=lambda number: (measured.count(number), number))
         entries = [entry for entry in every if entry.inner_steps == steps]
-        panels: list[Panel] = []
-        for measure, column in ((ERROR, "hypergradient_error"), (COSINE, "hypergradient_cosine")):
-            for cost in (MEMORY, TIME):
-                points = [point for entry in entries if (point := _error_point(entry, column, cost)) is not None]
-                if len(points) < 2:
-                    continue
-                title = f"{'Error' if measure is ERROR else 'Cosine'} against {'memory' if cost is MEMORY else 'time'}"
-                panels.append(
-                    Panel(
-                        f"{title} · {suite.titles[setting]} · K = {steps}",
-                        cost,
-                        measure,
-                        points,
-                        joined(points, lambda point: owners[point.label]),
-                        failures=failures_aside(entries),
-                        floor=EXACT_BELOW,
-                        floor_words=f"below 10⁻⁷: {'exact' if measure is ERROR else 'same direction'} up to rounding",
-                    )
-                )
-        if panels:
-            groups.append((sum(len(panel.points) for panel in panels), panels, entries))
+        title = f"{suite.titles[setting]} · K = {steps}"
+        panels = [
+            _panel(entries, measure, cost, title, cosines) for cost in (TIME, MEMORY) for measure in (ERROR, COSINE)
+        ]
+        if panels := [panel for panel in panels if len(panel.points) > 1]:
+            groups.append((panels, entries))
     if not groups:
         return Note(
-            "Hypergradient error against cost: no setting of this problem has it measured for two methods or more.",
+            "Hypergradient error against cost: no setting of this problem has it measured for two methods or more."
         )
-    groups.sort(key=lambda group: -group[0])
-    shown = [entry for _, _, entries in groups for entry in entries]
+    groups.sort(key=lambda group: -sum(len(panel.points) for panel in group[0]))
+    shown = [entry for _, entries in groups for entry in entries]
     figure = Figure(
         slug("error_cost", task.problem, task.dataset),
         "error_cost",
         "Hypergradient error against cost",
-        "Against the exact hypergradient of the whole unrolled window, float64, at a checkpoint that all methods share; "
-        f"lower left is better. {seeds_word('hypergradient_error').capitalize()} over {seeds(shown)}. "
-        f"Lines join the options of one method.{_drawing_words(shown)} "
-        f"Strip at the right: runs without a result. {conditions(shown)}",
-        [panel for _, panels, _ in groups for panel in panels],
+        f"{seeds_word('hypergradient_error').capitalize()} over {seeds(entry.seeds for entry in shown)} at a shared checkpoint. Lines: the "
+        "options of one method. Strip: no result.",
+        [panel for panels, _ in groups for panel in panels],
     )
-    figure.keep(2 * 4)
+    figure.keep(2)
     return figure
 
 
-def _drawing_words(entries: list[Entry]) -> str:
-    """Explain how methods that draw at random are shown; empty if there are none."""
-    methods, samples = drawing_methods(entries)
-    if not methods:
-        return ""
-    return (
-        f" {methods} draws at random: its cosine is that of the mean draw, of n = {samples} samples per seed; "
-        "its error is that of single draws and includes noise and the scale of its step, which differs by construction."
+def _panel(entries: list[Entry], measure: Axis, cost: Axis, title: str, cosines: Cosines) -> Panel:
+    points = [point for entry in entries if (point := _point(entry, measure, cost, cosines)) is not None]
+    owners = {entry.label: entry.method for entry in entries}
+    name = "Error" if measure is ERROR else "1 − cosine"
+    return Panel(
+        f"{name} against {'memory' if cost is MEMORY else 'time'} · {title}",
+        cost,
+        measure,
+        points,
+        joined(points, lambda point: owners[point.label]),
+        failures=failures_aside(entries),
+        rules=[Rule("x", 1.0, "orthogonal"), Rule("x", 2.0, "opposite")] if measure is COSINE else [],
+        floor=EXACT_BELOW,
+        floor_words=f"below 10⁻⁷: {'exact' if measure is ERROR else 'same direction'} up to rounding",
     )
 
 
-def _error_point(entry: Entry, column: str, cost: Axis) -> Point | None:
-    value = entry.direction_cosine if column == "hypergradient_cosine" else entry.gradient[column]
-    spent = entry.peak_bytes if cost is MEMORY else entry.time_median
+def _point(entry: Entry, measure: Axis, cost: Axis, cosines: Cosines) -> Point | None:
+    value = entry.direction_cosine if measure is COSINE else entry.gradient["hypergradient_error"]
+    spent = cost_of(entry, cost)
     if value is None or not spent:
         return None
-    return Point(
-        entry.label,
-        spent,
-        1.0 - value if column.endswith("cosine") else value,
-        n=entry.ok,
-        note=f"K={entry.inner_steps}" + _note_on_draws(entry, column),
-    )
+    note = f"K={entry.inner_steps}"
+    if entry.draws:
+        note += f", mean draw of {entry.samples} samples" if measure is COSINE else ", single draws, scale included"
+    if measure is COSINE and (words := cosines.get((entry.setting, entry.inner_steps, entry.label))):
+        note += f", cosine {words}"
+    return Point(entry.label, spent, 1.0 - value if measure is COSINE else value, n=entry.ok, note=note)
 
 
-def _note_on_draws(entry: Entry, column: str) -> str:
-    if not entry.draws:
-        return ""
-    return f", mean draw of {entry.samples} samples" if column.endswith("cosine") else ", single draws, scale included"
+def _cosines(suite: Suite, task: Task) -> Cosines:
+    """Say which cosines are not told apart from 0, by setting, inner steps and label, from their intervals over seeds."""
+    rows: dict[tuple[Setting, int, str], list[Row]] = {}
+    for row in suite.rows:
+        if Task(row["problem"], row["dataset"]) == task:
+            rows.setdefault((Setting.of(row), row["inner_steps"], row["label"]), []).append(row)
+    samples = {
+        key: present(mine, "hypergradient_mean_cosine") or present(mine, "hypergradient_cosine")
+        for key, mine in rows.items()
+    }
+    samples = {key: values for key, values in samples.items() if values}
+    estimates = zip(samples, intervals(list(samples.values())), strict=True)
+    return {key: words for key, estimate in estimates if (words := cosine_words(estimate))}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any
 
 from metabench.report.drawing.palette import LabelStyle
 from metabench.report.tables.table import records_to_csv
+
+PANELS_OF_A_FILE = 24
+"""The most panels that a file draws; its CSV has the data of all."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ class Panel:
 class Figure:
     """Panels under one caption. kind: which question it answers. styles: of labels that the suite does not know.
 
-    omitted: panels that are not drawn, so that a suite of thousands of cells stays readable; the CSV has their data.
+    panels: those of the page; files draw `whole`. omitted: the others. left_out: labels that no panel shows, for want of a shape of their
+    own; unseen: panels with their marks. The CSV has the data of all.
     """
 
     name: str
@@ -130,28 +134,65 @@ class Figure:
     columns: int = 2
     omitted: list[Panel] = field(default_factory=list)
     styles: Mapping[str, LabelStyle] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    unseen: list[Panel] = field(default_factory=list)
 
     def keep(self, at_most: int) -> None:
-        """Draw at most this many panels, the first ones."""
-        self.panels, self.omitted = self.panels[:at_most], self.panels[at_most:] + self.omitted
+        """Show at most this many panels, the first ones."""
+        every = self.panels + self.omitted
+        self.panels, self.omitted = every[:at_most], every[at_most:]
+
+    @property
+    def whole(self) -> Figure:
+        """The figure as files draw it: every panel, up to `PANELS_OF_A_FILE`."""
+        made = replace(self)
+        made.keep(PANELS_OF_A_FILE)
+        return made
 
     @property
     def full_caption(self) -> str:
-        """The caption, with the number of panels that are left out."""
-        if not self.omitted:
-            return self.caption
+        """The caption, with what it leaves out."""
         every = len(self.panels) + len(self.omitted)
-        return f"{self.caption} {len(self.omitted)} of {every} panels are left out here; the CSV has their data."
+        parts = [self.caption]
+        if self.omitted and not self.panels:
+            parts.append("In the files only.")
+        elif self.omitted:
+            where = "the files have all" if every <= PANELS_OF_A_FILE else "the CSV has all"
+            parts.append(f"{len(self.panels)} of {every} panels; {where}.")
+        if self.left_out:
+            parts.append(f"{len(self.left_out)} labels: CSV only.")
+        return " ".join(parts)
 
     @property
     def labels(self) -> list[str]:
-        """Labels that any panel shows."""
+        """Labels that any panel of the page shows."""
         return list(dict.fromkeys(label for panel in self.panels for label in panel.labels))
+
+    def tell_apart(self, styles: Mapping[str, LabelStyle]) -> Figure:
+        """Leave out labels whose shape another label of the figure has, those on a front last of all; return the figure.
+
+        styles: of every label, in their order.
+        """
+        every = self.panels + self.omitted
+        shown = {label for panel in every for label in panel.labels}
+        first = {point.label for panel in every for point in panel.front}
+        taken: dict[Any, str] = {}
+        for label in sorted((label for label in styles if label in shown), key=lambda label: label not in first):
+            taken.setdefault(styles[label].marker, label)
+        kept = shown - styles.keys() | set(taken.values())
+        if kept != shown:
+            self.left_out = [label for label in styles if label in shown - kept]
+            self.unseen = [only(panel, shown - kept) for panel in every]
+            drawn = [only(panel, kept) for panel in every]
+            number = len(self.panels)
+            self.panels, self.omitted = [one for one in drawn if one.labels], []
+            self.keep(number)
+        return self
 
     def to_csv(self) -> str:
         """Return the data of every panel: one row per point, of traces too, and one per failure."""
         records: list[dict[str, Any]] = []
-        for panel in self.panels + self.omitted:
+        for panel in self.panels + self.omitted + self.unseen:
             head = {"panel": panel.title, "x_axis": panel.x.name, "y_axis": panel.y.name}
             for point in panel.points:
                 values = {
@@ -192,3 +233,17 @@ class Figure:
             "fit",
         ]
         return records_to_csv(records, names)
+
+
+def only(panel: Panel, labels: Set[str]) -> Panel:
+    """Return a panel with the marks of some labels alone."""
+    return replace(
+        panel,
+        points=[one for one in panel.points if one.label in labels],
+        lines=[kept for line in panel.lines if len(kept := [one for one in line if one.label in labels]) > 1],
+        front=[one for one in panel.front if one.label in labels],
+        failures=[one for one in panel.failures if one.label in labels],
+        notes={label: note for label, note in panel.notes.items() if label in labels},
+        bars=[one for one in panel.bars if one.label in labels],
+        traces=[one for one in panel.traces if one.label in labels],
+    )

@@ -14,6 +14,7 @@ from metabench.report.results.entries import Place, Row, Suite
 WITHIN = 0.05
 """A prediction that differs from the measurement by more than this share is a miss."""
 
+_PANELS_AT_MOST = 2
 _PREDICTED = Axis("predicted before the cell was run", "bytes")
 _RATIO = Axis("predicted / measured", "ratio", log=False)
 
@@ -108,16 +109,16 @@ def prediction_figure(suite: Suite) -> Figure | None:
                 ],
             )
         )
-    return Figure(
+    figure = Figure(
         "predicted_memory",
         "prediction",
         "Memory: predicted against measured",
-        f"Peak memory of one hypergradient, static and dynamic, one point per cell: the {seeds_word('peak_bytes')} over its seeds, "
-        f"and the prediction "
-        f"from tracing without data before the cell was run. Dotted: equal, and {100 * WITHIN:.0f} % to either side. "
-        f"Cells that were not started, not measured or not predicted have no point. {prediction_sentence(found)}",
+        f"One point per cell, the {seeds_word('peak_bytes')} over its seeds; predicted by tracing without data. Dotted: equal, and "
+        f"{100 * WITHIN:.0f} % to either side. Cells not started, not measured or not predicted have no point.",
         panels,
     )
+    figure.keep(_PANELS_AT_MOST)
+    return figure.tell_apart(suite.all_styles)
 
 
 def _place(row: Row) -> str:

@@ -9,73 +9,90 @@ from metabench.report.blocks import Note
 from metabench.report.figures.figure import Axis, Figure, Panel, Point
 from metabench.report.figures.parts import (
     MEMORY,
-    QUARTILES,
     TIME,
     Settings,
-    conditions,
+    cost_of,
     failures_aside,
     joined,
+    quartiles,
     seeds,
 )
 from metabench.report.results.columns import seeds_word
-from metabench.report.results.entries import Entry, Suite, Task, slug
+from metabench.report.results.entries import Entry, Setting, Suite, Task, slug
 from metabench.results.statistics import pareto_front
 
 
-def quality_figure(suite: Suite, task: Task, settings: Settings, cost: Axis, kind: str) -> Figure | Note:
-    """Return quality against a cost, a panel for each setting, with intervals and the Pareto front."""
+def quality_figures(suite: Suite, task: Task, settings: Settings) -> list[Figure | Note]:
+    """Return quality against memory and time, two panels for each setting; a note of settings that only have failures.
+
+    The largest model of those that compare two methods or more comes first.
+    """
     panels: list[Panel] = []
     shown: list[Entry] = []
-    for setting, entries in settings.items():
-        points = [point for entry in entries if (point := _quality_point(entry, cost)) is not None]
-        if not points:
-            continue
-        rises = next(entry.higher_is_better for entry in entries if entry.quality)
-        metric = next(entry.metric for entry in entries if entry.quality)
-        front = pareto_front([point.x for point in points], [point.y for point in points], rises)
-        points = [replace(point, on_front=index in front) for index, point in enumerate(points)]
-        panels.append(
-            Panel(
-                suite.titles[setting],
-                cost,
-                Axis(f"{metric} ({'higher' if rises else 'lower'} is better)", "plain", log=False),
-                points,
-                joined(points, lambda point: point.label),
-                [points[index] for index in front],
-                failures_aside(entries),
-            )
-        )
-        shown += entries
+    for setting in sorted(settings, key=lambda one: _first(settings[one])):
+        found = [panel for cost in (MEMORY, TIME) if (panel := _panel(suite, setting, settings[setting], cost))]
+        panels += found
+        shown += settings[setting] if found else []
+    notes: list[Figure | Note] = [
+        Note(f"{suite.titles[setting]}: no run finished ({_failed(entries)}).")
+        for setting, entries in settings.items()
+        if setting.trains and all(entry.failed for entry in entries)
+    ]
     if not panels:
-        cost_word = "memory" if cost is MEMORY else "time"
-        return Note(
-            f"Quality against {cost_word}: no setting of this problem has both a test quality and a measured {cost_word}.",
-        )
-    word = "peak memory" if cost is MEMORY else "time"
-    bars = f" Horizontal bars: {QUARTILES}." if cost is TIME else ""
-    return Figure(
-        slug(kind, task.problem, task.dataset),
-        kind,
-        f"Test quality against {word}",
-        f"Points: {seeds_word('quality')} test quality over {seeds(shown)}; "
-        f"vertical bars: {numbers.INTERVAL_WORDS}.{bars} Dashed: the Pareto front, "
-        f"which no other method beats on both. Strip at the right: runs without a result. {conditions(shown)}",
+        return notes
+    figure = Figure(
+        slug("quality_cost", task.problem, task.dataset),
+        "quality_cost",
+        "Test quality against memory and time",
+        f"{seeds_word('quality').capitalize()} test quality over {seeds(entry.seeds for entry in shown)} with intervals; time with "
+        "quartiles. Dashed: Pareto front of means, which chance may change. Strip: no result.",
         panels,
+    )
+    figure.keep(2)
+    return [figure, *notes]
+
+
+def _first(entries: list[Entry]) -> tuple[bool, int]:
+    compared = sum(entry.quality is not None for entry in entries)
+    return compared < 2, -max((entry.n_params or 0 for entry in entries), default=0)
+
+
+def _failed(entries: list[Entry]) -> str:
+    failures = failures_aside(entries)
+    return numbers.some(f"`{one.label}` {one.status}" for one in failures)
+
+
+def _panel(suite: Suite, setting: Setting, entries: list[Entry], cost: Axis) -> Panel | None:
+    measured = [entry for entry in entries if entry.quality is not None and cost_of(entry, cost)]
+    if not measured:
+        return None
+    rises, metric = measured[0].higher_is_better, measured[0].metric
+    points = [_point(entry, cost) for entry in measured]
+    front = pareto_front([point.x for point in points], [point.y for point in points], rises)
+    points = [replace(point, on_front=index in front) for index, point in enumerate(points)]
+    return Panel(
+        f"Against {'memory' if cost is MEMORY else 'time'} · {suite.titles[setting]}",
+        cost,
+        Axis(f"{metric} ({'higher' if rises else 'lower'} is better)", "plain", log=False),
+        points,
+        joined(points),
+        [points[index] for index in front],
+        failures_aside(entries),
     )
 
 
-def _quality_point(entry: Entry, cost: Axis) -> Point | None:
-    value = entry.peak_bytes if cost is MEMORY else entry.time_median
-    if entry.quality is None or not value:
-        return None
-    quartiles = (entry.time_q1, entry.time_q3) if cost is TIME else (None, None)
+def _point(entry: Entry, cost: Axis) -> Point:
+    quality, place = entry.quality, cost_of(entry, cost)
+    assert quality is not None and place is not None
+    low, high = quartiles(entry, cost)
     return Point(
         entry.label,
-        value,
-        entry.quality.value,
-        *quartiles,
-        entry.quality.low,
-        entry.quality.high,
-        entry.quality.n,
+        place,
+        quality.value,
+        low,
+        high,
+        quality.low,
+        quality.high,
+        quality.n,
         f"K={entry.inner_steps}",
     )

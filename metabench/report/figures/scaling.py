@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import re
 import statistics
+from collections import Counter
 from collections.abc import Callable
 
 from metabench.report import numbers
 from metabench.report.blocks import Note
 from metabench.report.figures.figure import Axis, Failure, Figure, Panel, Point
-from metabench.report.figures.parts import MEMORY, QUARTILES, TIME, Settings, conditions, joined, seeds, thin
+from metabench.report.figures.parts import (
+    FIT_AT_LEAST,
+    MEMORY,
+    TIME,
+    Settings,
+    cost_of,
+    family,
+    joined,
+    quartiles,
+    thin,
+)
 from metabench.report.results.columns import seeds_word
 from metabench.report.results.entries import Entry, Suite, Task, slug
 from metabench.results.statistics import Fit, line, power_law
 
 PARAMETERS = Axis("inner parameters", "count")
 INNER_STEPS = Axis("inner steps K", "count")
-_SIZES_AT_LEAST = 3
+_PLACES_AT_LEAST = 3
+_NO_FIT = "no fit"
+
+_Title = tuple[str, ...]
+_Annotate = Callable[[list[Point], Axis], str]
 
 
 def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Note:
@@ -24,170 +38,139 @@ def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Note:
 
     Each family of models has its own panels and exponents: dense and convolutional networks scale differently.
     """
-    groups: dict[tuple[object, ...], list[Entry]] = {}
+    groups: dict[_Title, list[Entry]] = {}
+    parameters: dict[str, int] = {}
     for setting, entries in settings.items():
+        of = family(suite, task.problem, setting.size)
         for entry in entries:
-            groups.setdefault(
-                (
-                    family(setting.size),
-                    setting.problem_variant,
-                    setting.place,
-                    entry.inner_steps,
-                ),
-                [],
-            ).append(entry)
-    parameters = {
-        (entry.setting.size): entry.n_params for entries in groups.values() for entry in entries if entry.n_params
-    }
-    panels: list[Panel] = []
-    shown: list[Entry] = []
-    for key, entries in sorted(groups.items(), key=lambda group: -len(group[1])):
-        if (
-            len(
-                {
-                    parameters[entry.setting.size]
-                    for entry in entries
-                    if not entry.failed and entry.setting.size in parameters
-                }
-            )
-            < _SIZES_AT_LEAST
-        ):
-            continue
-        apart = suite.apart(entries[0].setting.place)
-        title = " · ".join(str(part) for part in (f"{key[0]} family", key[1], f"K = {key[3]}", *apart) if part)
-        pair = _cost_panels(
-            entries, PARAMETERS, lambda entry: parameters.get(entry.setting.size), title, _exponent_note
-        )
-        panels += pair
-        shown += entries if pair else []
+            title = (of, setting.problem_variant, f"K = {entry.inner_steps}", *suite.apart(setting.place))
+            groups.setdefault(title, []).append(entry)
+            if entry.n_params:
+                parameters[setting.size] = entry.n_params
+    panels = _panels(groups, PARAMETERS, lambda entry: parameters.get(entry.setting.size), _exponent_note)
     if not panels:
-        return Note(
-            f"Cost against model size: fewer than {_SIZES_AT_LEAST} sizes of one family were measured with the same inner steps.",
-        )
-    return Figure(
-        slug("scaling_size", task.problem, task.dataset),
+        return Note(f"Cost against model size: no family of models was measured at {_PLACES_AT_LEAST} sizes or more.")
+    return _figure(
+        task,
         "scaling_size",
         "Memory and time against model size",
-        "Logarithmic axes; b: exponent of y = a xᵇ fitted by least squares on logarithms within one family of models, "
-        f"± its standard error, over that many sizes. Memory: {seeds_word('peak_bytes')} over {seeds(shown)}; "
-        f"time: {seeds_word('time_median_s')}, bars: {QUARTILES}. "
-        f"Strip at the top: no result. {conditions(shown)}",
+        "b: exponent of y = a xᵇ within one family of models ± its standard error.",
         panels,
     )
 
 
 def steps_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Note:
     """Return memory and time against the number of inner steps, with the fitted slope of each method."""
-    groups: dict[tuple[object, ...], list[Entry]] = {}
+    groups: dict[_Title, list[Entry]] = {}
     for setting, entries in settings.items():
-        for entry in entries:
-            groups.setdefault((setting.size, setting.problem_variant, setting.place), []).append(entry)
-    panels: list[Panel] = []
-    shown: list[Entry] = []
-    for key, entries in sorted(groups.items(), key=lambda group: -len(group[1])):
-        if len({entry.inner_steps for entry in entries if not entry.failed}) < _SIZES_AT_LEAST:
-            continue
-        apart = suite.apart(entries[0].setting.place)
-        title = " · ".join(str(part) for part in (*key[:2], *apart) if part)
-        pair = _cost_panels(entries, INNER_STEPS, lambda entry: entry.inner_steps, title, _slope_note)
-        panels += pair
-        shown += entries if pair else []
+        title = (setting.size, setting.problem_variant, *suite.apart(setting.place))
+        groups.setdefault(title, []).extend(entries)
+    panels = _panels(groups, INNER_STEPS, lambda entry: entry.inner_steps, _slope_note)
     if not panels:
         return Note(
-            f"Cost against inner steps: fewer than {_SIZES_AT_LEAST} numbers of inner steps were measured on one size.",
+            f"Cost against inner steps: no size was measured at {_PLACES_AT_LEAST} numbers of inner steps or more."
         )
-    return Figure(
-        slug("scaling_steps", task.problem, task.dataset),
+    return _figure(
+        task,
         "scaling_steps",
         "Memory and time against inner steps",
-        "Logarithmic axes. Per step: slope of a straight line fitted by least squares (not on logarithms), ± its standard error. "
-        f"Memory: {seeds_word('peak_bytes')} over {seeds(shown)}; time: {seeds_word('time_median_s')}, bars: {QUARTILES}. "
-        f"Strip at the top: no result. {conditions(shown)}",
+        "Per step: slope of a straight line ± its standard error; logarithmic axes bend it.",
         panels,
     )
 
 
-def family(size: str) -> str:
-    """Return the family of models that a size belongs to, the letters that its name begins with: 'mlp' of 'mlp256'."""
-    letters = re.match(r"[a-z]+", size)
-    return letters.group() if letters else size
+def _figure(task: Task, kind: str, title: str, fit: str, panels: list[Panel]) -> Figure:
+    notes = [note for panel in panels for note in panel.notes.values()]
+    if all(note.startswith(_NO_FIT) for note in notes):
+        fit = f"Nothing is fitted to fewer than {FIT_AT_LEAST} places."
+    caption = f"{fit} Memory: {seeds_word('peak_bytes')} over seeds; time: {seeds_word('time_median_s')}, with quartiles. Strip: no result."
+    figure = Figure(slug(kind, task.problem, task.dataset), kind, title, caption, panels)
+    figure.keep(2)
+    return figure
 
 
-Annotate = Callable[[list[Point], Axis], str]
-
-
-def _cost_panels(
-    entries: list[Entry], x: Axis, place: Callable[[Entry], int | None], title: str, note: Annotate
+def _panels(
+    groups: dict[_Title, list[Entry]], x: Axis, place: Callable[[Entry], int | None], note: _Annotate
 ) -> list[Panel]:
-    """Return a panel for memory and one for time. Entries of one label at one place (of several experiments) become their median."""
-    panels = []
-    for axis, name in ((MEMORY, "peak_bytes"), (TIME, "time_median")):
-        points: list[Point] = []
-        failures: list[Failure] = []
-        grouped: dict[tuple[str, int], list[Entry]] = {}
-        for entry in entries:
-            where = place(entry)
-            if where:
-                grouped.setdefault((entry.label, where), []).append(entry)
-        for (label, where), group in sorted(grouped.items(), key=lambda item: item[0][1]):
-            values = [value for entry in group if (value := getattr(entry, name))]
-            if values:
-                low = [entry.time_q1 for entry in group if entry.time_q1] if axis is TIME else []
-                high = [entry.time_q3 for entry in group if entry.time_q3] if axis is TIME else []
-                points.append(
-                    Point(
-                        label,
-                        where,
-                        float(statistics.median(values)),
-                        y_low=statistics.median(low) if low and high else None,
-                        y_high=statistics.median(high) if low and high else None,
-                        n=sum(entry.seeds for entry in group),
-                        note=", ".join(
-                            dict.fromkeys(f"{entry.setting.size}, K={entry.inner_steps}" for entry in group)
-                        ),
-                    )
-                )
-            elif all(entry.failed for entry in group):
-                failures.append(Failure(label, group[0].worst_status, sum(entry.seeds for entry in group), where))
-        if len({point.x for point in points}) < _SIZES_AT_LEAST:
-            continue
-        lines = joined(points, lambda point: point.label)
-        notes = {line_points[0].label: text for line_points in lines if (text := note(line_points, axis))}
-        everywhere = {failure.label for failure in failures} - {point.label for point in points}
-        for label in everywhere:
-            notes[label] = (
-                f"{', '.join(sorted({failure.status for failure in failures if failure.label == label}))} everywhere"
-            )
-        ticks = (
-            sorted({point.x for point in points} | {failure.x for failure in failures if failure.x is not None})
-            if x is INNER_STEPS
-            else []
-        )
-        panels.append(
-            Panel(
-                f"{'Memory' if axis is MEMORY else 'Time'} · {title}",
-                x,
-                axis,
-                points,
-                lines,
-                failures=failures,
-                notes=notes,
-                ticks=thin(ticks, 8),
-            )
-        )
-    return panels
+    """Return a panel for memory and one for time of each group that has enough places, the largest groups first."""
+    largest_first = sorted(groups.items(), key=lambda group: -len(group[1]))
+    found = [
+        _panel(entries, x, axis, place, " · ".join(filter(None, title)), note)
+        for title, entries in largest_first
+        for axis in (MEMORY, TIME)
+    ]
+    return [panel for panel in found if len({point.x for point in panel.points}) >= _PLACES_AT_LEAST]
+
+
+def _panel(
+    entries: list[Entry], x: Axis, axis: Axis, place: Callable[[Entry], int | None], title: str, note: _Annotate
+) -> Panel:
+    """Return one panel of the labels that have two places or more. Entries of one label at one place become their median."""
+    grouped: dict[tuple[str, int], list[Entry]] = {}
+    for entry in entries:
+        if where := place(entry):
+            grouped.setdefault((entry.label, where), []).append(entry)
+    points: list[Point] = []
+    failures: list[Failure] = []
+    for (label, where), group in sorted(grouped.items(), key=lambda item: item[0][1]):
+        number = sum(entry.seeds for entry in group)
+        if any(cost_of(entry, axis) for entry in group):
+            points.append(_point(label, where, group, axis, number))
+        elif all(entry.failed for entry in group):
+            failures.append(Failure(label, group[0].worst_status, number, where))
+    places = Counter([*(point.label for point in points), *(failure.label for failure in failures)])
+    points = [point for point in points if places[point.label] > 1]
+    failures = [failure for failure in failures if places[failure.label] > 1]
+    by_label: dict[str, list[Point]] = {}
+    for point in points:
+        by_label.setdefault(point.label, []).append(point)
+    notes = {label: text for label, mine in by_label.items() if (text := note(mine, axis))}
+    for failure in failures:
+        if failure.label not in by_label:
+            statuses = sorted({one.status for one in failures if one.label == failure.label})
+            notes[failure.label] = f"{', '.join(statuses)} everywhere"
+    alike = set(notes.values())
+    if len(alike) == 1 and notes.keys() == by_label.keys() and min(alike).startswith(_NO_FIT):
+        title, notes = f"{title} · {alike.pop()}", {}
+    everywhere = sorted({point.x for point in points} | {one.x for one in failures if one.x is not None})
+    return Panel(
+        f"{'Memory' if axis is MEMORY else 'Time'} · {title}",
+        x,
+        axis,
+        points,
+        joined(points),
+        failures=failures,
+        notes=notes,
+        ticks=thin(everywhere, 8) if x is INNER_STEPS else [],
+    )
+
+
+def _point(label: str, where: int, group: list[Entry], axis: Axis, number: int) -> Point:
+    measured = [entry for entry in group if cost_of(entry, axis)]
+    low, high = (
+        [value for value in ends if value] for ends in zip(*(quartiles(one, axis) for one in measured), strict=True)
+    )
+    return Point(
+        label,
+        where,
+        float(statistics.median(cost_of(entry, axis) or 0.0 for entry in measured)),
+        y_low=statistics.median(low) if low and high else None,
+        y_high=statistics.median(high) if low and high else None,
+        n=number,
+        note=", ".join(dict.fromkeys(f"{one.setting.size}, K={one.inner_steps}" for one in group)),
+    )
 
 
 def _exponent_note(points: list[Point], axis: Axis) -> str:
-    if len(points) < _SIZES_AT_LEAST:
-        return f"no fit: {numbers.plural(len(points), 'size')}"
+    if len(points) < FIT_AT_LEAST:
+        return f"{_NO_FIT}: {numbers.plural(len(points), 'size')}"
     fit = power_law([point.x for point in points], [point.y for point in points])
     return f"b = {numbers.exponent(fit)} ({fit.n} sizes)" if fit else ""
 
 
 def _slope_note(points: list[Point], axis: Axis) -> str:
-    if len(points) < _SIZES_AT_LEAST:
-        return "no fit: fewer than 3 K"
+    if len(points) < FIT_AT_LEAST:
+        return f"{_NO_FIT}: {len(points)} K"
     fit = line([point.x for point in points], [point.y for point in points])
     return f"{_slope_words(fit, axis)} per step" if fit else ""
 

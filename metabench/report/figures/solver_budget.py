@@ -11,7 +11,7 @@ from metabench.report.results.certified import OTHER_SOURCE, verdict
 from metabench.report.results.entries import Suite
 
 ROUNDING = 1e-13
-_PANELS_AT_MOST = 12
+_PANELS_AT_MOST = 3
 _ERROR = Axis("relative error against its own target", "error")
 
 
@@ -39,7 +39,7 @@ def budget_figure(suite: Suite) -> Figure | Note:
             _axis(f"{option} + 1" if option in zero else option, points[option, case]),
             _ERROR,
             points[option, case],
-            joined(points[option, case], lambda point: point.label),
+            joined(points[option, case]),
             failures=failures.get((option, case), []),
             floor=ROUNDING,
             floor_words="below 10⁻¹³: rounding",
@@ -52,14 +52,12 @@ def budget_figure(suite: Suite) -> Figure | Note:
         "error_budget",
         "budget",
         "Error against solver budget",
-        "Relative error against the exact value of the method's own target, float64, n = 1 computation per point (of a method that draws, "
-        "the mean error of eight), as metabench certify measured it; logarithmic axes. Each panel is one option that a method's error "
-        "depends on, on one certification problem; lines join the budgets of one method. Strip at the bottom: zero, up to rounding. "
-        "Strip at the top: no longer finite.",
+        "Relative error against the method's own exact target, float64, one computation per point (of a method that draws, the mean of "
+        "eight); lines join the budgets of one method. Strips: zero up to rounding; no longer finite.",
         panels,
     )
     figure.keep(_PANELS_AT_MOST)
-    return figure
+    return figure.tell_apart(suite.all_styles)
 
 
 def _axis(name: str, points: list[Point]) -> Axis:

@@ -175,25 +175,23 @@ def _preferred(entries: Sequence[Entry], labels: Mapping[tuple[Task, str], str])
 
 def _floors(suite: Suite, compared: Mapping[Group, int]) -> dict[Group, Floor | None]:
     """Return the noise floor of every group whose baseline was run twice; the pairs of one place are pooled."""
-    # Of the experiment that it was timed with: another was timed at another moment.
-    first: dict[tuple[Any, ...], list[float]] = {}
-    for entry in suite.entries:
-        if entry.label == suite.baseline and entry.time_median:
-            where = (entry.setting.key, entry.setting.experiment, entry.inner_steps)
-            first.setdefault(where, []).append(entry.time_median)
     again: dict[tuple[Setting, int], list[float]] = {}
     for row in suite.partners:
         if row["time_median_s"]:
             again.setdefault((Setting.of(row), row["inner_steps"]), []).append(row["time_median_s"])
+    # Of the experiment that they were timed with: another was timed at another moment.
+    first = {
+        (entry.setting.key, entry.setting.experiment, entry.inner_steps): entry.time_median
+        for entry in suite.entries
+        if entry.label == suite.baseline and entry.time_median
+    }
     pairs: dict[Place, dict[tuple[Any, ...], list[tuple[float, float]]]] = {}
     for (setting, steps), seconds in again.items():
         if own := first.get((setting.key, setting.experiment, steps)):
             near = pairs.setdefault(setting.place, {})
-            pair = (statistics.median(own), statistics.median(seconds))
-            near.setdefault((setting.key, steps), []).append(pair)
+            near.setdefault((setting.key, steps), []).append((own, statistics.median(seconds)))
     return {
-        group: verdicts.floor((group[0].key, group[1]), pairs.get(group[0].place, {}), number)
-        for group, number in compared.items()
+        group: verdicts.floor((group[0].key, group[1]), pairs.get(group[0].place, {}), number) for group, number in compared.items()
     }
 
 

@@ -2,40 +2,62 @@
 
 from __future__ import annotations
 
-from metabench.report.blocks import Block
-from metabench.report.figures.curves import curve_figures
+from metabench.report import numbers
+from metabench.report.blocks import Block, Note
+from metabench.report.figures.curves import OUTER_LOSS, curve_figures
 from metabench.report.figures.error import error_figure
 from metabench.report.figures.figure import Figure
-from metabench.report.figures.parts import MEMORY, TIME
-from metabench.report.figures.quality import quality_figure
+from metabench.report.figures.quality import quality_figures
 from metabench.report.figures.scaling import size_figure, steps_figure
-from metabench.report.results.entries import Suite, Task
+from metabench.report.results.entries import Suite, Task, slug
 from metabench.report.section import Part, Section
 from metabench.report.tables.setting import setting_table
 
-PANELS_AT_MOST = 12
-PANELS_OF_A_SUITE = 120
+PANELS_OF_A_PROBLEM = 12
+PANELS_OF_A_PAGE = 60
 
 
 def _parts(suite: Suite) -> list[Part]:
-    blocks = {task: _blocks(suite, task) for task in suite.tasks}
-    _thin_panels([block for every in blocks.values() for block in every if isinstance(block, Figure)])
+    limit = max(1, min(PANELS_OF_A_PROBLEM, PANELS_OF_A_PAGE // max(1, len(suite.tasks))))
     return [
-        Part(f"task-{task.slug}", task.problem, blocks[task], f"on {task.dataset}", _about(suite, task))
+        Part(
+            f"task-{task.slug}",
+            task.problem,
+            [*problem_figures(suite, task, limit), *_tables(suite, task)],
+            f"on {task.dataset}",
+            _about(suite, task),
+        )
         for task in suite.tasks
     ]
 
 
-def _blocks(suite: Suite, task: Task) -> list[Block]:
+def problem_figures(suite: Suite, task: Task, limit: int) -> list[Figure | Note]:
+    """Return the figures of a problem, the most decisive first, at most `limit` panels in the page, and a note of what has none."""
     settings = {setting: entries for setting, entries in suite.settings.items() if setting.task == task}
-    return [
-        quality_figure(suite, task, settings, MEMORY, "quality_memory"),
-        quality_figure(suite, task, settings, TIME, "quality_time"),
-        *curve_figures(suite, task),
+    curves = curve_figures(suite, task)
+    loss = slug("curve", OUTER_LOSS, task.problem, task.dataset)
+    found: list[Figure | Note] = [
+        *quality_figures(suite, task, settings),
+        *(figure for figure in curves if figure.name == loss),
         size_figure(suite, task, settings),
         steps_figure(suite, task, settings),
         error_figure(suite, task, settings),
-        *(setting_table(suite, setting, entries) for setting, entries in settings.items()),
+        *(figure for figure in curves if figure.name != loss),
+    ]
+    figures = [block for block in found if isinstance(block, Figure)]
+    texts = [block.text for block in found if isinstance(block, Note)]
+    for figure in figures:
+        figure.tell_apart(suite.all_styles).keep(min(limit, len(figure.panels)))
+        limit -= len(figure.panels)
+        if figure.left_out:
+            names = numbers.some((f"`{label}`" for label in figure.left_out), len(figure.left_out))
+            texts.append(f"{figure.title} shows as many labels as there are shapes; its CSV also has {names}.")
+    return [*figures, *([Note(" ".join(texts))] if texts else [])]
+
+
+def _tables(suite: Suite, task: Task) -> list[Block]:
+    return [
+        setting_table(suite, setting, entries) for setting, entries in suite.settings.items() if setting.task == task
     ]
 
 
@@ -46,15 +68,6 @@ def _about(suite: Suite, task: Task) -> str:
         suite.card("datasets", task.dataset).get("title", ""),
     )
     return " · ".join(str(title) for title in titles if title and title != task.dataset)
-
-
-def _thin_panels(figures: list[Figure]) -> None:
-    """Drop panels until few enough remain to read and draw: the same number for every figure, at least two."""
-    limit = PANELS_AT_MOST
-    while limit > 2 and sum(min(limit, len(figure.panels)) for figure in figures) > PANELS_OF_A_SUITE:
-        limit -= 2
-    for figure in figures:
-        figure.keep(limit)
 
 
 PROBLEMS = Section("problems", "Problems", _parts, order=20, module=__name__)

@@ -99,6 +99,20 @@ class Measure:
 
 
 @dataclass
+class MemoryStudy:
+    """What exact hypergradients cost in memory: a method against the baseline, in all experiments that train nothing."""
+
+    subject: str = key("method that the study is about, exact for the unrolled window; empty: no study", "")
+
+
+@dataclass
+class Studies:
+    """Sections of the report beyond the comparison of methods."""
+
+    memory: MemoryStudy = key("what the memory of an exact hypergradient is, and when saving it pays", MemoryStudy)
+
+
+@dataclass
 class Experiment:
     """A grid: one problem x data sets x sizes x inner steps x methods. Lists are swept; every combination is a cell."""
 
@@ -162,7 +176,9 @@ class Suite:
     limits: Limits = key("limits of one cell", Limits)
     measure: Measure = key("how each cell is measured", Measure)
     checkpoint_every: int = key(
-        "outer steps after which a run is saved beside its rows, to be resumed from there after an interruption; 0: never", 0, minimum=0
+        "outer steps after which a run is saved beside its rows, to be resumed from there after an interruption; 0: never",
+        0,
+        minimum=0,
     )
     certify: bool = key(
         "certify each method against its target in float64; otherwise every method counts as not certified", True
@@ -172,6 +188,7 @@ class Suite:
         "comparison in the report; predictions are stored in `predictions.jsonl`",
         True,
     )
+    studies: Studies = key("studies that the report makes of these experiments", Studies)
     plugins: list[str] = key(
         "Python files that declare methods, problems, data sets, models, inner optimisers or kinds of experiment, "
         "relative to the working folder",

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from metabench.core.errors import MetabenchError
-from metabench.suite.config.keys import Experiment, Limits, Measure, Suite
+from metabench.suite.config.keys import Experiment, Limits, Measure, MemoryStudy, Studies, Suite
 
 REFERENCE = Path("config/README.md")
 
@@ -50,6 +50,8 @@ _SECTIONS: tuple[tuple[str, type], ...] = (
     ("An experiment, `experiments.NAME`", Experiment),
     ("`limits`", Limits),
     ("`measure`", Measure),
+    ("`studies`", Studies),
+    ("`studies.memory`", MemoryStudy),
 )
 
 

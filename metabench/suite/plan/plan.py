@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from metabench.core.errors import MetabenchError
 from metabench.core.kind import Kind
-from metabench.core.method import Method
+from metabench.core.method import Method, Target
 from metabench.core.options import build
 from metabench.core.problem import Problem
 from metabench.core.registry import pick
@@ -144,7 +144,7 @@ def plan(suite: Suite) -> Plan:
     Raises:
         MetabenchError: an unknown method, problem, data set, size or option (the nearest valid one is named); an invalid option
             value; a cell described twice, in one experiment or in two; no experiment, one without methods, or none with the baseline;
-            a plugin that cannot be used; a figure's file that is not there.
+            a plugin that cannot be used; a figure's file that is not there; a study without a subject that its experiments compare.
     """
     plugins = [Path(path) for path in suite.plugins]
     known_methods, known_problems = methods(plugins), problems(plugins)
@@ -174,7 +174,30 @@ def plan(suite: Suite) -> Plan:
         raise MetabenchError(
             f"no experiment runs the baseline '{suite.baseline}' ({names}): add it to one, or choose the baseline among {run}"
         )
+    _check_study(suite, found.values(), known_methods)
     return Plan(suite, (*found.values(), *_partners(suite, found.values())))
+
+
+def _check_study(suite: Suite, cells: Iterable[Cell], known: Mapping[str, Method]) -> None:
+    """Raise MetabenchError unless the memory study, if there is one, has a subject that some experiment compares with the baseline."""
+    subject = suite.studies.memory.subject
+    if not subject:
+        return
+    where = "key 'studies.memory.subject'"
+    for name in filter(None, (pick(f"method of {where}", subject, known).name, suite.baseline)):
+        if not known[name].exact or known[name].target is not Target.UNROLLED:
+            raise MetabenchError(
+                f"{where}: '{name}' is not exact for the unrolled window: a memory study compares methods that are"
+            )
+    trains = {name: kind.trains for name, kind in kinds([Path(path) for path in suite.plugins]).items()}
+    measured: dict[str, set[str]] = {}
+    for cell in cells:
+        if not trains[cell.kind]:
+            measured.setdefault(cell.experiment, set()).add(cell.method)
+    if subject == suite.baseline or not any({subject, suite.baseline} <= methods for methods in measured.values()):
+        raise MetabenchError(
+            f"{where}: no experiment of kind 'cost' measures '{subject}' beside the baseline, '{suite.baseline}'"
+        )
 
 
 def _partners(suite: Suite, cells: Iterable[Cell]) -> Iterator[Cell]:

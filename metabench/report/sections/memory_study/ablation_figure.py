@@ -45,8 +45,7 @@ def ablation_figure(study: Study) -> Figure | None:
         study,
         "study_ablation",
         f"What each switch of {found[0].method} does",
-        f"All combinations, {letters}. Lower is better; every combination computes the same hypergradient. "
-        f"Configuration: {configuration_words(study, found[0].configuration)}.",
+        f"All combinations, {letters}. Lower is better; every combination computes the same hypergradient",
         panels,
     )
 

@@ -15,11 +15,8 @@ _REASONS = {
 }
 
 
-def study_sentences(suite: Suite) -> list[tuple[str, str]]:
-    """Return (subject, sentence) pairs; none if the suite makes no memory study."""
-    study = memory_study(suite)
-    if study is None:
-        return []
+def study_sentences(study: Study) -> list[tuple[str, str]]:
+    """Return (subject, sentence) pairs."""
     pairs = [
         ("How much memory", _memory(study)),
         ("At what time", _time(study)),

@@ -41,7 +41,7 @@ def spread_figure(study: Study) -> Figure | None:
                 Axis("configurations, sorted by gain (%)", "plain", log=False),
                 Axis(f"{word} memory, {study.reference} over method", "ratio"),
                 points,
-                joined(points, lambda point: point.label),
+                joined(points),
                 notes=notes,
                 rules=[Rule("x", FOURFOLD, "4×"), Rule("x", 1.0, "no gain")],
             )
@@ -50,8 +50,7 @@ def spread_figure(study: Study) -> Figure | None:
         study,
         "study_spread",
         "Gains over all configurations, sorted",
-        f"Each point is one configuration; on the dotted line {study.reference} takes four times the memory. Beside the legend: in how "
-        "many configurations that is reached. Labels with options were not measured in every configuration.",
+        "Each point is one configuration, the best at the right. Labels with options were not measured in every configuration",
         panels,
     )
 
@@ -82,8 +81,8 @@ def trade_figure(study: Study) -> Figure | None:
         study,
         "study_trade",
         "Gain in memory against its cost in time",
-        "Each point is one configuration; upper left is better. Below the rising dotted line, a method saves less than it costs in time; "
-        f"below the level one it takes more memory than {study.reference}.",
+        "Each point is one configuration; upper left is better. Below the rising dotted line, a method saves less memory than it costs "
+        "in time",
         panels,
     )
 
@@ -109,7 +108,7 @@ def arithmetic_figure(study: Study) -> Figure | None:
         study,
         "study_arithmetic",
         "Time and arithmetic",
-        "Each point is one configuration. On the rising dotted line, a method's time grows with its arithmetic; 4/3 is the arithmetic "
-        "of mixed mode that rematerialises nothing. Operations as PyTorch counts them, matrix products and convolutions.",
+        "Each point is one configuration. Operations are those that PyTorch counts, matrix products and convolutions; 4/3 is mixed mode "
+        "that rematerialises nothing",
         [panel],
     )

@@ -13,8 +13,6 @@ from typing import Any
 
 from metabench.report.results.entries import Entry, Place, Suite, Task
 
-SUBJECTS = ("mixflow", "unrolled_remat")
-"""Methods that the study is about: the first of them that was measured."""
 FOURFOLD = 4.0
 """The gain of which Kemaev et al. 2025 say in how many of their configurations it is reached."""
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -172,15 +170,17 @@ _WIDELY = 3
 
 
 def memory_study(suite: Suite) -> Study | None:
-    """Return the study that the suite's cost experiments make; None if none of them measured a study method along with the baseline.
+    """Return the study that the suite declares; None if it declares none, or no experiment measured its subject along with the baseline.
 
-    The baseline must be exact for the hypergradient of the unrolled window.
+    The study is of methods that are exact for the hypergradient of the unrolled window, the baseline among them.
     """
+    declared = (suite.config.get("studies") or {}).get("memory") or {}
+    subject = declared.get("subject")
+    if not subject:
+        return None
     exact = [
         entry for entry in suite.entries if not entry.setting.trains and entry.exact and entry.target == "unrolled"
     ]
-    if suite.baseline in SUBJECTS or not any(entry.label == suite.baseline for entry in exact):
-        return None
     runs: dict[Configuration, dict[str, Run]] = {}
     for entry in sorted(exact, key=lambda entry: entry.failed):  # of one measured twice, the run that finished
         runs.setdefault(_configuration(entry), {}).setdefault(entry.label, Run(entry))
@@ -197,8 +197,7 @@ def memory_study(suite: Suite) -> Study | None:
         if label != suite.baseline
     ]
     compared = {comparison.run.entry.label for comparison in comparisons if comparison.total_gain is not None}
-    subject = next((method for method in SUBJECTS if method in compared), None)
-    return Study(suite.baseline, subject, ordered, comparisons) if subject else None
+    return Study(suite.baseline, subject, ordered, comparisons) if subject in compared else None
 
 
 def _configuration(entry: Entry) -> Configuration:

@@ -12,12 +12,7 @@ from metabench.report.figures.parts import joined, thin
 from metabench.report.results.entries import Suite
 from metabench.report.sections.memory_study.figure_parts import FLOOR, comparison_note, memory_figure
 from metabench.report.sections.memory_study.study import FOURFOLD, Configuration, Run, Study
-from metabench.report.sections.memory_study.sweeps import Sweep, centre_words, configuration_words
-
-_DYNAMIC_WORDS = (
-    "Dynamic: all that one hypergradient allocates, the parameters saved for each inner step among it (which Kemaev et al. 2025 count as "
-    "static); static: what it is given, parameters, optimiser state, meta-parameters and batches."
-)
+from metabench.report.sections.memory_study.sweeps import Sweep, configuration_words
 
 
 def gain_figure(study: Study, found: list[Sweep]) -> Figure | None:
@@ -51,25 +46,18 @@ def gain_figure(study: Study, found: list[Sweep]) -> Figure | None:
                 sweep.axis,
                 Axis(f"dynamic memory, {study.reference} over method", "ratio"),
                 points,
-                joined(points, lambda point: point.label),
+                joined(points),
                 failures=_placed(study, sweep),
                 ticks=thin([float(f"{value:.3g}") for value, _ in sweep.places], 7),
                 rules=[Rule("x", FOURFOLD, "4×"), Rule("x", 1.0, "no gain")],
             )
         )
-    over = [value for one in study.of(study.subject) if (value := one.over_floor) is not None]
-    floor_words = (
-        f" Grey: what the analytic floor of mixed mode with a saved trajectory allows; {study.subject} takes "
-        f"{numbers.ratio(min(over))} to {numbers.ratio(max(over))} that floor."
-        if over
-        else ""
-    )
     return memory_figure(
         study,
         "study_gain",
         "Gain in dynamic memory, one thing swept at a time",
-        f"How many times the dynamic memory {study.reference} takes; higher is better.{floor_words} In each panel only the x axis varies; "
-        f"a title names what differs from the most common configuration ({centre_words(study)}). Strip at the top: no result.",
+        f"How many times the dynamic memory {study.reference} takes; higher is better. Grey: what the floor allows. Titles name what "
+        "differs from the usual configuration. Strip: no result",
         panels,
     )
 
@@ -105,8 +93,8 @@ def parts_figure(study: Study, found: list[Sweep]) -> Figure | None:
         study,
         "study_parts",
         "Static and dynamic memory",
-        "Full colour: dynamic memory, pale, on top of it: static memory. Above a bar: how many times the whole peak "
-        f"{study.reference} takes. {_DYNAMIC_WORDS} A title names what differs from the most common configuration ({centre_words(study)}).",
+        f"Full colour: dynamic; pale, on top: static. Above a bar: how many times the whole peak {study.reference} takes. Titles name what "
+        "differs from the usual configuration",
         panels,
     )
 
@@ -140,7 +128,7 @@ def predicted_figure(suite: Suite, study: Study, found: list[Sweep]) -> Figure |
                     sweep.axis,
                     Axis("predicted peak memory", "bytes"),
                     points,
-                    joined(points, lambda point: point.label),
+                    joined(points),
                     ticks=thin([float(f"{value:.3g}") for value, _ in sweep.places], 7),
                     rules=rules,
                 )
@@ -149,9 +137,9 @@ def predicted_figure(suite: Suite, study: Study, found: list[Sweep]) -> Figure |
         study,
         "study_predicted",
         "Predicted, for a GPU",
-        "Cells that were not run because their predicted peak does not fit this machine. Predicted from a trace without numbers, not "
-        f"measured. A title names what differs from the most common configuration ({centre_words(study)}).",
+        "Cells that were not run: their peak, predicted without numbers and not measured, does not fit this machine",
         panels,
+        measured=False,
     )
 
 

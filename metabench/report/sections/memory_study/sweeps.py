@@ -8,7 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from metabench.report.figures.figure import Axis
-from metabench.report.results.entries import Task
+from metabench.report.figures.parts import FIT_AT_LEAST, family
+from metabench.report.results.entries import Suite, Task
 from metabench.report.sections.memory_study.study import ITEM_BYTES, Configuration, Run, Study
 from metabench.results.statistics import Fit, line
 
@@ -94,8 +95,11 @@ def parameters_of(study: Study, configuration: Configuration) -> float | None:
     return float(named[1]) * _UNITS[named[2]] if named else None
 
 
-def sweeps(study: Study) -> list[Sweep]:
-    """Return every sweep with three values or more at which the subject was compared, or is too large for this machine."""
+def sweeps(suite: Suite, study: Study) -> list[Sweep]:
+    """Return every sweep with three values or more at which the subject was compared, or is too large for this machine.
+
+    Sizes are swept within one family of models.
+    """
     usual = _usual(study)
     groups: dict[tuple[str, tuple[object, ...]], dict[float, Configuration]] = {}
     for configuration in study.runs:
@@ -103,7 +107,8 @@ def sweeps(study: Study) -> list[Sweep]:
             value = _value(study, configuration, swept)
             if value is not None:
                 fixed = tuple(pair for pair in configuration.values.items() if pair[0] != swept)
-                where = (configuration.task, configuration.place, fixed)
+                of = family(suite, configuration.task.problem, configuration.size) if swept == "size" else ""
+                where = (configuration.task, configuration.place, of, fixed)
                 groups.setdefault((swept, where), {}).setdefault(value, configuration)
     several = len({configuration.task for configuration in study.runs}) > 1
     found = []
@@ -169,7 +174,7 @@ def configuration_words(study: Study, configuration: Configuration) -> str:
 
 
 def growths(study: Study, sweep: Sweep) -> list[Growth]:
-    """Return how the dynamic memory of each label grows along a sweep; labels with fewer than three values are left out."""
+    """Return how the dynamic memory of each label grows along a sweep; labels with too few values for a fit are left out."""
     found = []
     for label in [study.reference, *study.labels]:
         points = [
@@ -177,7 +182,7 @@ def growths(study: Study, sweep: Sweep) -> list[Growth]:
             for value, configuration in sweep.places
             if (run := study.runs[configuration].get(label)) is not None and run.entry.dynamic_bytes
         ]
-        if len(points) < AT_LEAST:
+        if len(points) < FIT_AT_LEAST:
             continue
         fit = line([value for value, _, _, _ in points], [memory for _, memory, _, _ in points])
         if fit is not None:

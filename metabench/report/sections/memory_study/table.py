@@ -7,7 +7,7 @@ from typing import Any
 
 from metabench.report import numbers
 from metabench.report.results.entries import Suite
-from metabench.report.sections.memory_study.study import Comparison, Run, Study, memory_study
+from metabench.report.sections.memory_study.study import Comparison, Run, Study
 from metabench.report.sections.memory_study.sweeps import axis_name, configuration_words, growths, sweeps
 from metabench.report.tables.cells import bytes_cell
 from metabench.report.tables.certificate_words import label_cell, state_marks
@@ -47,15 +47,12 @@ _RATIOS: tuple[tuple[str, str, str, str, Callable[[Comparison], float | None]], 
 )
 
 
-def study_tables(suite: Suite) -> list[Table]:
-    """Return the tables of the suite's memory study; none where it makes none."""
-    study = memory_study(suite)
-    if study is None:
-        return []
-    return [_numbers_table(suite, study), *([grown] if (grown := _growth_table(study)).rows else [])]
+def study_tables(suite: Suite, study: Study) -> list[Table]:
+    """Return the tables of the suite's memory study."""
+    return [_numbers_table(study), *([grown] if (grown := _growth_table(suite, study)).rows else [])]
 
 
-def _numbers_table(suite: Suite, study: Study) -> Table:
+def _numbers_table(study: Study) -> Table:
     columns = [
         Column("configuration", "configuration", numeric=False),
         Column("label", "method", numeric=False, description="method with the options that differ from its defaults"),
@@ -153,7 +150,7 @@ def _record(words: str, run: Run, compared: Comparison | None) -> dict[str, Any]
     }
 
 
-def _growth_table(study: Study) -> Table:
+def _growth_table(suite: Suite, study: Study) -> Table:
     table = Table(
         "memory-growth",
         "How dynamic memory grows",
@@ -173,7 +170,7 @@ def _growth_table(study: Study) -> Table:
         ],
     )
     shown = []
-    for sweep in sweeps(study):
+    for sweep in sweeps(suite, study):
         if sweep.swept == "size":
             continue  # the size itself is the number of parameters: the figures show it
         for growth in growths(study, sweep):
