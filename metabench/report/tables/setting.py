@@ -15,7 +15,7 @@ from metabench.report.tables.cells import (
     status_cell,
     time_cell,
 )
-from metabench.report.tables.certificate_words import label_cell, state_marks
+from metabench.report.tables.certificate_words import label_cell, marked, state_marks
 from metabench.report.tables.overview import quality_words
 from metabench.report.tables.table import Cell, Column, Table
 from metabench.results.statistics import Estimate
@@ -80,7 +80,7 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     decimals = numbers.shared_decimals(entry.quality for entry in entries)
     for entry in entries:
         outcome = decided[entry.group]
-        if outcome.stands_for(entry.label) == entry.label:
+        if outcome.stands_for(entry) is entry or entry.failures:
             table.rows.append(_row(outcome, entry, decimals))
         table.records.append(record(entry, outcome))
     table.drop_absent(tuple(column.key for column in columns if column.group))
@@ -100,7 +100,7 @@ def _row(outcome: Outcome, entry: Entry, decimals: int | None) -> dict[str, Cell
     return {
         "label": label_cell(
             entry,
-            "".join(f"= {twin} " for twin in outcome.twins(entry.label)).strip(),
+            " ".join(f"= {marked(twin)}" for twin in outcome.twins(entry.label)),
             f"cell {', '.join(entry.cells)}",
         ),
         "status": status_cell(entry) if entry.failures else Cell(""),
