@@ -29,7 +29,7 @@ class Outcome:
         same: the labels that are the same computation here: equal bytes, and a hypergradient equal to the bit.
         ranking: verdicts on quality against the best; None where nothing was trained.
         against_baseline: verdicts on quality against the baseline, by label.
-        floor: the noise floor of times here; None where the baseline was not run a second time.
+        floor: the noise floor of times here; None where the baseline was not run twice.
         baseline: the label that ratios and `against_baseline` compare with.
     """
 

@@ -168,12 +168,12 @@ def _notes(suite: Suite, entries: Sequence[Entry], found: Sequence[Outcome]) -> 
         notes.append(_why_no_ratio(suite.baseline, entries))
     if any(entry.time_ratio for entry in entries) and not any(outcome.floor for outcome in found):
         notes.append(
-            f"{suite.baseline} was not run a second time here, so there is no noise floor, and no verdict on time."
+            f"{suite.baseline} was not run twice here, so there is no noise floor, and no verdict on time."
         )
     draws = {entry.method: entry.samples for entry in entries if entry.draws}
     for method, samples in draws.items():
         notes.append(
-            f"{method} draws at random: its cosine is that of the mean of {samples} samples a seed, its error that of single draws."
+            f"{method} draws at random: its cosine is that of the mean of {samples} samples per seed, its error that of single draws."
         )
     return notes
 
