@@ -167,9 +167,7 @@ def _notes(suite: Suite, entries: Sequence[Entry], found: Sequence[Outcome]) -> 
     if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
         notes.append(_why_no_ratio(suite.baseline, entries))
     if any(entry.time_ratio for entry in entries) and not any(outcome.floor for outcome in found):
-        notes.append(
-            f"{suite.baseline} was not run twice here, so there is no noise floor, and no verdict on time."
-        )
+        notes.append(f"{suite.baseline} was not run twice here, so there is no noise floor, and no verdict on time.")
     draws = {entry.method: entry.samples for entry in entries if entry.draws}
     for method, samples in draws.items():
         notes.append(
