@@ -70,7 +70,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "config/README.md",
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "mutants.md"),
-    "metabench/report/templates/page.html",
+    "metabench/report/page/templates/page.html",
 )
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "metabench").rglob("*.py"))
 

@@ -62,7 +62,7 @@ def test_an_exact_method_that_errs_is_marked_in_every_table(inexact: Suite) -> N
         (note,) = (note for note in table.notes if note.startswith("‡"))
         assert note == f"‡ mixflow: {WORDS}."
         assert "mixflow\\ddag{}" in table.to_latex()
-    assert {"overview", "coverage", "certificates", "memory-study"} <= seen
+    assert {"overview", "by-setting", "coverage", "certificates"} <= seen
     assert sum(name.startswith("setting") for name in seen) == 2
 
 

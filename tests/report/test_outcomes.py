@@ -205,6 +205,17 @@ def test_one_computation_is_one_row_and_no_verdict_on_time(load_rows: Any, synth
     assert {entry.label for entry in fastest_of(found, found.entries)} == {"unrolled", "t1t2"}
 
 
+def test_a_twin_has_its_marks_and_its_failures(load_rows: Any, synthetic: Any) -> None:
+    rows = one_computation(synthetic, 1.0)
+    rows[5] = synthetic.row("t1t2", 2, status="oom", message="limit")
+    suite = load_rows(rows, certificates=synthetic.certificates(["unrolled", "mixflow"]))
+    shown = setting_rows(suite)
+    assert shown["unrolled"]["label"].text == "= t1t2†" and shown["t1t2"]["label"].text == "= unrolled"
+    assert shown["t1t2"]["status"].badges == (("ok", 2), ("oom", 1)) and shown["t1t2"]["status"].text == "limit"
+    cell = next(row for row in table(suite, "overview").rows if row["label"].label == "t1t2")[suite.tasks[0].slug]
+    assert (cell.text, cell.badges) == ("= unrolled", (("oom", 1),))
+
+
 def test_equal_bytes_alone_are_two_computations(load_rows: Any, synthetic: Any) -> None:
     rows = [row | {"hypergradient_digest": f"{row['method']}{row['seed']}"} for row in one_computation(synthetic, 1.0)]
     assert only(load_rows(rows)).same == ()

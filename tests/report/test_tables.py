@@ -107,7 +107,7 @@ def test_what_draws_has_its_mean_draw_in_the_table(load_rows: Any, synthetic: An
     (setting,) = suite.settings
     table = setting_table(suite, setting, suite.settings[setting])
     assert {row["label"].label: row["cosine"].text for row in table.rows} == {"unrolled": "1", "evograd": "0.550"}
-    assert "evograd draws at random: its cosine is that of the mean of 16 samples a seed" in " ".join(table.notes)
+    assert "evograd draws at random: its cosine is that of the mean of 16 samples per seed" in " ".join(table.notes)
     records = {record["label"]: record for record in table.records}
     assert records["evograd"]["hypergradient_cosine"] == -0.2
     assert records["evograd"]["hypergradient_mean_cosine"] == 0.55

@@ -82,7 +82,7 @@ def _verdicts(entry: Entry, outcome: Outcome) -> dict[str, Any]:
         **estimate_columns("difference_to_best", best.difference if best else None),
         "against_baseline": against.word if against and chosen else None,
         "time_verdict": outcome.time_verdict(entry) or None,
-        "same_as": "; ".join(outcome.twins(entry.label)),
+        "same_as": "; ".join(one.label for one in outcome.twins(entry.label)),
     }
 
 

@@ -29,7 +29,7 @@ class Outcome:
         same: the labels that are the same computation here: equal bytes, and a hypergradient equal to the bit.
         ranking: verdicts on quality against the best; None where nothing was trained.
         against_baseline: verdicts on quality against the baseline, by label.
-        floor: the noise floor of times here; None where the baseline was not run a second time.
+        floor: the noise floor of times here; None where the baseline was not run twice.
         baseline: the label that ratios and `against_baseline` compare with.
     """
 
@@ -47,22 +47,19 @@ class Outcome:
         """The setting."""
         return self.group[0]
 
-    def twins(self, label: str) -> list[str]:
-        """Return the labels that are the same computation as `label`, in the order of the entries."""
+    def twins(self, label: str) -> list[Entry]:
+        """Return the entries that are the same computation as `label`, in their order."""
         return [
-            one.label
-            for one in self.entries
-            for group in self.same
-            if {label, one.label} <= group and one.label != label
+            one for one in self.entries for group in self.same if {label, one.label} <= group and one.label != label
         ]
 
-    def stands_for(self, label: str) -> str:
-        """Return the first label that is the same computation as `label`, itself if there is no other."""
-        return next((one.label for one in self.entries for group in self.same if {label, one.label} <= group), label)
+    def stands_for(self, entry: Entry) -> Entry:
+        """Return the first entry that is the same computation as `entry`, itself if there is no other."""
+        return next((one for one in self.entries for group in self.same if {entry.label, one.label} <= group), entry)
 
     def _timed_as_baseline(self, entry: Entry) -> bool:
         """Whether the ratio of times is of one computation with itself: whatever it is, it is noise."""
-        return entry.label != self.baseline and self.baseline in self.twins(entry.label)
+        return entry.label != self.baseline and any(one.label == self.baseline for one in self.twins(entry.label))
 
     def at_the_top(self) -> list[Entry]:
         """Return the entries that are not told apart from the best, itself included; none below the seeds that a verdict takes."""
@@ -188,9 +185,11 @@ def _floors(suite: Suite, compared: Mapping[Group, int]) -> dict[Group, Floor | 
     pairs: dict[Place, dict[tuple[Any, ...], list[tuple[float, float]]]] = {}
     for (setting, steps), seconds in again.items():
         if own := first.get((setting.key, setting.experiment, steps)):
-            pairs.setdefault(setting.place, {})[setting.key, steps] = [(own, statistics.median(seconds))]
+            near = pairs.setdefault(setting.place, {})
+            near.setdefault((setting.key, steps), []).append((own, statistics.median(seconds)))
     return {
-        group: verdicts.floor((group[0].key, group[1]), pairs.get(group[0].place, {}), number) for group, number in compared.items()
+        group: verdicts.floor((group[0].key, group[1]), pairs.get(group[0].place, {}), number)
+        for group, number in compared.items()
     }
 
 

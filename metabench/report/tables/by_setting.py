@@ -90,8 +90,8 @@ def fastest_of(outcome: Outcome, entries: Sequence[Entry]) -> list[Entry]:
     near = [
         one for one in timed if verdicts.time_verdict((one.time_median or 0.0) / least, outcome.floor) != Word.SLOWER
     ]
-    alike = {outcome.stands_for(one.label) for one in near}
-    return [one for one in timed if outcome.stands_for(one.label) in alike]
+    alike = {outcome.stands_for(one) for one in near}
+    return [one for one in timed if outcome.stands_for(one) in alike]
 
 
 def floor_ratio(outcome: Outcome) -> float | None:

@@ -10,7 +10,7 @@ from metabench.report import numbers
 from metabench.report.results.certified import doubt, short, worst
 from metabench.report.results.entries import Entry, Suite, Task
 from metabench.report.results.outcomes import Outcome
-from metabench.report.tables.certificate_words import state_marks
+from metabench.report.tables.certificate_words import marked, state_marks
 from metabench.report.tables.table import Bar, Cell, Column, Table
 
 ROWS_SHOWN = 12
@@ -91,11 +91,12 @@ def _cell(outcome: Outcome, entry: Entry | None, scale: tuple[float, float]) -> 
         return Cell(numbers.ABSENT)
     if entry.failed:
         return Cell("", None, badges=tuple(entry.failures.items()), title="; ".join(entry.messages.values()))
-    if (first := outcome.stands_for(entry.label)) != entry.label:
+    if (first := outcome.stands_for(entry)) is not entry:
         return Cell(
-            f"= {first}",
+            f"= {marked(first)}",
             entry.quality.value if entry.quality else None,
             "the same computation here: equal to the bit and to the byte",
+            badges=tuple(entry.failures.items()),
         )
     ranking = outcome.ranking
     verdict = ranking.verdicts.get(entry.label) if ranking else None
@@ -159,5 +160,5 @@ def _record(task: Task, outcome: Outcome, entry: Entry | None) -> dict[str, Any]
         f"{name}_memory_ratio": entry.memory_ratio if entry else None,
         f"{name}_time_ratio": entry.time_ratio if entry else None,
         f"{name}_time_verdict": outcome.time_verdict(entry) if entry else None,
-        f"{name}_same_as": "; ".join(outcome.twins(entry.label)) if entry else None,
+        f"{name}_same_as": "; ".join(one.label for one in outcome.twins(entry.label)) if entry else None,
     }

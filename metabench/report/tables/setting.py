@@ -15,7 +15,7 @@ from metabench.report.tables.cells import (
     status_cell,
     time_cell,
 )
-from metabench.report.tables.certificate_words import label_cell, state_marks
+from metabench.report.tables.certificate_words import label_cell, marked, state_marks
 from metabench.report.tables.overview import quality_words
 from metabench.report.tables.table import Cell, Column, Table
 from metabench.results.statistics import Estimate
@@ -80,7 +80,7 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
     decimals = numbers.shared_decimals(entry.quality for entry in entries)
     for entry in entries:
         outcome = decided[entry.group]
-        if outcome.stands_for(entry.label) == entry.label:
+        if outcome.stands_for(entry) is entry or entry.failures:
             table.rows.append(_row(outcome, entry, decimals))
         table.records.append(record(entry, outcome))
     table.drop_absent(tuple(column.key for column in columns if column.group))
@@ -100,7 +100,7 @@ def _row(outcome: Outcome, entry: Entry, decimals: int | None) -> dict[str, Cell
     return {
         "label": label_cell(
             entry,
-            "".join(f"= {twin} " for twin in outcome.twins(entry.label)).strip(),
+            " ".join(f"= {marked(twin)}" for twin in outcome.twins(entry.label)),
             f"cell {', '.join(entry.cells)}",
         ),
         "status": status_cell(entry) if entry.failures else Cell(""),
@@ -167,13 +167,11 @@ def _notes(suite: Suite, entries: Sequence[Entry], found: Sequence[Outcome]) -> 
     if not any(entry.memory_ratio or entry.time_ratio for entry in entries):
         notes.append(_why_no_ratio(suite.baseline, entries))
     if any(entry.time_ratio for entry in entries) and not any(outcome.floor for outcome in found):
-        notes.append(
-            f"{suite.baseline} was not run a second time here, so there is no noise floor, and no verdict on time."
-        )
+        notes.append(f"{suite.baseline} was not run twice here, so there is no noise floor, and no verdict on time.")
     draws = {entry.method: entry.samples for entry in entries if entry.draws}
     for method, samples in draws.items():
         notes.append(
-            f"{method} draws at random: its cosine is that of the mean of {samples} samples a seed, its error that of single draws."
+            f"{method} draws at random: its cosine is that of the mean of {samples} samples per seed, its error that of single draws."
         )
     return notes
 
