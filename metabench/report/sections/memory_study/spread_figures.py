@@ -28,9 +28,7 @@ def spread_figure(study: Study) -> Figure | None:
             if gains:
                 notes[label] = f"≥ 4×: {reached} of {len(gains)}"
             points += [
-                Point(
-                    label, 100 * (place + 0.5) / len(gains), gain, n=one.run.entry.ok, note=comparison_note(study, one)
-                )
+                Point(label, 100 * (place + 0.5) / len(gains), gain, n=one.run.ok, note=comparison_note(study, one))
                 for place, (gain, one) in enumerate(gains)
             ]
         if len(points) < 2:
@@ -60,7 +58,7 @@ def trade_figure(study: Study) -> Figure | None:
     panels = []
     for word in ("dynamic", "total"):
         points = [
-            Point(label, slowdown, gain, n=one.run.entry.ok, note=comparison_note(study, one))
+            Point(label, slowdown, gain, n=one.run.ok, note=comparison_note(study, one))
             for label in study.labels
             for one in study.of(label)
             if (gain := one.dynamic_gain if word == "dynamic" else one.total_gain) is not None
@@ -90,7 +88,7 @@ def trade_figure(study: Study) -> Figure | None:
 def arithmetic_figure(study: Study) -> Figure | None:
     """Time against arithmetic, both over the reference."""
     points = [
-        Point(label, arithmetic, slowdown, n=one.run.entry.ok, note=comparison_note(study, one))
+        Point(label, arithmetic, slowdown, n=one.run.ok, note=comparison_note(study, one))
         for label in study.labels
         for one in study.of(label)
         if (arithmetic := one.arithmetic) is not None and (slowdown := one.slowdown) is not None
