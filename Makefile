@@ -3,7 +3,7 @@
 SHELL := bash
 ENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(ENV)/bin
-EXTRAS := test,workflow,peers
+EXTRAS := test,workflow,peers,browser
 # Names the checkout that is installed in the environment; as old as its installation.
 INSTALLED := $(ENV)/.metabench-checkout
 ifneq ($(shell cat '$(INSTALLED)' 2>/dev/null),$(CURDIR))

@@ -79,7 +79,7 @@ def main() -> None:
 def copy(run: Path) -> None:
     """Copy the rows of a run and render them anew."""
     REFERENCE.mkdir(parents=True, exist_ok=True)
-    for name in ("results.parquet", "results.csv", "curves.parquet"):
+    for name in ("results.parquet", "results.csv", "curves.parquet", "times.parquet"):
         shutil.copyfile(run / name, REFERENCE / name)
     report = REFERENCE / "report"
     shutil.rmtree(report, ignore_errors=True)

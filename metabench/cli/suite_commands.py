@@ -269,16 +269,14 @@ def report_command(
     only: Annotated[Part | None, typer.Option(help="Build only this part.")] = None,
 ) -> None:
     """Build tables, figures and the page from the results."""
+    from metabench.report.build import build_figures, build_page, build_tables
+    from metabench.report.results.load import load_suite
+
+    suite = load_suite(results)
     if only in (None, Part.tables):
-        from metabench.report.build import build_tables
-
-        build_tables(results, out / "tables")
+        build_tables(suite, out / "tables")
     if only in (None, Part.figures):
-        from metabench.report.build import build_figures
-
-        build_figures(results, out / "figures", workers=os.cpu_count() or 1)
+        build_figures(suite, out / "figures", workers=os.cpu_count() or 1)
     if only in (None, Part.page):
-        from metabench.report.build import build_page
-
-        build_page(results, out)
+        build_page(suite, out)
         print(out / "index.html")

@@ -56,7 +56,8 @@ def _beside(paper: Paper, figure: Figure, comparable: Comparable, rows: list[Row
     groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
     names: dict[str, list[str]] = {"problem": [], "size": []}
     missing = 0
-    wanted = [row for row in rows if _takes(comparable, figure, row)]
+    methods = (figure.method, figure.against)
+    wanted = [row for row in rows if row["method"] in methods and _takes(comparable, figure, row)]
     others: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in wanted:
         if row["method"] == figure.against:

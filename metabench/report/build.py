@@ -33,13 +33,13 @@ def blocks(suite: Suite, sort: type[B]) -> list[B]:
     return [block for part in contents(suite) for block in part.blocks if isinstance(block, sort)]
 
 
-def build_tables(results: Path, out: Path) -> list[Path]:
+def build_tables(results: Path | Suite, out: Path) -> list[Path]:
     """Write every table as CSV and LaTeX to `out` and return the files. The same rows give the same bytes.
 
-    results: results.parquet. Raises MetabenchError where it cannot be read or `out` cannot be written.
+    results: results.parquet, or what was read from it. Raises MetabenchError where it cannot be read or `out` cannot be written.
     """
     written = []
-    for table in blocks(load_suite(Path(results)), Table):
+    for table in blocks(_read(results), Table):
         for suffix, text in ((".csv", table.to_csv()), (".tex", table.to_latex())):
             path = Path(out) / f"{table.name}{suffix}"
             write_text_atomically(path, text)
@@ -47,15 +47,15 @@ def build_tables(results: Path, out: Path) -> list[Path]:
     return written
 
 
-def build_figures(results: Path, out: Path, workers: int = 1) -> list[Path]:
+def build_figures(results: Path | Suite, out: Path, workers: int = 1) -> list[Path]:
     """Write every figure as PDF, PNG and the CSV of its data to `out` and return the files. The same rows give the same bytes.
 
-    results: results.parquet, with the curves of its runs in curves.parquet next to it. workers: processes that draw; more than one needs
-    a main module that can be imported, as a command line has.
+    results: as for `build_tables`, with the curves of its runs in curves.parquet next to it. workers: processes that draw; more than one
+    needs a main module that can be imported, as a command line has.
     Raises MetabenchError where the rows cannot be read or `out` cannot be written.
     """
     out = Path(out)
-    suite = load_suite(Path(results))
+    suite = _read(results)
     figures = [figure.whole for figure in blocks(suite, Figure)]
     written: list[Path] = []
     for figure, (pdf, png) in zip(figures, _drawn(figures, suite.all_styles, workers), strict=True):
@@ -65,14 +65,18 @@ def build_figures(results: Path, out: Path, workers: int = 1) -> list[Path]:
     return written
 
 
-def build_page(results: Path, out: Path) -> Path:
+def build_page(results: Path | Suite, out: Path) -> Path:
     """Write `out`/index.html (or `out` itself where it ends in .html) and return it. The same rows give the same bytes.
 
-    results: results.parquet. Raises MetabenchError where it cannot be read or the page cannot be written.
+    results: as for `build_tables`. Raises MetabenchError where it cannot be read or the page cannot be written.
     """
     path = Path(out) if Path(out).suffix == ".html" else Path(out) / "index.html"
-    write_text_atomically(path, render_page(load_suite(Path(results))))
+    write_text_atomically(path, render_page(_read(results)))
     return path
+
+
+def _read(results: Path | Suite) -> Suite:
+    return results if isinstance(results, Suite) else load_suite(Path(results))
 
 
 def _drawn(figures: list[Figure], styles: Mapping[str, LabelStyle], workers: int) -> list[tuple[bytes, bytes]]:

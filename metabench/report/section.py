@@ -5,6 +5,7 @@ Tables, figures and the page walk one list, `contents`. A new section is a file 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ def sections(suite: Suite) -> Found[Section]:
     )
 
 
-def contents(suite: Suite) -> list[Part]:
+@functools.lru_cache(maxsize=1)
+def contents(suite: Suite) -> Sequence[Part]:
     """Return the parts of every section, in their order. In place of one that raises stands why."""
     return [part for section in sections(suite).values() for part in _parts(section, suite)]
 

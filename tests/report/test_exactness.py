@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metabench.report.page.sentences import sentences
-from metabench.report.results.answers import answers, glances
 
+from metabench.report.blocks import Sentence
+from metabench.report.build import blocks
 from metabench.report.page.page import render_page
 from metabench.report.results.entries import Suite
 from metabench.report.results.exactness import ROUNDING, exceeds
 from metabench.report.results.load import load_suite
-from metabench.report.tables import all_tables
 from metabench.report.tables.table import Table
 
 WORDS = "declared exact, and errs by 0.0010 against its own target, more than rounding (label_noise on fashion_mnist_10k, mlp256, K = 16)"
@@ -38,8 +37,7 @@ def inexact(load_rows: Any, synthetic: Any) -> Suite:
 
 
 def _said(suite: Suite) -> str:
-    found = answers(suite)
-    return dict(sentences(suite, found, glances(suite, found)))["Hypergradients"]
+    return next(one.text for one in blocks(suite, Sentence) if "certified" in one.text)
 
 
 def _marked(table: Table) -> set[str]:
@@ -55,7 +53,7 @@ def _named(table: Table) -> set[str]:
 def test_an_exact_method_that_errs_is_marked_in_every_table(inexact: Suite) -> None:
     """In those of settings where it is exact as well."""
     seen = set()
-    for table in all_tables(inexact):
+    for table in blocks(inexact, Table):
         if "mixflow" not in _named(table):
             assert not _marked(table) and "‡" not in table.to_latex()
             continue
@@ -64,14 +62,14 @@ def test_an_exact_method_that_errs_is_marked_in_every_table(inexact: Suite) -> N
         (note,) = (note for note in table.notes if note.startswith("‡"))
         assert note == f"‡ mixflow: {WORDS}."
         assert "mixflow\\ddag{}" in table.to_latex()
-    assert {"methods", "coverage", "certificates", "memory-study"} <= seen
+    assert {"overview", "coverage", "certificates", "memory-study"} <= seen
     assert sum(name.startswith("setting") for name in seen) == 2
 
 
 def test_an_exact_method_that_rounds_is_not_marked(load_rows: Any, synthetic: Any) -> None:
     suite = suite_of(load_rows, synthetic, 1e-12)
-    assert all(not _marked(table) for table in all_tables(suite))
-    assert not any("‡" in note for table in all_tables(suite) for note in table.notes)
+    assert all(not _marked(table) for table in blocks(suite, Table))
+    assert not any("‡" in note for table in blocks(suite, Table) for note in table.notes)
     assert 'class="dagger"' not in render_page(suite)
     assert "declared exact" not in _said(suite)
 
@@ -93,50 +91,47 @@ def test_the_worst_seed_decides(inexact: Suite) -> None:
 
 
 def test_options_of_a_method_are_judged_apart_and_its_certificate_by_the_worst(load_rows: Any, synthetic: Any) -> None:
-    rows = [synthetic.row("truncated", 0), synthetic.row("truncated", 0, options={"window": 2}, target_error=0.1)]
+    rows = [synthetic.row("truncated", 0, validation_loss=0.1)]
+    rows.append(synthetic.row("truncated", 0, options={"window": 2}, target_error=0.1, validation_loss=0.2))
     suite = load_rows(rows)
     assert not suite.inexact["truncated"] and suite.inexact["truncated(window=2)"]
-    tables = {table.name: table for table in all_tables(suite)}
-    assert _marked(tables["methods"]) == {"truncated(window=2)"}
+    tables = {table.name: table for table in blocks(suite, Table)}
+    assert _marked(tables["coverage"]) == {"truncated(window=2)"}
+    assert _marked(tables["overview"]) == set(), "the options with less validation loss stand for the method"
     assert _marked(tables["certificates"]) == {"truncated"}
 
 
 def test_the_summary_names_it_with_its_error(inexact: Suite) -> None:
-    assert f"`mixflow`‡ is {WORDS}." in _said(inexact)
-    assert "`unrolled`‡" not in _said(inexact)
+    assert f"`mixflow` is {WORDS}." in _said(inexact)
+    assert "`unrolled`" not in _said(inexact)
 
 
 def test_both_marks_stand_side_by_side(load_rows: Any, synthetic: Any) -> None:
     rows = [synthetic.row(method, 0, target_error=0.2) for method in ("unrolled", "mixflow")]
     given = synthetic.certificates(("unrolled", "mixflow"), mixflow={"verdict": "FAILED", "failures": ["a claim"]})
     suite = load_rows(rows, certificates=given)
-    (table,) = (table for table in all_tables(suite) if table.name.startswith("setting"))
+    (table,) = (table for table in blocks(suite, Table) if table.name.startswith("setting"))
     assert "mixflow\\dag{}\\ddag{}" in table.to_latex() and "unrolled\\ddag{}" in table.to_latex()
     page = render_page(suite)
-    assert 'href="#exact" title="declared exact, and errs by 0.20 against its own target' in page
-    assert '<div id="exact">' in page
+    assert 'title="declared exact, and errs by 0.20 against its own target' in page
 
 
 def test_csv_says_it_of_every_row(inexact: Suite) -> None:
-    for table in all_tables(inexact):
+    for table in blocks(inexact, Table):
         for record in csv.DictReader(table.to_csv().splitlines()):
             if table.name.startswith("setting"):
                 assert float(record["largest_target_error"]) >= float(record["target_error"])
-            if table.name.startswith(("setting", "methods")):
+            if table.name.startswith(("setting", "failures")):
                 assert record["exceeds_rounding"] == ("true" if record["label"] == "mixflow" else "false")
 
 
-def test_captions_and_the_summary_say_how_far_the_exact_hypergradient_is_from_plain_training(
-    load_rows: Any, synthetic: Any
-) -> None:
-    rows = [synthetic.row("unrolled", 0), synthetic.row("mixflow", 0, yardstick_error=3e-8), synthetic.row("none", 0)]
-    suite = load_rows(rows)
-    (table,) = (table for table in all_tables(suite) if table.name.startswith("setting"))
-    assert (
-        "The exact hypergradient differs from finite differences of plain training by at most 3.0×10⁻⁸."
-        in table.caption
-    )
-    assert "In 2 runs the exact hypergradient was compared" in _said(suite) and "at most 3.0×10⁻⁸" in _said(suite)
+def test_records_say_how_far_the_exact_hypergradient_is_from_plain_training(load_rows: Any, synthetic: Any) -> None:
+    rows = [synthetic.row("mixflow", 0, yardstick_error=3e-8), synthetic.row("mixflow", 1), synthetic.row("none", 0)]
+    (table,) = (table for table in blocks(load_rows(rows), Table) if table.name.startswith("setting"))
+    assert {record["label"]: record["largest_yardstick_error"] for record in table.records} == {
+        "none": None,
+        "mixflow": 3e-8,
+    }
 
 
 def test_healthy_exact_methods_of_the_published_rows_are_far_below_the_limit() -> None:

@@ -282,7 +282,8 @@ def test_where_all_failed_there_is_no_best_and_the_failures_are_counted(load_row
 
 
 def test_equal_qualities_are_the_same_to_the_digit(load_rows: Any, synthetic: Any) -> None:
-    suite = load_rows(trained(synthetic, dict.fromkeys(("unrolled", "mixflow", "truncated"), [0.8, 0.81, 0.79])))
+    equal = (0.8, 0.81, 0.79)
+    suite = load_rows(trained(synthetic, dict.fromkeys(("unrolled", "mixflow", "truncated"), equal)))
     found = only(suite)
     assert found.ranking is not None and found.ranking.winner is None and len(top(found)) == 3
     assert {verdict.word for verdict in found.against_baseline.values()} == {Word.SAME}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import itertools
 from typing import Any
 
 import pytest
 
+from metabench.report.blocks import Note
 from metabench.report.figures.prediction import comparisons, prediction_sentence
-from metabench.report.page.page import render_page
-from metabench.report.results.entries import Place
+from metabench.report.results.entries import Place, Suite
 from metabench.report.results.provenance import facts, warnings
+from metabench.report.section import contents
 from metabench.report.sections.memory_study.study import memory_study
+from metabench.report.tables.setting import setting_table
 
 NATIVE = {"kernels": "native", "instruction_set": "AVX-512"}
 UNKNOWN = {"kernels": None, "instruction_set": None}
@@ -62,24 +64,51 @@ def test_a_method_without_its_baseline_at_its_own_place_has_no_ratio(load_rows: 
     assert alone.memory_ratio is alone.time_ratio is None
 
 
+def warned(suite: Suite) -> list[str]:
+    """Return what the answer warns of before anything is compared."""
+    (answer,) = (part for part in contents(suite) if part.name == "answer")
+    first = list(itertools.takewhile(lambda block: isinstance(block, Note) and block.warns, answer.blocks))
+    return [block.text for block in first if isinstance(block, Note)]
+
+
 def test_the_top_of_the_page_says_that_kernels_differ(load_rows: Any, synthetic: Any) -> None:
-    page = render_page(load_rows(measured(synthetic, {}) + measured(synthetic, NATIVE)))
-    (notice,) = re.findall(r'<p class="warning"[^>]*>([^<]*)', page)
-    assert "different CPU kernels (native kernels (AVX-512), portable kernels (AVX2))" in notice
-    assert "hardware" not in notice
+    (words,) = warned(load_rows(measured(synthetic, {}) + measured(synthetic, NATIVE)))
+    assert "different CPU kernels (native kernels (AVX-512), portable kernels (AVX2))" in words
+    assert "hardware" not in words
 
 
 def test_the_top_of_the_page_says_that_hardware_differs(load_rows: Any, synthetic: Any) -> None:
-    (words,) = warnings(load_rows(measured(synthetic, {}) + measured(synthetic, ELSEWHERE)))
+    (words,) = warned(load_rows(measured(synthetic, {}) + measured(synthetic, ELSEWHERE)))
     assert "different hardware" in words
+
+
+@pytest.mark.parametrize(("load", "busy"), [(2.5, False), (2.6, True), (None, False)])
+def test_the_top_of_the_page_says_that_the_machine_was_busy(
+    load_rows: Any, synthetic: Any, load: float | None, busy: bool
+) -> None:
+    """The rows' processor gives two cores, and a cell that has just ended counts for a half."""
+    rows = measured(synthetic, {})
+    rows[0]["load_at_start"] = load
+    words = warned(load_rows(rows))
+    assert words == busy * [
+        "The machine was busy when 1 of 6 runs began: a load of up to 2.6 on 2 cores. Their times may tell of that."
+    ]
 
 
 def test_rows_of_one_place_are_warned_of_nothing(load_rows: Any, synthetic: Any) -> None:
     assert warnings(load_rows(measured(synthetic, {}))) == []
 
 
-def test_the_provenance_names_the_kernels_and_whose_bytes_native_ones_take(load_rows: Any, synthetic: Any) -> None:
+def test_titles_and_records_name_the_kernels_and_whose_bytes_native_ones_take(load_rows: Any, synthetic: Any) -> None:
     suite = load_rows(measured(synthetic, {}) + measured(synthetic, NATIVE) + measured(synthetic, UNKNOWN))
+    tables = {
+        setting.place.kernels: setting_table(suite, setting, entries) for setting, entries in suite.settings.items()
+    }
+    assert tables["portable"].title.endswith(" · portable kernels (AVX2)")
+    assert tables["native"].title.endswith(" · native kernels (AVX-512)")
+    assert tables[""].title.endswith(" · kernels not recorded")
+    for kernels, table in tables.items():
+        assert {(record["kernels"], record["hardware"]) for record in table.records} == {(kernels, synthetic.HARDWARE)}
     told = dict(facts(suite))["CPU kernels"]
     assert told == "native kernels (AVX-512), whose bytes are those of AVX-512, portable kernels (AVX2)"
 
@@ -110,7 +139,7 @@ def test_the_memory_study_compares_within_a_place(load_rows: Any) -> None:
     native = [
         row | NATIVE | {"dynamic_bytes": 2 * row["dynamic_bytes"], "cell": _other_cell(row, NATIVE)} for row in rows
     ]
-    study = memory_study(load_rows(rows + native, **study_rows.metadata()))
+    study = memory_study(load_rows(rows + native))
     assert study is not None
     assert len(study.runs) == 6
     for comparison in study.comparisons:

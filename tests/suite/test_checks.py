@@ -90,11 +90,7 @@ ON_PROBLEMS: list[tuple[type[Problem], str, str]] = [
     (Whole, "error", "meta-parameter 'l' is of torch.int64"),
     (Unreachable, "error", "does not depend on the meta-parameter 'm', declared to enter the inner loss"),
     (Misdeclared, "error", "roles say MetaRole.OUTER_LOSS, and the outer loss does not depend on any meta-parameter"),
-    (
-        Falling,
-        "error",
-        "<lambda>' gives a learning rate of -0.05 at step 5 of 21: expected a finite number of at least 0",
-    ),
+    (Falling, "error", "<lambda>' gives a learning rate of -0.05 at step 5 of 21: expected a finite number of at least 0"),
     (Infinite, "diverged", "the outer loss is inf at the start"),
 ]
 
@@ -131,9 +127,7 @@ def test_a_row_names_its_outer_optimiser_with_schedule_and_clipping(
     monkeypatch.setattr("metabench.suite.plan.labels.problem", lambda name, plugins=(): Clipped)
     rows = list(run_cell(planned(outer_steps=8).cells[0], silent))
     assert {row["status"] for row in rows} == {"ok"}
-    assert {row["outer_optimiser"] for row in rows} == {
-        "SGD, learning rate 0.3, momentum 0.9, schedule cosine 8, clip 0.5"
-    }
+    assert {row["outer_optimiser"] for row in rows} == {"SGD, learning rate 0.3, momentum 0.9, schedule cosine 8, clip 0.5"}
 
 
 METHOD = """
@@ -182,14 +176,7 @@ def spoilt_cell(folder: Path, spoil: str) -> Any:
     path = folder / "spoilt.py"
     path.write_text(textwrap.dedent(METHOD).format(spoil=spoil))
     grid = {"toy": {"problem": "toy_1d", "inner_steps": [3], "outer_steps": 2, "methods": ["spoilt"]}}
-    suite: dict[str, Any] = {
-        "name": "trial",
-        "seeds": [0, 1],
-        "kernels": KERNELS,
-        "rounds": 0,
-        "measure": SHORT,
-        "plugins": [str(path)],
-    }
+    suite: dict[str, Any] = {"name": "trial", "seeds": [0, 1], "kernels": KERNELS, "rounds": 0, "measure": SHORT, "plugins": [str(path)]}
     suite["experiments"] = grid
     return plan(load_suite(suite)).cells[0]
 

@@ -93,6 +93,8 @@ def test_editing_the_contract_or_the_runner_changes_every_cell(
         "report/build.py",
         "suite/plan/plan.py",
         "suite/run/supervise.py",
+        "suite/rounds/worker.py",
+        "suite/rounds/turns.py",
         "__init__.py",
         "__main__.py",
         "data/fetching.py",

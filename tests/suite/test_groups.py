@@ -67,7 +67,8 @@ def test_a_kind_that_measures_no_time_is_in_no_group(tmp_path: Path) -> None:
     plugin = tmp_path / "norms.py"
     plugin.write_text(
         "from metabench.core.kind import Kind\n"
-        "NORM = Kind('norm', 'nothing', stages=(lambda subject: iter(()),), columns=('diagnostics',), module=__name__)\n"
+        "from metabench.stages.well_posed import well_posed\n"
+        "NORM = Kind('norm', 'nothing else', stages=(well_posed,), columns=('diagnostics',), module=__name__)\n"
     )
     experiments = {"first": TOY | {"kind": "norm"}, "second": TOY | {"kind": "cost"}}
     found = made(tmp_path, plugins=[str(plugin)], experiments=experiments).groups

@@ -206,6 +206,15 @@ def test_a_plugin_adds_its_methods(planned: Planned, tmp_path: Path) -> None:
         plan(load_suite(suite | {"plugins": [str(tmp_path / "other.py")]}))
 
 
+def test_a_figure_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    suite = {"name": "x", "experiments": {"a": {"problem": "toy_1d", "methods": ["unrolled"]}}}
+    figure = tmp_path / "mine.py"
+    with pytest.raises(MetabenchError, match=r"^figure '.*mine\.py': no such file$"):
+        plan(load_suite(suite | {"figures": [str(figure)]}))
+    figure.touch()
+    assert plan(load_suite(suite | {"figures": [str(figure)]})).suite.figures == [str(figure)]
+
+
 @pytest.mark.parametrize(
     "path", [ROOT / "config/config.yaml", *(ROOT / "config/suites").glob("*.yaml")], ids=lambda path: path.name
 )

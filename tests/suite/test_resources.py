@@ -11,7 +11,16 @@ import pytest
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.predictions import Predictions
-from metabench.suite.predict.scheduler_requests import PROCESSES_MB, SPARE_MB, START_MINUTES, memory_mb, runtime_minutes
+from metabench.suite.predict.scheduler_requests import (
+    GROUP_MB,
+    PROCESSES_MB,
+    SPARE_MB,
+    START_MINUTES,
+    group_memory_mb,
+    group_minutes,
+    memory_mb,
+    runtime_minutes,
+)
 from tests.suite.test_predictions import predicted
 
 MIB = 2**20
@@ -83,3 +92,28 @@ def test_minutes_grow_with_the_work_of_all_seeds(cells: dict[str, Cell]) -> None
 def test_a_cell_on_a_gpu_asks_for_memory_of_the_host_by_its_limits(cells: dict[str, Cell]) -> None:
     cell = dataclasses.replace(without_error(cells["t1t2"]), device="cuda")
     assert memory_mb(cell, known((cell, {"peak_bytes": MIB}))) == 2048 + 2 * 4096
+
+
+def test_a_group_asks_for_all_its_cells_at_once_up_to_a_bound(planned: Callable[..., Plan]) -> None:
+    (group,) = planned(methods=["none", "unrolled", "t1t2"]).groups
+
+    def asked(peak: int) -> int:
+        return group_memory_mb(group, known(*((cell, {"peak_bytes": peak * MIB}) for cell in group.cells)))
+
+    assert asked(100) == SPARE_MB + 3 * (PROCESSES_MB + 100)
+    # Split then: into a part with the baseline and one other at least.
+    large = dataclasses.replace(
+        group, cells=tuple(dataclasses.replace(cell, limit_bytes=2**40) for cell in group.cells)
+    )
+    enormous = known(*((cell, {"peak_bytes": 2**35}) for cell in large.cells))
+    assert group_memory_mb(large, enormous) == SPARE_MB + 2 * (PROCESSES_MB + 2**15)
+    medium = known(*((cell, {"peak_bytes": 2**33 - 2**30}) for cell in large.cells))
+    assert group_memory_mb(large, medium) == SPARE_MB + GROUP_MB
+
+
+def test_a_group_asks_for_the_time_limits_of_its_cells_at_most(planned: Callable[..., Plan]) -> None:
+    (group,) = planned(methods=["none", "unrolled", "t1t2"]).groups
+    assert group_minutes(group, Predictions()) == START_MINUTES + 3 * 5
+    quick = group_minutes(group, known(*((cell, {"flops": 10**6}) for cell in group.cells)))
+    endless = group_minutes(group, known(*((cell, {"flops": 10**18}) for cell in group.cells)))
+    assert START_MINUTES < quick < endless <= START_MINUTES + 3 * 5 + 1

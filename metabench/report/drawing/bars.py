@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from metabench.report.drawing.inline import gid
+from metabench.report.drawing.marks import value
 from metabench.report.drawing.palette import INKS, STATUS_COLOURS, LabelStyle
 from metabench.report.drawing.ticks import linear_ticks, tick_text
 from metabench.report.figures.figure import Bar, Panel
@@ -15,7 +17,7 @@ _INK, _MUTED = (INKS[name][0] for name in ("ink", "muted"))
 _FILLED = 0.82  # of a group's width
 _PALE = 0.38
 _HEADROOM = 1.14  # for the words above the highest bar
-_LETTERS = 30  # of words above all bars, beyond which they are set upright
+_LETTERS = 24  # of words above all bars, beyond which they are set upright
 
 
 def draw_bars(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> None:
@@ -42,6 +44,7 @@ def draw_bars(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> Non
                 color=styles[label].colour,
                 alpha=_PALE if place else 1.0,
                 zorder=2,
+                gid=gid("r", label, _row(panel, bar)),
             )
             below += bar.value
         _say(axes, x, below, stack, upright)
@@ -54,6 +57,12 @@ def draw_bars(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> Non
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(True, axis="y", zorder=0)
     axes.set_axisbelow(True)
+
+
+def _row(panel: Panel, bar: Bar) -> str:
+    """Say what a bar's row says."""
+    measured = value(panel.y, bar.value) if bar.status == "ok" else bar.status
+    return "; ".join(filter(None, (f"{measured}, {bar.group}", bar.part, bar.words)))
 
 
 def _say(axes: Axes, x: float, y: float, stack: list[Bar], upright: bool) -> None:
@@ -69,7 +78,6 @@ def _say(axes: Axes, x: float, y: float, stack: list[Bar], upright: bool) -> Non
             ha="center",
             va="bottom",
             rotation=90 if upright or failed else 0,
-            fontsize=6.5,
             color=STATUS_COLOURS[failed][0] if failed else _INK,
             zorder=5,
         )

@@ -53,7 +53,6 @@ def _say(
             va=up,
             rotation=angle,
             rotation_mode="anchor",
-            fontsize=7,
             color=_MUTED,
             zorder=1.5,
         )

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 
+from metabench.report.drawing.inline import gid
+from metabench.report.drawing.marks import value
 from metabench.report.drawing.palette import INKS, LabelStyle
 from metabench.report.figures.figure import Panel, Trace
 
@@ -19,27 +21,36 @@ def draw_traces(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> N
     labels = panel.labels
     for trace in panel.traces:
         style = styles[trace.label]
+        row = _row(panel, trace)
         kept = _spread(len(trace.x), _DRAWN)
         xs, ys = [trace.x[at] for at in kept], [trace.y[at] for at in kept]
         if trace.low:
             low, high = [trace.low[at] for at in kept], [trace.high[at] for at in kept]
-            axes.fill_between(xs, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=1.5)
+            axes.fill_between(
+                xs, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=1.5, gid=gid("b", trace.label)
+            )
         # Each label has its markers at places of its own: where lines meet, all of them can be seen.
         step = max(1, len(kept) // _MARKERS)
         first = step * labels.index(trace.label) // len(labels)
+        axes.plot(xs, ys, color=style.colour, linewidth=1.1, alpha=0.85, zorder=3, gid=gid("l", trace.label, row))
         axes.plot(
-            xs,
-            ys,
+            xs[first::step],
+            ys[first::step],
             color=style.colour,
-            linewidth=1.1,
-            alpha=0.85,
+            linestyle="none",
             marker=style.marker,
-            markevery=(first, step),
-            markersize=5,
+            markersize=6,
             markeredgecolor=_PAPER,
             markeredgewidth=0.6,
             zorder=3,
+            gid=gid("m", trace.label, row),
         )
+
+
+def _row(panel: Panel, trace: Trace) -> str:
+    """Say where a curve begins and ends."""
+    first, last = (f"{value(panel.y, trace.y[at])} at {value(panel.x, trace.x[at])}" for at in (0, -1))
+    return f"from {first} to {last}" + (f"; n = {trace.n}" if trace.n > 1 else "")
 
 
 def _spread(count: int, most: int) -> list[int]:

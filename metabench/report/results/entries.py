@@ -24,6 +24,7 @@ from metabench.results.metadata import Metadata
 from metabench.results.statistics import Estimate
 
 DEFAULT_BASELINE = "unrolled"
+_SEPARATORS = "._- =,;:()[]/·"
 _SLUG_AT_MOST = 120  # characters: file systems take names of 255 bytes, and others stand before and behind a slug
 Row = dict[str, Any]
 
@@ -376,13 +377,13 @@ class Suite:
 
 
 def slug(*parts: str) -> str:
-    """Join names into a file's name: lower-case ASCII letters, digits, '.', '_' and '-' only; a digest ends it where letters are lost."""
+    """Join names into a file's name: lower-case ASCII letters, digits, '.', '_' and '-' only; a digest ends it if more is lost."""
     cleaned = (
         "".join(letter if (letter.isalnum() and letter.isascii()) or letter in "._" else "-" for letter in part)
         for part in parts
     )
     name = "-".join(text.strip("-") for text in cleaned if text.strip("-")).lower()
-    lost = any(letter.isalnum() and not letter.isascii() for part in parts for letter in part)
+    lost = any(not (letter.isascii() and letter.isalnum()) and letter not in _SEPARATORS for letter in "".join(parts))
     if lost or len(name) > _SLUG_AT_MOST:
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
         name = "-".join(filter(None, (name[:_SLUG_AT_MOST].strip("-"), digest)))

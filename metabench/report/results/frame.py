@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from metabench.report.results.certified import short
 from metabench.report.results.entries import Entry, Setting, Suite
-from metabench.report.results.outcomes import Outcome, outcomes
+from metabench.report.results.outcomes import Outcome, by_group
 from metabench.results.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def frame(suite: Suite) -> pd.DataFrame:
     """Return every entry with all that the tables of settings say of it: their CSV files, one below the other."""
     import pandas as pd  # here: it takes longer to import than most tables to make
 
-    decided = {outcome.group: outcome for outcome in outcomes(suite)}
+    decided = by_group(suite)
     return pd.DataFrame(
         [record(entry, decided[entry.group]) for entries in suite.settings.values() for entry in entries]
     )

@@ -103,7 +103,7 @@ class Outcome:
         return f"{verdicts.digits(entry.time_ratio, self.floor)}×"
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=1)
 def outcomes(suite: Suite) -> tuple[Outcome, ...]:
     """Return the outcome of every group, in the order of the suite's settings, by inner steps."""
     groups: dict[Group, list[Entry]] = {}
@@ -122,6 +122,12 @@ def outcomes(suite: Suite) -> tuple[Outcome, ...]:
         by_method = chosen[group] if group[0].trains else _preferred(entries, preferred)
         found.append(_outcome(suite, group, entries, tuple(by_method.values()), floors[group]))
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=1)
+def by_group(suite: Suite) -> Mapping[Group, Outcome]:
+    """Return the outcomes by their group."""
+    return {outcome.group: outcome for outcome in outcomes(suite)}
 
 
 def _outcome(
@@ -173,19 +179,16 @@ def _floors(suite: Suite, compared: Mapping[Group, int]) -> dict[Group, Floor | 
     for row in suite.partners:
         if row["time_median_s"]:
             again.setdefault((Setting.of(row), row["inner_steps"]), []).append(row["time_median_s"])
+    # Of the experiment that they were timed with: another was timed at another moment.
+    first = {
+        (entry.setting.key, entry.setting.experiment, entry.inner_steps): entry.time_median
+        for entry in suite.entries
+        if entry.label == suite.baseline and entry.time_median
+    }
     pairs: dict[Place, dict[tuple[Any, ...], list[tuple[float, float]]]] = {}
     for (setting, steps), seconds in again.items():
-        own = [
-            entry.time_median
-            for entry in suite.entries
-            # Of the experiment that it was timed with: another was timed at another moment.
-            if (entry.label, entry.inner_steps, entry.setting.key, entry.setting.experiment)
-            == (suite.baseline, steps, setting.key, setting.experiment)
-            and entry.time_median
-        ]
-        if own:
-            near = pairs.setdefault(setting.place, {})
-            near[setting.key, steps] = [(statistics.median(own), statistics.median(seconds))]
+        if own := first.get((setting.key, setting.experiment, steps)):
+            pairs.setdefault(setting.place, {})[setting.key, steps] = [(own, statistics.median(seconds))]
     return {
         group: verdicts.floor((group[0].key, group[1]), pairs.get(group[0].place, {}), number) for group, number in compared.items()
     }

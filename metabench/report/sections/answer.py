@@ -108,7 +108,8 @@ def _cost_headline(suite: Suite, found: Sequence[Outcome]) -> str:
         if not ratios or name == suite.baseline:
             return f"`{name}` takes the least memory of all {which}."
         return f"`{name}` takes the least memory of all {which}, {numbers.ratio(max(ratios))} that of `{suite.baseline}` or less."
-    return f"Which of the {which} takes the least memory depends on the problem: {numbers.some([f'`{name}`' for name in sorted(names)], 3)}."
+    listed = numbers.some([f"`{name}`" for name in sorted(names)], 3)
+    return f"Which of the {which} takes the least memory depends on the problem: {listed}."
 
 
 def _certified(suite: Suite) -> str:

@@ -17,9 +17,18 @@ from metabench.report.tables.table import Cell, Column, Table
 
 
 def _parts(suite: Suite) -> list[Part]:
-    if not suite.rows:
+    known = papers().values()
+    used = {
+        problem
+        for paper in known
+        for figure in paper.figures
+        if figure.comparable
+        for problem in figure.comparable.problems
+    }
+    rows = [row for row in suite.rows if row["problem"] in used]
+    if not rows:
         return []
-    found = beside(papers().values(), pd.DataFrame(suite.rows))
+    found = beside(known, pd.DataFrame(rows))
     found = found[found["settings"] > 0]
     if found.empty:
         return []

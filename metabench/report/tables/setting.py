@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from metabench.report import numbers
 from metabench.report.results.entries import Entry, Setting, Suite
 from metabench.report.results.frame import record
-from metabench.report.results.outcomes import Outcome, outcomes
+from metabench.report.results.outcomes import Outcome, by_group
 from metabench.report.tables.cells import (
     bytes_cell,
     estimate_cell,
@@ -76,7 +76,7 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
         folded=True,
         rows_shown=ROWS_SHOWN,
     )
-    decided = {outcome.group: outcome for outcome in outcomes(suite)}
+    decided = by_group(suite)
     decimals = numbers.shared_decimals(entry.quality for entry in entries)
     for entry in entries:
         outcome = decided[entry.group]

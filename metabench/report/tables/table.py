@@ -16,7 +16,7 @@ DOUBLE_DAGGER = "‡"
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar in a cell: its words, its length as a share of the column's scale, and what is shown on hover."""
+    """A number of a cell as text and as a bar. share: of the scale's length that it fills, 0 to 1. title: shown on hover."""
 
     text: str
     share: float
@@ -28,7 +28,7 @@ class Cell:
     """One cell. sort: what the page sorts by (None sorts last). title: shown on hover, exact values. label: a method, drawn with its
     marker. doubt, inexact: why the label has a dagger, a double dagger (empty: it has none). badges: (status, count) pairs, drawn before
     the text. verdict: of a certificate, drawn likewise. tone: 'best', 'muted', 'prose' or 'lines'. anchor: where a link leads on the
-    page. folded: what the page shows only on request, as pairs of a summary and lines. bars: below the text.
+    page. folded: what the page shows only on request, as pairs of a summary and lines. bars: numbers below the text, drawn on one scale.
     """
 
     text: str
@@ -75,7 +75,7 @@ class Table:
     """A table with its caption; `records` are the raw values of its rows, one dictionary each, for CSV.
 
     certificates: what the certificates say of the methods in it, a sentence of the caption, which the page links to that section.
-    folded: whether the page shows it only on request. rows_shown: of a long table, how many rows are shown at first.
+    folded: whether the page shows it only on request. rows_shown: rows that the page shows before a reader asks for all.
     """
 
     name: str
@@ -169,6 +169,7 @@ def _latex_text(cell: Cell) -> str:
     if cell.label:
         value = text if text != cell.label else ""
         text = " ".join(part for part in (cell.label + cell.marks, value) if part)
+    text = ", ".join(filter(None, (text, *(bar.text for bar in cell.bars))))
     return ": ".join(part for part in (cell.verdict, badges, text) if part)
 
 

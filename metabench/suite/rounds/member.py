@@ -29,7 +29,7 @@ class Member:
 
     Attributes:
         cell: what it times.
-        fault: why the process is gone; empty while it lives.
+        fault: why the process is gone, or of no use; empty while it can be asked.
         patience: seconds that it may take beyond the cell's time limit, which it observes itself.
     """
 

@@ -83,17 +83,12 @@ def _time_part(group: Group, part: int, members: Sequence[Member], peaks: Peaks,
     # Only turns are timed: before them as many may work as there are cores.
     at_once = max(1, _cores() // first.threads)
     progress("starting", 0, 1)
-    closed = {
-        member: answer["failed"]
-        for member, answer in zip(members, ask(members, {"open": True}, at_once), strict=True)
-        if "failed" in answer
-    }
+    for member, answer in zip(members, ask(members, {"open": True}, at_once), strict=True):
+        member.fault = answer.get("failed", "")
     for seed in first.seeds:
         taking = [member for member in members if seed in peaks[member.cell.hash]]
-        lines = [
-            (member, not_timed(member.fault or closed[member])) for member in taking if member.fault or member in closed
-        ]
-        ready = [member for member in taking if not member.fault and member not in closed]
+        lines = [(member, not_timed(member.fault)) for member in taking if member.fault]
+        ready = [member for member in taking if not member.fault]
         progress(f"seed {seed}: preparing", 0, 1)
         prepared = ask(ready, {"prepare": seed}, at_once)
         lines += [
