@@ -124,13 +124,13 @@ def test_gains_are_the_references_bytes_over_the_methods(suite: Suite) -> None:
     assert (study.reference, study.subject) == ("unrolled", "mixflow")
     runs = study.runs[_with(study, sequence="256")]
     one = next(one for one in study.of("mixflow") if one.configuration == _with(study, sequence="256"))
-    ours, theirs, other = (runs[label].entry for label in ("mixflow", "unrolled", "unrolled_remat"))
+    ours, theirs, other = (runs[label] for label in ("mixflow", "unrolled", "unrolled_remat"))
     assert one.dynamic_gain == theirs.dynamic_bytes / ours.dynamic_bytes
     assert one.total_gain == theirs.peak_bytes / ours.peak_bytes
     assert one.slowdown == pytest.approx(1.55)
     assert one.arithmetic == pytest.approx(14.6 / 9, rel=1e-4)
     assert one.against_recomputation == other.dynamic_bytes / ours.dynamic_bytes
-    assert one.over_floor == ours.dynamic_bytes / runs["mixflow"].floor == pytest.approx(1.1, abs=1e-4)
+    assert one.over_floor == ours.dynamic_bytes / runs["mixflow"].floor_bytes == pytest.approx(1.1, abs=1e-4)
 
 
 def test_sweeps_share_their_centre_and_vary_one_thing(suite: Suite) -> None:
@@ -170,9 +170,9 @@ def test_the_figure_of_gains_holds_every_method_the_floor_and_the_rows_numbers(s
         below = (
             study.floor(_with(study, sequence=str(int(point.x))))
             if point.label == FLOOR
-            else runs[point.label].entry.dynamic_bytes
+            else runs[point.label].dynamic_bytes
         )
-        assert point.y == runs["unrolled"].entry.dynamic_bytes / below
+        assert point.y == runs["unrolled"].dynamic_bytes / below
     assert {rule.value for rule in panel.rules} == {4.0, 1.0}
     assert "1.10× the floor" in next(point.note for point in panel.points if point.label == "mixflow")
 
@@ -192,7 +192,7 @@ def test_bars_are_static_and_dynamic_memory_apart(suite: Suite) -> None:
         runs = study.runs[_with(study, blocks=str(blocks))]
         for label in ("unrolled", "unrolled_remat", "mixflow"):
             bars = {bar.part: bar.value for bar in panel.bars if (bar.label, bar.group) == (label, str(blocks))}
-            assert bars == {"dynamic": runs[label].entry.dynamic_bytes, "static": runs[label].entry.static_bytes}
+            assert bars == {"dynamic": runs[label].dynamic_bytes, "static": runs[label].static_bytes}
 
 
 def test_the_spread_is_every_configuration_in_order_with_the_share_of_fourfold_gains(suite: Suite) -> None:
@@ -207,13 +207,13 @@ def test_the_ablation_has_all_combinations_relative_to_all_switches_off(suite: S
     (ablation,) = ablations(_study(suite))
     assert ablation.switches == ("mixed_mode", "block_remat", "save_inner_grads")
     assert len(ablation.runs) == 8
-    assert ablation.runs[frozenset(ablation.switches)].entry.label == "mixflow"
-    assert ablation.runs[frozenset()].entry.label.count("False") == 3
+    assert ablation.runs[frozenset(ablation.switches)].label == "mixflow"
+    assert ablation.runs[frozenset()].label.count("False") == 3
     memory, time, operations = _figure(suite, "study_ablation").panels
     assert [bar.group for bar in memory.bars] == ["none", "M", "B", "S", "M+B", "M+S", "B+S", "M+B+S"]
     for panel in (memory, time, operations):
         assert panel.bars[0].value == 1.0
-    off, on = ablation.runs[frozenset()].entry, ablation.runs[frozenset(ablation.switches)].entry
+    off, on = ablation.runs[frozenset()], ablation.runs[frozenset(ablation.switches)]
     assert memory.bars[-1].value == on.dynamic_bytes / off.dynamic_bytes
     assert time.bars[-1].value == on.time_median / off.time_median
 
@@ -254,7 +254,7 @@ def test_growth_per_block_is_over_the_parameters_that_a_block_adds(suite: Suite)
     study = _study(suite)
     sweep = next(sweep for sweep in sweeps(suite, study) if sweep.swept == "blocks")
     growth = next(growth for growth in growths(study, sweep) if growth.label == "mixflow")
-    counts = [study.runs[one]["mixflow"].entry.n_params for _, one in sweep.places]
+    counts = [study.runs[one]["mixflow"].n_params for _, one in sweep.places]
     assert growth.parameters == pytest.approx(4 * (counts[1] - counts[0]) / 2)
     record = next(table for table in study_tables(suite) if table.name == "memory-growth").records
     assert {row["label"] for row in record if row["unit"] == "blocks (depth)"} == {

@@ -143,4 +143,4 @@ def test_the_memory_study_compares_within_a_place(load_rows: Any) -> None:
     assert study is not None
     assert len(study.runs) == 6
     for comparison in study.comparisons:
-        assert comparison.run.entry.setting.place == comparison.reference.entry.setting.place
+        assert comparison.run.setting.place == comparison.reference.setting.place

@@ -34,7 +34,8 @@ PALETTE: tuple[tuple[str, str], ...] = (
     ("#5d8a1f", "#a3cf5f"),  # moss
 )
 _OUTLINES = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "h", ">", "d")
-_HOLE = 0.4  # of a shape's size
+_WIDE = ("o", "s", "^", "D", "v", "p", "<", ">")  # those in which a hole can be seen
+_HOLE = 0.52  # of a shape's size
 
 
 def _outline(name: str) -> Outline:
@@ -44,18 +45,18 @@ def _outline(name: str) -> Outline:
     return path.transformed(Affine2D().scale(0.5 / float(np.abs(path.vertices).max())))
 
 
-def _hollow(name: str, half: bool) -> Outline:
-    """Return a marker with a hole, in its right half only if `half`: a second outline, run through the other way."""
+def _hollow(name: str, where: str) -> Outline:
+    """Return a marker with a hole, a second outline that runs the other way. where: 'all' of it, its 'right' or 'upper' half."""
     corners = np.asarray(_outline(name).to_polygons()[0])
     if name == "o":
         corners = corners[:: len(corners) // 16]
     if (corners[0] == corners[-1]).all():
         corners = corners[:-1]
-    centre = corners.mean(axis=0)
-    hole = centre + _HOLE * (corners - centre)
-    if half:
-        right = Bbox([[centre[0], -1], [1, 1]])
-        hole = np.asarray(_ring(hole).clip_to_bbox(right).to_polygons()[0])[:-1]
+    x, y = corners.mean(axis=0)
+    hole = (x, y) + _HOLE * (corners - (x, y))
+    if where != "all":
+        half = Bbox([[x, -1], [1, 1]] if where == "right" else [[-1, y], [1, 1]])
+        hole = np.asarray(_ring(hole).clip_to_bbox(half).to_polygons()[0])[:-1]
     return Outline.make_compound_path(_ring(corners), _ring(hole[::-1]))
 
 
@@ -65,9 +66,9 @@ def _ring(corners: np.ndarray[Any, np.dtype[np.float64]]) -> Outline:
 
 SHAPES: tuple[Outline, ...] = (
     *(_outline(name) for name in _OUTLINES),
-    *(_hollow(name, half) for half in (False, True) for name in _OUTLINES),
+    *(_hollow(name, where) for where in ("all", "right", "upper") for name in _WIDE),
 )
-"""The shapes of labels: each outline filled, hollow and half filled."""
+"""The shapes of labels: outlines that are filled, hollow, and half filled."""
 REFERENCE = _outline("*")
 """The shape of what is no label, such as a bound."""
 MARKERS = (*SHAPES, REFERENCE)

@@ -131,7 +131,6 @@ class Figure:
     title: str
     caption: str
     panels: list[Panel]
-    columns: int = 2
     omitted: list[Panel] = field(default_factory=list)
     styles: Mapping[str, LabelStyle] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
@@ -148,6 +147,11 @@ class Figure:
         made = replace(self)
         made.keep(PANELS_OF_A_FILE)
         return made
+
+    @property
+    def columns(self) -> int:
+        """Panels in a row of its files."""
+        return 3 if len(self.panels) == 3 or len(self.panels) > 6 else 2
 
     @property
     def full_caption(self) -> str:

@@ -27,7 +27,7 @@ def _parts(suite: Suite) -> list[Part]:
         *study_figures(suite, study),
         *study_tables(suite, study),
     ]
-    return [Part("memory-study", "Memory study", blocks, f"`{study.subject}` against `{study.reference}`")]
+    return [Part("memory-study", "Memory study", blocks, f"{study.subject} against {study.reference}")]
 
 
 MEMORY_STUDY = Section("memory-study", "Memory study", _parts, study_headline, order=10, module=__name__)

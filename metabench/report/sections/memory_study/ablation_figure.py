@@ -6,24 +6,25 @@ from collections.abc import Callable
 
 from metabench.report import numbers
 from metabench.report.figures.figure import Axis, Bar, Figure, Panel
+from metabench.report.results.entries import Entry
 from metabench.report.sections.memory_study.figure_parts import memory_figure
-from metabench.report.sections.memory_study.study import Run, Study
+from metabench.report.sections.memory_study.study import Study
 from metabench.report.sections.memory_study.sweeps import Ablation, ablations, configuration_words, switch_name
 
 
 def ablation_figure(study: Study) -> Figure | None:
     """Memory, time and operations of all combinations of the switches, relative to all of them off."""
     panels = []
-    measures: tuple[tuple[str, Callable[[Run], float | None]], ...] = (
-        ("dynamic memory", lambda run: run.entry.dynamic_bytes),
-        ("time", lambda run: run.entry.time_median),
-        ("operations", lambda run: run.operations),
+    measures: tuple[tuple[str, Callable[[Entry], float | None]], ...] = (
+        ("dynamic memory", lambda run: run.dynamic_bytes),
+        ("time", lambda run: run.time_median),
+        ("operations", lambda run: run.flops),
     )
     letters = ""
     found = ablations(study)
     for ablation in found:
         base, base_name = ablation.runs[frozenset()], "with all off"
-        if base.entry.dynamic_bytes is None and study.reference in study.runs[ablation.configuration]:
+        if base.dynamic_bytes is None and study.reference in study.runs[ablation.configuration]:
             base, base_name = study.runs[ablation.configuration][study.reference], f"of {study.reference}"
         letters = ", ".join(f"{_letter(switch)}: {switch_name(switch)}" for switch in ablation.switches)
         title = f" · {configuration_words(study, ablation.configuration)}" if len(found) > 1 else ""
@@ -50,15 +51,15 @@ def ablation_figure(study: Study) -> Figure | None:
     )
 
 
-def _ablation_bars(ablation: Ablation, below: float, value_of: Callable[[Run], float | None]) -> list[Bar]:
+def _ablation_bars(ablation: Ablation, below: float, value_of: Callable[[Entry], float | None]) -> list[Bar]:
     bars = []
     for on, run in ablation.runs.items():
         group = "+".join(_letter(switch) for switch in ablation.switches if switch in on) or "none"
         value = value_of(run)
         if value:
-            bars.append(Bar(ablation.method, group, value / below, run.entry.label, numbers.fixed(value / below, 2)))
-        elif run.entry.failed:
-            bars.append(Bar(ablation.method, group, 0.0, run.entry.label, status=run.entry.worst_status))
+            bars.append(Bar(ablation.method, group, value / below, run.label, numbers.fixed(value / below, 2)))
+        elif run.failed:
+            bars.append(Bar(ablation.method, group, 0.0, run.label, status=run.worst_status))
     return bars
 
 

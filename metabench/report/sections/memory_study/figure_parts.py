@@ -19,9 +19,7 @@ def memory_figure(
     if not panels:
         return None
     over = seeds({entry.seeds for entry in study.entries if not entry.failed} or {0}) if measured else ""
-    return Figure(
-        slug(kind), kind, title, f"{caption} ({over})." if over else f"{caption}.", panels, columns=min(3, len(panels))
-    )
+    return Figure(slug(kind), kind, title, f"{caption} ({over})." if over else f"{caption}.", panels)
 
 
 def comparison_note(study: Study, comparison: Comparison) -> str:

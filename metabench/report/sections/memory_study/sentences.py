@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metabench.report import numbers
 from metabench.report.results.entries import Suite
-from metabench.report.sections.memory_study.study import FOURFOLD, Comparison, Study, memory_study, middle
+from metabench.report.sections.memory_study.study import FOURFOLD, Comparison, Study, memory_study, middle, too_large
 from metabench.report.sections.memory_study.sweeps import configuration_words
 
 _NAMED_AT_MOST = 6
@@ -63,8 +63,7 @@ def _memory(study: Study) -> str:
     if over:
         text += f" `{study.subject}` takes {_spread(over)} the analytic floor of mixed mode."
     survived = sum(
-        one.run.entry.peak_bytes is not None and "oom" in one.reference.entry.statuses
-        for one in study.of(study.subject)
+        one.run.peak_bytes is not None and "oom" in one.reference.statuses for one in study.of(study.subject)
     )
     if survived:
         text += f" In {numbers.plural(survived, 'configuration')} `{study.reference}` ran out of memory and `{study.subject}` did not."
@@ -127,8 +126,8 @@ def _not_worth(study: Study) -> str:
 
 def _smaller(judged: list[Comparison]) -> str:
     """Say how small the models are for which it is not worth it, and those for which it is."""
-    bad = [one.run.entry.n_params for one in judged if one.why_not_worth_it and one.run.entry.n_params]
-    good = [one.run.entry.n_params for one in judged if not one.why_not_worth_it and one.run.entry.n_params]
+    bad = [one.run.n_params for one in judged if one.why_not_worth_it and one.run.n_params]
+    good = [one.run.n_params for one in judged if not one.why_not_worth_it and one.run.n_params]
     problems = {one.configuration.task.problem for one in judged}
     lost = {one.configuration.task.problem for one in judged if one.why_not_worth_it}
     won = {one.configuration.task.problem for one in judged if not one.why_not_worth_it}
@@ -141,10 +140,10 @@ def _smaller(judged: list[Comparison]) -> str:
 
 
 def _too_large(study: Study) -> str:
-    large = [run for runs in study.runs.values() for run in runs.values() if run.too_large]
+    large = [run for runs in study.runs.values() for run in runs.values() if too_large(run)]
     if not large:
         return ""
-    predicted = [run.predicted for run in large if run.predicted is not None]
+    predicted = [run.predicted_bytes for run in large if run.predicted_bytes is not None]
     gains = middle(one.predicted_gain for one in study.of(study.subject) if one.total_gain is None)
     text = (
         f"{numbers.plural(len(large), 'cell')} were not run: predicted to need {numbers.memory(min(predicted))} to "
@@ -156,7 +155,7 @@ def _too_large(study: Study) -> str:
 
 
 def _method(study: Study, label: str) -> str:
-    return next(one.run.entry.method for one in study.of(label))
+    return next(one.run.method for one in study.of(label))
 
 
 def _spread(found: tuple[float, float, float]) -> str:

@@ -35,33 +35,6 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One method in one configuration."""
-
-    entry: Entry
-
-    @property
-    def floor(self) -> int | None:
-        """Bytes of dynamic memory below which no mixed-mode sweep with a saved trajectory can go."""
-        return self.entry.floor_bytes or None
-
-    @property
-    def operations(self) -> int | None:
-        """Floating-point operations of one hypergradient."""
-        return self.entry.flops or None
-
-    @property
-    def predicted(self) -> int | None:
-        """Peak bytes predicted without a run."""
-        return self.entry.predicted_bytes or None
-
-    @property
-    def too_large(self) -> bool:
-        """Whether it was not run because its predicted peak does not fit."""
-        return self.predicted is not None and self.entry.peak_bytes is None and "unsupported" in self.entry.statuses
-
-
-@dataclass(frozen=True)
 class Comparison:
     """A method and the reference of its configuration. Gains are the reference's bytes over the method's: above 1 the method needs less.
 
@@ -70,41 +43,37 @@ class Comparison:
     """
 
     configuration: Configuration
-    run: Run
-    reference: Run
-    recomputation: Run | None
+    run: Entry
+    reference: Entry
+    recomputation: Entry | None
 
     @property
     def dynamic_gain(self) -> float | None:
-        return _quotient(self.reference.entry.dynamic_bytes, self.run.entry.dynamic_bytes)
+        return _quotient(self.reference.dynamic_bytes, self.run.dynamic_bytes)
 
     @property
     def total_gain(self) -> float | None:
-        return _quotient(self.reference.entry.peak_bytes, self.run.entry.peak_bytes)
+        return _quotient(self.reference.peak_bytes, self.run.peak_bytes)
 
     @property
     def predicted_gain(self) -> float | None:
-        return _quotient(self.reference.predicted, self.run.predicted)
+        return _quotient(self.reference.predicted_bytes, self.run.predicted_bytes)
 
     @property
     def slowdown(self) -> float | None:
-        return _quotient(self.run.entry.time_median, self.reference.entry.time_median)
+        return _quotient(self.run.time_median, self.reference.time_median)
 
     @property
     def arithmetic(self) -> float | None:
-        return _quotient(self.run.operations, self.reference.operations)
+        return _quotient(self.run.flops, self.reference.flops)
 
     @property
     def over_floor(self) -> float | None:
-        return _quotient(self.run.entry.dynamic_bytes, self.run.floor)
+        return _quotient(self.run.dynamic_bytes, self.run.floor_bytes)
 
     @property
     def against_recomputation(self) -> float | None:
-        return (
-            _quotient(self.recomputation.entry.dynamic_bytes, self.run.entry.dynamic_bytes)
-            if self.recomputation
-            else None
-        )
+        return _quotient(self.recomputation.dynamic_bytes, self.run.dynamic_bytes) if self.recomputation else None
 
     @property
     def why_not_worth_it(self) -> str:
@@ -121,10 +90,10 @@ class Comparison:
     @property
     def _dominated(self) -> bool:
         """Whether recomputation needs no more memory and no more time."""
-        if self.recomputation is None or self.recomputation.entry.label == self.run.entry.label:
+        if self.recomputation is None or self.recomputation.label == self.run.label:
             return False
-        memory = _quotient(self.run.entry.peak_bytes, self.recomputation.entry.peak_bytes)
-        time = _quotient(self.run.entry.time_median, self.recomputation.entry.time_median)
+        memory = _quotient(self.run.peak_bytes, self.recomputation.peak_bytes)
+        time = _quotient(self.run.time_median, self.recomputation.time_median)
         return memory is not None and time is not None and memory >= 1.0 and time >= 1.0
 
 
@@ -137,7 +106,7 @@ class Study:
 
     reference: str
     subject: str
-    runs: dict[Configuration, dict[str, Run]]
+    runs: dict[Configuration, dict[str, Entry]]
     comparisons: list[Comparison] = field(default_factory=list)
 
     @property
@@ -145,25 +114,25 @@ class Study:
         """Labels that are compared with the reference, the ablation's left out: methods as they come, and options measured widely."""
         counted: dict[str, int] = {}
         for comparison in self.comparisons:
-            entry = comparison.run.entry
+            entry = comparison.run
             counted[entry.label] = counted.get(entry.label, 0) + (comparison.dynamic_gain is not None)
-        methods = {comparison.run.entry.method for comparison in self.comparisons}
+        methods = {comparison.run.method for comparison in self.comparisons}
         return [label for label, number in counted.items() if label in methods or number >= _WIDELY]
 
     def of(self, label: str) -> list[Comparison]:
         """Return the comparisons of one label, in the order of the configurations."""
-        return [comparison for comparison in self.comparisons if comparison.run.entry.label == label]
+        return [comparison for comparison in self.comparisons if comparison.run.label == label]
 
     def floor(self, configuration: Configuration) -> int | None:
         """Return the floor of a configuration, that of the subject's own run where it has one."""
         runs = self.runs[configuration]
-        floors = [runs[self.subject].floor] if self.subject in runs else []
-        return next((floor for floor in [*floors, *(run.floor for run in runs.values())] if floor), None)
+        floors = [runs[self.subject].floor_bytes] if self.subject in runs else []
+        return next((floor for floor in [*floors, *(run.floor_bytes for run in runs.values())] if floor), None)
 
     @property
     def entries(self) -> list[Entry]:
         """Every entry of the study."""
-        return [run.entry for runs in self.runs.values() for run in runs.values()]
+        return [entry for runs in self.runs.values() for entry in runs.values()]
 
 
 _WIDELY = 3
@@ -181,9 +150,9 @@ def memory_study(suite: Suite) -> Study | None:
     exact = [
         entry for entry in suite.entries if not entry.setting.trains and entry.exact and entry.target == "unrolled"
     ]
-    runs: dict[Configuration, dict[str, Run]] = {}
+    runs: dict[Configuration, dict[str, Entry]] = {}
     for entry in sorted(exact, key=lambda entry: entry.failed):  # of one measured twice, the run that finished
-        runs.setdefault(_configuration(entry), {}).setdefault(entry.label, Run(entry))
+        runs.setdefault(_configuration(entry), {}).setdefault(entry.label, entry)
     places = {label: place for place, label in enumerate(suite.styles)}
     ordered = {
         configuration: dict(sorted(runs[configuration].items(), key=lambda pair: places[pair[0]]))
@@ -196,7 +165,7 @@ def memory_study(suite: Suite) -> Study | None:
         for label, run in found.items()
         if label != suite.baseline
     ]
-    compared = {comparison.run.entry.label for comparison in comparisons if comparison.total_gain is not None}
+    compared = {comparison.run.label for comparison in comparisons if comparison.total_gain is not None}
     return Study(suite.baseline, subject, ordered, comparisons) if subject in compared else None
 
 
@@ -224,3 +193,8 @@ def _text(value: Any) -> str:
 
 def _quotient(above: float | None, below: float | None) -> float | None:
     return above / below if above and below else None
+
+
+def too_large(entry: Entry) -> bool:
+    """Whether a method was not run because its predicted peak does not fit."""
+    return bool(entry.predicted_bytes) and entry.peak_bytes is None and "unsupported" in entry.statuses

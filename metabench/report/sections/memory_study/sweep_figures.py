@@ -9,9 +9,9 @@ from metabench.report import numbers
 from metabench.report.drawing.ticks import tick_text
 from metabench.report.figures.figure import Axis, Bar, Failure, Figure, Panel, Point, Rule
 from metabench.report.figures.parts import joined, thin
-from metabench.report.results.entries import Suite
+from metabench.report.results.entries import Entry, Suite
 from metabench.report.sections.memory_study.figure_parts import FLOOR, comparison_note, memory_figure
-from metabench.report.sections.memory_study.study import FOURFOLD, Configuration, Run, Study
+from metabench.report.sections.memory_study.study import FOURFOLD, Configuration, Study, too_large
 from metabench.report.sections.memory_study.sweeps import Sweep, configuration_words
 
 
@@ -21,10 +21,10 @@ def gain_figure(study: Study, found: list[Sweep]) -> Figure | None:
     for sweep in found:
         points = [
             Point(
-                comparison.run.entry.label,
+                comparison.run.label,
                 value,
                 gain,
-                n=comparison.run.entry.ok,
+                n=comparison.run.ok,
                 note=comparison_note(study, comparison),
             )
             for value, configuration in sweep.places
@@ -65,7 +65,7 @@ def gain_figure(study: Study, found: list[Sweep]) -> Figure | None:
 def _shown(study: Study, points: list[Point]) -> list[Point]:
     """Drop labels that the study does not show, and labels with options at a single place only."""
     places = Counter(point.label for point in points)
-    methods = {one.run.entry.method for one in study.comparisons}
+    methods = {one.run.method for one in study.comparisons}
     return [
         point for point in points if point.label in study.labels and (places[point.label] > 1 or point.label in methods)
     ]
@@ -73,15 +73,13 @@ def _shown(study: Study, points: list[Point]) -> list[Point]:
 
 def parts_figure(study: Study, found: list[Sweep]) -> Figure | None:
     """Static and dynamic memory as stacked bars along each sweep: the reference, and the methods as they come."""
-    plain = [label for label in study.labels if any(one.run.entry.method == label for one in study.of(label))]
+    plain = [label for label in study.labels if any(one.run.method == label for one in study.of(label))]
     panels = []
     for sweep in found:
         bars = []
         for value, configuration in sweep.places:
             group = numbers.count(int(value)) if value < 1e4 else tick_text("count", float(f"{value:.3g}"), [])
-            gains = {
-                one.run.entry.label: one.total_gain for one in study.comparisons if one.configuration == configuration
-            }
+            gains = {one.run.label: one.total_gain for one in study.comparisons if one.configuration == configuration}
             for label in (study.reference, *plain):
                 run = study.runs[configuration].get(label)
                 if run is not None:
@@ -99,8 +97,7 @@ def parts_figure(study: Study, found: list[Sweep]) -> Figure | None:
     )
 
 
-def _parts(run: Run, group: str, gain: float | None) -> list[Bar]:
-    entry = run.entry
+def _parts(entry: Entry, group: str, gain: float | None) -> list[Bar]:
     if entry.dynamic_bytes is None or entry.static_bytes is None:
         return [Bar(entry.label, group, 0.0, "dynamic", status=entry.worst_status)] if entry.failed else []
     words = "" if gain is None else f"{numbers.significant(gain, 2)}×"
@@ -115,10 +112,10 @@ def predicted_figure(suite: Suite, study: Study, found: list[Sweep]) -> Figure |
     panels = []
     for sweep in found:
         points = [
-            Point(run.entry.label, value, run.predicted, n=1, note=configuration_words(study, configuration))
+            Point(run.label, value, run.predicted_bytes, n=1, note=configuration_words(study, configuration))
             for value, configuration in sweep.places
             for run in study.runs[configuration].values()
-            if run.too_large and run.predicted is not None
+            if too_large(run) and run.predicted_bytes is not None
         ]
         if len({point.x for point in points}) > 1:
             rules = [Rule("x", suite_memory, "the device's memory")] if (suite_memory := device_memory(suite)) else []
@@ -153,16 +150,16 @@ def device_memory(suite: Suite) -> int | None:
 
 def _floor_gain(study: Study, configuration: Configuration) -> float | None:
     reference, floor = study.runs[configuration].get(study.reference), study.floor(configuration)
-    if reference is None or reference.entry.dynamic_bytes is None or not floor:
+    if reference is None or reference.dynamic_bytes is None or not floor:
         return None
-    return reference.entry.dynamic_bytes / floor
+    return reference.dynamic_bytes / floor
 
 
 def _placed(study: Study, sweep: Sweep) -> list[Failure]:
     """Return what has no result, at its place of the sweep; of labels with options only what the study shows."""
     return [
-        Failure(label, run.entry.worst_status, run.entry.seeds, value)
+        Failure(label, run.worst_status, run.seeds, value)
         for value, configuration in sweep.places
         for label, run in study.runs[configuration].items()
-        if run.entry.failed and label in (study.reference, *study.labels)
+        if run.failed and label in (study.reference, *study.labels)
     ]

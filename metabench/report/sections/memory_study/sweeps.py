@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from metabench.report.figures.figure import Axis
 from metabench.report.figures.parts import FIT_AT_LEAST, family
-from metabench.report.results.entries import Suite, Task
-from metabench.report.sections.memory_study.study import ITEM_BYTES, Configuration, Run, Study
+from metabench.report.results.entries import Entry, Suite, Task
+from metabench.report.sections.memory_study.study import ITEM_BYTES, Configuration, Study, too_large
 from metabench.results.statistics import Fit, line
 
 AT_LEAST = 3  # values along an axis
@@ -73,7 +73,7 @@ class Ablation:
     configuration: Configuration
     method: str
     switches: tuple[str, ...]
-    runs: dict[frozenset[str], Run]
+    runs: dict[frozenset[str], Entry]
 
 
 def axis_name(swept: str) -> str:
@@ -88,7 +88,7 @@ def switch_name(switch: str) -> str:
 
 def parameters_of(study: Study, configuration: Configuration) -> float | None:
     """Return the number of inner parameters: as measured, else what the size is called, as '44M'; None where neither says it."""
-    measured = [run.entry.n_params for run in study.runs[configuration].values() if run.entry.n_params]
+    measured = [run.n_params for run in study.runs[configuration].values() if run.n_params]
     if measured:
         return float(measured[0])
     named = re.fullmatch(r"(\d+(?:\.\d+)?)([kMB])", configuration.size)
@@ -178,9 +178,9 @@ def growths(study: Study, sweep: Sweep) -> list[Growth]:
     found = []
     for label in [study.reference, *study.labels]:
         points = [
-            (value, run.entry.dynamic_bytes, parameters_of(study, configuration), configuration)
+            (value, run.dynamic_bytes, parameters_of(study, configuration), configuration)
             for value, configuration in sweep.places
-            if (run := study.runs[configuration].get(label)) is not None and run.entry.dynamic_bytes
+            if (run := study.runs[configuration].get(label)) is not None and run.dynamic_bytes
         ]
         if len(points) < FIT_AT_LEAST:
             continue
@@ -198,19 +198,19 @@ def ablations(study: Study) -> list[Ablation]:
     """
     found = []
     for configuration, runs in study.runs.items():
-        for method in dict.fromkeys(run.entry.method for run in runs.values()):
-            mine = [run for run in runs.values() if run.entry.method == method]
+        for method in dict.fromkeys(run.method for run in runs.values()):
+            mine = [run for run in runs.values() if run.method == method]
             if method not in runs:
                 continue
-            default = runs[method].entry.method_options
+            default = runs[method].method_options
             changed = [
-                {name for name, value in run.entry.method_options.items() if value != default.get(name)} for run in mine
+                {name for name, value in run.method_options.items() if value != default.get(name)} for run in mine
             ]
             turned = {name for names in changed for name in names if isinstance(default.get(name), bool)}
             named = turned & _SWITCHES.keys() or turned
             # Other options set a run apart from the ablation.
             combinations = {
-                frozenset(name for name in named if run.entry.method_options[name]): run
+                frozenset(name for name in named if run.method_options[name]): run
                 for run, names in zip(mine, changed, strict=True)
                 if names <= named
             }
@@ -247,7 +247,7 @@ def _value(study: Study, configuration: Configuration, swept: str) -> float | No
 def _compared(study: Study, configuration: Configuration) -> bool:
     runs = study.runs[configuration]
     return all(
-        label in runs and (runs[label].entry.dynamic_bytes is not None or runs[label].too_large)
+        label in runs and (runs[label].dynamic_bytes is not None or too_large(runs[label]))
         for label in (study.reference, study.subject)
     )
 

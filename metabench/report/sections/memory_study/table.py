@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from metabench.report import numbers
-from metabench.report.results.entries import Suite
-from metabench.report.sections.memory_study.study import Comparison, Run, Study
+from metabench.report.results.entries import Entry, Suite
+from metabench.report.sections.memory_study.study import Comparison, Study, too_large
 from metabench.report.sections.memory_study.sweeps import axis_name, configuration_words, growths, sweeps
 from metabench.report.tables.cells import bytes_cell
 from metabench.report.tables.certificate_words import label_cell, state_marks
@@ -88,7 +88,7 @@ def _numbers_table(study: Study) -> Table:
         columns,
     )
     for configuration, runs in study.runs.items():
-        compared = {one.run.entry.label: one for one in study.comparisons if one.configuration == configuration}
+        compared = {one.run.label: one for one in study.comparisons if one.configuration == configuration}
         words = (
             f"{configuration.task.problem} on {configuration.task.dataset}: {configuration_words(study, configuration)}"
         )
@@ -100,18 +100,17 @@ def _numbers_table(study: Study) -> Table:
     return table
 
 
-def _row(words: str, run: Run, compared: Comparison | None) -> dict[str, Cell]:
-    entry = run.entry
+def _row(words: str, entry: Entry, compared: Comparison | None) -> dict[str, Cell]:
     message = "; ".join(text for text in entry.messages.values() if text and entry.failed)
-    message = "predicted not to fit: needs a GPU" if run.too_large else message
+    message = "predicted not to fit: needs a GPU" if too_large(entry) else message
     row = {
         "configuration": Cell(words, words, title=f"cell {', '.join(entry.cells)}"),
         "label": label_cell(entry),
         "status": Cell(message, float(entry.seeds - entry.ok), badges=tuple(entry.statuses.items())),
         "dynamic": bytes_cell(entry.dynamic_bytes),
         "static": bytes_cell(entry.static_bytes),
-        "floor": bytes_cell(run.floor),
-        "predicted": bytes_cell(run.predicted),
+        "floor": bytes_cell(entry.floor_bytes),
+        "predicted": bytes_cell(entry.predicted_bytes),
         "predicted_gain": _ratio_cell(compared.predicted_gain if compared else None),
         "worth": _worth_cell(compared),
     }
@@ -129,8 +128,7 @@ def _worth_cell(compared: Comparison | None) -> Cell:
     return Cell(f"no: {why}" if why else "yes", why or "", tone="" if why else "muted")
 
 
-def _record(words: str, run: Run, compared: Comparison | None) -> dict[str, Any]:
-    entry = run.entry
+def _record(words: str, entry: Entry, compared: Comparison | None) -> dict[str, Any]:
     return {
         "configuration": words,
         "label": entry.label,
@@ -140,9 +138,9 @@ def _record(words: str, run: Run, compared: Comparison | None) -> dict[str, Any]
         "peak_bytes": entry.peak_bytes,
         "dynamic_bytes": entry.dynamic_bytes,
         "static_bytes": entry.static_bytes,
-        "floor_bytes": run.floor,
-        "predicted_bytes": run.predicted,
-        "flops": run.operations,
+        "floor_bytes": entry.floor_bytes,
+        "predicted_bytes": entry.predicted_bytes,
+        "flops": entry.flops,
         "time_median_s": entry.time_median,
         **{name: ratio(compared) if compared else None for name, _, _, _, ratio in _RATIOS},
         "predicted_gain": compared.predicted_gain if compared else None,
@@ -174,9 +172,7 @@ def _growth_table(suite: Suite, study: Study) -> Table:
         if sweep.swept == "size":
             continue  # the size itself is the number of parameters: the figures show it
         for growth in growths(study, sweep):
-            entry = next(
-                run.entry for runs in study.runs.values() for label, run in runs.items() if label == growth.label
-            )
+            entry = next(run for runs in study.runs.values() for label, run in runs.items() if label == growth.label)
             shown.append(entry)
             unit, size = numbers.byte_unit(abs(growth.fit.slope))
             error = growth.fit.standard_error or 0.0
