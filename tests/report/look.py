@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from metabench.report.page import build_page
+from metabench.report.build import build_page
 from tests.report import browser, pages
 
 # Chromium draws no surface higher than 16384 pixels.

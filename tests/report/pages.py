@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from metabench.report.page import build_page
+from metabench.report.build import build_page
 from metabench.results.store import collect, write_rows
 from tests.report import synthetic_rows as synthetic
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -11,8 +12,12 @@ from typing import Any
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.report.page.page import build_page, render_page
+from metabench.report.build import build_page
+from metabench.report.drawing.marks import COINCIDENT, pulled_apart
+from metabench.report.page.names import sort_keys
+from metabench.report.page.page import render_page
 from metabench.report.results.provenance import warnings
+from metabench.report.tables.table import Bar, Cell
 from metabench.results.curves import CURVE_COLUMNS
 from metabench.results.schema import COLUMNS
 
@@ -76,12 +81,12 @@ def test_the_head_says_what_the_suite_is(text: str) -> None:
     head = text[text.index("<header>") : text.index("</header>")]
     assert '<p class="kicker">metabench · suite synthetic</p>' in head
     assert "<h1>Synthetic rows</h1>" in head
-    assert '<p class="lede">Made up for tests.</p>' in head
+    assert '<details class="about"><summary>About this suite</summary><p>Made up for tests.</p>' in head
 
 
 def test_a_suite_without_a_title_goes_by_its_name(load_rows: Any, synthetic: Any) -> None:
     text = render_page(load_rows([synthetic.row("unrolled", 0)], suite="name: synthetic"))
-    assert "<h1>synthetic</h1>" in text and 'class="lede"' not in text
+    assert "<h1>synthetic</h1>" in text and 'class="about"' not in text
 
 
 def test_the_glossary_says_how_much_an_interval_of_few_seeds_covers(text: str) -> None:
@@ -96,15 +101,52 @@ def test_the_answer_comes_first(text: str) -> None:
         < text.index('id="coverage"')
         < text.index('id="provenance"')
     )
-    assert text.index("<dt>Quality</dt>") < text.index("<table")
+    assert text.index("<b>Quality</b>") < text.index("<table")
 
 
-def test_columns_can_be_sorted_from_the_keyboard(page: _Page) -> None:
-    headers = [attributes for tag, attributes in page.tags if tag == "th" and "aria-sort" in attributes]
-    assert headers and all(attributes["aria-sort"] == "none" for attributes in headers)
-    buttons = sum(1 for tag, attributes in page.tags if tag == "button" and attributes.get("type") == "button")
-    assert buttons >= len(headers)
-    assert sum(1 for tag, attributes in page.tags if tag == "td" and "data-sort" in attributes) > 500
+def test_a_column_has_keys_to_sort_by_only_where_its_text_does_not_sort() -> None:
+    assert sort_keys([Cell("9.5 [9, 10]", 9.51), Cell("−2", -2.0), Cell("–")]) == ["", "", ""]
+    assert sort_keys([Cell("2 MiB", 2097152), Cell("900 KiB", 921600)]) == ["2.09715e+06", "921600"]
+    assert sort_keys([Cell("a", "b"), Cell("b", "a")]) == ["b", "a"]
+
+
+def test_plain_cells_are_one_element(page: _Page) -> None:
+    cells = sum(1 for tag, _ in page.tags if tag == "td")
+    inside = sum(1 for tag, attributes in page.tags if attributes.get("class") in ("badge ok", "value", "message"))
+    assert cells > 500 and inside < cells
+
+
+def test_marks_that_coincide_are_pulled_apart_and_others_stay() -> None:
+    places = [(10.0, 10.0), (10.0, 10.0), (12.0, 11.0), (100.0, 50.0)]
+    found = pulled_apart(places, ["a", "b", "c", "d"])
+    assert found == pulled_apart(places, ["a", "b", "c", "d"]) and found[3] == places[3]
+    assert min(math.dist(one, other) for at, one in enumerate(found) for other in found[:at]) > COINCIDENT
+    assert max(math.dist(one, other) for one, other in zip(found, places, strict=True)) < 20
+    assert pulled_apart(places[:2], ["a", "a"]) == places[:2]
+
+
+def test_marks_say_their_row_and_have_the_class_of_their_legend(text: str, suite: Any) -> None:
+    marks = re.findall(r'<path class="m (s\d+)" data-r="([^"]+)"', text)
+    assert len(marks) > 50 and all(" at " in row or "from" in row for _, row in marks)
+    buttons = dict(
+        re.findall(r'<button type="button" class="(s\d+)" aria-pressed="true" disabled>([^<]+)</button>', text)
+    )
+    assert set(buttons.values()) <= set(suite.styles)
+    assert {name for name, _ in marks} <= set(buttons) and all(f".{name}{{" in text for name in buttons)
+
+
+def test_bars_and_rows_beyond_the_first_are_text_without_scripts(suite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metabench.report.page import page as module
+    from metabench.report.section import Part
+    from metabench.report.tables.table import Column, Table
+
+    rows = [{"a": Cell(f"row {index}", bars=(Bar("3 MiB", 0.25, "3145728 bytes"),))} for index in range(5)]
+    table = Table("made", "Made", "A caption.", [Column("a", "A", numeric=False)], rows, rows_shown=2)
+    monkeypatch.setattr(module, "contents", lambda suite: [Part("answer", "Answer", [table])])
+    text = render_page(suite)
+    assert text.count('<span class="bar" style="--w:25.0%" title="3145728 bytes">3 MiB</span>') == 5
+    first, more = text.split('<tbody class="more">')
+    assert "row 1<" in first and "row 2<" not in first and "row 4<" in more
 
 
 def test_tables_scroll_in_their_own_container_and_the_ground_follows_the_reader(page: _Page, text: str) -> None:
@@ -120,24 +162,24 @@ def test_every_status_message_and_label_is_on_the_page(text: str, suite: Any) ->
     assert "aten::_scaled_dot_product_flash_attention_backward is not implemented &lt;see log&gt;" in text
     plain = text.replace("<wbr>", "")
     for label in suite.styles:
-        assert f"<code>{label}</code>" in plain
+        assert re.search(rf'class="[^"]*name s\d+"[^>]*>{re.escape(label)}<', plain)
 
 
-def test_drawings_take_their_colours_from_the_page(text: str) -> None:
-    drawings = re.findall(r'<svg viewBox="0 0 324.*?</svg>', text, flags=re.DOTALL)
+def test_drawings_take_their_colours_and_fonts_from_the_page(text: str) -> None:
+    drawings = re.findall(r'<svg class="p".*?</svg>', text, flags=re.DOTALL)
     assert len(drawings) > 10
     for drawing in drawings:
-        assert not re.search(r"#[0-9a-f]{6}\b", drawing)
-        assert "font-family" not in drawing
+        assert not re.search(r"#[0-9a-f]{6}\b", drawing) and "font" not in re.sub(r">[^<]*<|-label=.*?>", "", drawing)
+        assert all(not re.search(r"\.\d\d", d) for d in re.findall(r' d="([^"]*)"', drawing))
 
 
 def test_the_page_says_whom_to_cite_and_what_was_run(text: str, suite: Any) -> None:
     for method in suite.metadata.methods:
         assert f"@article{{{method}2024," in text
-    assert "No citation declared." in text
+    assert "no citation declared." in text
     assert "memory_bytes: 2147483648" in text
     for column in (*COLUMNS, *CURVE_COLUMNS):
-        assert f"<code>{column.name}</code>" in text
+        assert f"<dt>{column.name}</dt>" in text
 
 
 def test_an_empty_suite_has_a_valid_page_that_says_so(empty_results: Path, tmp_path: Path) -> None:
@@ -196,7 +238,7 @@ def test_the_report_needs_no_torch_methods_or_problems() -> None:
     import sys
 
     script = (
-        "import sys, metabench.report.page.page, metabench.report.tables, metabench.report.figures\n"
+        "import sys, metabench.report.build\n"
         "bad = [m for m in sys.modules if m == 'torch' or m.startswith(('metabench.methods', 'metabench.problems'))]\n"
         "sys.exit(', '.join(bad) or 0)"
     )

@@ -44,7 +44,9 @@ def _clip(marker: str) -> str:
         " ".join(f"{6 + float(number):.1f}".removesuffix(".0") for number in run.split())
         for run in re.split("[A-Z]", marker_outline(marker))
     )
-    return "".join(letter + run for letter, run in zip(["", *re.findall("[A-Z]", marker_outline(marker))], shifted, strict=True))
+    return "".join(
+        letter + run for letter, run in zip(["", *re.findall("[A-Z]", marker_outline(marker))], shifted, strict=True)
+    )
 
 
 def code_names(sentence: str) -> Markup:

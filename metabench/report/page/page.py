@@ -21,7 +21,7 @@ from metabench.report.section import contents, headline
 from metabench.report.tables.table import Table, signs
 from metabench.results.certificate import AS_DECLARED, CERTIFIED, FAILED
 
-_LISTED_AT_MOST = 9  # sections beyond which they are a menu at every width
+_LETTERS_AT_MOST = 170  # of all headings, beyond which they are a menu at every width: a line holds no more
 
 
 def render_page(suite: Suite) -> str:
@@ -48,7 +48,7 @@ def render_page(suite: Suite) -> str:
         suite=suite,
         headline=headline(suite),
         parts=parts,
-        menu=len(parts) > _LISTED_AT_MOST,
+        menu=sum(len(part.title) + 3 for part in parts) > _LETTERS_AT_MOST,
         legend=[label for label in suite.all_styles if label in shown],
     )
     return environment.get_template("page.html").render(

@@ -68,6 +68,14 @@ if (legend) {
     button.disabled = false;
     button.addEventListener("click", () => { press(button, button.getAttribute("aria-pressed") === "false"); update(); });
   }
+  // It is there while a figure is.
+  const seen = new Set();
+  const watch = new IntersectionObserver((changes) => {
+    for (const { target, isIntersecting } of changes) seen[isIntersecting ? "add" : "delete"](target);
+    legend.classList.toggle("away", !seen.size);
+  });
+  legend.classList.add("away");
+  for (const figure of all("figure")) watch.observe(figure);
   for (const [words, on] of [["All", true], ["None", false]]) {
     const item = document.createElement("li");
     const button = item.appendChild(Object.assign(document.createElement("button"), { type: "button", className: "set", textContent: words }));
@@ -108,6 +116,20 @@ for (const svg of all("svg.p")) {
   });
 }
 
+// Headers stick: to the page where the table is no wider, to the table's own window where it is wide and high.
+const root = document.documentElement;
+function settle() {
+  root.style.setProperty("--nav", `${document.querySelector("nav").offsetHeight - 1}px`);
+  for (const scroll of all(".scroll")) {
+    scroll.classList.remove("fits", "tall");
+    if (!scroll.clientWidth) continue;
+    if (scroll.scrollWidth <= scroll.clientWidth) scroll.classList.add("fits");
+    else if (scroll.scrollHeight > 0.8 * innerHeight) scroll.classList.add("tall");
+  }
+}
+addEventListener("resize", settle);
+for (const part of all("main details")) part.addEventListener("toggle", settle);
+
 // Copying also works from a file on disk in an old browser, where there is no clipboard interface.
 for (const button of all("button.copy")) {
   button.addEventListener("click", async () => {
@@ -147,6 +169,7 @@ function unfold() {
 }
 addEventListener("hashchange", unfold);
 unfold();
+settle();
 let folded = [];
 addEventListener("beforeprint", () => { folded = all("main details:not([open])"); for (const details of folded) details.open = true; });
 addEventListener("afterprint", () => { for (const details of folded) details.open = false; });
