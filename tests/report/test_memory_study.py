@@ -13,8 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from metabench.report.page.sentences import sentences
-from metabench.report.results.answers import answers, glances
 
 from metabench.core.errors import MetabenchError
 from metabench.report import build

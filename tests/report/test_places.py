@@ -139,7 +139,7 @@ def test_the_memory_study_compares_within_a_place(load_rows: Any) -> None:
     native = [
         row | NATIVE | {"dynamic_bytes": 2 * row["dynamic_bytes"], "cell": _other_cell(row, NATIVE)} for row in rows
     ]
-    study = memory_study(load_rows(rows + native))
+    study = memory_study(load_rows(rows + native, **study_rows.metadata()))
     assert study is not None
     assert len(study.runs) == 6
     for comparison in study.comparisons:
