@@ -186,7 +186,7 @@ def test_files_have_every_point_and_the_page_shows_the_curve(load_rows: Any, syn
 def test_the_same_curves_give_the_same_bytes_and_a_short_drawing(suite: Suite) -> None:
     figure = _figures(suite)[0]
     assert draw_figure(figure, suite.styles) == draw_figure(figure, suite.styles)
-    drawing = draw_svg(figure.panels[0], suite.styles, "one")
+    drawing = draw_svg(figure.panels[0], suite.styles, lambda label: "s0")
     assert not re.search(r'd="[^"]*\.\d{3}', drawing)
 
 

@@ -82,7 +82,9 @@ class Measure:
 
     time_repeats: int = key("timed hypergradients after warm-up, where a cell times itself", 15, minimum=1)
     time_budget: float = key(
-        "seconds per cell and seed after which timing stops early (never before three repeats, or five rounds)", 1.0, above=0
+        "seconds per cell and seed after which timing stops early (never before three repeats, or five rounds)",
+        1.0,
+        above=0,
     )
     checkpoint: int = key(
         "outer steps of plain training, with fixed meta-parameters, before the checkpoint that all methods share",

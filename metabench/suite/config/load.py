@@ -119,7 +119,9 @@ def _together(files: Sequence[Path | str]) -> dict[str, Any]:
     try:
         return dict(OmegaConf.merge(*(_read(path, str(path)) for path in files)))
     except OmegaConfBaseException as error:
-        raise MetabenchError(f"the configurations {' and '.join(map(str, files))} do not fit together: {_one_line(error)}") from error
+        raise MetabenchError(
+            f"the configurations {' and '.join(map(str, files))} do not fit together: {_one_line(error)}"
+        ) from error
 
 
 def _with_overrides(values: Any, overrides: Sequence[str], where: str) -> Any:

@@ -149,7 +149,9 @@ def plan(suite: Suite) -> Plan:
     plugins = [Path(path) for path in suite.plugins]
     known_methods, known_problems = methods(plugins), problems(plugins)
     if not suite.experiments:
-        raise MetabenchError(f"suite '{suite.name}' has no experiments: 'metabench list problems' shows what one may be of")
+        raise MetabenchError(
+            f"suite '{suite.name}' has no experiments: 'metabench list problems' shows what one may be of"
+        )
     for figure in suite.figures:
         if not Path(figure).is_file():
             raise MetabenchError(f"figure '{figure}': no such file")
