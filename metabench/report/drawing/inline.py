@@ -6,8 +6,10 @@ alike, the grid and the ticks, becomes one path. Text stays text, in the page's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.backend_bases import GraphicsContextBase, RendererBase
@@ -16,7 +18,7 @@ from matplotlib.path import Path
 
 from metabench.report.drawing.palette import colour_variables
 
-_SIMPLER = 0.4  # pixels by which a line may be off where it is simplified
+_SIMPLER = 4  # tenths of pixels by which a line may be off where it is simplified
 _VARIABLES = colour_variables()
 
 
@@ -135,29 +137,41 @@ class PageRenderer(RendererBase):
             across, r = _number(2 * radius), _number(radius)
             start = _pair(round(10 * (box.x0 + box.x1) / 2) - radius, round(10 * (height - (box.y0 + box.y1) / 2)))
             return f"M{start}a{r} {r} 0 1 0 {across} 0a{r} {r} 0 1 0-{across} 0"
-        if path.should_simplify:
-            path = Path(path.vertices, path.codes)
-            path.simplify_threshold = _SIMPLER
-        return "".join(_commands(path.iter_segments(transform, clip=clip, curves=False), height))
+        strokes: list[list[tuple[int, int]]] = []
+        closed = ""
+        for vertices, code in path.iter_segments(transform, clip=clip, simplify=False, curves=False):
+            if code == Path.CLOSEPOLY:
+                closed = "z"
+                continue
+            if code == Path.MOVETO:
+                strokes.append([])
+            strokes[-1].append((round(10 * vertices[-2]), round(10 * (height - vertices[-1]))))
+        return "".join("".join(_commands(_simpler(stroke))) + closed for stroke in strokes)
 
 
-def _commands(segments: Any, height: float) -> Iterator[str]:
-    before = (0, 0)
-    for vertices, code in segments:
-        if code == Path.CLOSEPOLY:
-            yield "z"
-            continue
-        here = round(10 * vertices[-2]), round(10 * (height - vertices[-1]))
-        step = here[0] - before[0], here[1] - before[1]
-        if code == Path.MOVETO:
-            yield "M" + _pair(*here)
-        elif step == (0, 0):
-            continue
-        else:
-            yield (
-                f"v{_number(step[1])}" if not step[0] else f"h{_number(step[0])}" if not step[1] else "l" + _pair(*step)
-            )
-        before = here
+def _simpler(points: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return points without those that a line between their neighbours passes by closely (Douglas and Peucker, 1973)."""
+    if len(points) < 3:
+        return points
+    (x, y), (last_x, last_y) = points[0], points[-1]
+    length = math.hypot(last_x - x, last_y - y)
+
+    def off(at: int) -> float:
+        across, down = points[at][0] - x, points[at][1] - y
+        return abs(across * (last_y - y) - down * (last_x - x)) / length if length else math.hypot(across, down)
+
+    farthest = max(range(1, len(points) - 1), key=off)
+    if off(farthest) <= _SIMPLER:
+        return [points[0], points[-1]]
+    return _simpler(points[: farthest + 1])[:-1] + _simpler(points[farthest:])
+
+
+def _commands(points: list[tuple[int, int]]) -> Iterator[str]:
+    yield "M" + _pair(*points[0])
+    for before, here in pairwise(points):
+        x, y = here[0] - before[0], here[1] - before[1]
+        if x or y:
+            yield f"v{_number(y)}" if not x else f"h{_number(x)}" if not y else "l" + _pair(x, y)
 
 
 def _pair(x: int, y: int) -> str:

@@ -65,7 +65,8 @@ def sort_keys(cells: Iterable[Cell]) -> list[str]:
     ]
     by_value, by_text = sorted(pairs), sorted(pairs, key=lambda pair: (pair[1], pair[0]))
     absent = all(not found for cell, found in zip(listed, read, strict=True) if cell.sort is None)
-    if absent and by_value == by_text and len(pairs) == sum(cell.sort is not None for cell in listed):
+    present = sum(cell.sort is not None for cell in listed)
+    if all(cell.sort == cell.text for cell in listed) or (absent and by_value == by_text and len(pairs) == present):
         return [""] * len(listed)
     return ["" if cell.sort is None else _key(cell.sort) for cell in listed]
 

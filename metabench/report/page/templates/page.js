@@ -165,7 +165,7 @@ function unfold() {
   const own = target.querySelector(":scope > details");
   if (own) own.open = true;
   for (let around = target; around; around = around.parentElement) if (around.localName === "details") around.open = true;
-  target.scrollIntoView();
+  target.scrollIntoView({ behavior: "instant" });
 }
 addEventListener("hashchange", unfold);
 unfold();
