@@ -18,6 +18,7 @@ import yaml
 from metabench.core.errors import MetabenchError
 from metabench.report.drawing.palette import LabelStyle, natural_key
 from metabench.report.results.certified import NEVER, worst
+from metabench.report.results.side_by_side import Rounds
 from metabench.results.certificate import Certificate
 from metabench.results.curves import Curves, read_curves
 from metabench.results.metadata import Metadata
@@ -230,6 +231,7 @@ class Suite:
 
     method_styles: the style of each method, in the suite's order: that of its label without options, whether or not such a label is there.
     curves_file: curves.parquet; None where there is none. partners: rows of the baseline's second runs, which `rows` leaves out.
+    rounds: the times of cells that took turns.
     """
 
     rows: list[Row]
@@ -241,6 +243,7 @@ class Suite:
     certificates: dict[str, Certificate]
     curves_file: Path | None = None
     partners: list[Row] = field(default_factory=list)
+    rounds: Rounds | None = None
 
     @cached_property
     def curves(self) -> Curves:

@@ -19,6 +19,7 @@ from metabench.report.results.entries import (
     parse_config,
 )
 from metabench.report.results.exactness import exceeds, excess
+from metabench.report.results.side_by_side import Rounds
 from metabench.results.curves import CURVES_FILE
 from metabench.results.metadata import decode_metadata
 from metabench.results.schema import BY_NAME, STATUSES
@@ -46,12 +47,12 @@ def load_suite(results: Path) -> Suite:
         entry.verdict = verdict(certificates.get(entry.method), (row["method_hash"] for row in group))
     _add_exactness(entries)
     _add_quality(entries)
-    _add_comparisons(entries, baseline)
+    rounds = Rounds(Path(results))
+    _add_comparisons(entries, baseline, rounds)
     own = assign_styles(methods, {method: method for method in methods})
     curves = Path(results).with_name(CURVES_FILE)
-    return Suite(
-        rows, metadata, entries, baseline, styles, own, certificates, curves if curves.is_file() else None, partners
-    )
+    known = curves if curves.is_file() else None
+    return Suite(rows, metadata, entries, baseline, styles, own, certificates, known, partners, rounds)
 
 
 def _entry(setting: Setting, rows: list[Row]) -> Entry:
@@ -135,13 +136,14 @@ def _add_quality(entries: list[Entry]) -> None:
         entry.quality = estimate
 
 
-def _add_comparisons(entries: list[Entry], baseline: str) -> None:
+def _add_comparisons(entries: list[Entry], baseline: str, rounds: Rounds) -> None:
     """Fill in ratios to the baseline of the same setting, inner steps and outer steps."""
     references = {entry.group: entry for entry in entries if entry.label == baseline}
     compared = [(entry, references[entry.group]) for entry in entries if entry.group in references]
     for entry, reference in compared:
         entry.memory_ratio = _quotient(entry.peak_bytes, reference.peak_bytes)
-        entry.time_ratio = _quotient(entry.time_median, reference.time_median)
+        if entry.time_median and reference.time_median:
+            entry.time_ratio = rounds.ratio(entry.cells, reference.cells) or entry.time_median / reference.time_median
 
 
 def _quotient(ours: float | None, theirs: float | None) -> float | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metabench.report import numbers, verdicts
-from metabench.report.results.entries import Entry, Group, Place, Setting, Suite, Task
+from metabench.report.results.entries import Entry, Group, Place, Row, Setting, Suite, Task
 from metabench.report.results.exactness import NO_HYPERGRADIENT
 from metabench.report.verdicts import Floor, Ranking, Verdict, Word
 from metabench.results.statistics import MINIMUM_SEEDS
@@ -172,21 +172,23 @@ def _preferred(entries: Sequence[Entry], labels: Mapping[tuple[Task, str], str])
 
 def _floors(suite: Suite, compared: Mapping[Group, int]) -> dict[Group, Floor | None]:
     """Return the noise floor of every group whose baseline was run twice; the pairs of one place are pooled."""
-    again: dict[tuple[Setting, int], list[float]] = {}
+    again: dict[tuple[Setting, int], list[Row]] = {}
     for row in suite.partners:
         if row["time_median_s"]:
-            again.setdefault((Setting.of(row), row["inner_steps"]), []).append(row["time_median_s"])
+            again.setdefault((Setting.of(row), row["inner_steps"]), []).append(row)
     # Of the experiment that they were timed with: another was timed at another moment.
     first = {
-        (entry.setting.key, entry.setting.experiment, entry.inner_steps): entry.time_median
+        (entry.setting.key, entry.setting.experiment, entry.inner_steps): entry
         for entry in suite.entries
         if entry.label == suite.baseline and entry.time_median
     }
     pairs: dict[Place, dict[tuple[Any, ...], list[tuple[float, float]]]] = {}
-    for (setting, steps), seconds in again.items():
+    for (setting, steps), rows in again.items():
         if own := first.get((setting.key, setting.experiment, steps)):
-            near = pairs.setdefault(setting.place, {})
-            near.setdefault((setting.key, steps), []).append((own, statistics.median(seconds)))
+            seconds = statistics.median(row["time_median_s"] for row in rows)
+            ratio = suite.rounds.ratio(own.cells, [row["cell"] for row in rows]) if suite.rounds else None
+            pair = (ratio, 1.0) if ratio else (own.time_median or seconds, seconds)
+            pairs.setdefault(setting.place, {}).setdefault((setting.key, steps), []).append(pair)
     return {
         group: verdicts.floor((group[0].key, group[1]), pairs.get(group[0].place, {}), number)
         for group, number in compared.items()
