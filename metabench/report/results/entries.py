@@ -373,6 +373,12 @@ class Suite:
             found.append(place.hardware)
         return found
 
+    @cached_property
+    def illustrations(self) -> frozenset[Task]:
+        """The problems that only illustrate, which no aggregate or headline names; none of a suite that has no others."""
+        found = frozenset(task for task in self.tasks if self.card("problems", task.problem).get("illustration"))
+        return found if len(found) < len(self.tasks) else frozenset()
+
     def card(self, kind: str, name: str) -> dict[str, Any]:
         """Return what the metadata knows of a method, problem or data set; empty where it knows nothing."""
         cards: dict[str, dict[str, Any]] = getattr(self.metadata, kind)

@@ -31,9 +31,7 @@ def _parts(suite: Suite) -> list[Part]:
 
 def compared(suite: Suite) -> dict[Task, Outcome]:
     """Return the problems that the head of the page compares: illustrations are left out, unless there is nothing else."""
-    every = telling(outcomes(suite))
-    real = {task: one for task, one in every.items() if not suite.card("problems", task.problem).get("illustration")}
-    return real or every
+    return {task: one for task, one in telling(outcomes(suite)).items() if task not in suite.illustrations}
 
 
 def answer_headline(suite: Suite) -> str:
@@ -52,7 +50,7 @@ def answer_headline(suite: Suite) -> str:
     trained = {task: one for task, one in found.items() if one.decided}
     if not trained:
         return f"Fewer than {MINIMUM_SEEDS} seeds: the tables give values, and no verdicts."
-    where = "its problem" if len(trained) == 1 else f"all {len(trained)} problems"
+    where = {1: "its problem", 2: "both problems"}.get(len(trained), f"all {len(trained)} problems")
     where += " with verdicts" * (len(trained) < ranked)
     winners = {_method(one, one.ranking.winner) for one in trained.values() if one.ranking}
     if len(winners) == 1 and (winner := winners.pop()):

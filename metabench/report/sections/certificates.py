@@ -20,7 +20,7 @@ def _parts(suite: Suite) -> list[Part]:
     blocks: list[Block] = [] if suite.certificates else [Note(NONE)]
     budget = budget_figure(suite)
     blocks += [certificate_table(suite), *([budget] if isinstance(budget, Figure) else [])]
-    return [Part("certificates", "Certificates", blocks if suite.rows else [Note("No methods.")])]
+    return [Part("certificates", "Certificates", blocks if suite.rows else [Note("No methods.")], folded=True)]
 
 
 CERTIFICATES = Section("certificates", "Certificates", _parts, order=30, module=__name__)

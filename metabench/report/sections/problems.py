@@ -26,6 +26,7 @@ def _parts(suite: Suite) -> list[Part]:
             [*problem_figures(suite, task, limit), *_tables(suite, task)],
             f"on {task.dataset}",
             _about(suite, task),
+            folded=task in suite.illustrations,
         )
         for task in suite.tasks
     ]

@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from metabench.report import numbers
-from metabench.report.results.certified import doubt, short, worst
+from metabench.report.results.certified import VERDICT_WORDS, doubt, short, worst
 from metabench.report.results.entries import Entry, Suite, Task
 from metabench.report.results.outcomes import Outcome
 from metabench.report.tables.certificate_words import marked, state_marks
-from metabench.report.tables.table import Bar, Cell, Column, Table
+from metabench.report.tables.table import DAGGER, Bar, Cell, Column, Table
+from metabench.report.verdicts import Word
+from metabench.results.certificate import AS_DECLARED, CERTIFIED
 
 ROWS_SHOWN = 12
+_SIGNS = {CERTIFIED: "✓", AS_DECLARED: "≈"}
 
 
 def overview_table(suite: Suite, telling: dict[Task, Outcome]) -> Table:
     """Return a row for each method, and a column for each problem: that of its largest model."""
-    columns = [Column("label", "method", numeric=False), Column("certificate", "certificate", numeric=False)]
+    signs = "✓ certified, ≈ approximate as declared, † neither"
+    columns = [Column("label", "method", numeric=False), Column("certificate", "certificate", numeric=False, description=signs)]
     columns += [_column(suite, task, outcome) for task, outcome in telling.items()]
     columns.append(
         Column("failures", "failed", numeric=False, description="runs that did not finish, over all settings")
@@ -32,7 +36,7 @@ def overview_table(suite: Suite, telling: dict[Task, Outcome]) -> Table:
         "overview",
         "Methods by problems",
         f"Each problem with its largest model: quality relative to the best, then memory and time of one hypergradient over those of "
-        f"{suite.baseline}, on one logarithmic scale.",
+        f"{suite.baseline}, on one logarithmic scale (blue: memory, orange: time). ✓ certified, ≈ approximate as declared.",
         columns,
         rows_shown=ROWS_SHOWN,
     )
@@ -49,7 +53,7 @@ def overview_table(suite: Suite, telling: dict[Task, Outcome]) -> Table:
         inexact = next((entry.inexact for entry in entries.values() if entry.inexact), "")
         row = {
             "label": Cell(name, name, label=name, doubt=doubt(verdict), inexact=inexact),
-            "certificate": Cell("", verdict, verdict=verdict),
+            "certificate": Cell(_SIGNS.get(verdict, DAGGER), verdict, f"{verdict}: {VERDICT_WORDS[verdict]}"),
             "failures": Cell("" if failed else "0", float(sum(failed.values())), badges=tuple(failed.items())),
         }
         record: dict[str, Any] = {"method": method, "certificate": short(verdict), "failed": sum(failed.values())}
@@ -72,11 +76,8 @@ def quality_words(outcome: Outcome, entry: Entry) -> str:
     verdict = ranking.verdicts.get(entry.label)
     if verdict is None or verdict.difference is None:
         return ""
-    difference = verdict.difference
-    sign = "+" if difference.value > 0 else ""
-    if difference.low is None:
-        return f"{sign}{numbers.significant(difference.value)}"
-    return f"{sign}{numbers.fixed(difference.value, numbers.decimals_for(difference))} {verdict.word}"
+    words = numbers.estimate(verdict.difference, signed=True).partition(" [")[0]
+    return words if verdict.word == Word.NONE else f"{words} {verdict.word}"
 
 
 def _column(suite: Suite, task: Task, outcome: Outcome) -> Column:
