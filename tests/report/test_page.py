@@ -101,7 +101,7 @@ def test_the_answer_comes_first(text: str) -> None:
         < text.index('id="coverage"')
         < text.index('id="provenance"')
     )
-    assert text.index("<b>Quality</b>") < text.index("<table")
+    assert text.index('<p class="headline">') < text.index('id="answer"') < text.index('id="table-overview"') < text.index("<svg")
 
 
 def test_a_column_has_keys_to_sort_by_only_where_its_text_does_not_sort() -> None:
