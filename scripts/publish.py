@@ -24,10 +24,13 @@ import yaml
 from metabench.papers import beside, papers
 from metabench.report import numbers
 from metabench.report.build import build_figures, build_page, build_tables
-from metabench.report.results.entries import Entry, Setting
+from metabench.report.results.entries import Entry, Setting, Suite
 from metabench.report.results.load import load_suite
+from metabench.report.results.outcomes import outcomes
+from metabench.report.section import headline
 from metabench.report.tables.setting import setting_table
 from metabench.report.tables.table import Cell, Table
+from metabench.report.verdicts import Word, compare
 from metabench.results.metadata import Metadata
 from metabench.results.store import read_metadata, read_rows, rows_of
 from metabench.suite.config.load import load_suite as load_config
@@ -41,16 +44,16 @@ PART = re.compile(r"(<!-- published: (\w+) -->\n)(.*?)(<!-- published: end -->\n
 TIME = re.compile(r"(?<=default suite \()\d+ minutes on \d+ cores(?=\))")
 PROBLEM, FIGURES = (
     "label_noise",
-    ("quality_memory-label_noise-fashion_mnist_10k", "scaling_size-label_noise-fashion_mnist_10k"),
+    ("quality_cost-label_noise-fashion_mnist_10k", "scaling_size-label_noise-fashion_mnist_10k"),
 )
-COLUMNS = ("label", "quality", "peak", "memory_ratio", "time", "time_ratio", "hypergradient_cosine")
+COLUMNS = ("label", "quality", "best", "peak", "memory_ratio", "time", "time_ratio", "cosine")
 
 HEADERS = {
     "peak": "peak memory",
     "memory_ratio": "memory / unrolled",
     "time": "time [quartiles]",
     "time_ratio": "time / unrolled",
-    "hypergradient_cosine": "cosine with exact",
+    "cosine": "cosine with exact",
 }
 """Headers that belong to groups on the page and appear without them here."""
 
@@ -93,7 +96,7 @@ def rendered(text: str, results: Path) -> str:
     """Return the README with every part that is published made from results.parquet."""
     rows, metadata = pd.DataFrame(rows_of(read_rows(results))), read_metadata(results)
     made = {
-        "sentences": f"{sentences(rows)}\n",
+        "sentences": f"{sentences(rows, load_suite(results))}\n",
         "figures": "".join(f"![{name}](results/reference/report/figures/{name}.png)\n" for name in FIGURES),
         "table": table_with_caption(results) + changed_source(rows, current_hashes(metadata)),
     }
@@ -103,9 +106,9 @@ def rendered(text: str, results: Path) -> str:
     return TIME.sub(time_taken(rows, metadata), text)
 
 
-def sentences(rows: pd.DataFrame) -> str:
-    """Return the findings on the problem with networks: quality, memory on MLPs and on convolutional networks, and noise of times."""
-    rows = rows[(rows.problem == PROBLEM) & (rows.status == "ok")]
+def sentences(rows: pd.DataFrame, suite: Suite) -> str:
+    """Return the answer of the suite, then findings on the problem with networks: quality, memory, and the noise of times."""
+    rows = rows[(rows.problem == PROBLEM) & (rows.status == "ok") & (rows.replicate == 0)]
     convolutional = rows[rows["size"].str.startswith("conv")]
     (evograd,) = (
         beside([papers()["evograd"]], rows).query("what == 'memory' and data.str.startswith('CIFAR-10,')").itertuples()
@@ -114,35 +117,32 @@ def sentences(rows: pd.DataFrame) -> str:
     small = rows[rows["size"].str.startswith("mlp")]
     others = sorted(set(small.method) - {"unrolled"})
     least = min(float(ratios(small, method, "unrolled", "peak_bytes").min()) for method in others)
-    times = ratios(rows[rows.inner_steps == 1], "t1t2", "unrolled", "time_median_s")
-    apart = max(float(times.max()), 1 / float(times.min()))
+    floors = [math.exp(one.floor.threshold) for one in outcomes(suite) if one.floor]
     return "\n".join(
         (
-            gain(rows),
+            headline(suite),
+            gain(suite),
             f"On MLPs, where parameters outweigh activations, no method takes less than {math.floor(least * 100) / 100:.2f} times the "
             "memory of `unrolled`.",
             f"On convolutional networks EvoGrad takes {evograd.ours_low:.2f} to {evograd.ours_high:.2f} times the memory of `t1t2` "
             f"(its paper: {evograd.printed} with a {evograd.model}),",
             f"and mixed mode {mixed.min():.2f} to {mixed.max():.2f} times that of `unrolled`.",
-            f"Times are noisier than bytes: at K = 1 `t1t2` and `unrolled` do the same work, yet differ up to {apart:.1f}-fold.",
+            f"Times are noisier than bytes: the baseline runs twice, and ratios of times below {max(floors):.2f} count as ties.",
         )
     )
 
 
-def gain(rows: pd.DataFrame) -> str:
-    """Say which methods gain quality over no meta-learning in every seed, and how many points of the mean."""
-    by_seed = rows[rows.kind == "quality"].pivot(index="seed", columns="label", values="quality")
-    gains = by_seed.drop(columns="none").sub(by_seed["none"], axis="index")
-    learning = gains.columns[(gains > 0).all()]
-    means = gains[learning].mean()
-    if learning.empty:
-        return "No method learns to discount the noise in every seed."
-    every = len(learning) == gains.shape[1]
-    who, ending = (
-        ("Every method but `none`" if every else f"Only {named(learning)}"),
-        "s" * (every or len(learning) == 1),
-    )
-    return f"{who} learn{ending} to discount the noise, and gain{ending} {means.min():.1f} to {means.max():.1f} points of accuracy."
+def gain(suite: Suite) -> str:
+    """Say which methods are better than no meta-learning on the problem with networks, and by how many points."""
+    (outcome,) = (one for one in outcomes(suite) if one.setting.task.problem == PROBLEM and one.ranking)
+    samples = {entry.label: entry.quality_by_seed for entry in outcome.entries}
+    found = compare(samples, "none", higher_is_better=True)
+    better = {label: one.difference.value for label, one in found.items() if one.word == Word.BETTER and one.difference}
+    if not better:
+        return "No method is told apart from training without a hypergradient."
+    who = "Every method" if len(better) == len(found) else named(better)
+    points = f"{min(better.values()):.1f} to {max(better.values()):.1f} points of accuracy"
+    return f"{who} learns to discount the noise: {points} better than training without a hypergradient."
 
 
 def ratios(rows: pd.DataFrame, method: str, against: str, column: str) -> pd.Series:
@@ -205,18 +205,11 @@ def table_with_caption(results: Path) -> str:
 
 def caption(setting: Setting, entries: list[Entry], table: Table) -> str:
     """Return the words under the table, shorter than those on the page."""
-    counts = sorted({entry.quality.n for entry in entries if entry.quality})
-    seeds = " or ".join(map(str, counts))
+    seeds = " or ".join(map(str, sorted({entry.quality.n for entry in entries if entry.quality})))
     steps = " or ".join(map(str, sorted({entry.inner_steps for entry in entries})))
-    sampled = [
-        f"`{entry.method}`: one draw ± standard deviation over {entry.samples} samples per seed. "
-        for entry in entries
-        if entry.draws
-    ]
     return (
-        f"Accuracy: mean and {numbers.INTERVAL_WORDS}, n = {seeds}; "
-        f"bold: the best, and methods whose interval overlaps it. Memory and time: one hypergradient, K = {steps}, "
-        f"{setting.place.dtype} on {setting.place.caption}. {''.join(dict.fromkeys(sampled))}"
+        f"Accuracy: mean and {numbers.INTERVAL_WORDS}, n = {seeds}; bold: not told apart from the best. "
+        f"Memory and time: one hypergradient, K = {steps}, {setting.place.dtype} on {setting.place.caption}. "
         f"Certificates: {table.certificates} [Every column](results/reference/report/index.html)."
     )
 
@@ -234,7 +227,9 @@ def markdown(table: Table) -> str:
 
 def _text(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.tone == "best" else cell.text
-    return text + cell.marks
+    # A label may have words of its own below it.
+    name = f"{cell.label}{cell.marks}"
+    return " ".join(dict.fromkeys((name, text))) if cell.label else text
 
 
 if __name__ == "__main__":
