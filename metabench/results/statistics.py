@@ -1,4 +1,4 @@
-"""Statistics over seeds: intervals, aggregates over tasks, fits and comparisons.
+"""Statistics over seeds: intervals, fits and comparisons.
 
 A mean over seeds has an interval of Student's t, widened so that it keeps its coverage on skewed data; a paired difference has the plain
 one, because the difference of two methods that are equally good is symmetric. Coverage was measured, not assumed: see `COVERAGE` and
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import special
@@ -35,10 +34,6 @@ PAIRED_COVERAGE = {
     5: {"normal": 0.95, "gamma": 0.95, "exponential": 0.97, "lognormal": 0.98},
     10: {"normal": 0.95, "gamma": 0.95, "exponential": 0.96, "lognormal": 0.97},
 }
-RESAMPLES = 2000
-_GENERATOR_SEED = 20240
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -49,12 +44,6 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
-
-    def overlaps(self, other: Estimate) -> bool:
-        """Return whether the two intervals overlap; False if either has none."""
-        if self.low is None or self.high is None or other.low is None or other.high is None:
-            return False
-        return self.low <= other.high and other.low <= self.high
 
 
 @dataclass(frozen=True)
@@ -97,46 +86,6 @@ def _interval(sample: Sequence[float], level: float, tail: float) -> Estimate:
     low = mean - half * (1 + tail * max(0.0, -skewness))
     high = mean + half * (1 + tail * max(0.0, skewness))
     return Estimate(mean, min(low, math.nextafter(mean, -math.inf)), max(high, math.nextafter(mean, math.inf)), n)
-
-
-def probability_of_improvement(tasks: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Estimate:
-    """Return the chance that a run of the first method beats a run of the second, averaged over tasks (ties count half).
-
-    tasks: for each task, the two methods' values per seed, higher better. A run that failed is -inf: it loses against every run that
-    finished. Seeds are resampled separately for each method and task (Agarwal et al. 2021, section 4.3: the Mann-Whitney U statistic
-    over the number of pairs).
-    """
-    samples = [(np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)) for ours, theirs in tasks]
-    if not samples:
-        raise ValueError("no task to aggregate")
-    for ours, theirs in samples:
-        for values in (ours, theirs):
-            _require_finite(np.where(values == -math.inf, 0.0, values))
-    wins = [_beats(ours, theirs) for ours, theirs in samples]
-    value = float(np.mean([won.mean() for won in wins]))
-    n = min(min(won.shape) for won in wins)
-    if n < MINIMUM_SEEDS:
-        return Estimate(value, None, None, n)
-    generator = np.random.default_rng(_GENERATOR_SEED)
-    draws = np.zeros(RESAMPLES)
-    for won in wins:
-        # How often each seed is drawn says all that a mean needs.
-        ours_drawn, theirs_drawn = (_times_drawn(generator, seeds) for seeds in won.shape)
-        draws += np.sum((ours_drawn @ won) * theirs_drawn, axis=1) / (won.size * len(wins))
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value, float(min(low, value)), float(max(high, value)), n)
-
-
-def _times_drawn(generator: np.random.Generator, seeds: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return how often each seed is drawn in each resample, with replacement: shape (resamples, seeds)."""
-    drawn = generator.integers(0, seeds, (RESAMPLES, seeds, 1))
-    return np.asarray((drawn == np.arange(seeds)).sum(axis=1), dtype=np.int64)
-
-
-def _beats(ours: Array, theirs: Array) -> Array:
-    """Return, for each pair of runs, 1 where ours is better, 0.5 where they are equal, else 0."""
-    first, second = ours[:, None], theirs[None, :]
-    return np.asarray((first > second) + 0.5 * (first == second), dtype=np.float64)
 
 
 def paired_differences(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) -> list[Estimate | None]:
@@ -188,7 +137,7 @@ def pareto_front(cost: Sequence[float], quality: Sequence[float], higher_is_bett
     return front
 
 
-def _require_finite(values: Sequence[float] | Array) -> None:
+def _require_finite(values: Sequence[float]) -> None:
     if len(values) == 0:
         raise ValueError("a sample without seeds has no mean")
     if not np.all(np.isfinite(np.asarray(values, dtype=np.float64))):

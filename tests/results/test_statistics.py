@@ -19,7 +19,6 @@ from metabench.results.statistics import (
     paired_differences,
     pareto_front,
     power_law,
-    probability_of_improvement,
 )
 
 DISTRIBUTIONS: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Array], float]] = {
@@ -97,23 +96,6 @@ def test_an_interval_does_not_depend_on_its_neighbours() -> None:
 def test_a_value_that_is_not_finite_is_no_sample() -> None:
     with pytest.raises(ValueError, match="not finite"):
         interval([0.1, float("nan"), 0.2])
-
-
-def test_the_chance_of_improvement_counts_pairs_and_halves_ties() -> None:
-    assert probability_of_improvement([([2.0, 2.0, 2.0], [1.0, 1.0, 1.0])]).value == 1.0
-    assert probability_of_improvement([([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])]).value == 0.5
-    found = probability_of_improvement([([3.0, 1.0, 3.0], [2.0, 2.0, 2.0]), ([0.0, 0.0, 0.0], [9.0, 9.0, 9.0])])
-    assert found.value == pytest.approx(1 / 3)
-    assert found.low is not None and found.high is not None and found.low < 1 / 3 < found.high <= 0.5
-
-
-def test_a_run_that_failed_loses_against_every_run_that_finished() -> None:
-    failed = -np.inf
-    assert probability_of_improvement([([9.0, 9.0, failed, failed], [1.0, 1.0, 1.0, 1.0])]).value == 0.5
-    assert probability_of_improvement([([0.0] * 3, [failed] * 3)]).value == 1.0
-    assert probability_of_improvement([([failed] * 3, [failed] * 3)]).value == 0.5
-    with pytest.raises(ValueError, match="not finite"):
-        probability_of_improvement([([np.inf, 0.0, 0.0], [0.0, 0.0, 0.0])])
 
 
 def test_pairing_removes_what_seeds_share() -> None:

@@ -15,24 +15,45 @@ WORDS_OF_THE_REPORT = (
     ("K", "inner steps per hypergradient"),
     (
         "[a, b]",
-        "after a quality: its interval over seeds; after a time: the quartiles over repeats, as medians over seeds; "
-        "after a ratio: smallest and largest",
+        "after a quality: its interval over seeds; after a time: the quartiles over rounds, as medians over seeds; "
+        "after anything else: smallest and largest",
     ),
     ("interval", numbers.INTERVAL_CAUTION),
     (
-        "tie",
-        "two intervals overlap, so these seeds do not show which is better; disjoint intervals are not proof either",
+        "better, worse",
+        "a paired t test at 5 % over shared seeds, adjusted by Holm for the methods of the setting, tells the difference apart from 0",
+    ),
+    (
+        "not told apart by n seeds",
+        "it is not: more seeds may tell them apart; fewer than three seeds give values and no verdict",
+    ),
+    ("the same to the digit", "equal on every shared seed"),
+    ("=", "the same computation: equal bytes, and a hypergradient equal to the bit, on every seed; shown as one"),
+    (
+        "faster, slower, a tie",
+        "the baseline runs twice, in two processes, in every setting. A ratio of times is a tie unless it is larger than what these pairs "
+        "differ by, with a margin for the number of comparisons; it is written with the digits that this leaves",
+    ),
+    (
+        "tried",
+        "of several options of a method, those with the least outer loss late in training stand for it; test data choose nothing",
     ),
     (
         "mean draw",
-        "the mean of a random method's hypergradients over its draws; a single draw's cosine may be mostly noise",
+        "the mean of a random method's hypergradients over its draws; the error of single draws includes noise and scale",
     ),
     (
         "exact",
         "the method is declared to compute its target exactly, up to rounding; the target itself may be an approximation. "
         "‡: its measured error exceeds rounding",
     ),
-    ("Pareto front", "the methods that no other method beats on both quality and cost"),
+    ("Pareto front", "the methods that no other method beats on both mean quality and cost; other seeds may change it"),
+    ("band", "from the least to the greatest seed; of a single seed, its quartiles over tasks"),
+    (
+        "b, per step",
+        "the exponent of y = a xᵇ, and the slope of a line, by least squares, ± standard error; not fitted below four places",
+    ),
+    ("strip", "runs without a result, or values that are zero up to rounding"),
 )
 
 
