@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from scipy import stats
 from metabench.results.statistics import (
     COVERAGE,
     PAIRED_COVERAGE,
-    Array,
     Estimate,
     intervals,
     line,
@@ -20,6 +20,8 @@ from metabench.results.statistics import (
     pareto_front,
     power_law,
 )
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 DISTRIBUTIONS: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Array], float]] = {
     "normal": (lambda generator, shape: generator.normal(size=shape), 0.0),
