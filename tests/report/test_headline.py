@@ -120,7 +120,7 @@ CASES: dict[Callable[[Any], list[dict[str, Any]]], str] = {
     costs_differ: "Which of the exact methods takes the least memory depends on the problem: `mixflow`, `unrolled`.",
     only_none_finished: "No run of a method that estimates a hypergradient finished.",
     approximate_only: "`evograd` takes the least memory of all methods that estimate a hypergradient.",
-    some_decided: "On all 2 problems with verdicts 4 methods are at the top; of these `mixflow` takes least memory,",
+    some_decided: "On both problems with verdicts 4 methods are at the top; of these `mixflow` takes least memory,",
     long_labels: "`truncated` has the best quality on all 3 problems.",
 }
 
