@@ -228,7 +228,7 @@ COLUMNS: tuple[Column, ...] = (
         "first call in its process, with one-time costs not yet paid by earlier checks and plain steps",
         seeds="median",
     ),
-    Column("time_median_s", _FLOAT, "median time of one hypergradient after warm-up", seeds="median"),
+    Column("time_median_s", _FLOAT, "median time of one hypergradient after warm-up; where cells take turns, of one seed", seeds="median"),
     Column("time_q1_s", _FLOAT, "lower quartile of the same", seeds="median"),
     Column("time_q3_s", _FLOAT, "upper quartile of the same", seeds="median"),
     Column("time_repeats", _INT, "timed repeats; where methods were timed side by side, rounds", seeds="median"),

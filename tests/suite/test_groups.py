@@ -35,7 +35,7 @@ def test_a_group_is_a_setting_with_all_its_methods(tmp_path: Path) -> None:
     ]
     assert all([cell.method for cell in group.cells] == TOY["methods"] for group in found)
     assert len({group.name for group in found}) == 4
-    assert {group.rounds for group in found} == {9}
+    assert {group.rounds for group in found} == {15}
 
 
 def test_a_second_run_of_the_baseline_is_timed_beside_the_first(tmp_path: Path) -> None:

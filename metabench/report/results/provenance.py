@@ -56,10 +56,12 @@ def facts(suite: Suite) -> list[tuple[str, str]]:
 def warnings(suite: Suite) -> list[str]:
     """Return what readers must know before comparing rows: mixed code, hardware or versions, or files that differed from the commit."""
     found: list[str] = []
-    codes: dict[tuple[str, str], set[str]] = defaultdict(set)
+    codes: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for row in suite.rows:
-        codes[row["method"], row["problem"]].add(row["code_hash"])
-    mixed = [f"{method} on {problem}" for (method, problem), hashes in codes.items() if len(hashes) > 1]
+        # Kinds and sizes have sources of their own.
+        codes[row["method"], row["problem"], row["kind"], row["size"]].add(row["code_hash"])
+        codes[row["method"], ""].add(row["method_hash"])
+    mixed = [" on ".join(filter(None, key[:2])) for key, hashes in codes.items() if len(hashes) > 1]
     if mixed:
         found.append(
             f"Rows of one method and problem come from different versions of the code: {numbers.some(mixed)}. Rerun the suite to fix this."

@@ -170,9 +170,9 @@ class Suite:
         True,
     )
     rounds: int = key(
-        "with `timing: exclusive`, the methods of a setting are timed side by side: each in its own process, taking turns, this often; "
-        "0: each cell times itself when it runs",
-        9,
+        "with `timing: exclusive`, the methods of a setting are timed side by side: each in its own process, with one seed, taking turns, "
+        "this often; 0: each cell times itself when it runs",
+        15,
         minimum=0,
     )
     limits: Limits = key("limits of one cell", Limits)

@@ -1,4 +1,4 @@
-"""Timing the cells of a group: each part of it in processes of its own, seed by seed, in rounds."""
+"""Timing the cells of a group: each part of it in processes of its own, with one seed, in rounds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Peaks = Mapping[str, Mapping[int, int]]
 def time_group(
     group: Group, progress: Progress, granted_bytes: int | None = None, worker: Sequence[str] = WORKER
 ) -> list[Line]:
-    """Return the lines of a group: one per cell, seed and round, and one for each cell and seed that could not be timed, or no further.
+    """Return the lines of a group: one per cell and round, and one for each cell that could not be timed, or no further.
 
     Cells and seeds without a measured memory take no part: their rows say why. `granted_bytes` is what the job may use; None for any.
 
@@ -85,31 +85,29 @@ def _time_part(group: Group, part: int, members: Sequence[Member], peaks: Peaks,
     progress("starting", 0, 1)
     for member, answer in zip(members, ask(members, {"open": True}, at_once), strict=True):
         member.fault = answer.get("failed", "")
-    for seed in first.seeds:
-        taking = [member for member in members if seed in peaks[member.cell.hash]]
-        lines = [(member, not_timed(member.fault)) for member in taking if member.fault]
-        ready = [member for member in taking if not member.fault]
-        progress(f"seed {seed}: preparing", 0, 1)
-        prepared = ask(ready, {"prepare": seed}, at_once)
-        lines += [
-            (member, not_timed(answer["failed"]))
-            for member, answer in zip(ready, prepared, strict=True)
-            if "failed" in answer
-        ]
-        ready = [member for member, answer in zip(ready, prepared, strict=True) if "failed" not in answer]
-        progress(f"seed {seed}: rounds", 0, 1)
-        lines += take_turns(
-            ready,
-            lambda member, core: ask([member], {"turn": core}, 1)[0],
-            time.monotonic,
-            rounds=group.rounds,
-            budget_s=first.measure["time_budget"] * len(ready),
-            order=random.Random(f"{group.name} {part} {seed}"),
-            # The threads of a pool that is there already would stay where they are, and elsewhere the system offers no choice.
-            cores=_cores() if first.threads == 1 and first.device == "cpu" and hasattr(os, "sched_setaffinity") else (),
-        )
-        for member, line in lines:
-            yield {"cell": member.cell.hash, "seed": seed, "process": member.pid} | line
+    # One seed: what a call takes is a matter of shapes, and each further seed would have to be brought to its checkpoint by all.
+    seed = max(first.seeds, key=lambda one: sum(one in peaks[member.cell.hash] for member in members))
+    ready = [member for member in members if seed in peaks[member.cell.hash] and not member.fault]
+    progress(f"seed {seed}: preparing", 0, 1)
+    for member, answer in zip(ready, ask(ready, {"prepare": seed}, at_once), strict=True):
+        member.fault = answer.get("failed", "")
+    for member in members:
+        fault = member.fault if seed in peaks[member.cell.hash] else f"seed {seed}, which the others are timed with, has no measured memory"
+        if fault:
+            yield {"cell": member.cell.hash, "seed": seed, "process": member.pid} | not_timed(fault)
+    ready = [member for member in ready if not member.fault]
+    progress(f"seed {seed}: rounds", 0, 1)
+    for member, line in take_turns(
+        ready,
+        lambda member, core: ask([member], {"turn": core}, 1)[0],
+        time.monotonic,
+        rounds=group.rounds,
+        budget_s=first.measure["time_budget"] * len(ready),
+        order=random.Random(f"{group.name} {part}"),
+        # The threads of a pool that is there already would stay where they are, and elsewhere the system offers no choice.
+        cores=_cores() if first.threads == 1 and first.device == "cpu" and hasattr(os, "sched_setaffinity") else (),
+    ):
+        yield {"cell": member.cell.hash, "seed": seed, "process": member.pid} | line
 
 
 def _cores() -> Sequence[int]:
