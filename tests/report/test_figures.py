@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from metabench.report.build import blocks, build_figures
-from metabench.report.drawing.palette import MARKERS, PALETTE, SHAPES, assign_styles, marker_outline, natural_key
-from metabench.report.figures.figure import PANELS_OF_A_FILE, Figure
+from metabench.report.figure import PANELS_OF_A_FILE, Figure
 from metabench.report.figures.parts import FIT_AT_LEAST, family
+from metabench.report.palette import MARKERS, PALETTE, SHAPES, assign_styles, marker_outline, natural_key
 from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite
 from metabench.report.section import contents

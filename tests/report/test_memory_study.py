@@ -17,9 +17,9 @@ import pytest
 from metabench.core.errors import MetabenchError
 from metabench.report import build
 from metabench.report.build import build_figures, build_tables
-from metabench.report.drawing.palette import marker_outline
-from metabench.report.figures.figure import Figure
+from metabench.report.figure import Figure
 from metabench.report.page.page import render_page
+from metabench.report.palette import marker_outline
 from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite
 from metabench.report.section import headline

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from metabench.report.build import build_figures
-from metabench.report.figures.figure import Figure
+from metabench.report.figure import Figure
 from metabench.report.figures.prediction import WITHIN, comparisons, prediction_figure, prediction_sentence
 from metabench.report.page.page import render_page
 from metabench.report.results.entries import Suite

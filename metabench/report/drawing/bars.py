@@ -9,9 +9,9 @@ from matplotlib.ticker import NullLocator
 
 from metabench.report.drawing.inline import gid
 from metabench.report.drawing.marks import value
-from metabench.report.drawing.palette import INKS, STATUS_COLOURS, LabelStyle
 from metabench.report.drawing.ticks import linear_ticks, tick_text
-from metabench.report.figures.figure import Bar, Panel
+from metabench.report.figure import Bar, Panel
+from metabench.report.palette import INKS, STATUS_COLOURS, LabelStyle
 
 _INK, _MUTED = (INKS[name][0] for name in ("ink", "muted"))
 _FILLED = 0.82  # of a group's width

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from metabench.report.drawing.inline import PageRenderer
-from metabench.report.drawing.palette import INKS, LabelStyle
 from metabench.report.drawing.panel import draw_panel
-from metabench.report.figures.figure import Figure, Panel
+from metabench.report.figure import Figure, Panel
+from metabench.report.palette import INKS, LabelStyle
 
 INK, MUTED, RULE, FAINT, PAPER = (INKS[name][0] for name in ("ink", "muted", "rule", "faint", "paper"))
 WIDTH, HEIGHT = 400, 280  # points

@@ -16,7 +16,7 @@ from matplotlib.backend_bases import GraphicsContextBase, RendererBase
 from matplotlib.colors import to_hex
 from matplotlib.path import Path
 
-from metabench.report.drawing.palette import colour_variables
+from metabench.report.palette import colour_variables
 
 _SIMPLER = 4  # tenths of pixels by which a line may be off where it is simplified
 _VARIABLES = colour_variables()

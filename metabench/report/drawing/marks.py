@@ -11,8 +11,8 @@ from matplotlib.transforms import blended_transform_factory
 
 from metabench.report import numbers
 from metabench.report.drawing.inline import gid
-from metabench.report.drawing.palette import INKS, LabelStyle
-from metabench.report.figures.figure import Axis, Panel, Point
+from metabench.report.figure import Axis, Panel, Point
+from metabench.report.palette import INKS, LabelStyle
 
 _PAPER = INKS["paper"][0]
 COINCIDENT = 5.0  # points between two markers, below which one hides the other

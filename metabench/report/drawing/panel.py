@@ -15,11 +15,11 @@ from matplotlib.transforms import blended_transform_factory
 from metabench.report.drawing.bars import draw_bars
 from metabench.report.drawing.inline import gid
 from metabench.report.drawing.marks import draw_points
-from metabench.report.drawing.palette import INKS, STATUS_COLOURS, LabelStyle
 from metabench.report.drawing.reference_lines import draw_rules
 from metabench.report.drawing.ticks import set_scale, tick_text
-from metabench.report.drawing.traces import draw_traces, ends
-from metabench.report.figures.figure import Failure, Panel, Point
+from metabench.report.drawing.traces import draw_traces
+from metabench.report.figure import Failure, Panel, Point, ends
+from metabench.report.palette import INKS, STATUS_COLOURS, LabelStyle
 
 _MUTED, _FAINT = (INKS[name][0] for name in ("muted", "faint"))
 _FAILED_AT_MOST = 10

@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from metabench.report.drawing.palette import INKS
-from metabench.report.figures.figure import Panel
+from metabench.report.figure import Panel
+from metabench.report.palette import INKS
 
 _MUTED = INKS["muted"][0]
 _POINTS_AT_MOST = 64  # of a line drawn across axes of which one may be logarithmic

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
 
 from metabench.report.drawing.drawing import INK, MUTED, PAPER
-from metabench.report.drawing.palette import STATUS_COLOURS
+from metabench.report.palette import STATUS_COLOURS
 from metabench.report.results.entries import Suite
 from metabench.report.tables.table import records_to_csv
 from metabench.results.schema import STATUSES

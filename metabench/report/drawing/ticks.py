@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from metabench.report import numbers
-from metabench.report.figures.figure import Axis
+from metabench.report.figure import Axis
 
 # Shorter ranges are linear: there would be fewer than two round ticks.
 _LOG_FROM = {"bytes": 2.5, "seconds": 2.5, "ratio": 6.0}

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from metabench.core.curves import Curve
-from metabench.report.drawing.traces import ends
-from metabench.report.figures.figure import Axis, Failure, Figure, Panel, Trace
+from metabench.report.figure import Axis, Failure, Figure, Panel, Trace, ends
 from metabench.report.figures.parts import seeds
 from metabench.report.results.entries import Row, Setting, Suite, Task, slug
 

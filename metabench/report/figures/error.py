@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metabench.report.blocks import Note
-from metabench.report.figures.figure import Axis, Figure, Panel, Point, Rule
+from metabench.report.figure import Axis, Figure, Panel, Point, Rule
 from metabench.report.figures.parts import (
     MEMORY,
     TIME,

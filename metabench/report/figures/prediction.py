@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from metabench.report import numbers
-from metabench.report.figures.figure import Axis, Figure, Panel, Point, Rule
+from metabench.report.figure import Axis, Figure, Panel, Point, Rule
 from metabench.report.figures.parts import MEMORY
 from metabench.report.results.columns import combined, seeds_word
 from metabench.report.results.entries import Place, Row, Suite

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from metabench.report import numbers
 from metabench.report.blocks import Note
-from metabench.report.figures.figure import Axis, Figure, Panel, Point
+from metabench.report.figure import Axis, Figure, Panel, Point
 from metabench.report.figures.parts import (
     MEMORY,
     TIME,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from metabench.report import numbers
 from metabench.report.blocks import Note
-from metabench.report.figures.figure import Axis, Failure, Figure, Panel, Point
+from metabench.report.figure import Axis, Failure, Figure, Panel, Point
 from metabench.report.figures.parts import (
     FIT_AT_LEAST,
     MEMORY,

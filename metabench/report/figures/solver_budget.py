@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from metabench.report.blocks import Note
-from metabench.report.figures.figure import Axis, Failure, Figure, Panel, Point
+from metabench.report.figure import Axis, Failure, Figure, Panel, Point
 from metabench.report.figures.parts import joined
 from metabench.report.results.certified import OTHER_SOURCE, verdict
 from metabench.report.results.entries import Suite

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metabench.report import numbers
-from metabench.report.figures.figure import Axis, Bar, Figure, Panel
+from metabench.report.figure import Axis, Bar, Figure, Panel
 from metabench.report.results.entries import Entry
 from metabench.report.sections.memory_study.figure_parts import memory_figure
 from metabench.report.sections.memory_study.study import Study

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metabench.report import numbers
-from metabench.report.figures.figure import Figure, Panel
+from metabench.report.figure import Figure, Panel
 from metabench.report.figures.parts import seeds
 from metabench.report.results.entries import slug
 from metabench.report.sections.memory_study.study import Comparison, Study

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from metabench.report.drawing.palette import INKS, REFERENCE, LabelStyle
-from metabench.report.figures.figure import Figure
+from metabench.report.figure import Figure
+from metabench.report.palette import INKS, REFERENCE, LabelStyle
 from metabench.report.results.entries import Suite
 from metabench.report.sections.memory_study.ablation_figure import ablation_figure
 from metabench.report.sections.memory_study.figure_parts import FLOOR

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metabench.report.figures.figure import Axis, Figure, Panel, Point, Rule
+from metabench.report.figure import Axis, Figure, Panel, Point, Rule
 from metabench.report.figures.parts import joined
 from metabench.report.sections.memory_study.figure_parts import comparison_note, memory_figure
 from metabench.report.sections.memory_study.study import FOURFOLD, Comparison, Study

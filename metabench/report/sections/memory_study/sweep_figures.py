@@ -7,7 +7,7 @@ from collections import Counter
 
 from metabench.report import numbers
 from metabench.report.drawing.ticks import tick_text
-from metabench.report.figures.figure import Axis, Bar, Failure, Figure, Panel, Point, Rule
+from metabench.report.figure import Axis, Bar, Failure, Figure, Panel, Point, Rule
 from metabench.report.figures.parts import joined, thin
 from metabench.report.results.entries import Entry, Suite
 from metabench.report.sections.memory_study.figure_parts import FLOOR, comparison_note, memory_figure

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from metabench.report.figures.figure import Axis
+from metabench.report.figure import Axis
 from metabench.report.figures.parts import FIT_AT_LEAST, family
 from metabench.report.results.entries import Entry, Suite, Task
 from metabench.report.sections.memory_study.study import ITEM_BYTES, Configuration, Study, too_large

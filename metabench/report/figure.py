@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any
 
-from metabench.report.drawing.palette import LabelStyle
+from metabench.report.palette import LabelStyle
 from metabench.report.tables.table import records_to_csv
 
 PANELS_OF_A_FILE = 24
@@ -251,3 +251,9 @@ def only(panel: Panel, labels: Set[str]) -> Panel:
         bars=[one for one in panel.bars if one.label in labels],
         traces=[one for one in panel.traces if one.label in labels],
     )
+
+
+def ends(traces: list[Trace]) -> tuple[list[float], list[float]]:
+    """Return all x, and all y with the ends of bands: what the axes must hold."""
+    xs = [x for trace in traces for x in trace.x]
+    return xs, [y for trace in traces for numbers in (trace.y, trace.low, trace.high) for y in numbers]
