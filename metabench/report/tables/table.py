@@ -50,6 +50,11 @@ class Cell:
         return signs(self.doubt, self.inexact)
 
 
+def exact_cell(text: str, value: float | None) -> Cell:
+    """Return a cell of a number, every digit on hover."""
+    return Cell(text, value, "" if value is None else repr(value))
+
+
 @dataclass(frozen=True)
 class Column:
     """A column: header, its group (empty: none), description, whether it holds numbers, and why a header that is

@@ -177,16 +177,15 @@ def growths(study: Study, sweep: Sweep) -> list[Growth]:
     """Return how the dynamic memory of each label grows along a sweep; labels with too few values for a fit are left out."""
     found = []
     for label in [study.reference, *study.labels]:
-        points = [
-            (value, run.dynamic_bytes, parameters_of(study, configuration), configuration)
+        places = [
+            (value, configuration, run.dynamic_bytes)
             for value, configuration in sweep.places
             if (run := study.runs[configuration].get(label)) is not None and run.dynamic_bytes
         ]
-        if len(points) < FIT_AT_LEAST:
-            continue
-        fit = line([value for value, _, _, _ in points], [memory for _, memory, _, _ in points])
+        values = [value for value, _, _ in places]
+        fit = line(values, [memory for _, _, memory in places]) if len(places) >= FIT_AT_LEAST else None
         if fit is not None:
-            found.append(Growth(label, fit, _parameter_bytes([(value, count, one) for value, _, count, one in points])))
+            found.append(Growth(label, fit, _parameter_bytes(study, values, [one for _, one, _ in places])))
     return found
 
 
@@ -252,13 +251,13 @@ def _compared(study: Study, configuration: Configuration) -> bool:
     )
 
 
-def _parameter_bytes(points: list[tuple[float, float | None, Configuration]]) -> float | None:
+def _parameter_bytes(study: Study, values: list[float], configurations: list[Configuration]) -> float | None:
     """Return bytes of the parameters, or by how many a unit of the sweep adds to them."""
-    counts = [count for _, count, _ in points if count is not None]
-    if len(counts) < len(points):
+    counts = [count for one in configurations if (count := parameters_of(study, one)) is not None]
+    if len(counts) < len(values):
         return None
-    item = ITEM_BYTES[points[0][2].place.dtype]
+    item = ITEM_BYTES[configurations[0].place.dtype]
     if len(set(counts)) == 1:
         return item * counts[0]
-    fit = line([value for value, _, _ in points], counts)
+    fit = line(values, counts)
     return item * fit.slope if fit is not None else None
