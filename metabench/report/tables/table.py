@@ -175,7 +175,8 @@ def records_to_csv(records: list[dict[str, Any]], names: list[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    for record in records:
+        writer.writerow({name: str(one).lower() if isinstance(one, bool) else one for name, one in record.items()})
     return text.getvalue()
 
 
