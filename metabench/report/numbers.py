@@ -14,7 +14,6 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SECOND_UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
 
-NOMINAL = f"nominal {CONFIDENCE * 100:.0f} %"
 _LEAST = min(min(covered.values()) for covered in COVERAGE.values())
 
 # In captions: files of figures and tables are read without the page.
