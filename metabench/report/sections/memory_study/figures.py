@@ -13,7 +13,7 @@ from metabench.report.figures.parts import joined, seeds, thin
 from metabench.report.palette import INKS, REFERENCE, LabelStyle
 from metabench.report.results.entries import Entry, Suite, slug
 from metabench.report.sections.memory_study.study import FOURFOLD, Comparison, Study, too_large
-from metabench.report.sections.memory_study.sweeps import Sweep, ablations, configuration_words, sweeps, switch_name
+from metabench.report.sections.memory_study.sweeps import SWITCHES, Sweep, ablations, configuration_words, sweeps
 
 FLOOR = "analytic floor"
 _PANELS_AT_MOST = 3
@@ -164,7 +164,9 @@ def _ablation_figure(study: Study) -> Figure:
         if base.dynamic_bytes is None and study.reference in study.runs[ablation.configuration]:
             base, base_name = study.runs[ablation.configuration][study.reference], f"of {study.reference}"
         method = method or ablation.method
-        letters = ", ".join(f"{_letter(switch)}: {switch_name(switch)}" for switch in ablation.switches)
+        letters = ", ".join(
+            f"{_letter(switch)}: {SWITCHES.get(switch, switch.replace('_', ' '))}" for switch in ablation.switches
+        )
         title = f" · {configuration_words(study, ablation.configuration)}" if len(found) > 1 else ""
         for word, name in (("dynamic memory", "dynamic_bytes"), ("time", "time_median"), ("operations", "flops")):
             below = getattr(base, name)
