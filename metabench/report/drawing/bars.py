@@ -29,9 +29,7 @@ def draw_bars(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> Non
     for bar in panel.bars:
         stacks.setdefault((bar.group, bar.label), []).append(bar)
     highest = max(sum(bar.value for bar in stack) for stack in stacks.values()) or 1.0
-    upright = max(sum(len(bar.words) for bar in panel.bars), 1) > _LETTERS and any(
-        len(bar.words) > 4 for bar in panel.bars
-    )
+    upright = sum(len(bar.words) for bar in panel.bars) > _LETTERS and any(len(bar.words) > 4 for bar in panel.bars)
     for (group, label), stack in stacks.items():
         x = groups.index(group) + width * (labels.index(label) - (len(labels) - 1) / 2)
         below = 0.0

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
@@ -34,7 +33,7 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> in
 
     Its title and the names of its axes are the caller's.
     """
-    seaborn.despine(ax=axes)
+    axes.spines[["top", "right"]].set_visible(False)
     if panel.bars:
         draw_bars(axes, panel, styles)
         return 0

@@ -83,16 +83,14 @@ class Comparison:
             return "more memory"
         if slowdown is not None and gain < slowdown:
             return "less gain than cost"
-        return "recomputation does as well" if self._dominated else ""
-
-    @property
-    def _dominated(self) -> bool:
-        """Whether recomputation needs no more memory and no more time."""
-        if self.recomputation is None or self.recomputation.label == self.run.label:
-            return False
-        memory = _quotient(self.run.peak_bytes, self.recomputation.peak_bytes)
-        time = _quotient(self.run.time_median, self.recomputation.time_median)
-        return memory is not None and time is not None and memory >= 1.0 and time >= 1.0
+        # Recomputation that needs no more memory and no more time.
+        other = self.recomputation
+        if other is None or other.label == self.run.label:
+            return ""
+        memory = _quotient(self.run.peak_bytes, other.peak_bytes)
+        time = _quotient(self.run.time_median, other.time_median)
+        dominated = memory is not None and time is not None and memory >= 1.0 and time >= 1.0
+        return "recomputation does as well" if dominated else ""
 
 
 @dataclass
