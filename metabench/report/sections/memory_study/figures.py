@@ -149,8 +149,8 @@ def _trade_figure(study: Study) -> Figure:
         study,
         "study_trade",
         "Gain in memory against its cost",
-        "One point per configuration; upper left is better. Below the rising line, memory saved is less than time added. Operations: "
-        "matrix products, convolutions; 4/3: mixed mode that rematerialises nothing",
+        "One point per configuration; upper left is better. Below the rising line, a method saves less memory than it costs in time. "
+        "Operations: matrix products, convolutions; 4/3: mixed mode that rematerialises nothing",
         [panel for panel in panels if len(panel.points) > 1],
     )
 
