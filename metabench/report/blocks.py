@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from matplotlib.figure import Figure as Canvas
 
-from metabench.report.figures.figure import Figure
+from metabench.report.figure import Figure
 from metabench.report.tables.table import Table
 
 

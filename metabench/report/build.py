@@ -14,9 +14,9 @@ import matplotlib
 
 from metabench.report.blocks import Drawing
 from metabench.report.drawing.drawing import draw_figure
-from metabench.report.drawing.palette import LabelStyle
-from metabench.report.figures.figure import Figure
+from metabench.report.figure import Figure
 from metabench.report.page.page import render_page
+from metabench.report.palette import LabelStyle
 from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite
 from metabench.report.section import contents

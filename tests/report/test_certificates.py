@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from metabench.report.build import blocks, build_figures, build_tables
-from metabench.report.drawing.palette import PALETTE, assign_styles
-from metabench.report.figures.figure import Figure
+from metabench.report.figure import Figure
 from metabench.report.figures.solver_budget import ROUNDING, budget_figure
 from metabench.report.page.page import render_page
+from metabench.report.palette import PALETTE, assign_styles
 from metabench.report.results.certified import NEVER, OTHER_SOURCE, verdict
 from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite

@@ -13,8 +13,8 @@ import pytest
 from metabench.core.curves import Curve
 from metabench.report.build import build_figures
 from metabench.report.drawing.drawing import draw_figure, draw_svg
+from metabench.report.figure import PANELS_OF_A_FILE, Figure
 from metabench.report.figures.curves import curve_figures
-from metabench.report.figures.figure import PANELS_OF_A_FILE, Figure
 from metabench.report.page.page import render_page
 from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite

@@ -6,6 +6,7 @@ import csv
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 
 from metabench.report.build import blocks, build_figures
-from metabench.report.drawing.palette import MARKERS, PALETTE, SHAPES, assign_styles, marker_outline, natural_key
-from metabench.report.figures.figure import PANELS_OF_A_FILE, Figure
+from metabench.report.drawing.drawing import draw_svg
+from metabench.report.figure import PANELS_OF_A_FILE, Axis, Figure, Panel, Point
 from metabench.report.figures.parts import FIT_AT_LEAST, family
+from metabench.report.palette import MARKERS, PALETTE, SHAPES, LabelStyle, assign_styles, marker_outline, natural_key
 from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite
 from metabench.report.section import contents
@@ -297,6 +299,15 @@ def test_files_hold_all_data_and_are_the_same_bytes_every_time(load_rows: Any, s
         if entry.quality:
             place = entry.peak_bytes if record["panel"].startswith("Against memory") else entry.time_median
             assert float(record["y"]) == entry.quality.value and float(record["x"]) == place
+
+
+def test_an_interval_leaves_the_hole_of_a_hollow_shape_open() -> None:
+    axis = Axis("a", "plain", log=False)
+    panel = Panel("a panel", axis, axis, [Point("m", 1.0, 2.0, 0.5, 1.5, 1.0, 3.0)])
+    drawing = draw_svg(panel, {"m": LabelStyle("c0", PALETTE[0][0], SHAPES[-1])}, lambda label: "s0")
+    (mark,) = re.findall(r'<path class="m s0" data-r="[^"]+" d="([^"]+)"', drawing)
+    assert mark.count("M") == mark.count("z") == 2, "the shape and its hole alone"
+    assert '<path class="l s0"' in drawing
 
 
 def test_an_empty_suite_has_no_figures(empty_results: Path, tmp_path: Path) -> None:

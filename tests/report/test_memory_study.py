@@ -17,16 +17,15 @@ import pytest
 from metabench.core.errors import MetabenchError
 from metabench.report import build
 from metabench.report.build import build_figures, build_tables
-from metabench.report.drawing.palette import marker_outline
-from metabench.report.figures.figure import Figure
+from metabench.report.figure import Figure
 from metabench.report.page.page import render_page
+from metabench.report.palette import marker_outline
 from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite
 from metabench.report.section import headline
 from metabench.report.sections.memory_study import figures, sentences, table
-from metabench.report.sections.memory_study.figure_parts import FLOOR
+from metabench.report.sections.memory_study.figures import FLOOR, device_memory
 from metabench.report.sections.memory_study.study import Configuration, Study, memory_study
-from metabench.report.sections.memory_study.sweep_figures import device_memory
 from metabench.report.sections.memory_study.sweeps import ablations, growths, sweeps
 from metabench.report.tables.table import Table
 from metabench.suite.plan.plan import load_suite as load_config
@@ -195,12 +194,16 @@ def test_bars_are_static_and_dynamic_memory_apart(suite: Suite) -> None:
             assert bars == {"dynamic": runs[label].dynamic_bytes, "static": runs[label].static_bytes}
 
 
-def test_the_spread_is_every_configuration_in_order_with_the_share_of_fourfold_gains(suite: Suite) -> None:
+def test_every_configuration_is_a_point_by_its_gain_and_its_cost_with_the_share_of_fourfold_gains(suite: Suite) -> None:
     study = _study(suite)
-    for panel, word in zip(_figure(suite, "study_spread").panels, ("dynamic_gain", "total_gain"), strict=True):
-        gains = [value for one in study.of("mixflow") if (value := getattr(one, word)) is not None]
-        assert [point.y for point in panel.points if point.label == "mixflow"] == sorted(gains)
-        assert panel.notes["mixflow"] == f"≥ 4×: {sum(gain >= 4 for gain in gains)} of {len(gains)}"
+    *gained, computed = _figure(suite, "study_trade").panels
+    own = study.of("mixflow")
+    for panel, word in zip(gained, ("dynamic_gain", "total_gain"), strict=True):
+        found = [(one.slowdown, value) for one in own if (value := getattr(one, word)) is not None]
+        assert [(point.x, point.y) for point in panel.points if point.label == "mixflow"] == found
+        assert panel.notes["mixflow"] == f"≥ 4×: {sum(gain >= 4 for _, gain in found)} of {len(found)}"
+    times = [(one.arithmetic, one.slowdown) for one in own if one.slowdown]
+    assert [(point.x, point.y) for point in computed.points if point.label == "mixflow"] == times
 
 
 def test_the_ablation_has_all_combinations_relative_to_all_switches_off(suite: Suite) -> None:
@@ -341,7 +344,7 @@ def test_what_does_not_fit_is_in_the_table_with_its_predicted_bytes(suite: Suite
     assert len(large) == 9
     for row, record in large:
         assert row["status"].text == "predicted not to fit: needs a GPU"
-        assert record["predicted_bytes"] > 24 * 2**30 and row["predicted"].text.endswith(("GiB", "TiB"))
+        assert record["predicted_bytes"] > 24 * 2**30 and row["predicted_bytes"].text.endswith(("GiB", "TiB"))
     gains = {record["label"]: record["predicted_gain"] for _, record in large}
     assert gains["mixflow"] == pytest.approx(400 / 30)
     figure = _figure(suite, "study_predicted")
@@ -374,12 +377,11 @@ def test_results_without_floors_operations_and_predictions_have_a_study_without_
     assert {figure.kind for figure in study_figures(suite)} == {
         "study_gain",
         "study_parts",
-        "study_spread",
         "study_trade",
         "study_ablation",
     }
     table = next(table for table in study_tables(suite) if table.name == "memory-study")
-    assert not {"floor", "over_floor", "arithmetic", "predicted", "predicted_gain"} & {
+    assert not {"floor_bytes", "over_floor", "arithmetic", "predicted_bytes", "predicted_gain"} & {
         column.key for column in table.columns
     }
     text = " ".join(sentence for _, sentence in _said(suite))

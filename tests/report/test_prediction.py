@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from metabench.report.build import build_figures
-from metabench.report.figures.figure import Figure
+from metabench.report.figure import Figure
 from metabench.report.figures.prediction import WITHIN, comparisons, prediction_figure, prediction_sentence
 from metabench.report.page.page import render_page
 from metabench.report.results.entries import Suite
@@ -33,21 +33,20 @@ def figure_of(suite: Suite) -> Figure:
 
 def test_a_cell_is_one_point_its_largest_seed_against_its_prediction(load_rows: Any, synthetic: Any) -> None:
     figure = figure_of(load_rows(rows_with(synthetic, unrolled=1.0, mixflow=1.04, t1t2=0.9)))
-    plain, ratio = figure.panels
-    assert [(point.label, point.x, point.y) for point in plain.points] == [
-        ("unrolled", 1_000_000, 1_000_000),
-        ("mixflow", 1_000_000, 1_040_000),
-        ("t1t2", 1_000_000, 900_000),
+    (panel,) = figure.panels
+    assert [(point.label, point.x) for point in panel.points] == [
+        ("unrolled", 1_000_000),
+        ("mixflow", 1_000_000),
+        ("t1t2", 1_000_000),
     ]
-    assert [point.y for point in ratio.points] == pytest.approx([1.0, 1.04, 0.9])
-    assert plain.title == "cpu · 2 of 3 cells within 5 %"
+    assert [point.y for point in panel.points] == pytest.approx([1.0, 1.04, 0.9])
+    assert panel.title == "cpu · 2 of 3 cells within 5 %"
 
 
 def test_lines_to_compare_with_are_equality_and_the_band_around_it(load_rows: Any, synthetic: Any) -> None:
-    plain, ratio = figure_of(load_rows(rows_with(synthetic, unrolled=1.0))).panels
+    (panel,) = figure_of(load_rows(rows_with(synthetic, unrolled=1.0))).panels
     band = {1.0, 1.0 - WITHIN, 1.0 + WITHIN}
-    assert {(rule.along, rule.value) for rule in plain.rules} == {("both", value) for value in band}
-    assert {(rule.along, rule.value) for rule in ratio.rules} == {("x", value) for value in band}
+    assert {(rule.along, rule.value) for rule in panel.rules} == {("x", value) for value in band}
 
 
 def test_devices_have_panels_of_their_own(load_rows: Any, synthetic: Any) -> None:
@@ -55,7 +54,7 @@ def test_devices_have_panels_of_their_own(load_rows: Any, synthetic: Any) -> Non
         row | {"device": "cuda", "cell": "00000001"} for row in rows_with(synthetic, mixflow=1.2)
     ]
     titles = [panel.title for panel in figure_of(load_rows(rows)).whole.panels]
-    assert titles == ["cpu · 1 of 1 cell within 5 %", "cpu · ratio", "cuda · 0 of 1 cell within 5 %", "cuda · ratio"]
+    assert titles == ["cpu · 1 of 1 cell within 5 %", "cuda · 0 of 1 cell within 5 %"]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_the_page_says_it_and_the_files_are_written(tmp_path: Path, synthetic: A
     page = render_page(load_rows(rows))
     section = page[page.index('<section id="measurement">') : page.index('<section id="coverage">')]
     assert "2 of 2 cells within 5 %" in section
-    assert section.count('role="img"') == 2
+    assert section.count('role="img"') == 1
     assert 'href="#measurement"' in page
     for index, row in enumerate(rows):
         write_rows(tmp_path / f"{index}.parquet", [row])
@@ -99,7 +98,7 @@ def test_the_page_says_it_and_the_files_are_written(tmp_path: Path, synthetic: A
     written = {path.name for path in build_figures(results.parquet, tmp_path / "figures")}
     assert {f"predicted_memory.{suffix}" for suffix in ("pdf", "png", "csv")} <= written
     with (tmp_path / "figures" / "predicted_memory.csv").open(encoding="utf-8", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 4
+        assert len(list(csv.DictReader(file))) == 2
 
 
 def test_without_predictions_nothing_is_said_of_them(suite: Suite) -> None:

@@ -9,9 +9,9 @@ from matplotlib.ticker import NullLocator
 
 from metabench.report.drawing.inline import gid
 from metabench.report.drawing.marks import value
-from metabench.report.drawing.palette import INKS, STATUS_COLOURS, LabelStyle
 from metabench.report.drawing.ticks import linear_ticks, tick_text
-from metabench.report.figures.figure import Bar, Panel
+from metabench.report.figure import Bar, Panel
+from metabench.report.palette import INKS, STATUS_COLOURS, LabelStyle
 
 _INK, _MUTED = (INKS[name][0] for name in ("ink", "muted"))
 _FILLED = 0.82  # of a group's width
@@ -29,9 +29,7 @@ def draw_bars(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> Non
     for bar in panel.bars:
         stacks.setdefault((bar.group, bar.label), []).append(bar)
     highest = max(sum(bar.value for bar in stack) for stack in stacks.values()) or 1.0
-    upright = max(sum(len(bar.words) for bar in panel.bars), 1) > _LETTERS and any(
-        len(bar.words) > 4 for bar in panel.bars
-    )
+    upright = sum(len(bar.words) for bar in panel.bars) > _LETTERS and any(len(bar.words) > 4 for bar in panel.bars)
     for (group, label), stack in stacks.items():
         x = groups.index(group) + width * (labels.index(label) - (len(labels) - 1) / 2)
         below = 0.0

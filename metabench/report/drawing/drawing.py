@@ -18,9 +18,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from metabench.report.drawing.inline import PageRenderer
-from metabench.report.drawing.palette import INKS, LabelStyle
 from metabench.report.drawing.panel import draw_panel
-from metabench.report.figures.figure import Figure, Panel
+from metabench.report.figure import Figure, Panel
+from metabench.report.palette import INKS, LabelStyle
 
 INK, MUTED, RULE, FAINT, PAPER = (INKS[name][0] for name in ("ink", "muted", "rule", "faint", "paper"))
 WIDTH, HEIGHT = 400, 280  # points
@@ -70,21 +70,21 @@ def draw_figure(figure: Figure, styles: Mapping[str, LabelStyle]) -> tuple[bytes
             corner = (column * wide, below + (rows - 1 - row) * (HEIGHT + _TITLE))
             axes = _draw(canvas, corner, panel, styles, panel.title)
             if own_legends:
-                shown = [label for label in styles if label in set(panel.labels)]
+                shown = [label for label in labels if label in set(panel.labels)]
+                few = len(shown) <= 10
                 axes.legend(
                     handles=[
                         _legend_mark(styles[label], f"{label}\n{panel.notes.get(label, '')}".strip()) for label in shown
                     ],
                     loc="upper left",
                     bbox_to_anchor=(1.03, 1.04),
-                    fontsize=8 if len(shown) <= 10 else 7,
-                    labelspacing=0.5 if len(shown) <= 10 else 0.3,
+                    fontsize=8 if few else 7,
+                    labelspacing=0.5 if few else 0.3,
                     handletextpad=0.3,
                 )
         if not own_legends:
-            handles = [_legend_mark(styles[label], label) for label in labels]
             canvas.legend(
-                handles=handles,
+                handles=[_legend_mark(styles[label], label) for label in labels],
                 loc="lower center",
                 ncols=min(legend_columns, len(labels)),
                 fontsize=9.5,

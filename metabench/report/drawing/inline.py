@@ -16,10 +16,10 @@ from matplotlib.backend_bases import GraphicsContextBase, RendererBase
 from matplotlib.colors import to_hex
 from matplotlib.path import Path
 
-from metabench.report.drawing.palette import colour_variables
+from metabench.report.palette import VARIABLES
 
 _SIMPLER = 4  # tenths of pixels by which a line may be off where it is simplified
-_VARIABLES = colour_variables()
+_NAMES = {light: name for name, (light, _) in VARIABLES.items()}
 
 
 def gid(kind: str, label: str, row: str = "") -> str:
@@ -99,7 +99,7 @@ class PageRenderer(RendererBase):
             x = mtext.get_transform().transform(mtext.get_unitless_position())[0]
         place = f'x="{_number(round(10 * x))}" y="{_number(round(10 * (self._size[1] - y)))}"'
         turned = f' transform="rotate({-angle:.0f} {x:.1f} {self._size[1] - y:.1f})"' if angle % 360 else ""
-        name = _VARIABLES.get(to_hex(gc.get_rgb()), "ink")
+        name = _NAMES.get(to_hex(gc.get_rgb()), "ink")
         look = {"ink": "", "muted": ' class="k"'}.get(name, f' style="fill:var(--{name})"')
         anchor = {"left": "", "center": ' text-anchor="middle"', "right": ' text-anchor="end"'}[align]
         self._texts.append(f"<text {place}{anchor}{turned}{look}>{escape(s)}</text>")
@@ -185,4 +185,4 @@ def _number(tenths: int) -> str:
 
 
 def _variable(colour: Any) -> str:
-    return _VARIABLES.get(to_hex(colour), "ink")
+    return _NAMES.get(to_hex(colour), "ink")

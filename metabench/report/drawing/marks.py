@@ -11,8 +11,8 @@ from matplotlib.transforms import blended_transform_factory
 
 from metabench.report import numbers
 from metabench.report.drawing.inline import gid
-from metabench.report.drawing.palette import INKS, LabelStyle
-from metabench.report.figures.figure import Axis, Panel, Point
+from metabench.report.figure import Axis, Panel, Point
+from metabench.report.palette import INKS, LabelStyle
 
 _PAPER = INKS["paper"][0]
 COINCIDENT = 5.0  # points between two markers, below which one hides the other
@@ -36,9 +36,10 @@ def draw_points(
     shown = pulled_apart(true, [point.label for point in points])
     back = to_pixels.inverted()
     for point, y, place, place_shown in zip(points, ys, true, shown, strict=True):
-        colour = styles[point.label].colour
-        line: dict[str, Any] = {"color": colour, "linewidth": 1.1, "alpha": 0.6, "zorder": 3, "transform": to_pixels}
-        line["gid"] = gid("m", point.label, point_row(panel, point))
+        style = styles[point.label]
+        # Apart from the marker: its stroke would fill the hole of a hollow shape.
+        line: dict[str, Any] = {"color": style.colour, "linewidth": 1.1, "alpha": 0.6, "zorder": 3}
+        line |= {"transform": to_pixels, "gid": gid("l", point.label)}
         if level is None and point.y_low is not None and point.y_high is not None:
             axes.plot([point.x] * 2, [point.y_low, point.y_high], **line)
         if point.x_low is not None and point.x_high is not None:
@@ -51,11 +52,15 @@ def draw_points(
         axes.plot(
             [x],
             [y],
-            **line | {"alpha": 1.0, "zorder": 4, "linestyle": "none"},
-            marker=styles[point.label].marker,
+            color=style.colour,
+            linestyle="none",
+            marker=style.marker,
             markersize=7.5,
             markeredgecolor=_PAPER,
             markeredgewidth=0.7,
+            zorder=4,
+            transform=to_pixels,
+            gid=gid("m", point.label, point_row(panel, point)),
         )
     return sum(one != other for one, other in zip(true, shown, strict=True))
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
@@ -15,15 +14,16 @@ from matplotlib.transforms import blended_transform_factory
 from metabench.report.drawing.bars import draw_bars
 from metabench.report.drawing.inline import gid
 from metabench.report.drawing.marks import draw_points
-from metabench.report.drawing.palette import INKS, STATUS_COLOURS, LabelStyle
 from metabench.report.drawing.reference_lines import draw_rules
 from metabench.report.drawing.ticks import set_scale, tick_text
-from metabench.report.drawing.traces import draw_traces, ends
-from metabench.report.figures.figure import Failure, Panel, Point
+from metabench.report.drawing.traces import draw_traces
+from metabench.report.figure import Failure, Panel, Point, ends
+from metabench.report.palette import INKS, STATUS_COLOURS, LabelStyle
 
 _MUTED, _FAINT = (INKS[name][0] for name in ("muted", "faint"))
 _FAILED_AT_MOST = 10
 _FLOOR = 0.2  # of an axis
+_ABOVE = 0.03  # of an axis, free above and below the rows of failures
 _ROW = 16.0  # points, of failures
 _LETTER = 6.2  # points
 
@@ -33,14 +33,14 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> in
 
     Its title and the names of its axes are the caller's.
     """
-    seaborn.despine(ax=axes)
+    axes.spines[["top", "right"]].set_visible(False)
     if panel.bars:
         draw_bars(axes, panel, styles)
         return 0
     width, height = (length * 72 / axes.figure.dpi for length in axes.get_window_extent().size)
     placed = [failure for failure in panel.failures if failure.x is not None]
     aside = _asides([failure for failure in panel.failures if failure.x is None])
-    rows = list(dict.fromkeys(failure.label for failure in placed))
+    rows = len({failure.label for failure in placed})
     floor = -math.inf if panel.floor is None else panel.floor
     low_points = [point for point in panel.points if point.y < floor]
     above = [point for point in panel.points if point.y >= floor]
@@ -51,7 +51,7 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> in
     xs += [failure.x for failure in placed if failure.x is not None]
     ys = across + [value for point in above for value in (point.y, point.y_low, point.y_high) if value is not None]
     side = (24 + _LETTER * max(len(words) for _, words in aside)) / width if aside else 0.0
-    top = 0.03 + _ROW * len(rows) / height if rows else 0.0
+    top = _ABOVE + _ROW * rows / height if rows else 0.0
     set_scale(axes, panel.x, xs, panel.ticks, "x", 0.0, side)
     set_scale(axes, panel.y, ys or [floor, 1.0], [], "y", _FLOOR if low_points else 0.0, top)
     axes.grid(True, axis="y")
@@ -74,7 +74,7 @@ def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> in
     if low_points:
         pulled += _draw_floor(axes, panel, low_points, styles)
     if rows:
-        _draw_placed(axes, panel, placed, rows, styles, top, _ROW / height)
+        _draw_placed(axes, panel, placed, styles, top)
     if aside:
         _draw_aside(axes, aside, styles, side)
     return pulled
@@ -125,24 +125,15 @@ def _draw_front(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_placed(
-    axes: Axes,
-    panel: Panel,
-    failures: Sequence[Failure],
-    rows: Sequence[str],
-    styles: Mapping[str, LabelStyle],
-    top: float,
-    row_height: float,
+    axes: Axes, panel: Panel, failures: Sequence[Failure], styles: Mapping[str, LabelStyle], top: float
 ) -> None:
     """Draw failures above the data at their x, one row per label."""
     across = blended_transform_factory(axes.transData, axes.transAxes)
     _strip(axes, (0, 1 - top), 1, top)
+    rows = dict.fromkeys(failure.label for failure in failures)
     for row, label in enumerate(rows):
-        height = 1 - 0.015 - row_height * (row + 0.5)
-        mine = sorted(
-            (failure.x, failure.status, failure.runs)
-            for failure in failures
-            if failure.label == label and failure.x is not None
-        )
+        height = 1 - 0.015 - (top - _ABOVE) / len(rows) * (row + 0.5)
+        mine = sorted((one.x, one.status, one.runs) for one in failures if one.label == label and one.x is not None)
         before = ""
         for x, status, runs in mine:
             name = gid("h", label, f"{_times(status, runs)} at {tick_text(panel.x.kind, x, [x])}")

@@ -7,15 +7,15 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from metabench.report.drawing.palette import INKS
-from metabench.report.figures.figure import Panel
+from metabench.report.figure import Panel
+from metabench.report.palette import INKS
 
 _MUTED = INKS["muted"][0]
 _POINTS_AT_MOST = 64  # of a line drawn across axes of which one may be logarithmic
 
 
 def draw_rules(axes: Axes, panel: Panel) -> None:
-    """Draw the rules of a panel that lie within its axes, with their words at the end; the limits stay as they are."""
+    """Draw the rules of a panel that lie within its axes, with their words at the end."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     for rule in panel.rules:
         if rule.along == "x" and bottom <= rule.value <= top:
@@ -32,8 +32,6 @@ def draw_rules(axes: Axes, panel: Panel) -> None:
                 before, last = (axes.transData.transform((x, rule.value * x)) for x in (xs[-2], xs[-1]))
                 angle = math.degrees(math.atan2(last[1] - before[1], last[0] - before[0]))
                 _say(axes, xs[-2], rule.value * xs[-2], rule.words, (0, 0), "right", "bottom", angle)
-    axes.set_xlim(left, right)
-    axes.set_ylim(bottom, top)
 
 
 _LOOKS: dict[str, Any] = {"color": _MUTED, "linewidth": 0.9, "linestyle": (0, (1.5, 2.0)), "zorder": 1}

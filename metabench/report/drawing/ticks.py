@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from metabench.report import numbers
-from metabench.report.figures.figure import Axis
+from metabench.report.figure import Axis
 
 # Shorter ranges are linear: there would be fewer than two round ticks.
 _LOG_FROM = {"bytes": 2.5, "seconds": 2.5, "ratio": 6.0}
+_UNITS = {"bytes": numbers.byte_unit, "seconds": numbers.second_unit}
 
 
 def set_scale(
@@ -68,18 +69,15 @@ def log_ticks(kind: str, low: float, high: float) -> list[float]:
 
 def linear_ticks(kind: str, low: float, high: float) -> list[float]:
     """Return about five round values between low and high, round in the unit that will be printed."""
-    size = numbers.byte_unit(high)[1] if kind == "bytes" else numbers.second_unit(high)[1] if kind == "seconds" else 1.0
+    size = _UNITS[kind](high)[1] if kind in _UNITS else 1.0
     locator = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10])
     return [place * size for place in locator.tick_values(low / size, high / size) if low <= place * size <= high]
 
 
 def tick_text(kind: str, value: float, places: list[float]) -> str:
     """Write a tick in its unit."""
-    if kind == "bytes":
-        unit, size = numbers.byte_unit(max(value, 1.0))
-        return f"{value / size:.4g} {unit}"
-    if kind == "seconds":
-        unit, size = numbers.second_unit(value)
+    if kind in _UNITS:
+        unit, size = _UNITS[kind](value)
         return f"{value / size:.4g} {unit}"
     if kind == "count":
         for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

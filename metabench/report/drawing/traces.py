@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from metabench.report.drawing.inline import gid
 from metabench.report.drawing.marks import value
-from metabench.report.drawing.palette import INKS, LabelStyle
-from metabench.report.figures.figure import Panel, Trace
+from metabench.report.figure import Panel, Trace
+from metabench.report.palette import INKS, LabelStyle
 
 _PAPER = INKS["paper"][0]
 _DRAWN = 100  # points of a line: two or three for each millimetre
@@ -56,9 +56,3 @@ def _row(panel: Panel, trace: Trace) -> str:
 def _spread(count: int, most: int) -> list[int]:
     """Return at most `most` of the first `count` integers, evenly spread, both ends among them."""
     return list(range(count)) if count <= most else [round(place * (count - 1) / (most - 1)) for place in range(most)]
-
-
-def ends(traces: list[Trace]) -> tuple[list[float], list[float]]:
-    """Return all x, and all y with the ends of bands: what the axes must hold."""
-    xs = [x for trace in traces for x in trace.x]
-    return xs, [y for trace in traces for numbers in (trace.y, trace.low, trace.high) for y in numbers]

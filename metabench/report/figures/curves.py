@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from metabench.core.curves import Curve
-from metabench.report.drawing.traces import ends
-from metabench.report.figures.figure import Axis, Failure, Figure, Panel, Trace
+from metabench.report.figure import Axis, Failure, Figure, Panel, Trace, ends
 from metabench.report.figures.parts import seeds
 from metabench.report.results.entries import Row, Setting, Suite, Task, slug
 
@@ -49,7 +49,7 @@ def curve_figures(suite: Suite, task: Task) -> list[Figure]:
 
 def _figure(suite: Suite, task: Task, name: str, rows: list[Row]) -> Figure | None:
     found: dict[_Place, dict[str, list[_Run]]] = {}
-    without: dict[_Place, dict[tuple[str, str], int]] = {}
+    without: dict[_Place, Counter[tuple[str, str]]] = {}
     for row in rows:
         place = _Place(Setting.of(row), row["inner_steps"], row["outer_steps"])
         curves = suite.curves.get((row["cell"], row["seed"]), {})
@@ -58,40 +58,27 @@ def _figure(suite: Suite, task: Task, name: str, rows: list[Row]) -> Figure | No
             run = _Run(curve, _clock(curve, curves.get(TIME)) if name == OUTER_LOSS else ())
             found.setdefault(place, {}).setdefault(row["label"], []).append(run)
         elif row["status"] != "ok":
-            counts = without.setdefault(place, {})
-            counts[row["label"], row["status"]] = counts.get((row["label"], row["status"]), 0) + 1
+            without.setdefault(place, Counter())[row["label"], row["status"]] += 1
     if not found:
         return None
     size = {entry.setting.size: entry.n_params or 0 for entry in suite.entries if entry.setting.task == task}
-    order = {setting: index for index, setting in enumerate(suite.settings)}
-    places = sorted(
-        found,
-        key=lambda one: (
-            -size[one.setting.size],
-            order[one.setting],
-            one.inner_steps,
-            one.outer_steps,
-            one.along,
-            one.unit,
-        ),
-    )
+    order = list(suite.settings)
+    places = sorted(found, key=lambda one: (-size[one.setting.size], order.index(one.setting), *astuple(one)[1:]))
     panels = []
     for place in places:
         title = _title(suite, place, places)
         runs = {label: found[place][label] for label in suite.styles if label in found[place]}
-        failures = without.get(replace(place, along="", unit=""), {})
+        failures = without.get(replace(place, along="", unit=""), Counter())
         aside = [Failure(label, status, number) for (label, status), number in failures.items()]
         panels.append(_panel(name, title, runs, aside))
         if all(run.seconds for mine in runs.values() for run in mine):
             panels.append(_panel(name, title, runs, aside, against_time=True))
-    seeds_of_lines = [len(mine) for place in places for mine in found[place].values()]
+    runs_of_lines = [mine for place in places for mine in found[place].values()]
     figure = Figure(
         slug("curve", name, task.problem, task.dataset),
         "curve",
         f"{name[:1].upper()}{name[1:]}" + (" against outer steps and time" if name == OUTER_LOSS else ""),
-        _caption(
-            name, seeds_of_lines, [run.curve for place in places for mine in found[place].values() for run in mine]
-        ),
+        _caption(name, runs_of_lines),
         panels,
     )
     figure.keep({OUTER_LOSS: 2, TIME: 0}.get(name, 1))
@@ -162,9 +149,10 @@ def _axis(name: str, unit: str, values: Sequence[float], curves: list[Curve], as
     return Axis(words, kind, log=log)
 
 
-def _caption(name: str, counts: list[int], curves: list[Curve]) -> str:
+def _caption(name: str, lines: list[list[_Run]]) -> str:
+    counts = [len(runs) for runs in lines]
     words = [f"Medians over {seeds(counts)}; bands: least to greatest." if max(counts) > 1 else f"{seeds(counts)}."]
-    if 1 in counts and any(curve.lower for curve in curves):
+    if 1 in counts and any(run.curve.lower for runs in lines for run in runs):
         words.append("Bands of a single seed: quartiles over tasks.")
     if name == OUTER_LOSS:
         words.append("A lower outer loss need not mean a better test quality.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metabench.report.blocks import Note
-from metabench.report.figures.figure import Axis, Figure, Panel, Point, Rule
+from metabench.report.figure import Axis, Figure, Panel, Point, Rule
 from metabench.report.figures.parts import (
     MEMORY,
     TIME,
@@ -68,7 +68,7 @@ def error_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Note:
 def _panel(entries: list[Entry], measure: Axis, cost: Axis, title: str, cosines: Cosines) -> Panel:
     points = [point for entry in entries if (point := _point(entry, measure, cost, cosines)) is not None]
     owners = {entry.label: entry.method for entry in entries}
-    name = "Error" if measure is ERROR else "1 − cosine"
+    name, same = ("Error", "exact") if measure is ERROR else ("1 − cosine", "same direction")
     return Panel(
         f"{name} against {'memory' if cost is MEMORY else 'time'} · {title}",
         cost,
@@ -78,7 +78,7 @@ def _panel(entries: list[Entry], measure: Axis, cost: Axis, title: str, cosines:
         failures=failures_aside(entries),
         rules=[Rule("x", 1.0, "orthogonal"), Rule("x", 2.0, "opposite")] if measure is COSINE else [],
         floor=EXACT_BELOW,
-        floor_words=f"below 10⁻⁷: {'exact' if measure is ERROR else 'same direction'} up to rounding",
+        floor_words=f"below 10⁻⁷: {same} up to rounding",
     )
 
 
@@ -101,10 +101,9 @@ def _cosines(suite: Suite, task: Task) -> Cosines:
     for row in suite.rows:
         if Task(row["problem"], row["dataset"]) == task:
             rows.setdefault((Setting.of(row), row["inner_steps"], row["label"]), []).append(row)
-    samples = {
-        key: present(mine, "hypergradient_mean_cosine") or present(mine, "hypergradient_cosine")
-        for key, mine in rows.items()
-    }
-    samples = {key: values for key, values in samples.items() if values}
+    samples = {}
+    for key, mine in rows.items():
+        if values := present(mine, "hypergradient_mean_cosine") or present(mine, "hypergradient_cosine"):
+            samples[key] = values
     estimates = zip(samples, intervals(list(samples.values())), strict=True)
     return {key: words for key, estimate in estimates if (words := cosine_words(estimate))}

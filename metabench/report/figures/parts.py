@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from metabench.report import numbers
-from metabench.report.figures.figure import Axis, Failure, Point
+from metabench.report.figure import Axis, Failure, Point
 from metabench.report.results.entries import Entry, Setting, Suite
 
 Settings = dict[Setting, list[Entry]]

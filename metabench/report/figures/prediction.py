@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from metabench.report import numbers
-from metabench.report.figures.figure import Axis, Figure, Panel, Point, Rule
+from metabench.report.figure import Axis, Figure, Panel, Point, Rule
 from metabench.report.figures.parts import MEMORY
 from metabench.report.results.columns import combined, seeds_word
 from metabench.report.results.entries import Place, Row, Suite
@@ -15,7 +15,6 @@ WITHIN = 0.05
 """A prediction that differs from the measurement by more than this share is a miss."""
 
 _PANELS_AT_MOST = 2
-_PREDICTED = Axis("predicted before the cell was run", "bytes")
 _RATIO = Axis("predicted / measured", "ratio", log=False)
 
 
@@ -79,42 +78,24 @@ def prediction_sentence(found: list[Comparison]) -> str:
 
 
 def prediction_figure(suite: Suite) -> Figure | None:
-    """Return two panels per device, one point per cell: predicted against measured, and their ratio. None where nothing was predicted."""
+    """Return a panel per device, one point per cell: predicted over measured. None where nothing was predicted."""
     found = comparisons(suite)
     if not found:
         return None
+    percent = f"{100 * WITHIN:.0f} %"
+    rules = [Rule("x", 1.0, "equal"), Rule("x", 1.0 + WITHIN, f"+{percent}"), Rule("x", 1.0 - WITHIN, f"−{percent}")]
     panels = []
     for device in dict.fromkeys(one.device for one in found):
         mine = [one for one in found if one.device == device]
-        share = f"{sum(one.within for one in mine)} of {numbers.plural(len(mine), 'cell')} within {100 * WITHIN:.0f} %"
-        panels.append(
-            Panel(
-                f"{device} · {share}",
-                MEMORY,
-                _PREDICTED,
-                [Point(one.label, one.measured, one.predicted, note=one.name) for one in mine],
-                rules=[Rule("both", 1.0, "equal"), *(Rule("both", 1.0 + sign * WITHIN) for sign in (-1, 1))],
-            )
-        )
-        panels.append(
-            Panel(
-                f"{device} · ratio",
-                MEMORY,
-                _RATIO,
-                [Point(one.label, one.measured, one.ratio, note=one.name) for one in mine],
-                rules=[
-                    Rule("x", 1.0, "equal"),
-                    Rule("x", 1.0 + WITHIN, f"+{100 * WITHIN:.0f} %"),
-                    Rule("x", 1.0 - WITHIN, f"−{100 * WITHIN:.0f} %"),
-                ],
-            )
-        )
+        share = f"{sum(one.within for one in mine)} of {numbers.plural(len(mine), 'cell')} within {percent}"
+        points = [Point(one.label, one.measured, one.ratio, note=one.name) for one in mine]
+        panels.append(Panel(f"{device} · {share}", MEMORY, _RATIO, points, rules=rules))
     figure = Figure(
         "predicted_memory",
         "prediction",
-        "Memory: predicted against measured",
-        f"One point per cell, the {seeds_word('peak_bytes')} over its seeds; predicted by tracing without data. Dotted: equal, and "
-        f"{100 * WITHIN:.0f} % to either side. Cells not started, not measured or not predicted have no point.",
+        "Memory: predicted over measured",
+        f"One point per cell, the {seeds_word('peak_bytes')} over its seeds; predicted by tracing without data. Cells not started, not "
+        "measured or not predicted have no point.",
         panels,
     )
     figure.keep(_PANELS_AT_MOST)

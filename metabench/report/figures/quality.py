@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from metabench.report import numbers
 from metabench.report.blocks import Note
-from metabench.report.figures.figure import Axis, Figure, Panel, Point
+from metabench.report.figure import Axis, Figure, Panel, Point
 from metabench.report.figures.parts import (
     MEMORY,
     TIME,
@@ -29,15 +29,20 @@ def quality_figures(suite: Suite, task: Task, settings: Settings) -> list[Figure
     """
     panels: list[Panel] = []
     shown: list[Entry] = []
-    for setting in sorted(settings, key=lambda one: _first(settings[one])):
+
+    def first(setting: Setting) -> tuple[bool, int]:
+        compared = sum(entry.quality is not None for entry in settings[setting])
+        return compared < 2, -max((entry.n_params or 0 for entry in settings[setting]), default=0)
+
+    for setting in sorted(settings, key=first):
         found = [panel for cost in (MEMORY, TIME) if (panel := _panel(suite, setting, settings[setting], cost))]
         panels += found
         shown += settings[setting] if found else []
-    notes: list[Figure | Note] = [
-        Note(f"{suite.titles[setting]}: no run finished ({_failed(entries)}).")
-        for setting, entries in settings.items()
-        if setting.trains and all(entry.failed for entry in entries)
-    ]
+    notes: list[Figure | Note] = []
+    for setting, entries in settings.items():
+        if setting.trains and all(entry.failed for entry in entries):
+            why = numbers.some(f"`{one.label}` {one.status}" for one in failures_aside(entries))
+            notes.append(Note(f"{suite.titles[setting]}: no run finished ({why})."))
     if not panels:
         return notes
     figure = Figure(
@@ -52,22 +57,17 @@ def quality_figures(suite: Suite, task: Task, settings: Settings) -> list[Figure
     return [figure, *notes]
 
 
-def _first(entries: list[Entry]) -> tuple[bool, int]:
-    compared = sum(entry.quality is not None for entry in entries)
-    return compared < 2, -max((entry.n_params or 0 for entry in entries), default=0)
-
-
-def _failed(entries: list[Entry]) -> str:
-    failures = failures_aside(entries)
-    return numbers.some(f"`{one.label}` {one.status}" for one in failures)
-
-
 def _panel(suite: Suite, setting: Setting, entries: list[Entry], cost: Axis) -> Panel | None:
     measured = [entry for entry in entries if entry.quality is not None and cost_of(entry, cost)]
     if not measured:
         return None
     rises, metric = measured[0].higher_is_better, measured[0].metric
-    points = [_point(entry, cost) for entry in measured]
+    points = []
+    for entry in measured:
+        quality, place = entry.quality, cost_of(entry, cost)
+        assert quality is not None and place is not None
+        ends = (*quartiles(entry, cost), quality.low, quality.high)
+        points.append(Point(entry.label, place, quality.value, *ends, quality.n, f"K={entry.inner_steps}"))
     front = pareto_front([point.x for point in points], [point.y for point in points], rises)
     points = [replace(point, on_front=index in front) for index, point in enumerate(points)]
     return Panel(
@@ -78,21 +78,4 @@ def _panel(suite: Suite, setting: Setting, entries: list[Entry], cost: Axis) -> 
         joined(points),
         [points[index] for index in front],
         failures_aside(entries),
-    )
-
-
-def _point(entry: Entry, cost: Axis) -> Point:
-    quality, place = entry.quality, cost_of(entry, cost)
-    assert quality is not None and place is not None
-    low, high = quartiles(entry, cost)
-    return Point(
-        entry.label,
-        place,
-        quality.value,
-        low,
-        high,
-        quality.low,
-        quality.high,
-        quality.n,
-        f"K={entry.inner_steps}",
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from metabench.report import numbers
 from metabench.report.blocks import Note
-from metabench.report.figures.figure import Axis, Failure, Figure, Panel, Point
+from metabench.report.figure import Axis, Failure, Figure, Panel, Point
 from metabench.report.figures.parts import (
     FIT_AT_LEAST,
     MEMORY,
@@ -22,7 +22,7 @@ from metabench.report.figures.parts import (
 )
 from metabench.report.results.columns import seeds_word
 from metabench.report.results.entries import Entry, Suite, Task, slug
-from metabench.results.statistics import Fit, line, power_law
+from metabench.results.statistics import line, power_law
 
 PARAMETERS = Axis("inner parameters", "count")
 INNER_STEPS = Axis("inner steps K", "count")
@@ -30,7 +30,6 @@ _PLACES_AT_LEAST = 3
 _NO_FIT = "no fit"
 
 _Title = tuple[str, ...]
-_Annotate = Callable[[list[Point], Axis], str]
 
 
 def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Note:
@@ -47,7 +46,7 @@ def size_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Note:
             groups.setdefault(title, []).append(entry)
             if entry.n_params:
                 parameters[setting.size] = entry.n_params
-    panels = _panels(groups, PARAMETERS, lambda entry: parameters.get(entry.setting.size), _exponent_note)
+    panels = _panels(groups, PARAMETERS, lambda entry: parameters.get(entry.setting.size))
     if not panels:
         return Note(f"Cost against model size: no family of models was measured at {_PLACES_AT_LEAST} sizes or more.")
     return _figure(
@@ -65,7 +64,7 @@ def steps_figure(suite: Suite, task: Task, settings: Settings) -> Figure | Note:
     for setting, entries in settings.items():
         title = (setting.size, setting.problem_variant, *suite.apart(setting.place))
         groups.setdefault(title, []).extend(entries)
-    panels = _panels(groups, INNER_STEPS, lambda entry: entry.inner_steps, _slope_note)
+    panels = _panels(groups, INNER_STEPS, lambda entry: entry.inner_steps)
     if not panels:
         return Note(
             f"Cost against inner steps: no size was measured at {_PLACES_AT_LEAST} numbers of inner steps or more."
@@ -89,22 +88,18 @@ def _figure(task: Task, kind: str, title: str, fit: str, panels: list[Panel]) ->
     return figure
 
 
-def _panels(
-    groups: dict[_Title, list[Entry]], x: Axis, place: Callable[[Entry], int | None], note: _Annotate
-) -> list[Panel]:
+def _panels(groups: dict[_Title, list[Entry]], x: Axis, place: Callable[[Entry], int | None]) -> list[Panel]:
     """Return a panel for memory and one for time of each group that has enough places, the largest groups first."""
     largest_first = sorted(groups.items(), key=lambda group: -len(group[1]))
     found = [
-        _panel(entries, x, axis, place, " · ".join(filter(None, title)), note)
+        _panel(entries, x, axis, place, " · ".join(filter(None, title)))
         for title, entries in largest_first
         for axis in (MEMORY, TIME)
     ]
     return [panel for panel in found if len({point.x for point in panel.points}) >= _PLACES_AT_LEAST]
 
 
-def _panel(
-    entries: list[Entry], x: Axis, axis: Axis, place: Callable[[Entry], int | None], title: str, note: _Annotate
-) -> Panel:
+def _panel(entries: list[Entry], x: Axis, axis: Axis, place: Callable[[Entry], int | None], title: str) -> Panel:
     """Return one panel of the labels that have two places or more. Entries of one label at one place become their median."""
     grouped: dict[tuple[str, int], list[Entry]] = {}
     for entry in entries:
@@ -113,18 +108,19 @@ def _panel(
     points: list[Point] = []
     failures: list[Failure] = []
     for (label, where), group in sorted(grouped.items(), key=lambda item: item[0][1]):
-        number = sum(entry.seeds for entry in group)
         if any(cost_of(entry, axis) for entry in group):
-            points.append(_point(label, where, group, axis, number))
+            points.append(_point(label, where, group, axis))
         elif all(entry.failed for entry in group):
-            failures.append(Failure(label, group[0].worst_status, number, where))
-    places = Counter([*(point.label for point in points), *(failure.label for failure in failures)])
-    points = [point for point in points if places[point.label] > 1]
+            failures.append(Failure(label, group[0].worst_status, sum(entry.seeds for entry in group), where))
+    placed: list[Point | Failure] = [*points, *failures]
+    places = Counter(one.label for one in placed)
     failures = [failure for failure in failures if places[failure.label] > 1]
     by_label: dict[str, list[Point]] = {}
     for point in points:
-        by_label.setdefault(point.label, []).append(point)
-    notes = {label: text for label, mine in by_label.items() if (text := note(mine, axis))}
+        if places[point.label] > 1:
+            by_label.setdefault(point.label, []).append(point)
+    points = [point for point in points if point.label in by_label]
+    notes = {label: text for label, mine in by_label.items() if (text := _note(mine, x, axis))}
     for failure in failures:
         if failure.label not in by_label:
             statuses = sorted({one.status for one in failures if one.label == failure.label})
@@ -145,7 +141,7 @@ def _panel(
     )
 
 
-def _point(label: str, where: int, group: list[Entry], axis: Axis, number: int) -> Point:
+def _point(label: str, where: int, group: list[Entry], axis: Axis) -> Point:
     measured = [entry for entry in group if cost_of(entry, axis)]
     low, high = (
         [value for value in ends if value] for ends in zip(*(quartiles(one, axis) for one in measured), strict=True)
@@ -156,27 +152,21 @@ def _point(label: str, where: int, group: list[Entry], axis: Axis, number: int) 
         float(statistics.median(cost_of(entry, axis) or 0.0 for entry in measured)),
         y_low=statistics.median(low) if low and high else None,
         y_high=statistics.median(high) if low and high else None,
-        n=number,
+        n=sum(entry.seeds for entry in group),
         note=", ".join(dict.fromkeys(f"{one.setting.size}, K={one.inner_steps}" for one in group)),
     )
 
 
-def _exponent_note(points: list[Point], axis: Axis) -> str:
+def _note(points: list[Point], x: Axis, axis: Axis) -> str:
+    """Say what fits the points of a label: the exponent of a power law in the size, or the slope of a line in the inner steps."""
+    by_size = x is PARAMETERS
     if len(points) < FIT_AT_LEAST:
-        return f"{_NO_FIT}: {numbers.plural(len(points), 'size')}"
-    fit = power_law([point.x for point in points], [point.y for point in points])
-    return f"b = {numbers.exponent(fit)} ({fit.n} sizes)" if fit else ""
-
-
-def _slope_note(points: list[Point], axis: Axis) -> str:
-    if len(points) < FIT_AT_LEAST:
-        return f"{_NO_FIT}: {len(points)} K"
-    fit = line([point.x for point in points], [point.y for point in points])
-    return f"{_slope_words(fit, axis)} per step" if fit else ""
-
-
-def _slope_words(fit: Fit, axis: Axis) -> str:
-    size_of = numbers.byte_unit if axis is MEMORY else numbers.second_unit
+        return f"{_NO_FIT}: {numbers.plural(len(points), 'size') if by_size else f'{len(points)} K'}"
+    fit = (power_law if by_size else line)([point.x for point in points], [point.y for point in points])
+    if fit is None:
+        return ""
+    if by_size:
+        return f"b = {numbers.exponent(fit)} ({fit.n} sizes)"
     error = fit.standard_error or 0.0
-    unit, size = size_of(max(abs(fit.slope), error))
-    return f"{numbers.with_error(fit.slope / size, error / size)} {unit}"
+    unit, size = (numbers.byte_unit if axis is MEMORY else numbers.second_unit)(max(abs(fit.slope), error))
+    return f"{numbers.with_error(fit.slope / size, error / size)} {unit} per step"

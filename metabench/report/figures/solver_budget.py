@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from metabench.report.blocks import Note
-from metabench.report.figures.figure import Axis, Failure, Figure, Panel, Point
+from metabench.report.figure import Axis, Failure, Figure, Panel, Point
 from metabench.report.figures.parts import joined
 from metabench.report.results.certified import OTHER_SOURCE, verdict
 from metabench.report.results.entries import Suite
@@ -17,7 +17,9 @@ _ERROR = Axis("relative error against its own target", "error")
 
 def budget_figure(suite: Suite) -> Figure | Note:
     """Return the curves of those certificates that match the rows' source: a panel per budget option and case."""
-    zero = _options_from_zero(suite)
+    curves = [curve for certificate in suite.certificates.values() for curve in certificate.curves]
+    # A logarithmic axis shows options of which a budget is zero plus one.
+    zero = {option for _, option, curve in curves if any(budget == 0 for budget, _ in curve)}
     points: dict[tuple[str, str], list[Point]] = {}
     failures: dict[tuple[str, str], list[Failure]] = {}
     for method, hashes in suite.method_hashes.items():
@@ -33,10 +35,11 @@ def budget_figure(suite: Suite) -> Figure | Note:
                     )
                 else:
                     failures.setdefault((option, case), []).append(Failure(method, "diverged", 1, place))
+    options = list(dict.fromkeys(option for option, _ in points))  # in the order of the suite's methods
     panels = [
         Panel(
             f"{option} · {case}",
-            _axis(f"{option} + 1" if option in zero else option, points[option, case]),
+            Axis(f"{option} + 1" if option in zero else option, _kind(points[option, case])),
             _ERROR,
             points[option, case],
             joined(points[option, case]),
@@ -44,7 +47,7 @@ def budget_figure(suite: Suite) -> Figure | Note:
             floor=ROUNDING,
             floor_words="below 10⁻¹³: rounding",
         )
-        for option, case in sorted(points, key=lambda key: (_place(points, key[0]), key[0]))
+        for option, case in sorted(points, key=lambda key: options.index(key[0]))
     ]
     if not panels:
         return Note("Error against solver budget: no certificate of these methods has such a curve.")
@@ -60,20 +63,5 @@ def budget_figure(suite: Suite) -> Figure | Note:
     return figure.tell_apart(suite.all_styles)
 
 
-def _axis(name: str, points: list[Point]) -> Axis:
-    return Axis(name, "count" if all(float(point.x).is_integer() for point in points) else "error")
-
-
-def _options_from_zero(suite: Suite) -> set[str]:
-    """Return the options of which a budget is zero: a logarithmic axis shows them plus one."""
-    return {
-        option
-        for certificate in suite.certificates.values()
-        for _, option, curve in certificate.curves
-        if any(budget == 0 for budget, _ in curve)
-    }
-
-
-def _place(points: dict[tuple[str, str], list[Point]], option: str) -> int:
-    """Return the place of an option in the order of the suite's methods."""
-    return list(dict.fromkeys(name for name, _ in points)).index(option)
+def _kind(points: list[Point]) -> str:
+    return "count" if all(float(point.x).is_integer() for point in points) else "error"

@@ -8,7 +8,7 @@ from html import escape
 
 from markupsafe import Markup
 
-from metabench.report.drawing.palette import MARKERS, LabelStyle, marker_outline
+from metabench.report.palette import MARKERS, LabelStyle, marker_outline
 from metabench.report.tables.table import Cell
 
 _NUMBER = re.compile(r"[-+−]?\d[\d\u202f]*(\.\d+)?")

@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from metabench.report.blocks import Block
 from metabench.report.drawing.drawing import draw_svg
-from metabench.report.drawing.palette import STATUS_WORDS, style_variables
-from metabench.report.figures.figure import Figure
+from metabench.report.figure import Figure
 from metabench.report.page.names import Names, code_names, sort_keys
+from metabench.report.palette import STATUS_WORDS, style_variables
 from metabench.report.results.certified import VERDICT_WORDS, doubt
 from metabench.report.results.entries import Suite
 from metabench.report.section import contents, headline

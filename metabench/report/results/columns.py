@@ -12,17 +12,13 @@ from metabench.results.statistics import intervals
 
 
 def finite(value: Any) -> bool:
-    """Tell whether a value is there and finite."""
-    return value is not None and math.isfinite(value)
+    """Tell whether a value is there and, if it is a number, finite."""
+    return value is not None and (not isinstance(value, float) or math.isfinite(value))
 
 
 def present(rows: Iterable[Mapping[str, Any]], column: str) -> list[Any]:
     """Return the values of a column that are there and finite, in the order of the rows."""
-    return [
-        row[column]
-        for row in rows
-        if row[column] is not None and (not isinstance(row[column], float) or math.isfinite(row[column]))
-    ]
+    return [row[column] for row in rows if finite(row[column])]
 
 
 def combined(rows: Iterable[Mapping[str, Any]], column: str) -> Any:
@@ -48,14 +44,10 @@ def seeds_word(column: str) -> str:
     return {"max": "largest", "same": "shared", "interval": "mean"}.get(how or "", how or "")
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 _COMBINE: Mapping[str, Callable[[Sequence[Any]], Any]] = {
     "same": lambda values: values[0],
     "max": max,
     "median": lambda values: float(statistics.median(values)),
-    "mean": _mean,
+    "mean": statistics.fmean,
     "interval": lambda values: intervals([values])[0],
 }

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from metabench.core.errors import MetabenchError
-from metabench.report.drawing.palette import LabelStyle, natural_key
+from metabench.report.palette import LabelStyle, natural_key
 from metabench.report.results.certified import NEVER, worst
 from metabench.report.results.side_by_side import Rounds
 from metabench.results.certificate import Certificate

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from metabench.report.drawing.palette import assign_styles, method_order
+from metabench.report.palette import assign_styles, method_order
 from metabench.report.results.certified import read_certificates, verdict
 from metabench.report.results.columns import combine, combined, finite, present
 from metabench.report.results.entries import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metabench.report.blocks import Block, Note
-from metabench.report.figures.figure import Figure
+from metabench.report.figure import Figure
 from metabench.report.figures.solver_budget import budget_figure
 from metabench.report.results.entries import Suite
 from metabench.report.section import Part, Section

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metabench.report.blocks import Block, Drawing, Note
-from metabench.report.drawing.status_matrix import draw_status_matrix, status_csv
+from metabench.report.drawing.status_matrix import draw_status_matrix
 from metabench.report.results.entries import Suite
 from metabench.report.section import Part, Section
 from metabench.report.tables.coverage import coverage_table, failure_table
@@ -12,16 +12,16 @@ from metabench.report.tables.coverage import coverage_table, failure_table
 def _parts(suite: Suite) -> list[Part]:
     if not suite.rows:
         return [Part("coverage", "Coverage", [Note("No runs.")])]
-    failures = failure_table(suite)
+    failures, coverage = failure_table(suite), coverage_table(suite)
     matrix = Drawing(
         "status",
-        "What ran, and its outcome",
+        coverage.title,
         "Runs by status, one run per seed.",
-        lambda: draw_status_matrix(suite),
-        status_csv(suite),
+        lambda: draw_status_matrix(coverage, list(suite.styles)),
+        coverage.to_csv(),
         shown=False,
     )
-    blocks: list[Block] = [coverage_table(suite), matrix, failures if failures.rows else Note("Every run finished.")]
+    blocks: list[Block] = [coverage, matrix, failures if failures.rows else Note("Every run finished.")]
     return [Part("coverage", "Coverage", blocks, folded=True)]
 
 

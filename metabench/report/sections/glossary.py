@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metabench.report import numbers
 from metabench.report.blocks import Facts
-from metabench.report.drawing.palette import STATUS_WORDS
+from metabench.report.palette import STATUS_WORDS
 from metabench.report.results.entries import Suite
 from metabench.report.section import Part, Section
 from metabench.results.curves import CURVE_COLUMNS

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from metabench.report import numbers
 from metabench.report.blocks import Block, Note
+from metabench.report.figure import Figure
 from metabench.report.figures.curves import OUTER_LOSS, curve_figures
 from metabench.report.figures.error import error_figure
-from metabench.report.figures.figure import Figure
 from metabench.report.figures.quality import quality_figures
 from metabench.report.figures.scaling import size_figure, steps_figure
 from metabench.report.results.entries import Suite, Task, slug

@@ -32,29 +32,24 @@ def marked(entry: Entry) -> str:
 def state_marks(table: Table, entries: Iterable[Entry]) -> None:
     """Say in the caption of `table` how many methods of `entries` are certified, and explain its marks below it."""
     listed = list(entries)
-    _state_certificates(table, listed)
-    state_exactness(table, listed)
-
-
-def _state_certificates(table: Table, entries: list[Entry]) -> None:
-    """Say in the caption of `table` how many of the methods of `entries` are certified, and below it which are not."""
-    found: dict[str, list[str]] = {}
-    for entry in entries:
-        found.setdefault(entry.method, []).append(entry.verdict)
-    verdicts = {method: worst(each) for method, each in found.items()}
-    if not verdicts:
-        return
+    methods = dict.fromkeys(entry.method for entry in listed)
+    verdicts = {method: worst(entry.verdict for entry in listed if entry.method == method) for method in methods}
     doubtful = {method: verdict for method, verdict in verdicts.items() if verdict not in VALID}
-    methods, held = len(verdicts), len(verdicts) - len(doubtful)
-    if not doubtful:
-        what = "the method here is" if methods == 1 else f"all {methods} methods here are"
-        table.certificates = f"{what} what they declare to be." if methods > 1 else f"{what} what it declares to be."
-        return
-    if not held:
+    if len(doubtful) < len(verdicts):
+        held = len(verdicts) - len(doubtful)
+        which = (
+            f"all {held} methods here are what they declare to be."
+            if held > 1
+            else "the method here is what it declares to be."
+        )
+        if doubtful:
+            which = f"{held} of {len(verdicts)} methods here are what they declare to be; {DAGGER} marks the others."
+        table.certificates = which
+    elif doubtful:
         table.certificates = f"no method here is certified ({DAGGER})."
-    else:
-        table.certificates = f"{held} of {methods} methods here are what they declare to be; {DAGGER} marks the others."
-    table.notes.append(f"{DAGGER} {doubtful_words(doubtful)}.")
+    if doubtful:
+        table.notes.append(f"{DAGGER} {doubtful_words(doubtful)}.")
+    state_exactness(table, listed)
 
 
 def state_exactness(table: Table, entries: Iterable[Entry]) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from metabench.report import numbers
 from metabench.report.results.certified import GRAVITY, NOT_CERTIFIED, OTHER_SOURCE, verdict
 from metabench.report.results.entries import Suite
 from metabench.report.tables.certificate_words import state_exactness
-from metabench.report.tables.table import Cell, Column, Table
+from metabench.report.tables.table import Cell, Column, Table, exact_cell
 from metabench.results.certificate import VERDICTS, Certificate
 
 _FAILURES_AT_MOST = 2  # before the rest is folded away
@@ -48,110 +46,79 @@ def certificate_table(suite: Suite) -> Table:
     )
     for method, hashes in suite.method_hashes.items():
         certificate = suite.certificates.get(method)
+        card = suite.card("methods", method)
+        title, target = (str(card.get(name) or getattr(certificate, name, "")) for name in ("title", "target"))
         found = verdict(certificate, hashes)
         # The figures of a certificate of other source say nothing about these rows.
         shown = None if found == OTHER_SOURCE else certificate
+        source = ", ".join(hashes) or getattr(certificate, "method_hash", "")
+        if certificate is not None and found == OTHER_SOURCE:
+            source = f"rows: {source}; certified: {certificate.method_hash}"
+        inexact = suite.inexact_methods.get(method, "")
         table.rows.append(
-            _row(
-                suite,
-                method,
-                found,
-                shown,
-                _hash_text(found, certificate, hashes),
-                suite.inexact_methods.get(method, ""),
-            )
+            {
+                "label": Cell(method, method, label=method, title=title, inexact=inexact),
+                "target": Cell(target or numbers.ABSENT),
+                "verdict": Cell("", float(GRAVITY.index(found)), verdict=found),
+                **(_claims(shown) if shown else dict.fromkeys(_CLAIMS, Cell(numbers.ABSENT))),
+                "hash": Cell(source or numbers.ABSENT, source, tone="prose" if " " in source else ""),
+            }
         )
-        table.records.append(_record(suite, method, found, shown, certificate, hashes))
+        low, high = shown.norm_ratio if shown and shown.norm_ratio else (None, None)
+        table.records.append(
+            {
+                "method": method,
+                "title": title,
+                "target": target,
+                "certificate": found,
+                **{f"claims_{name}": shown.claims.get(name, 0) if shown else None for name in VERDICTS},
+                "worst_error": getattr(shown, "error", None),
+                "worst_error_float32": getattr(shown, "error_float32", None),
+                "lowest_cosine": getattr(shown, "cosine", None),
+                "lowest_norm_ratio": low,
+                "highest_norm_ratio": high,
+                "failures": "; ".join(getattr(shown, "failures", ())),
+                "unsupported": "; ".join(getattr(shown, "unsupported", ())),
+                "method_hash_of_rows": "; ".join(hashes),
+                **{
+                    column: getattr(certificate, name, "")
+                    for column, name in (
+                        ("method_hash_certified", "method_hash"),
+                        ("torch_version", "torch_version"),
+                        ("instruction_set", "instruction_set"),
+                    )
+                },
+            }
+        )
     state_exactness(table, suite.entries)
     return table
 
 
-def _row(
-    suite: Suite, method: str, found: str, shown: Certificate | None, source: str, inexact: str
-) -> dict[str, Cell]:
-    absent = Cell(numbers.ABSENT)
-    row = {
-        "label": Cell(method, method, label=method, title=_title(suite, method), inexact=inexact),
-        "target": Cell(target) if (target := _target(suite, method)) else absent,
-        "verdict": Cell("", float(GRAVITY.index(found)), verdict=found),
-        "claims": absent,
-        "error": absent,
-        "error_float32": absent,
-        "cosine": absent,
-        "norm_ratio": absent,
-        "why": absent,
-        "hash": Cell(source, source, tone="prose" if " " in source else "") if source else absent,
-    }
-    if shown is None:
-        return row
-    row["claims"] = Cell(_counts(shown.claims), float(sum(shown.claims.values())), tone="lines")
-    for name, error in (("error", shown.error), ("error_float32", shown.error_float32)):
-        row[name] = Cell(numbers.plain(error, 2), error, title="" if error is None else repr(error))
-    row["cosine"] = Cell(
-        numbers.cosine(shown.cosine), shown.cosine, title="" if shown.cosine is None else repr(shown.cosine)
+_CLAIMS = ("claims", "error", "error_float32", "cosine", "norm_ratio", "why")
+
+
+def _claims(shown: Certificate) -> dict[str, Cell]:
+    """Return the cells of what was checked."""
+    ratio = list(dict.fromkeys(map(numbers.significant, shown.norm_ratio or ())))
+    more, reasons = shown.failures[_FAILURES_AT_MOST:], shown.unsupported
+    folded = (
+        (f"{numbers.count(len(more))} more failed", more),
+        (f"unsupported: {numbers.plural(len(reasons), 'reason')}", reasons),
     )
-    if shown.norm_ratio is not None:
-        row["norm_ratio"] = Cell(_range(*shown.norm_ratio), shown.norm_ratio[0], title=repr(shown.norm_ratio))
-    if shown.failures or shown.unsupported:
-        more, reasons = shown.failures[_FAILURES_AT_MOST:], shown.unsupported
-        folded = (
-            (f"{numbers.count(len(more))} more failed", more),
-            (f"unsupported: {numbers.plural(len(reasons), 'reason')}", reasons),
-        )
-        row["why"] = Cell(
-            "; ".join(shown.failures[:_FAILURES_AT_MOST]),
-            float(len(shown.failures)),
-            tone="prose",
-            folded=tuple((words, lines) for words, lines in folded if lines),
-        )
-    return row
-
-
-def _record(
-    suite: Suite, method: str, found: str, shown: Certificate | None, certificate: Certificate | None, hashes: list[str]
-) -> dict[str, Any]:
-    claims = shown.claims if shown else {}
-    low, high = shown.norm_ratio if shown and shown.norm_ratio else (None, None)
+    why = Cell(
+        "; ".join(shown.failures[:_FAILURES_AT_MOST]),
+        float(len(shown.failures)),
+        tone="prose",
+        folded=tuple((words, lines) for words, lines in folded if lines),
+    )
+    counts = (f"{number} {name}" for name, number in shown.claims.items())
     return {
-        "method": method,
-        "title": _title(suite, method),
-        "target": _target(suite, method),
-        "certificate": found,
-        **{f"claims_{verdict}": claims.get(verdict, 0) if shown else None for verdict in VERDICTS},
-        "worst_error": shown.error if shown else None,
-        "worst_error_float32": shown.error_float32 if shown else None,
-        "lowest_cosine": shown.cosine if shown else None,
-        "lowest_norm_ratio": low,
-        "highest_norm_ratio": high,
-        "failures": "; ".join(shown.failures) if shown else "",
-        "unsupported": "; ".join(shown.unsupported) if shown else "",
-        "method_hash_of_rows": "; ".join(hashes),
-        "method_hash_certified": certificate.method_hash if certificate else "",
-        "torch_version": certificate.torch_version if certificate else "",
-        "instruction_set": certificate.instruction_set if certificate else "",
+        "claims": Cell(",\n".join(counts), float(sum(shown.claims.values())), tone="lines"),
+        "error": exact_cell(numbers.plain(shown.error, 2), shown.error),
+        "error_float32": exact_cell(numbers.plain(shown.error_float32, 2), shown.error_float32),
+        "cosine": exact_cell(numbers.cosine(shown.cosine), shown.cosine),
+        "norm_ratio": Cell(" to ".join(ratio), shown.norm_ratio[0], repr(shown.norm_ratio))
+        if shown.norm_ratio
+        else Cell(numbers.ABSENT),
+        "why": why if shown.failures or reasons else Cell(numbers.ABSENT),
     }
-
-
-def _target(suite: Suite, method: str) -> str:
-    certificate = suite.certificates.get(method)
-    return str(suite.card("methods", method).get("target") or (certificate.target if certificate else ""))
-
-
-def _title(suite: Suite, method: str) -> str:
-    certificate = suite.certificates.get(method)
-    return str(suite.card("methods", method).get("title") or (certificate.title if certificate else ""))
-
-
-def _hash_text(found: str, certificate: Certificate | None, hashes: list[str]) -> str:
-    if found == OTHER_SOURCE and certificate is not None:
-        return f"rows: {', '.join(hashes)}; certified: {certificate.method_hash}"
-    return ", ".join(hashes) or (certificate.method_hash if certificate else "")
-
-
-def _counts(claims: dict[str, int]) -> str:
-    return ",\n".join(f"{number} {verdict}" for verdict, number in claims.items())
-
-
-def _range(low: float, high: float) -> str:
-    written = numbers.significant(low), numbers.significant(high)
-    return written[0] if written[0] == written[1] else f"{written[0]} to {written[1]}"

@@ -27,7 +27,9 @@ def overview_table(suite: Suite, telling: dict[Task, Outcome]) -> Table:
     columns.append(
         Column("failures", "failed", numeric=False, description="runs that did not finish, over all settings")
     )
-    by_method: dict[str, dict[Task, Entry]] = {entry.method: {} for entry in suite.entries if entry.setting.task in telling}
+    by_method: dict[str, dict[Task, Entry]] = {
+        entry.method: {} for entry in suite.entries if entry.setting.task in telling
+    }
     for task, outcome in telling.items():
         for entry in outcome.entries:
             by_method.setdefault(entry.method, {})[task] = entry

@@ -50,6 +50,11 @@ class Cell:
         return signs(self.doubt, self.inexact)
 
 
+def exact_cell(text: str, value: float | None) -> Cell:
+    """Return a cell of a number, every digit on hover."""
+    return Cell(text, value, "" if value is None else repr(value))
+
+
 @dataclass(frozen=True)
 class Column:
     """A column: header, its group (empty: none), description, whether it holds numbers, and why a header that is
@@ -112,34 +117,28 @@ class Table:
 
     def to_latex(self) -> str:
         """Return a `table` environment for the packages booktabs and graphicx, wide ones shrunk to the line."""
-        alignment = "".join("r" if column.numeric else "l" for column in self.columns)
+        rows = [[_latex_text(row[column.key]) for column in self.columns] for row in self.rows]
+        rows.insert(0, [column.header + column.marks for column in self.columns])
+        head, *body = ("    " + " & ".join(map(escape_latex, row)) + r" \\" for row in rows)
         lines = [
-            "% needs \\usepackage{booktabs} and \\usepackage{graphicx}",
-            "\\begin{table}",
-            "  \\centering",
-            f"  \\caption{{{escape_latex(f'{self.title}. {self.full_caption}')}}}",
-            f"  \\label{{tab:{self.name}}}",
-            "  \\resizebox{\\linewidth}{!}{%",
-            f"  \\begin{{tabular}}{{{alignment}}}",
-            "    \\toprule",
+            r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{escape_latex(f'{self.title}. {self.full_caption}')}}}",
+            rf"  \label{{tab:{self.name}}}",
+            r"  \resizebox{\linewidth}{!}{%",
+            rf"  \begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in self.columns)}}}",
+            r"    \toprule",
+            *self._latex_groups(),
+            head,
+            r"    \midrule",
+            *body,
+            r"    \bottomrule",
+            r"  \end{tabular}}",
+            *(rf"  \par\small {escape_latex(note)}" for note in self.notes),
+            r"\end{table}",
         ]
-        if any(name for name, _ in self.groups):
-            lines += self._latex_groups()
-        headers = (escape_latex(column.header + column.marks) for column in self.columns)
-        lines.append("    " + " & ".join(headers) + " \\\\")
-        lines.append("    \\midrule")
-        for row in self.rows:
-            lines.append(
-                "    " + " & ".join(escape_latex(_latex_text(row[column.key])) for column in self.columns) + " \\\\"
-            )
-        lines += [
-            "    \\bottomrule",
-            "  \\end{tabular}}",
-            *[f"  \\par\\small {escape_latex(note)}" for note in self.notes],
-            "\\end{table}",
-            "",
-        ]
-        return "\n".join(lines)
+        return "\n".join(lines) + "\n"
 
     @property
     def full_caption(self) -> str:
@@ -147,15 +146,13 @@ class Table:
         return f"{self.caption} Certificates: {self.certificates}" if self.certificates else self.caption
 
     def _latex_groups(self) -> list[str]:
+        """Return the line of headers over several columns, with rules below them; none where there are none."""
         headers, rules, start = [], [], 1
         for name, width in self.groups:
-            headers.append(
-                f"\\multicolumn{{{width}}}{{c}}{{{escape_latex(name)}}}" if name else " & ".join([""] * width)
-            )
-            if name:
-                rules.append(f"\\cmidrule(lr){{{start}-{start + width - 1}}}")
+            headers.append(rf"\multicolumn{{{width}}}{{c}}{{{escape_latex(name)}}}")
+            rules += [rf"\cmidrule(lr){{{start}-{start + width - 1}}}"] * bool(name)
             start += width
-        return ["    " + " & ".join(headers) + " \\\\", "    " + "".join(rules)]
+        return ["    " + " & ".join(headers) + r" \\", "    " + "".join(rules)] if rules else []
 
 
 def signs(doubt: str, inexact: str) -> str:
@@ -174,31 +171,17 @@ def _latex_text(cell: Cell) -> str:
 
 
 def records_to_csv(records: list[dict[str, Any]], names: list[str]) -> str:
-    """Return dictionaries as CSV with the columns `names`."""
+    """Return dictionaries as CSV with the columns `names`; what is absent is empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _raw(value) for name, value in record.items()} for record in records)
+    for record in records:
+        writer.writerow({name: str(one).lower() if isinstance(one, bool) else one for name, one in record.items()})
     return text.getvalue()
 
 
-def _raw(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value) if isinstance(value, float) else value
-
-
-_LATEX = {
+_LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
     "\\": "\\textbackslash{}",
-    "&": "\\&",
-    "%": "\\%",
-    "$": "\\$",
-    "#": "\\#",
-    "_": "\\_",
-    "{": "\\{",
-    "}": "\\}",
     "~": "\\textasciitilde{}",
     "^": "\\textasciicircum{}",
     "<": "\\textless{}",

@@ -6,10 +6,8 @@ Experiments that sweep one thing at a time share their centre, so configurations
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from metabench.report.results.entries import Entry, Place, Suite, Task
 
@@ -85,16 +83,14 @@ class Comparison:
             return "more memory"
         if slowdown is not None and gain < slowdown:
             return "less gain than cost"
-        return "recomputation does as well" if self._dominated else ""
-
-    @property
-    def _dominated(self) -> bool:
-        """Whether recomputation needs no more memory and no more time."""
-        if self.recomputation is None or self.recomputation.label == self.run.label:
-            return False
-        memory = _quotient(self.run.peak_bytes, self.recomputation.peak_bytes)
-        time = _quotient(self.run.time_median, self.recomputation.time_median)
-        return memory is not None and time is not None and memory >= 1.0 and time >= 1.0
+        # Recomputation that needs no more memory and no more time.
+        other = self.recomputation
+        if other is None or other.label == self.run.label:
+            return ""
+        memory = _quotient(self.run.peak_bytes, other.peak_bytes)
+        time = _quotient(self.run.time_median, other.time_median)
+        dominated = memory is not None and time is not None and memory >= 1.0 and time >= 1.0
+        return "recomputation does as well" if dominated else ""
 
 
 @dataclass
@@ -112,12 +108,20 @@ class Study:
     @property
     def labels(self) -> list[str]:
         """Labels that are compared with the reference, the ablation's left out: methods as they come, and options measured widely."""
-        counted: dict[str, int] = {}
-        for comparison in self.comparisons:
-            entry = comparison.run
-            counted[entry.label] = counted.get(entry.label, 0) + (comparison.dynamic_gain is not None)
-        methods = {comparison.run.method for comparison in self.comparisons}
-        return [label for label, number in counted.items() if label in methods or number >= _WIDELY]
+        counted = Counter(one.run.label for one in self.comparisons if one.dynamic_gain is not None)
+        methods = {one.run.method for one in self.comparisons}
+        every = dict.fromkeys(one.run.label for one in self.comparisons)
+        return [label for label in every if label in methods or counted[label] >= _WIDELY]
+
+    @property
+    def methods(self) -> list[str]:
+        """Those of the labels that are methods as they come."""
+        return [label for label in self.labels if any(one.run.method == label for one in self.of(label))]
+
+    @property
+    def others(self) -> list[str]:
+        """Methods as they come, without the subject."""
+        return [label for label in self.methods if label != self.subject]
 
     def of(self, label: str) -> list[Comparison]:
         """Return the comparisons of one label, in the order of the configurations."""
@@ -171,24 +175,10 @@ def memory_study(suite: Suite) -> Study | None:
 
 def _configuration(entry: Entry) -> Configuration:
     setting = entry.setting
-    options = {name: _text(value) for name, value in entry.problem_options.items()}
-    return Configuration(
-        setting.task,
-        setting.size,
-        tuple(sorted(options.items())),
-        entry.inner_steps,
-        setting.place,
-    )
-
-
-def middle(values: Iterable[float | None]) -> tuple[float, float, float] | None:
-    """Return median, least and greatest of the values that are there; None where none is."""
-    found = [value for value in values if value is not None]
-    return (statistics.median(found), min(found), max(found)) if found else None
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    options = {
+        name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in entry.problem_options.items()
+    }
+    return Configuration(setting.task, setting.size, tuple(sorted(options.items())), entry.inner_steps, setting.place)
 
 
 def _quotient(above: float | None, below: float | None) -> float | None:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from metabench.report.figures.figure import Axis
+from metabench.report.figure import Axis
 from metabench.report.figures.parts import FIT_AT_LEAST, family
 from metabench.report.results.entries import Entry, Suite, Task
 from metabench.report.sections.memory_study.study import ITEM_BYTES, Configuration, Study, too_large
@@ -19,11 +19,9 @@ _AXES = {
     "size": "inner parameters",
     "blocks": "blocks (depth)",
     "sequence": "sequence length",
-    "batch": "batch",
-    "width": "width",
 }
 _SHOWN_FIRST = ("inner_steps", "blocks", "sequence", "batch", "size")
-_SWITCHES = {
+SWITCHES = {
     "mixed_mode": "mixed mode",
     "block_remat": "block rematerialisation",
     "save_inner_grads": "saved inner gradients",
@@ -79,11 +77,6 @@ class Ablation:
 def axis_name(swept: str) -> str:
     """Return what an axis says of what is swept."""
     return _AXES.get(swept, swept.replace("_", " "))
-
-
-def switch_name(switch: str) -> str:
-    """Return a switch in words."""
-    return _SWITCHES.get(switch, switch.replace("_", " "))
 
 
 def parameters_of(study: Study, configuration: Configuration) -> float | None:
@@ -177,16 +170,15 @@ def growths(study: Study, sweep: Sweep) -> list[Growth]:
     """Return how the dynamic memory of each label grows along a sweep; labels with too few values for a fit are left out."""
     found = []
     for label in [study.reference, *study.labels]:
-        points = [
-            (value, run.dynamic_bytes, parameters_of(study, configuration), configuration)
+        places = [
+            (value, configuration, run.dynamic_bytes)
             for value, configuration in sweep.places
             if (run := study.runs[configuration].get(label)) is not None and run.dynamic_bytes
         ]
-        if len(points) < FIT_AT_LEAST:
-            continue
-        fit = line([value for value, _, _, _ in points], [memory for _, memory, _, _ in points])
+        values = [value for value, _, _ in places]
+        fit = line(values, [memory for _, _, memory in places]) if len(places) >= FIT_AT_LEAST else None
         if fit is not None:
-            found.append(Growth(label, fit, _parameter_bytes([(value, count, one) for value, _, count, one in points])))
+            found.append(Growth(label, fit, _parameter_bytes(study, values, [one for _, one, _ in places])))
     return found
 
 
@@ -207,30 +199,30 @@ def ablations(study: Study) -> list[Ablation]:
                 {name for name, value in run.method_options.items() if value != default.get(name)} for run in mine
             ]
             turned = {name for names in changed for name in names if isinstance(default.get(name), bool)}
-            named = turned & _SWITCHES.keys() or turned
+            named = turned & SWITCHES.keys() or turned
             # Other options set a run apart from the ablation.
-            combinations = {
+            runs_by_switches = {
                 frozenset(name for name in named if run.method_options[name]): run
                 for run, names in zip(mine, changed, strict=True)
                 if names <= named
             }
-            if len(named) > 1 and len(combinations) == 2 ** len(named):
-                switches = (*(name for name in _SWITCHES if name in named), *sorted(named - _SWITCHES.keys()))
-                chosen = [
-                    frozenset(on) for size in range(len(named) + 1) for on in itertools.combinations(switches, size)
-                ]
-                found.append(Ablation(configuration, method, switches, {on: combinations[on] for on in chosen}))
+            if len(named) > 1 and len(runs_by_switches) == 2 ** len(named):
+                switches = (*(name for name in SWITCHES if name in named), *sorted(named - SWITCHES.keys()))
+                every = [one for size in range(len(named) + 1) for one in itertools.combinations(switches, size)]
+                ordered = {frozenset(one): runs_by_switches[frozenset(one)] for one in every}
+                found.append(Ablation(configuration, method, switches, ordered))
     return found
 
 
 def _usual(study: Study) -> dict[Task, dict[str, str]]:
     """Return the most common value of each thing that may be swept, for each task."""
-    found: dict[Task, dict[str, str]] = {}
-    for task in dict.fromkeys(configuration.task for configuration in study.runs):
-        mine = [configuration.values for configuration in study.runs if configuration.task == task]
-        names = dict.fromkeys(name for values in mine for name in values)
-        found[task] = {name: Counter(values.get(name, "") for values in mine).most_common(1)[0][0] for name in names}
-    return found
+    counted: dict[Task, dict[str, Counter[str]]] = {}
+    for configuration in study.runs:
+        for name, value in configuration.values.items():
+            counted.setdefault(configuration.task, {}).setdefault(name, Counter())[value] += 1
+    return {
+        task: {name: values.most_common(1)[0][0] for name, values in names.items()} for task, names in counted.items()
+    }
 
 
 def _value(study: Study, configuration: Configuration, swept: str) -> float | None:
@@ -252,13 +244,13 @@ def _compared(study: Study, configuration: Configuration) -> bool:
     )
 
 
-def _parameter_bytes(points: list[tuple[float, float | None, Configuration]]) -> float | None:
+def _parameter_bytes(study: Study, values: list[float], configurations: list[Configuration]) -> float | None:
     """Return bytes of the parameters, or by how many a unit of the sweep adds to them."""
-    counts = [count for _, count, _ in points if count is not None]
-    if len(counts) < len(points):
+    counts = [count for one in configurations if (count := parameters_of(study, one)) is not None]
+    if len(counts) < len(values):
         return None
-    item = ITEM_BYTES[points[0][2].place.dtype]
+    item = ITEM_BYTES[configurations[0].place.dtype]
     if len(set(counts)) == 1:
         return item * counts[0]
-    fit = line([value for value, _, _ in points], counts)
+    fit = line(values, counts)
     return item * fit.slope if fit is not None else None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import repeat
 from typing import Any
 
-from metabench.report.drawing.palette import LabelStyle
+from metabench.report.palette import LabelStyle
 from metabench.report.tables.table import records_to_csv
 
 PANELS_OF_A_FILE = 24
@@ -183,13 +183,13 @@ class Figure:
         taken: dict[Any, str] = {}
         for label in sorted((label for label in styles if label in shown), key=lambda label: label not in first):
             taken.setdefault(styles[label].marker, label)
-        kept = shown - styles.keys() | set(taken.values())
-        if kept != shown:
-            self.left_out = [label for label in styles if label in shown - kept]
-            self.unseen = [only(panel, shown - kept) for panel in every]
-            drawn = [only(panel, kept) for panel in every]
+        alike = (shown & styles.keys()) - set(taken.values())
+        if alike:
+            self.left_out = [label for label in styles if label in alike]
+            self.unseen = [only(panel, alike) for panel in every]
             number = len(self.panels)
-            self.panels, self.omitted = [one for one in drawn if one.labels], []
+            self.panels = [drawn for panel in every if (drawn := only(panel, shown - alike)).labels]
+            self.omitted = []
             self.keep(number)
         return self
 
@@ -197,57 +197,39 @@ class Figure:
         """Return the data of every panel: one row per point, of traces too, and one per failure."""
         records: list[dict[str, Any]] = []
         for panel in self.panels + self.omitted + self.unseen:
-            head = {"panel": panel.title, "x_axis": panel.x.name, "y_axis": panel.y.name}
-            for point in panel.points:
-                values = {
-                    name: getattr(point, name)
-                    for name in ("label", "x", "x_low", "x_high", "y", "y_low", "y_high", "n", "on_front", "note")
-                }
-                records.append({**head, **values, "status": "ok", "fit": panel.notes.get(point.label, "")})
+            rows = [{**vars(point), "status": "ok", "fit": panel.notes.get(point.label, "")} for point in panel.points]
             for trace in panel.traces:
-                shown = {**head, "label": trace.label, "n": trace.n, "status": "ok"}
                 bands = (trace.low or repeat(None), trace.high or repeat(None))
-                records += [
-                    {**shown, "x": x, "y": y, "y_low": low, "y_high": high}
+                rows += [
+                    {"label": trace.label, "status": "ok", "x": x, "y": y, "y_low": low, "y_high": high, "n": trace.n}
                     for x, y, low, high in zip(trace.x, trace.y, *bands, strict=False)
                 ]
-            records += [
-                {**head, "label": failure.label, "x": failure.x, "n": failure.runs, "status": failure.status}
-                for failure in panel.failures
-            ]
-            records += [
-                {**head, "label": bar.label, "x": bar.group, "y": bar.value, "status": bar.status, "note": bar.part}
+            rows += [{"label": one.label, "status": one.status, "x": one.x, "n": one.runs} for one in panel.failures]
+            rows += [
+                {"label": bar.label, "status": bar.status, "x": bar.group, "y": bar.value, "note": bar.part}
                 for bar in panel.bars
             ]
-        names = [
-            "panel",
-            "x_axis",
-            "y_axis",
-            "label",
-            "status",
-            "x",
-            "x_low",
-            "x_high",
-            "y",
-            "y_low",
-            "y_high",
-            "n",
-            "on_front",
-            "note",
-            "fit",
-        ]
-        return records_to_csv(records, names)
+            head = {"panel": panel.title, "x_axis": panel.x.name, "y_axis": panel.y.name}
+            records += [head | row for row in rows]
+        values = [field.name for field in fields(Point)]
+        return records_to_csv(records, ["panel", "x_axis", "y_axis", *values, "status", "fit"])
 
 
 def only(panel: Panel, labels: Set[str]) -> Panel:
     """Return a panel with the marks of some labels alone."""
+    marks: dict[str, Any] = {
+        name: [one for one in getattr(panel, name) if one.label in labels]
+        for name in ("points", "front", "failures", "bars", "traces")
+    }
     return replace(
         panel,
-        points=[one for one in panel.points if one.label in labels],
+        **marks,
         lines=[kept for line in panel.lines if len(kept := [one for one in line if one.label in labels]) > 1],
-        front=[one for one in panel.front if one.label in labels],
-        failures=[one for one in panel.failures if one.label in labels],
         notes={label: note for label, note in panel.notes.items() if label in labels},
-        bars=[one for one in panel.bars if one.label in labels],
-        traces=[one for one in panel.traces if one.label in labels],
     )
+
+
+def ends(traces: list[Trace]) -> tuple[list[float], list[float]]:
+    """Return all x, and all y with the ends of bands: what the axes must hold."""
+    xs = [x for trace in traces for x in trace.x]
+    return xs, [y for trace in traces for numbers in (trace.y, trace.low, trace.high) for y in numbers]

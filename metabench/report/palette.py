@@ -90,6 +90,13 @@ STATUS_COLOURS: Mapping[str, tuple[str, str]] = {
     "unsupported": ("#5a6570", "#a4aeb8"),
     "error": ("#8f0e4a", "#ff86b3"),
 }
+VARIABLES: Mapping[str, tuple[str, str]] = {
+    **{f"c{place}": pair for place, pair in enumerate(PALETTE)},
+    **INKS,
+    **{f"status-{name}": pair for name, pair in STATUS_COLOURS.items()},
+}
+"""Every colour by the name of its variable in the style sheet."""
+
 STATUS_WORDS: Mapping[str, str] = {
     "ok": "finished",
     "oom": "out of memory",
@@ -149,33 +156,21 @@ def _next_style(colour: int, used: Counter[tuple[int, int]]) -> LabelStyle:
 
 def style_variables(ground: int) -> str:
     """Return the colours as CSS declarations: ground 0 is light, 1 is dark."""
-    pairs = [(f"c{index}", pair[ground]) for index, pair in enumerate(PALETTE)]
-    pairs += [(name, pair[ground]) for name, pair in INKS.items()]
-    pairs += [(f"status-{name}", pair[ground]) for name, pair in STATUS_COLOURS.items()]
-    return " ".join(f"--{name}:{value};" for name, value in pairs)
-
-
-def colour_variables() -> dict[str, str]:
-    """Return the light value of each colour to its CSS variable, to make a drawing follow the page's ground."""
-    found = {pair[0]: f"c{index}" for index, pair in enumerate(PALETTE)}
-    found.update({pair[0]: name for name, pair in INKS.items()})
-    found.update({pair[0]: f"status-{name}" for name, pair in STATUS_COLOURS.items()})
-    return found
+    return " ".join(f"--{name}:{pair[ground]};" for name, pair in VARIABLES.items())
 
 
 def marker_outline(marker: Outline) -> str:
     """Return a marker as an SVG path within -6..6, as Matplotlib draws it."""
     shape = MarkerStyle(marker)
     outline = shape.get_path().transformed(shape.get_transform())
+    letters = {
+        Outline.MOVETO: "M",
+        Outline.LINETO: "L",
+        Outline.CURVE3: "Q",
+        Outline.CURVE4: "C",
+    }
     commands: list[str] = []
     for points, code in outline.iter_segments(curves=True):
         scaled = [f"{10 * value if index % 2 == 0 else -10 * value:.1f}" for index, value in enumerate(points)]
-        letter = {
-            Outline.MOVETO: "M",
-            Outline.LINETO: "L",
-            Outline.CURVE3: "Q",
-            Outline.CURVE4: "C",
-            Outline.CLOSEPOLY: "Z",
-        }[code]
-        commands.append("Z" if letter == "Z" else letter + " ".join(scaled))
+        commands.append("Z" if code == Outline.CLOSEPOLY else letters[code] + " ".join(scaled))
     return "".join(commands)
