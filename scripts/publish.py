@@ -24,9 +24,10 @@ import yaml
 from metabench.papers import beside, papers
 from metabench.report import numbers
 from metabench.report.build import build_figures, build_page, build_tables
-from metabench.report.results.entries import Entry, Setting, Suite
+from metabench.report.results.entries import Entry, Suite
 from metabench.report.results.load import load_suite
 from metabench.report.results.outcomes import outcomes
+from metabench.report.results.settings import Setting
 from metabench.report.section import headline
 from metabench.report.tables.setting import setting_table
 from metabench.report.tables.table import Cell, Table

@@ -10,8 +10,9 @@ import pytest
 
 from metabench.report.blocks import Note
 from metabench.report.figures.prediction import comparisons, prediction_sentence
-from metabench.report.results.entries import Place, Suite
+from metabench.report.results.entries import Suite
 from metabench.report.results.provenance import facts, warnings
+from metabench.report.results.settings import Place
 from metabench.report.section import contents
 from metabench.report.sections.memory_study.study import memory_study
 from metabench.report.tables.setting import setting_table

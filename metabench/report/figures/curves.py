@@ -10,7 +10,8 @@ from dataclasses import astuple, dataclass, replace
 from metabench.core.curves import Curve
 from metabench.report.figure import Axis, Failure, Figure, Panel, Trace, ends
 from metabench.report.figures.parts import seeds
-from metabench.report.results.entries import Row, Setting, Suite, Task, slug
+from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Row, Setting, Task, slug
 
 OUTER_LOSS, TIME = "outer loss", "time"  # the curves of every run that trains
 _SECONDS = "training time"

@@ -14,7 +14,8 @@ from metabench.report.figures.parts import (
     seeds,
 )
 from metabench.report.results.columns import present, seeds_word
-from metabench.report.results.entries import Entry, Row, Setting, Suite, Task, slug
+from metabench.report.results.entries import Entry, Suite
+from metabench.report.results.settings import Row, Setting, Task, slug
 from metabench.report.verdicts import cosine_words
 from metabench.results.statistics import intervals
 

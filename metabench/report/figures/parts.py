@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 
 from metabench.report import numbers
 from metabench.report.figure import Axis, Failure, Point
-from metabench.report.results.entries import Entry, Setting, Suite
+from metabench.report.results.entries import Entry, Suite
+from metabench.report.results.settings import Setting
 
 Settings = dict[Setting, list[Entry]]
 

@@ -9,7 +9,8 @@ from metabench.report import numbers
 from metabench.report.figure import Axis, Figure, Panel, Point, Rule
 from metabench.report.figures.parts import MEMORY
 from metabench.report.results.columns import combined, seeds_word
-from metabench.report.results.entries import Place, Row, Suite
+from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Place, Row
 
 WITHIN = 0.05
 """A prediction that differs from the measurement by more than this share is a miss."""

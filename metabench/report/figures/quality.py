@@ -18,7 +18,8 @@ from metabench.report.figures.parts import (
     seeds,
 )
 from metabench.report.results.columns import seeds_word
-from metabench.report.results.entries import Entry, Setting, Suite, Task, slug
+from metabench.report.results.entries import Entry, Suite
+from metabench.report.results.settings import Setting, Task, slug
 from metabench.results.statistics import pareto_front
 
 

@@ -21,7 +21,8 @@ from metabench.report.figures.parts import (
     thin,
 )
 from metabench.report.results.columns import seeds_word
-from metabench.report.results.entries import Entry, Suite, Task, slug
+from metabench.report.results.entries import Entry, Suite
+from metabench.report.results.settings import Task, slug
 from metabench.results.statistics import line, power_law
 
 PARAMETERS = Axis("inner parameters", "count")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from markupsafe import Markup
+from matplotlib.path import Path as Outline
 
 from metabench.report.palette import MARKERS, LabelStyle, marker_outline
 from metabench.report.tables.table import Cell
@@ -38,15 +39,9 @@ class Names:
         return Markup(f":root{{{outlines}}}{rules}")
 
 
-def _clip(marker: str) -> str:
+def _clip(marker: Outline) -> str:
     """Return a marker's outline in a box of 12 pixels, with whole tenths of pixels."""
-    shifted = (
-        " ".join(f"{6 + float(number):.1f}".removesuffix(".0") for number in run.split())
-        for run in re.split("[A-Z]", marker_outline(marker))
-    )
-    return "".join(
-        letter + run for letter, run in zip(["", *re.findall("[A-Z]", marker_outline(marker))], shifted, strict=True)
-    )
+    return re.sub(r"-?\d+\.?\d*", lambda number: f"{6 + float(number.group()):.1f}".removesuffix(".0"), marker_outline(marker))
 
 
 def code_names(sentence: str) -> Markup:

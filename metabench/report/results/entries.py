@@ -6,18 +6,18 @@ and the page are made from a `Suite` alone.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 
 from metabench.core.errors import MetabenchError
 from metabench.report.palette import LabelStyle, natural_key
 from metabench.report.results.certified import NEVER, worst
+from metabench.report.results.settings import Group, Place, Row, Setting, Task
 from metabench.report.results.side_by_side import Rounds
 from metabench.results.certificate import Certificate
 from metabench.results.curves import Curves, read_curves
@@ -25,9 +25,6 @@ from metabench.results.metadata import Metadata
 from metabench.results.statistics import Estimate
 
 DEFAULT_BASELINE = "unrolled"
-_SEPARATORS = "._- =,;:()[]/·"
-_SLUG_AT_MOST = 120  # characters: file systems take names of 255 bytes, and others stand before and behind a slug
-Row = dict[str, Any]
 
 GRADIENT_COLUMNS = (
     "hypergradient_cosine",
@@ -42,90 +39,6 @@ GRADIENT_COLUMNS = (
     "target_cosine_sd",
     "target_mean_cosine",
 )
-
-
-@dataclass(frozen=True, order=True)
-class Task:
-    """A problem on a data set: a section of the page."""
-
-    problem: str
-    dataset: str
-
-    @property
-    def slug(self) -> str:
-        """Name for files."""
-        return slug(self.problem, self.dataset)
-
-
-@dataclass(frozen=True, order=True)
-class Place:
-    """Where and how a row was measured. Bytes and the last digits of qualities depend on the kernels, times on the hardware.
-
-    kernels, instruction_set: of the CPU; empty on a GPU, and in rows of versions that did not record them.
-    """
-
-    device: str
-    dtype: str
-    kernels: str
-    instruction_set: str
-    hardware: str
-
-    @classmethod
-    def of(cls, row: Row) -> Place:
-        """Return the place of a row."""
-        used = row["instruction_set"] or ""
-        return cls(row["device"], row["dtype"], (row["kernels"] or "") if used else "", used, row["hardware"])
-
-    @property
-    def kernel_words(self) -> str:
-        """The CPU kernels, as 'portable kernels (AVX2)'; empty where they are not known."""
-        return f"{self.kernels} kernels ({self.instruction_set})" if self.instruction_set else ""
-
-    @property
-    def caption_of_kernels(self) -> str:
-        """The same for a caption, with a note that native kernels determine the bytes."""
-        own = f", whose bytes are those of {self.instruction_set}" * (self.kernels == "native")
-        return f"{self.kernel_words}{own}" if self.kernel_words else ""
-
-    @property
-    def caption(self) -> str:
-        """Hardware and kernels for a caption."""
-        return ", ".join(filter(None, (self.hardware, self.caption_of_kernels)))
-
-
-@dataclass(frozen=True, order=True)
-class Setting:
-    """What two entries must share to be compared: task, size, the problem's options, experiment, kind and where they ran."""
-
-    task: Task
-    size: str
-    problem_variant: str
-    experiment: str
-    kind: str
-    trains: bool
-    place: Place
-
-    @classmethod
-    def of(cls, row: Row) -> Setting:
-        """Return the setting of a row."""
-        return cls(
-            Task(row["problem"], row["dataset"]),
-            row["size"],
-            row["problem_variant"],
-            row["experiment"],
-            row["kind"],
-            row["outer_steps"] > 0,
-            Place.of(row),
-        )
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What it shares with a second run of its baseline, which does not train, and which experiments may share."""
-        return (self.task, self.size, self.problem_variant, self.place)
-
-
-Group: TypeAlias = tuple[Setting, int, int]
-"""What comparable entries share: setting, inner steps and outer steps."""
 
 
 @dataclass(eq=False)
@@ -383,20 +296,6 @@ class Suite:
         """Return what the metadata knows of a method, problem or data set; empty where it knows nothing."""
         cards: dict[str, dict[str, Any]] = getattr(self.metadata, kind)
         return cards.get(name, {})
-
-
-def slug(*parts: str) -> str:
-    """Join names into a file's name: lower-case ASCII letters, digits, '.', '_' and '-' only; a digest ends it if more is lost."""
-    cleaned = (
-        "".join(letter if (letter.isalnum() and letter.isascii()) or letter in "._" else "-" for letter in part)
-        for part in parts
-    )
-    name = "-".join(text.strip("-") for text in cleaned if text.strip("-")).lower()
-    lost = any(not (letter.isascii() and letter.isalnum()) and letter not in _SEPARATORS for letter in "".join(parts))
-    if lost or len(name) > _SLUG_AT_MOST:
-        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
-        name = "-".join(filter(None, (name[:_SLUG_AT_MOST].strip("-"), digest)))
-    return name
 
 
 def parse_config(text: str) -> dict[str, Any]:

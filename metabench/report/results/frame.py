@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from metabench.report.results.certified import short
-from metabench.report.results.entries import Entry, Setting, Suite
+from metabench.report.results.entries import Entry, Suite
 from metabench.report.results.outcomes import Outcome, by_group
+from metabench.report.results.settings import Setting
+from metabench.report.verdicts import memory_verdict
 from metabench.results.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ def _verdicts(entry: Entry, outcome: Outcome) -> dict[str, Any]:
         "against_best": best.word if best else None,
         **estimate_columns("difference_to_best", best.difference if best else None),
         "against_baseline": against.word if against and chosen else None,
+        "memory_verdict": str(memory_verdict(entry.memory_ratio, 1.0)) if entry.memory_ratio else None,
         "time_verdict": outcome.time_verdict(entry) or None,
         "same_as": "; ".join(one.label for one in outcome.twins(entry.label)),
     }

@@ -9,16 +9,9 @@ from typing import Any
 from metabench.report.palette import assign_styles, method_order
 from metabench.report.results.certified import read_certificates, verdict
 from metabench.report.results.columns import combine, combined, finite, present
-from metabench.report.results.entries import (
-    DEFAULT_BASELINE,
-    GRADIENT_COLUMNS,
-    Entry,
-    Row,
-    Setting,
-    Suite,
-    parse_config,
-)
+from metabench.report.results.entries import DEFAULT_BASELINE, GRADIENT_COLUMNS, Entry, Suite, parse_config
 from metabench.report.results.exactness import exceeds, excess
+from metabench.report.results.settings import Row, Setting
 from metabench.report.results.side_by_side import Rounds
 from metabench.results.curves import CURVES_FILE
 from metabench.results.metadata import decode_metadata

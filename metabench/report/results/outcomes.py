@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from metabench.report import numbers, verdicts
-from metabench.report.results.entries import Entry, Group, Place, Row, Setting, Suite, Task
+from metabench.report.results.entries import Entry, Suite
 from metabench.report.results.exactness import NO_HYPERGRADIENT
+from metabench.report.results.settings import Group, Place, Row, Setting, Task
 from metabench.report.verdicts import Floor, Ranking, Verdict, Word
 from metabench.results.statistics import MINIMUM_SEEDS
 

@@ -6,7 +6,8 @@ import re
 from collections import defaultdict
 
 from metabench.report import numbers
-from metabench.report.results.entries import Suite, Task
+from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Task
 from metabench.results.schema import SCHEMA_VERSION
 
 

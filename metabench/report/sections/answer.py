@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from metabench.report import numbers
 from metabench.report.blocks import Block, Note, Sentence
 from metabench.report.results.certified import VALID, verdict
-from metabench.report.results.entries import Entry, Suite, Task
+from metabench.report.results.entries import Entry, Suite
 from metabench.report.results.outcomes import Outcome, estimating, outcomes, telling
 from metabench.report.results.provenance import warnings
+from metabench.report.results.settings import Task
 from metabench.report.section import Part, Section
 from metabench.report.tables.by_setting import by_setting_table, cheapest_among, least_memory
 from metabench.report.tables.overview import overview_table

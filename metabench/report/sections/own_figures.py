@@ -11,8 +11,9 @@ from matplotlib.figure import Figure as Canvas
 
 from metabench.core.errors import MetabenchError
 from metabench.report.blocks import Block, Drawing, Note
-from metabench.report.results.entries import Suite, slug
+from metabench.report.results.entries import Suite
 from metabench.report.results.frame import frame
+from metabench.report.results.settings import slug
 from metabench.report.section import Part, Section
 
 SIZE = (6.4, 4.2)

@@ -9,7 +9,8 @@ from metabench.report.figures.curves import OUTER_LOSS, curve_figures
 from metabench.report.figures.error import error_figure
 from metabench.report.figures.quality import quality_figures
 from metabench.report.figures.scaling import size_figure, steps_figure
-from metabench.report.results.entries import Suite, Task, slug
+from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Task, slug
 from metabench.report.section import Part, Section
 from metabench.report.tables.setting import setting_table
 

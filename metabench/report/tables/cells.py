@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from metabench.report import numbers
-from metabench.report.results.entries import Entry, Setting, Suite, slug
+from metabench.report.results.entries import Entry, Suite
+from metabench.report.results.settings import Setting, slug
 from metabench.report.tables.table import Cell
 from metabench.results.statistics import Estimate
 

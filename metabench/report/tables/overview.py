@@ -8,8 +8,9 @@ from typing import Any
 
 from metabench.report import numbers
 from metabench.report.results.certified import VERDICT_WORDS, doubt, short, worst
-from metabench.report.results.entries import Entry, Suite, Task
+from metabench.report.results.entries import Entry, Suite
 from metabench.report.results.outcomes import Outcome
+from metabench.report.results.settings import Task
 from metabench.report.tables.certificate_words import marked, state_marks
 from metabench.report.tables.table import DAGGER, Bar, Cell, Column, Table
 from metabench.report.verdicts import Word

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metabench.report import numbers
-from metabench.report.results.entries import Entry, Setting, Suite
+from metabench.report.results.entries import Entry, Suite
 from metabench.report.results.frame import record
 from metabench.report.results.outcomes import Outcome, by_group
+from metabench.report.results.settings import Setting
 from metabench.report.tables.cells import (
     bytes_cell,
     estimate_cell,

@@ -11,7 +11,8 @@ from metabench.report.drawing.ticks import tick_text
 from metabench.report.figure import Axis, Bar, Failure, Figure, Panel, Point, Rule
 from metabench.report.figures.parts import joined, seeds, thin
 from metabench.report.palette import INKS, REFERENCE, LabelStyle
-from metabench.report.results.entries import Entry, Suite, slug
+from metabench.report.results.entries import Entry, Suite
+from metabench.report.results.settings import slug
 from metabench.report.sections.memory_study.study import FOURFOLD, Comparison, Study, too_large
 from metabench.report.sections.memory_study.sweeps import SWITCHES, Sweep, ablations, configuration_words, sweeps
 

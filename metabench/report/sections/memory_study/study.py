@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from metabench.report.results.entries import Entry, Place, Suite, Task
+from metabench.report.results.entries import Entry, Suite
+from metabench.report.results.settings import Place, Task
 
 FOURFOLD = 4.0
 """The gain of which Kemaev et al. 2025 say in how many of their configurations it is reached."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from metabench.report.figure import Axis
 from metabench.report.figures.parts import FIT_AT_LEAST, family
-from metabench.report.results.entries import Entry, Suite, Task
+from metabench.report.results.entries import Entry, Suite
+from metabench.report.results.settings import Task
 from metabench.report.sections.memory_study.study import ITEM_BYTES, Configuration, Study, too_large
 from metabench.results.statistics import Fit, line
 
