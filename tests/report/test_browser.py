@@ -118,9 +118,7 @@ def judged(chromium: Any) -> Callable[[str], dict[str, list[str]]]:
 
 @pytest.mark.parametrize("name", pages.PAGES)
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_a_page_keeps_to_the_limits(criterion: str, name: str, judged: Any, request: pytest.FixtureRequest) -> None:
-    if criterion in globals().get("BROKEN", ()):
-        request.applymarker(pytest.mark.xfail(strict=False, reason="page is being rewritten"))
+def test_a_page_keeps_to_the_limits(criterion: str, name: str, judged: Any) -> None:
     found = judged(name)[criterion]
     assert not found, f"{len(found)} on the page of '{name}':\n" + "\n".join(found[:20])
 
