@@ -22,7 +22,6 @@ import pandas as pd
 import yaml
 
 from metabench.papers import beside, papers
-from metabench.report import numbers
 from metabench.report.build import build_figures, build_page, build_tables
 from metabench.report.results.entries import Entry, Suite
 from metabench.report.results.load import load_suite
@@ -30,7 +29,7 @@ from metabench.report.results.outcomes import outcomes
 from metabench.report.results.settings import Setting
 from metabench.report.section import headline
 from metabench.report.tables.setting import setting_table
-from metabench.report.tables.table import Cell, Table
+from metabench.report.tables.table import DAGGER, DOUBLE_DAGGER, Cell, Table
 from metabench.report.verdicts import Word, compare
 from metabench.results.metadata import Metadata
 from metabench.results.store import read_metadata, read_rows, rows_of
@@ -141,9 +140,9 @@ def gain(suite: Suite) -> str:
     better = {label: one.difference.value for label, one in found.items() if one.word == Word.BETTER and one.difference}
     if not better:
         return "No method is told apart from training without a hypergradient."
-    who = "Every method" if len(better) == len(found) else named(better)
+    who = "Every method learns" if len(better) == len(found) else f"{named(better)} learn{'s' * (len(better) == 1)}"
     points = f"{min(better.values()):.1f} to {max(better.values()):.1f} points of accuracy"
-    return f"{who} learns to discount the noise: {points} better than training without a hypergradient."
+    return f"{who} to discount the noise: {points} better than training without a hypergradient."
 
 
 def ratios(rows: pd.DataFrame, method: str, against: str, column: str) -> pd.Series:
@@ -200,7 +199,7 @@ def table_with_caption(results: Path) -> str:
     ]
     ((setting, entries),) = found
     table = setting_table(suite, setting, entries)
-    notes = "".join(f"\n{note}\n" for note in table.notes)
+    notes = "".join(f"\n{note}\n" for note in table.notes if note.startswith((DAGGER, DOUBLE_DAGGER)))
     return f"{markdown(table)}\n\n{caption(setting, entries, table)}\n{notes}"
 
 
@@ -209,8 +208,8 @@ def caption(setting: Setting, entries: list[Entry], table: Table) -> str:
     seeds = " or ".join(map(str, sorted({entry.quality.n for entry in entries if entry.quality})))
     steps = " or ".join(map(str, sorted({entry.inner_steps for entry in entries})))
     return (
-        f"Accuracy: mean and {numbers.INTERVAL_WORDS}, n = {seeds}; bold: not told apart from the best. "
-        f"Memory and time: one hypergradient, K = {steps}, {setting.place.dtype} on {setting.place.caption}. "
+        f"Accuracy: mean and 95 % interval, n = {seeds} seeds; bold: not told apart from the best; =: the same computation. "
+        f"One hypergradient, K = {steps}, {setting.place.dtype} on {setting.place.caption}. "
         f"Certificates: {table.certificates} [Every column](results/reference/report/index.html)."
     )
 

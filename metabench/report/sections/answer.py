@@ -85,9 +85,9 @@ def _cheapest(suite: Suite, working: Sequence[Entry], trained: dict[Task, Outcom
     whole = {method: own for method, own in ratios.items() if len(own) == len(trained)}
     if not whole:
         return f"{numbers.some([f'`{entry.method}`' for entry in working], 3)} among them"
-    best = min(whole, key=lambda method: max(whole[method]))
+    best = min(whole, key=lambda method: (max(whole[method]), sum(whole[method])))
     if best == suite.baseline:
-        return f"none of these takes less memory than `{best}`"
+        return f"of these `{best}`, the baseline, takes least memory"
     low, high = numbers.ratio(min(whole[best])), numbers.ratio(max(whole[best]))
     return (
         f"of these `{best}` takes least memory, {low if low == high else f'{low} to {high}'} that of `{suite.baseline}`"
