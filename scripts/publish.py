@@ -127,7 +127,7 @@ def sentences(rows: pd.DataFrame, suite: Suite) -> str:
             f"On convolutional networks EvoGrad takes {evograd.ours_low:.2f} to {evograd.ours_high:.2f} times the memory of `t1t2` "
             f"(its paper: {evograd.printed} with a {evograd.model}),",
             f"and mixed mode {mixed.min():.2f} to {mixed.max():.2f} times that of `unrolled`.",
-            f"Times are noisier than bytes: the baseline runs twice, and ratios of times below {max(floors):.2f} count as ties.",
+            f"Times are noisy: the baseline runs twice, and ratios below {max(floors):.2f} are ties.",
         )
     )
 
