@@ -66,7 +66,7 @@ class Plan:
         if not _in_rounds(self.suite):
             return ()
         return tuple(
-            Group(name, tuple(cells), tuple(map(self.row_file, cells)), self.suite.rounds, self.suite.baseline)
+            Group(name, tuple(cells), tuple(map(self.row_file, cells)), self.suite.rounds, self.suite.baseline or DEFAULT_BASELINE)
             for name, cells in settings(self.cells).items()
         )
 
@@ -186,7 +186,8 @@ def _check_study(suite: Suite, cells: Iterable[Cell], known: Mapping[str, Method
     if not subject:
         return
     where = "key 'studies.memory.subject'"
-    for name in filter(None, (pick(f"method of {where}", subject, known).name, suite.baseline)):
+    baseline = suite.baseline or DEFAULT_BASELINE
+    for name in (pick(f"method of {where}", subject, known).name, pick("baseline method", baseline, known).name):
         if not known[name].exact or known[name].target is not Target.UNROLLED:
             raise MetabenchError(
                 f"{where}: '{name}' is not exact for the unrolled window: a memory study compares methods that are"
@@ -196,9 +197,9 @@ def _check_study(suite: Suite, cells: Iterable[Cell], known: Mapping[str, Method
     for cell in cells:
         if not trains[cell.kind]:
             measured.setdefault(cell.experiment, set()).add(cell.method)
-    if subject == suite.baseline or not any({subject, suite.baseline} <= methods for methods in measured.values()):
+    if subject == baseline or not any({subject, baseline} <= methods for methods in measured.values()):
         raise MetabenchError(
-            f"{where}: no experiment of kind 'cost' measures '{subject}' beside the baseline, '{suite.baseline}'"
+            f"{where}: no experiment of kind 'cost' measures '{subject}' beside the baseline, '{baseline}'"
         )
 
 
