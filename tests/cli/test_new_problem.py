@@ -14,7 +14,7 @@ from kernel_choice import KERNELS
 from metabench.cli.new_files import after_problem, write_problem
 from metabench.core import MetabenchError
 from metabench.problems import problem
-from metabench.report.page.page import build_page
+from metabench.report.build import build_page
 from metabench.results.store import collect, write_rows
 from metabench.suite.config.load import load_suite
 from metabench.suite.plan.code_hash import code_hash

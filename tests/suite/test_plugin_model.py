@@ -44,7 +44,7 @@ def suite_of(plugin: Path | None, **changes: Any) -> Plan:
         "methods": ["unrolled"],
         "outer_steps": 3,
     }
-    suite = {"name": "x", "seeds": [0], "kernels": KERNELS, "measure": {"time_repeats": 1}}
+    suite = {"name": "x", "seeds": [0], "kernels": KERNELS, "measure": {"time_repeats": 1}, "aa": False, "rounds": 0}
     plugins = [str(plugin)] if plugin else []
     return plan(load_suite(suite | {"plugins": plugins, "experiments": {"a": experiment | changes}}))
 

@@ -11,7 +11,7 @@ import pytest
 from metabench.kinds import kind
 from metabench.measure.environment import environment
 from metabench.measure.kernels import runs
-from metabench.report.figures import build_figures
+from metabench.report.build import build_figures
 from metabench.results.store import collect, write_rows
 from metabench.suite.plan.code_hash import code_hash
 from metabench.suite.plan.plan import Plan, load_suite, plan

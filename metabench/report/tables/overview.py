@@ -22,7 +22,7 @@ _SIGNS = {CERTIFIED: "✓", AS_DECLARED: "≈"}
 
 def overview_table(suite: Suite, telling: dict[Task, Outcome]) -> Table:
     """Return a row for each method, and a column for each problem: that of its largest model."""
-    signs = "✓ certified, ≈ approximate as declared, † neither"
+    signs = "✓ certified, ≈ approximate as declared"
     columns = [Column("label", "method", numeric=False), Column("certificate", "certificate", numeric=False, description=signs)]
     columns += [_column(suite, task, outcome) for task, outcome in telling.items()]
     columns.append(

@@ -57,7 +57,7 @@ const legend = document.querySelector(".legend");
 const labels = {};
 if (legend) {
   const rules = document.head.appendChild(document.createElement("style"));
-  const buttons = all("button", legend);
+  const buttons = all("button:not(.set)", legend);
   const update = () => {
     const hidden = buttons.filter((button) => button.getAttribute("aria-pressed") === "false");
     rules.textContent = hidden.map((button) => `svg .${button.className}{display:none}`).join("");
@@ -76,11 +76,9 @@ if (legend) {
   });
   legend.classList.add("away");
   for (const figure of all("figure")) watch.observe(figure);
-  for (const [words, on] of [["All", true], ["None", false]]) {
-    const item = document.createElement("li");
-    const button = item.appendChild(Object.assign(document.createElement("button"), { type: "button", className: "set", textContent: words }));
-    button.addEventListener("click", () => { for (const each of buttons) press(each, on); update(); });
-    legend.querySelector("ul").append(item);
+  for (const button of all("button.set", legend)) {
+    button.disabled = false;
+    button.addEventListener("click", () => { for (const each of buttons) press(each, button.value === "true"); update(); });
   }
 }
 for (const span of all(".notes .name")) labels[span.classList[1]] ??= span.textContent.trim();
