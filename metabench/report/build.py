@@ -14,7 +14,7 @@ import matplotlib
 
 from metabench.report.blocks import Drawing
 from metabench.report.drawing.drawing import draw_figure
-from metabench.report.figure import Figure
+from metabench.report.figure import PANELS_OF_A_FILE, Figure
 from metabench.report.page.page import render_page
 from metabench.report.palette import LabelStyle
 from metabench.report.results.entries import Suite
@@ -23,6 +23,8 @@ from metabench.report.section import contents
 from metabench.report.tables.table import Table
 from metabench.results.atomic import write_bytes_atomically, write_text_atomically
 
+PANELS_OF_A_REPORT = 180
+"""Of all files: a panel takes a fifth of a second."""
 _WORTH_PROCESSES = 12  # figures; a process needs seconds to start
 
 B = TypeVar("B")
@@ -57,6 +59,9 @@ def build_figures(results: Path | Suite, out: Path, workers: int = 1) -> list[Pa
     out = Path(out)
     suite = _read(results)
     figures = [figure.whole for figure in blocks(suite, Figure)]
+    most = _most_panels(figures)
+    for figure in figures:
+        figure.keep(most)
     written: list[Path] = []
     for figure, (pdf, png) in zip(figures, _drawn(figures, suite.all_styles, workers), strict=True):
         written += _write(out, figure.name, pdf, png, figure.to_csv())
@@ -77,6 +82,13 @@ def build_page(results: Path | Suite, out: Path) -> Path:
 
 def _read(results: Path | Suite) -> Suite:
     return results if isinstance(results, Suite) else load_suite(Path(results))
+
+
+def _most_panels(figures: list[Figure]) -> int:
+    """Return the most panels of a figure's files, two or more, with which all files together have at most `PANELS_OF_A_REPORT`."""
+    counts = [len(figure.panels) for figure in figures]
+    fitting = (most for most in range(PANELS_OF_A_FILE, 2, -1) if sum(min(most, count) for count in counts) <= PANELS_OF_A_REPORT)
+    return next(fitting, 2)
 
 
 def _drawn(figures: list[Figure], styles: Mapping[str, LabelStyle], workers: int) -> list[tuple[bytes, bytes]]:

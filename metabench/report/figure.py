@@ -161,8 +161,7 @@ class Figure:
         if self.omitted and not self.panels:
             parts.append("In the files only.")
         elif self.omitted:
-            where = "the files have all" if every <= PANELS_OF_A_FILE else "the CSV has all"
-            parts.append(f"{len(self.panels)} of {every} panels; {where}.")
+            parts.append(f"{len(self.panels)} of {every} panels; the CSV has all.")
         if self.left_out:
             parts.append(f"{len(self.left_out)} labels: CSV only.")
         return " ".join(parts)
