@@ -101,10 +101,16 @@ def contents(suite: Suite) -> Sequence[Part]:
 
 def _parts(section: Section, suite: Suite) -> list[Part]:
     try:
-        return list(section.parts(suite))
+        found = list(section.parts(suite))
     except Exception as error:  # A section may be anybody's: whatever it does, the rest of the report is made.
         why = f"The section '{section.name}' could not be made: {type(error).__name__}: {error}"
         return [Part(section.name, section.title, [Note(why, warns=True)])]
+    try:
+        section.headline(suite)
+    except Exception as error:
+        why = f"The headline of the section '{section.name}' could not be made: {type(error).__name__}: {error}"
+        found.append(Part(f"{section.name}-headline", section.title, [Note(why, warns=True)]))
+    return found
 
 
 def headline(suite: Suite) -> str:
@@ -113,6 +119,6 @@ def headline(suite: Suite) -> str:
         try:
             if text := section.headline(suite):
                 return text
-        except Exception:  # Its parts say why.
+        except Exception:  # `contents` says why in its place.
             continue
     return ""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from metabench.report.blocks import Sentence
 from metabench.report.build import blocks
 from metabench.report.results.entries import Suite
 from metabench.report.section import contents, headline
@@ -183,3 +184,14 @@ def test_fifty_methods_on_forty_problems(load_rows: Any, synthetic: Any, monkeyp
     assert len([column for column in table.columns if column.key in {task.slug for task in suite.tasks}]) == 40
     assert len(headline(suite).split()) <= 25
     assert table.to_latex().count("\\\\\n") == 51
+
+
+def test_problems_that_do_not_tell_methods_from_training_without_one_are_named(load_rows: Any, synthetic: Any) -> None:
+    spread = {"none": [0.80, 0.79, 0.81], "unrolled": [0.79, 0.81, 0.80]}
+    apart = {"none": [0.50, 0.51, 0.52], "unrolled": [0.80, 0.82, 0.81]}
+    for qualities, said in ((spread, True), (apart, False)):
+        rows = [synthetic.row(name, seed, quality=value) for name, values in qualities.items() for seed, value in enumerate(values)]
+        (answer,) = (part for part in contents(load_rows(rows)) if part.name == "answer")
+        texts = [block.text for block in answer.blocks if isinstance(block, Sentence)]
+        found = "Training without a hypergradient is not told apart from the best on label_noise."
+        assert (found in texts) == said

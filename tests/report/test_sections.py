@@ -97,6 +97,16 @@ def test_a_section_that_cannot_be_used_is_an_error(tmp_path: Path, written: Writ
         sections(load_suite(written(plugins=plugin)))
 
 
+def test_a_headline_that_raises_is_said_beside_its_parts(tmp_path: Path, written: Write) -> None:
+    plugin = tmp_path / "counts.py"
+    plugin.write_text(PLUGIN.replace('f"There are {len(suite.rows)} rows."', "1 / 0"))
+    suite = load_suite(written(plugins=plugin))
+    own = {part.name: part for part in contents(suite) if part.name.startswith("row-counts")}
+    assert list(own) == ["row-counts", "row-counts-headline"] and headline(suite).startswith("Fewer than 3 seeds")
+    (note,) = own["row-counts-headline"].blocks
+    assert isinstance(note, Note) and note.warns and "ZeroDivisionError" in note.text
+
+
 @pytest.mark.parametrize("broken", ["len(suite.row)", "1 / 0"])
 def test_a_section_that_raises_says_why_in_its_place_and_the_rest_is_made(
     tmp_path: Path, written: Write, broken: str

@@ -26,7 +26,7 @@ def _parts(suite: Suite) -> list[Part]:
     found = outcomes(suite)
     blocks: list[Block] = [Note(text, warns=True) for text in warnings(suite)]
     blocks.append(overview_table(suite, compared(suite)))
-    blocks += [Sentence(text) for text in (_certified(suite), _failures(suite)) if text]
+    blocks += [Sentence(text) for text in (_idle(suite), _certified(suite), _failures(suite)) if text]
     return [Part("answer", "Answer", [*blocks, by_setting_table(suite, found)])]
 
 
@@ -109,6 +109,12 @@ def _cost_headline(suite: Suite, found: Sequence[Outcome]) -> str:
         return f"`{name}` takes the least memory of all {which}, {numbers.ratio(max(ratios))} that of `{suite.baseline}` or less."
     listed = numbers.some([f"`{name}`" for name in sorted(names)], 3)
     return f"Which of the {which} takes the least memory depends on the problem: {listed}."
+
+
+def _idle(suite: Suite) -> str:
+    """Name the problems on which training without a hypergradient is at the top; empty where there are none."""
+    found = [task.problem for task, one in compared(suite).items() if len(one.at_the_top()) > len(estimating(one.at_the_top()))]
+    return f"Training without a hypergradient is not told apart from the best on {numbers.some(found)}." if found else ""
 
 
 def _certified(suite: Suite) -> str:
