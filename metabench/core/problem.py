@@ -96,7 +96,8 @@ class Validation:
         every: outer steps from one validation to the next.
         metric: which of the numbers that `validate` returns decides, and whether higher or lower is better.
         patience: validations in a row without an improvement after which training ends; the outcome is then that of the best one.
-            0: training runs to its end, and the outcome is its last step.
+            0: training runs to its end.
+        best: whether the outcome is that of the best validation even where training runs to its end; otherwise it is the last step's.
 
     Raises:
         MetabenchError: `every` is not positive, or `patience` is negative.
@@ -105,6 +106,7 @@ class Validation:
     every: int
     metric: Metric
     patience: int = 0
+    best: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.patience < 0:
@@ -268,6 +270,13 @@ class Problem(Declarable, ABC):
 
     def validate(self, meta: Tree) -> Mapping[str, float | Curve]:
         """Return what is followed on validation data, at the outer steps that `validation` names. It is not part of the training time."""
+        return {}
+
+    def chosen_by(self, meta: Tree) -> Mapping[str, float]:
+        """Return numbers on validation data by which options are chosen, by name; of each, `evaluate` has the same on test data.
+
+        The first decides; each of the others decides for the test of its name where that is tuned by itself. Lower is better.
+        """
         return {}
 
     def observe(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve]:

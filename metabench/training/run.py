@@ -73,7 +73,7 @@ class Run:
     def outcome(self, problem: Problem) -> tuple[Tree, Tree]:
         """Return the first task's parameters and the meta-parameters that the run leads to.
 
-        They are the last ones, unless the problem stops early by validation: then those of the best validation.
+        They are the last ones, unless validation ends training early or decides: then those of the best validation.
         """
         best = self._decisive(problem)
         return (best.params, best.meta) if best else (self.tasks[0].params, self.meta)
@@ -90,4 +90,5 @@ class Run:
 
     def _decisive(self, problem: Problem) -> Best | None:
         """Return the best validation where the outcome is its, None where it is the last step's."""
-        return self.best if problem.validation is not None and problem.validation.patience else None
+        rule = problem.validation
+        return self.best if rule is not None and (rule.patience or rule.best) else None
