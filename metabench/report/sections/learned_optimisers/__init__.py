@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from metabench.report import numbers
 from metabench.report.blocks import Block, Sentence
 from metabench.report.results.entries import Suite
 from metabench.report.section import Part, Section
 from metabench.report.sections.learned_optimisers.entrants import Bench, benches
 from metabench.report.sections.learned_optimisers.figures import curves_figure
-from metabench.report.sections.learned_optimisers.tables import ahead, cutting_table, results_table, transfer_table
+from metabench.report.sections.learned_optimisers.tables import (
+    ahead,
+    cutting_table,
+    results_table,
+    standing,
+    statements_table,
+    transfer_table,
+)
+from metabench.report.verdicts import Word
 
 
 def _parts(suite: Suite) -> list[Part]:
     found = [bench for bench in benches(suite) if len(bench.entrants) > 1]
-    return [_part(suite, bench, found) for bench in found]
+    parts = [_part(suite, bench, found) for bench in found]
+    if (table := statements_table(found)) is not None:
+        parts.append(Part("published-orderings", "Published orderings", [table], folded=True))
+    return parts
 
 
 def _part(suite: Suite, bench: Bench, others: list[Bench]) -> Part:
@@ -46,11 +58,8 @@ def _headline(suite: Suite) -> str:
     found = [bench for bench in benches(suite) if bench.learned and bench.tuned]
     if not found or {bench.task for bench in found} != set(suite.tasks):
         return ""
-    sentences = {bench.task.problem: sentence for bench in found if (sentence := ahead(bench))}
-    wins = [problem for problem, sentence in sentences.items() if " is ahead of " in sentence]
-    return (
-        f"A learned optimiser is ahead of the best tuned baseline on {len(wins)} of {len(sentences)} families of tasks."
-    )
+    wins = sum(standing(bench) == Word.BETTER for bench in found)
+    return f"A learned optimiser is ahead of the best tuned baseline on {wins} of {numbers.plural(len(found), 'family', 'families')} of tasks."
 
 
 LEARNED = Section("learned-optimisers", "Optimisers", _parts, _headline, order=12, module=__name__)

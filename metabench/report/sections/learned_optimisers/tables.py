@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from metabench.learned.names import AREA, DIVERGED, FINAL, MEDIAN, on_trial
+from metabench.papers.read import papers
 from metabench.report import numbers
 from metabench.report.results.frame import estimate_columns
 from metabench.report.results.settings import slug
 from metabench.report.sections.learned_optimisers.entrants import Bench, Entrant
 from metabench.report.tables.cells import estimate_cell
 from metabench.report.tables.table import Cell, Column, Table, exact_cell
-from metabench.report.verdicts import Word, compare
+from metabench.report.verdicts import Verdict, Word, compare
 
 TUNED_FOR = ", tuned for it"
 """Behind the name of a metric of a tuned baseline: of the values that did best on the validation tasks of that trial."""
@@ -189,15 +191,81 @@ def cutting_table(bench: Bench) -> Table | None:
 _CUTTING = {"cosine": "episode_cosine", "ratio": "episode_norm_ratio", "trained": "episode_cosine_trained"}
 
 
+def statements_table(found: Sequence[Bench]) -> Table | None:
+    """Return what papers state of learned optimisers beside what is measured here; None where no statement is about these problems."""
+    table = Table(
+        "published-orderings",
+        "Published orderings beside these",
+        "A paper says whether its learned optimiser is ahead of the best baseline. Here: the learned optimiser and the tuned baseline with the "
+        "least area, compared in pairs over seeds; baselines are tuned for the same test.",
+        [
+            Column("paper", "paper", numeric=False),
+            Column("what", "statement", numeric=False),
+            Column("bench", "here, on", numeric=False),
+            Column("ours", "here", numeric=False),
+            Column("agrees", "agrees", numeric=False),
+            Column("differs", "how the protocols differ", numeric=False),
+        ],
+    )
+    for paper in papers().values():
+        for one in paper.statements:
+            for bench in found:
+                if (
+                    bench.task.problem != one.problem
+                    or one.trial not in bench.trials
+                    or not (sentence := ahead(bench, one.trial))
+                ):
+                    continue
+                word = standing(bench, one.trial)
+                agrees = (
+                    "not decided"
+                    if word == Word.NOT_TOLD_APART
+                    else "yes"
+                    if (word == Word.BETTER) == one.ahead
+                    else "no"
+                )
+                where = f"{bench.size} on {bench.task.dataset}"
+                table.rows.append(
+                    {
+                        "paper": Cell(paper.name, paper.name),
+                        "what": Cell(one.what, one.what, title=one.source),
+                        "bench": Cell(where, where),
+                        "ours": Cell(sentence.replace("`", ""), tone="prose"),
+                        "agrees": Cell(agrees, agrees),
+                        "differs": Cell(one.differs, tone="prose"),
+                    }
+                )
+                table.records.append(
+                    {"paper": paper.name, **vars(one), "bench": where, "ours": sentence, "agrees": agrees}
+                )
+    return table if table.rows else None
+
+
+def standing(bench: Bench, trial: str = "") -> Word:
+    """Return the verdict on the best learned optimiser against the best baseline tuned for the trial; no verdict without one of the two."""
+    pair = _pair(bench, trial)
+    return pair[2].word if pair else Word.NONE
+
+
 def ahead(bench: Bench, trial: str = "") -> str:
     """Return the sentence that says how the best learned optimiser stands against the best tuned baseline; empty without one of the two."""
+    pair = _pair(bench, trial)
+    if pair is None:
+        return ""
+    (learned, ours), (tuned, theirs), verdict = pair
+    share = ours / theirs
+    by = f"{100 * abs(1 - share):.0f} % {'less' if share < 1 else 'more'} area under the loss curve"
+    how = {Word.BETTER: "is ahead of", Word.WORSE: "is behind"}.get(verdict.word, "")
+    against = f"`{learned.name}` {how} `{tuned.name}`" if how else f"`{learned.name}` against `{tuned.name}`"
+    return f"{against}: {by}" + ("" if how else f", {verdict.text}")
+
+
+def _pair(bench: Bench, trial: str) -> tuple[tuple[Entrant, float], tuple[Entrant, float], Verdict] | None:
+    """Return the best learned optimiser, the best tuned baseline, each with its area, and the verdict on the first against the second."""
     metric = on_trial(trial, AREA)
     learned, tuned = bench.best(bench.learned, metric), _reference(bench, trial) if bench.tuned else None
-    if learned is None or tuned is None:
-        return ""
-    pair = {one.name: one.by_seed(metric) for one in (learned[0], tuned[0])}
-    word = compare(pair, tuned[0].name, higher_is_better=False)[learned[0].name]
-    share = learned[1] / tuned[1]
-    by = f"{100 * abs(1 - share):.0f} % {'less' if share < 1 else 'more'} area"
-    how = {Word.BETTER: "ahead of", Word.WORSE: "behind"}.get(word.word, f"{word.text}, against")
-    return f"`{learned[0].name}` is {how} `{tuned[0].name}`: {by} under the loss curve"
+    if learned is None or tuned is None or not tuned[1]:
+        return None
+    own = tuned[0].by_seed(f"{metric}{TUNED_FOR}") or tuned[0].by_seed(metric)
+    samples = {learned[0].name: learned[0].by_seed(metric), tuned[0].name: own}
+    return learned, tuned, compare(samples, tuned[0].name, higher_is_better=False)[learned[0].name]
