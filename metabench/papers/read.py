@@ -114,7 +114,10 @@ class Statement:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper with its figures and statements. name: of its file. bibtex: key in references.bib; may be empty. note: what is left out, and why."""
+    """A paper with its figures and statements.
+
+    name: of its file. bibtex: key in references.bib; may be empty. note: what is left out, and why.
+    """
 
     name: str
     title: str

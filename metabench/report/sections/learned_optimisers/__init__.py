@@ -59,7 +59,8 @@ def _headline(suite: Suite) -> str:
     if not found or {bench.task for bench in found} != set(suite.tasks):
         return ""
     wins = sum(standing(bench) == Word.BETTER for bench in found)
-    return f"A learned optimiser is ahead of the best tuned baseline on {wins} of {numbers.plural(len(found), 'family', 'families')} of tasks."
+    families = numbers.plural(len(found), "family", "families")
+    return f"A learned optimiser is ahead of the best tuned baseline on {wins} of {families} of tasks."
 
 
 LEARNED = Section("learned-optimisers", "Optimisers", _parts, _headline, order=12, module=__name__)

@@ -34,8 +34,8 @@ def curves_figure(suite: Suite, bench: Bench) -> Figure | None:
         bench_name(bench, "learning_curves"),
         "learning_curves",
         f"Learning curves on test tasks, {bench.task.problem}, {bench.size}",
-        f"Loss after each step: median over tasks, of {seeds(counts[1:])} the median. Bands: quartiles over tasks of a single seed, least to "
-        "greatest of several. Upright line: the horizon of training.",
+        f"Loss after each step: median over tasks, of {seeds(counts[1:])} the median. Bands: quartiles over tasks of a single seed, "
+        "least to greatest of several. Upright line: the horizon of training.",
         panels,
         styles=bench.styles,
     )

@@ -196,8 +196,8 @@ def statements_table(found: Sequence[Bench]) -> Table | None:
     table = Table(
         "published-orderings",
         "Published orderings beside these",
-        "A paper says whether its learned optimiser is ahead of the best baseline. Here: the learned optimiser and the tuned baseline with the "
-        "least area, compared in pairs over seeds; baselines are tuned for the same test.",
+        "A paper says whether its learned optimiser is ahead of the best baseline. Here: the learned optimiser and the tuned baseline with "
+        "the least area, compared in pairs over seeds; baselines are tuned for the same test.",
         [
             Column("paper", "paper", numeric=False),
             Column("what", "statement", numeric=False),
