@@ -13,6 +13,7 @@ from metabench.core.lazy import torch
 from metabench.core.problem import Problem
 from metabench.core.randomness import generator
 from metabench.core.types import InnerState, Tree
+from metabench.learned.names import AREA, DIVERGED, FINAL, MEDIAN
 from metabench.learned.tasks import Episode, Part, Tasks
 
 
@@ -42,10 +43,6 @@ class Trial:
     steps: int
     episodes: int
     every: int = 1
-
-    def called(self, figure: str) -> str:
-        """Return the name of a figure of this trial."""
-        return f"{self.name}: {figure}" if self.name else figure
 
     def judges(self, step: int) -> bool:
         """Tell whether the parameters after `step` steps are judged."""
@@ -89,12 +86,6 @@ class Judged:
     def curve(self) -> Curve:
         """Return median and quartiles over tasks against the step."""
         return Curve.over_tasks(self.steps, self.capped.T.tolist(), self.unit, log_y=True)
-
-
-AREA = "area under the loss curve"
-FINAL = "final loss, log10 of the mean"
-MEDIAN = "final loss, log10 of the median"
-DIVERGED = "diverged tasks (%)"
 
 
 def _log10(value: float) -> float:

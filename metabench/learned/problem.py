@@ -22,8 +22,9 @@ from metabench.core.problem import OuterOptimiser, Setting, Validation
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
 from metabench.learned.declared import read_optimiser
-from metabench.learned.evaluation import AREA, DIVERGED, FINAL, MEDIAN, Trial, judge
+from metabench.learned.evaluation import Trial, judge
 from metabench.learned.grouped import Driver
+from metabench.learned.names import AREA, DIVERGED, FINAL, LOSS, MEDIAN, on_trial
 from metabench.learned.tasks import Part, Tasks
 
 METRICS = (Metric(AREA, "min"), Metric(FINAL, "min"), Metric(MEDIAN, "min"), Metric(DIVERGED, "min"))
@@ -177,8 +178,8 @@ class LearnedOptimiserProblem(Problem):
         found: dict[str, float | Curve] = {}
         trials = self._judged_on(self.setting.options.test_episodes)
         for trial, judged in zip(trials, judge(self, trials, meta, Part.TEST), strict=True):
-            found |= {trial.called(name): value for name, value in judged.numbers().items()}
-            found[trial.called(CURVE)] = judged.curve()
+            found |= {on_trial(trial.name, name): value for name, value in judged.numbers().items()}
+            found[on_trial(trial.name, LOSS)] = judged.curve()
         return found
 
     def validate(self, meta: Tree) -> dict[str, float | Curve]:
@@ -190,7 +191,7 @@ class LearnedOptimiserProblem(Problem):
         """Return the area under the curve on validation tasks of every trial."""
         trials = self._judged_on(self.setting.options.validation_episodes)
         found = judge(self, trials, meta, Part.VALIDATION)
-        return {trial.called(AREA): judged.area for trial, judged in zip(trials, found, strict=True)}
+        return {on_trial(trial.name, AREA): judged.area for trial, judged in zip(trials, found, strict=True)}
 
     def _judged_on(self, episodes: int) -> list[Trial]:
         """Return the trials: that on the tasks and the horizon trained on first."""
@@ -209,6 +210,3 @@ class LearnedOptimiserProblem(Problem):
     def summary(self, meta: Tree) -> dict[str, float]:
         """Return the number of meta-parameters, and what the optimiser says of itself."""
         return self.optimiser.summary(meta)
-
-
-CURVE = "loss"
