@@ -11,7 +11,7 @@ import torch
 from learned_problems import SMALL, learned
 
 from metabench.autodiff.inner import run
-from metabench.core import MetabenchError, Tree, Window, tree
+from metabench.core import MetabenchError, Window, tree
 from metabench.core.types import InnerState
 from metabench.learned.problem import LearnedOptimiserProblem
 
@@ -124,5 +124,3 @@ def test_a_run_on_a_given_state_continues_it() -> None:
     (window,) = windows(problem, 2)[1]
     kept = InnerState({"w": torch.ones(3, 5, dtype=torch.float64)}, {})
     assert problem.entered(window, kept)[1] is kept
-
-
