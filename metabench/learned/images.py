@@ -70,15 +70,13 @@ class Images:
         return channels, height, width
 
     def averaged(self, side: int) -> Images:
-        """Return the images at side x side pixels, each the average of those that it covers; `side` divides the images' own."""
-        own = self.shape[-1]
-        if own % side:
-            raise MetabenchError(f"images of {own} x {own} pixels cannot be averaged to {side} x {side}")
-        if own == side:
+        """Return the images averaged over squares of as many pixels as leave a side of `side` or more."""
+        square = self.shape[-1] // side
+        if square <= 1:
             return self
 
         def smaller(batch: Batch) -> Batch:
-            return {**batch, "inputs": torch.nn.functional.avg_pool2d(batch["inputs"], own // side)}
+            return {**batch, "inputs": torch.nn.functional.avg_pool2d(batch["inputs"], square)}
 
         return self._of(smaller, self.classes)
 

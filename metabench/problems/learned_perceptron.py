@@ -61,9 +61,9 @@ class LearnedPerceptron(LearnedOptimiserProblem):
     def others(self) -> Mapping[str, Tasks]:
         """Return the paper's transfers, images of another size, and another data set."""
         images, side = self._images, int(self.setting.size[1:])
-        other_side = 14 if side == 28 else 28
+        height, width = images.averaged(other_side := 14 if side == 28 else 28).shape[1:]
         found = {
-            f"{other_side} x {other_side}": self._perceptron(images, other_side),
+            f"{height} x {width}": self._perceptron(images, other_side),
             "40 units": self._perceptron(images, side, (40,)),
             "two layers": self._perceptron(images, side, (20, 20)),
             "ReLU": self._perceptron(images, side, activation="relu"),

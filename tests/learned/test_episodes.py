@@ -11,7 +11,7 @@ import torch
 from learned_problems import SMALL, learned
 
 from metabench.autodiff.inner import run
-from metabench.core import MetabenchError, Tree, Window, tree
+from metabench.core import MetabenchError, Window, tree
 from metabench.core.types import InnerState
 from metabench.learned.problem import LearnedOptimiserProblem
 
