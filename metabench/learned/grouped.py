@@ -42,6 +42,16 @@ class Driver:
         """Whether each parameter tensor's update depends on no other."""
         return bool(getattr(self._one, "leafwise", False))
 
+    @property
+    def coordinatewise(self) -> bool:
+        """Whether each coordinate's update depends on no other. Leaves of slots then begin with the parameter's shape."""
+        return bool(getattr(self._one, "coordinatewise", False))
+
+    @property
+    def numbers_per_coordinate(self) -> int:
+        """How many numbers an update with its derivative keeps for a coordinate."""
+        return int(getattr(self._one, "numbers_per_coordinate", 8))
+
     def init(self, params: Tree) -> OptimiserState:
         """Return the state before the first step of an episode."""
         return self._one.init(params)

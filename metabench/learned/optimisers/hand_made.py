@@ -27,4 +27,4 @@ def _draw(options: Options, stream: torch.Generator) -> Tree:
     return {"log_rate": torch.tensor(options.rate, dtype=torch.float64).log()}
 
 
-HAND_MADE = (LearnedOptimiser("sgd", "SGD with a learned rate", _sgd, _draw, "andrychowicz2016learning", Options, 0),)
+HAND_MADE = (LearnedOptimiser("sgd", "SGD with a learned rate", _sgd, _draw, "andrychowicz2016learning", Options, 10),)
