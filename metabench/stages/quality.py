@@ -61,6 +61,7 @@ def quality(subject: Subject) -> Iterator[Row]:
         "train_s": run.seconds,
         "data_s": run.data_seconds,
     }
+    subject.keep(problem, meta)
     if saved:
         saved.forget()
 

@@ -101,6 +101,7 @@ def tuned(subject: Subject) -> Iterator[Row]:
         "meta_summary": summary | {"diverged points": float(search.lost)},
         "train_s": search.seconds,
     }
+    subject.keep(best.problem, best.meta)
 
 
 def _searched(subject: Subject, grid: Grid) -> _Search:
