@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from metabench.core import Batch, ProblemCard, Tree, option
 from metabench.core.errors import MetabenchError, unknown
 from metabench.core.lazy import torch
+from metabench.core.pictures import Picture
 from metabench.core.problem import Setting
 from metabench.data import Pictures, load
 from metabench.learned.problem import METRICS, LearnedOptimiserProblem, LearnedOptions
@@ -70,13 +71,17 @@ class Art(Tasks):
     def begin(self, part: Part, stream: torch.Generator) -> Episode:
         """Return new crops of the part's photographs, each with an image of noise."""
         count, pixels = self._counts[part], self.pixels
-        crops = [self._crop(self._photographs[part], stream) for _ in range(count)]
+        crops = self._placed(torch.stack([self._crop(self._photographs[part], stream) for _ in range(count)]))
         start = torch.randn((count, 3, pixels, pixels), generator=stream, dtype=torch.float64)
         with torch.no_grad():
-            content, _ = self.network(self._placed(torch.stack(crops)))
+            content, _ = self.network(crops)
         grams = {f"style{number}": gram.expand(count, -1, -1) for number, gram in enumerate(self._grams)}
         goal = {"content": content, **grams}
-        return Episode({"image": start.to(self._setting.device, self._setting.dtype)}, itertools.repeat(goal), goal)
+        return Episode(
+            {"image": start.to(self._setting.device, self._setting.dtype)},
+            itertools.repeat(goal),
+            goal | {"crop": crops},
+        )
 
     def _crop(self, photographs: Sequence[torch.Tensor], stream: torch.Generator) -> torch.Tensor:
         """Return a square of one of the photographs, shape [3, pixels, pixels], each place equally likely."""
@@ -96,6 +101,19 @@ class Art(Tasks):
             + options.style_weight * style
             + options.roughness_weight * rough
         )
+
+    def pictures(self, params: Tree, episode: Episode, losses: torch.Tensor) -> dict[str, Picture]:
+        """Return the first image of an episode under its loss, and the crop that is its content."""
+        crop, image = episode.constants["crop"][0], _values(params["image"][0]).nan_to_num(0)
+        return {
+            "content": Picture.of(_bytes(crop), "content"),
+            f"in the style of {self.style}": Picture.of(_bytes(image), f"loss {float(losses[0]):.3g}"),
+        }
+
+
+def _bytes(image: torch.Tensor) -> torch.Tensor:
+    """Return an image of values as bytes [height, width, 3]."""
+    return (255 * image.clamp(0, 1)).round().to("cpu", torch.uint8).permute(1, 2, 0)
 
 
 def _values(parameters: torch.Tensor) -> torch.Tensor:
