@@ -258,7 +258,7 @@ class Problem(Declarable, ABC):
         """
 
     def windows_after(self, outer_steps: int) -> Iterator[Sequence[Window]]:
-        """Yield `windows()` but for those of the first `outer_steps`; a problem that can skip them without drawing them says how."""
+        """Yield `windows()` except those of the first `outer_steps`; a problem that can skip them without drawing them says how."""
         return itertools.islice(self.windows(), outer_steps, None)
 
     @abstractmethod

@@ -26,7 +26,7 @@ class Driven(Protocol):
 
 
 CAP = 10.0
-"""A loss counts as at most so many times the task's initial loss, so that a mean is not that of a few tasks that diverged."""
+"""A loss counts as at most this many times the task's initial loss, so that a mean is not that of a few tasks that diverged."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ _JUDGED_SHARE = 0.1
 class Images:
     """For each part, images to step on and others to be judged by. No two parts share an image, whatever the seed.
 
-    A data set's training images are split, stratified; those by which test tasks are judged are its test images. Training tasks, on
-    which nothing is judged but for diagnosis, are judged by the images that they step on.
+    A data set's training images are split, stratified; those by which test tasks are judged are its test images. Training tasks
+    are judged by the images that they step on.
     """
 
     stepped: Mapping[Part, Batch]
@@ -34,16 +34,18 @@ class Images:
 
     @classmethod
     def of(cls, data: object, setting: Setting) -> Images:
-        """Return the images of a data set, on the setting's device and of its number type.
+        """Return the images of a data set, on the setting's device and of its dtype.
 
         Raises:
-            MetabenchError: the data set is not one of labelled images.
+            MetabenchError: the data set is not one of labelled images, or too small for three parts.
         """
         if not isinstance(data, Classification):
             raise MetabenchError(
                 f"optimisers are learned on labelled images, and the data set loads as a {type(data).__name__}"
             )
         count, targets = len(data.train_targets), data.train_targets
+        if _JUDGED_SHARE * count < 1:
+            raise MetabenchError(f"optimisers are learned on three parts of a data set, and it has {count} images")
         sizes = {part.value: int(share * count) for part, share in _SHARES.items()}
         rows = disjoint(count, sizes | {"judged": min(JUDGED, int(_JUDGED_SHARE * count))}, 0, targets)
         tests = len(data.test_targets)

@@ -21,7 +21,7 @@ class SmallNetwork:
     Attributes:
         shape: of an input, [channels, height, width].
         classes: number of scores.
-        channels: of the convolutions; empty for a perceptron.
+        channels: of the convolutions; empty for an MLP.
         hidden: units of the dense layers.
         activation: after every layer but the last, 'sigmoid' or 'relu'.
         normalised: whether these layers are normalised before it, by the statistics of the batch; their bias is added after that.

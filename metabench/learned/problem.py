@@ -165,7 +165,7 @@ class LearnedOptimiserProblem(Problem):
             yield [next(place) for place in places]
 
     def _place(self, place: int, past: int) -> Iterator[Window]:
-        """Yield the windows of one episode after another, at one place of those at once, but for the first `past`."""
+        """Yield the windows of one episode after another, at one place of those at once, without the first `past`."""
         seed, steps = self.setting.seed, self.setting.inner_steps
         for number in itertools.count():
             length = self._length(place, number)

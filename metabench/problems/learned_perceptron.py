@@ -1,4 +1,4 @@
-"""Learning to train a small perceptron on images. Andrychowicz et al. 2016, section 3.2.
+"""Learning to train a small MLP on images. Andrychowicz et al. 2016, section 3.2.
 
 A hidden layer of 20 sigmoid units, pixels in [0, 1], batches of 128, parameters from N(0, 0.01^2), 100 steps; smaller images are averages.
 The optimiser is tested as it is on larger and other networks, in longer runs, and on another data set if one is named.
@@ -33,10 +33,10 @@ class Options(LearnedOptions):
 
 
 class LearnedPerceptron(LearnedOptimiserProblem):
-    """Learn an optimiser on perceptrons."""
+    """learn an optimiser on MLPs."""
 
     card = ProblemCard(
-        title="learning to train a perceptron",
+        title="learning to train an MLP",
         datasets=("fashion_mnist_10k", "fashion_mnist", "mnist_10k", "mnist"),
         sizes={
             "p14": "20 units, images of 14 x 14",
@@ -55,26 +55,24 @@ class LearnedPerceptron(LearnedOptimiserProblem):
         super().__init__(setting)
 
     def family(self) -> Tasks:
-        """Return perceptrons of 20 sigmoid units on images of the size's side."""
-        return self._perceptron(self._images, int(self.setting.size[1:]))
+        """Return MLPs of 20 sigmoid units on images of the size's side."""
+        return self._mlp(self._images, int(self.setting.size[1:]))
 
     def others(self) -> Mapping[str, Tasks]:
         """Return the paper's transfers, images of another size, and another data set."""
         images, side = self._images, int(self.setting.size[1:])
         height, width = images.averaged(other_side := 14 if side == 28 else 28).shape[1:]
         found = {
-            f"{height} x {width}": self._perceptron(images, other_side),
-            "40 units": self._perceptron(images, side, (40,)),
-            "two layers": self._perceptron(images, side, (20, 20)),
-            "ReLU": self._perceptron(images, side, activation="relu"),
+            f"{height} x {width}": self._mlp(images, other_side),
+            "40 units": self._mlp(images, side, (40,)),
+            "two layers": self._mlp(images, side, (20, 20)),
+            "ReLU": self._mlp(images, side, activation="relu"),
         }
         if name := self.setting.options.other_data:
-            found[name] = self._perceptron(Images.of(data.load(name), self.setting), side)
+            found[name] = self._mlp(Images.of(data.load(name), self.setting), side)
         return found
 
-    def _perceptron(
-        self, images: Images, side: int, hidden: tuple[int, ...] = (20,), activation: str = "sigmoid"
-    ) -> Tasks:
+    def _mlp(self, images: Images, side: int, hidden: tuple[int, ...] = (20,), activation: str = "sigmoid") -> Tasks:
         smaller = images.averaged(side)
         network = SmallNetwork(smaller.shape, smaller.classes, hidden=hidden, activation=activation)
         return ImageTasks(smaller, network, self.setting.options.batch, self.setting)
