@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from metabench.core.lazy import torch
@@ -33,7 +34,7 @@ class Perceptron:
         """Return weights from N(0, 1 / inputs of the layer), and zero biases."""
 
         def normal(inputs: int, outputs: int) -> torch.Tensor:
-            return torch.randn((inputs, outputs), generator=stream, dtype=torch.float64) * inputs**-0.5
+            return torch.randn((inputs, outputs), generator=stream, dtype=torch.float64) / math.sqrt(inputs)
 
         inputs = self.features + len(TIMES)
         first = normal(inputs, self.hidden)

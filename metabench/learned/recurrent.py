@@ -5,6 +5,7 @@ It is written in plain operations: `torch.lstm_cell` has no batching rule, and `
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from metabench.core.lazy import torch
@@ -32,7 +33,7 @@ class Recurrent:
 
     def draw(self, stream: torch.Generator) -> Tree:
         """Return weights from U(-1/sqrt(hidden), 1/sqrt(hidden)); the bias of forget gates is raised by 1 (Gers et al. 2000)."""
-        bound = self.hidden**-0.5
+        bound = 1 / math.sqrt(self.hidden)
 
         def uniform(*shape: int) -> torch.Tensor:
             return bound * (2 * torch.rand(shape, generator=stream, dtype=torch.float64) - 1)
