@@ -69,4 +69,4 @@ class Recurrent:
             cell = torch.addcmul(keep * cell, into, candidate.tanh())
             inputs = out * cell.tanh()
             after |= {f"hidden{i}": parted_wide(inputs, like), f"cell{i}": parted_wide(cell, like)}
-        return torch.addmv(meta["output.bias"], inputs.T, meta["output.weight"]), after
+        return torch.mv(inputs.T, meta["output.weight"]) + meta["output.bias"], after
