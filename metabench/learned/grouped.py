@@ -136,7 +136,8 @@ class _Stacked:
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
         """Return the next parameters and slots of every task."""
         places = {slot: None if slot == STEP_COUNT else 0 for slot in state}
-        mapped = torch.func.vmap(self.one.update, in_dims=(0, 0, places, None), out_dims=(0, places))
+        out: Any = (0, places)
+        mapped = torch.func.vmap(self.one.update, in_dims=(0, 0, places, None), out_dims=out)
         found: tuple[Tree, OptimiserState] = mapped(gradient, params, state, meta)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from metabench.core.lazy import torch
@@ -16,7 +17,7 @@ TIMES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 class Perceptron:
     """ReLU layers from features and the step to a direction and a magnitude: the change is direction * exp(steepness * magnitude).
 
-    Weights: of layer i from 1 `mlp{i}.weight` [in, out] and `mlp{i}.bias`, and `mlp1.time` [times, out].
+    Weights: of layer i from 1 `mlp{i}.weight` [out, in] and `mlp{i}.bias`, and `mlp1.time` [out, times].
     """
 
     features: int
@@ -33,26 +34,26 @@ class Perceptron:
         """Return weights from N(0, 1 / inputs of the layer), and zero biases."""
 
         def normal(inputs: int, outputs: int) -> torch.Tensor:
-            return torch.randn((inputs, outputs), generator=stream, dtype=torch.float64) * inputs**-0.5
+            return torch.randn((outputs, inputs), generator=stream, dtype=torch.float64) / math.sqrt(inputs)
 
         inputs = self.features + len(TIMES)
         first = normal(inputs, self.hidden)
-        weights = {"mlp1.time": first[: len(TIMES)]}
+        weights = {"mlp1.time": first[:, self.features :].clone()}
         sizes = [inputs, *[self.hidden] * self.layers, 2]
         for i, (size, outputs) in enumerate(itertools.pairwise(sizes), start=1):
-            weights[f"mlp{i}.weight"] = first[len(TIMES) :] if i == 1 else normal(size, outputs)
+            weights[f"mlp{i}.weight"] = first[:, : self.features].clone() if i == 1 else normal(size, outputs)
             weights[f"mlp{i}.bias"] = torch.zeros(outputs, dtype=torch.float64)
         return weights
 
     def change(self, features: torch.Tensor, step: torch.Tensor, meta: Tree) -> torch.Tensor:
-        """Return the changes [n] of coordinates with these features [n, features] at a step, a scalar."""
+        """Return the changes [n] of coordinates with these features [features, n] at a step, a scalar."""
         time = (step / features.new_tensor(TIMES) - 1).tanh()
-        bias = meta["mlp1.bias"] + time @ meta["mlp1.time"]
+        bias = torch.addmv(meta["mlp1.bias"], meta["mlp1.time"], time)
         for i in range(1, self.layers + 1):
-            features = torch.addmm(bias, features, meta[f"mlp{i}.weight"]).relu()
+            features = torch.addmm(bias.unsqueeze(1), meta[f"mlp{i}.weight"], features).relu()
             bias = meta[f"mlp{i + 1}.bias"]
-        direction, magnitude = torch.addmm(bias, features, meta[f"mlp{self.layers + 1}.weight"]).unbind(1)
-        return direction * (self.steepness * magnitude).exp()
+        found: torch.Tensor = torch.addmm(bias.unsqueeze(1), meta[f"mlp{self.layers + 1}.weight"], features)
+        return found[0] * (self.steepness * found[1]).exp()
 
 
 NORMAL = 1e-5
@@ -60,5 +61,5 @@ NORMAL = 1e-5
 
 
 def normalised(features: torch.Tensor) -> torch.Tensor:
-    """Return the features of one tensor's coordinates [n, features], each divided by its root mean square over the tensor."""
-    return features * (features.square().mean(0) + NORMAL).rsqrt()
+    """Return the features of one tensor's coordinates [features, n], each divided by its root mean square over the tensor."""
+    return features * (features.square().mean(1, keepdim=True) + NORMAL).rsqrt()

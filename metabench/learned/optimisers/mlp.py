@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ from metabench.autodiff.optimisers import STEP_COUNT, counted, zero_count
 from metabench.core import option
 from metabench.core.lazy import torch
 from metabench.core.types import OptimiserState, Tree
-from metabench.learned.coordinates import joined, parted
+from metabench.learned.coordinates import counts, joined, joined_wide, parted, parted_wide, zeros_wide
 from metabench.learned.declared import LearnedOptimiser
 from metabench.learned.perceptron import Perceptron, normalised
 
@@ -58,25 +57,24 @@ class MLP:
 
     def init(self, params: Tree) -> OptimiserState:
         """Return zero means, with leaves of the parameter's shape followed by one for every decay, and a step count of zero."""
-        zeros = {name: leaf.new_zeros((*leaf.shape, len(DECAYS))) for name, leaf in params.items()}
-        return {"first": zeros, "second": dict(zeros), STEP_COUNT: zero_count(params)}
+        first, second = (zeros_wide(params, len(DECAYS)) for _ in range(2))
+        return {"first": first, "second": second, STEP_COUNT: zero_count(params)}
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
         """Return the next parameters and slots."""
         step, after = counted(state)
         assert step is not None
-        flat = joined(gradient).unsqueeze(1)
-        decays = flat.new_tensor(DECAYS)
-        first = torch.lerp(flat, joined(state["first"], len(DECAYS)), decays)
-        second = torch.lerp(flat.square(), joined(state["second"], len(DECAYS)), decays)
+        flat = joined(gradient)
+        decays = flat.new_tensor(DECAYS).unsqueeze(1)
+        first = torch.lerp(flat, joined_wide(state["first"]), decays)
+        second = torch.lerp(flat.square(), joined_wide(state["second"]), decays)
         unbiased = 1 - decays ** (step + 1)
         ratios = first / unbiased / ((second / unbiased + EPS**2).sqrt() + EPS)
-        sizes = torch.cat([flat, joined(params).unsqueeze(1), first], dim=1)
-        pieces = sizes.split([math.prod(leaf.shape) for leaf in params.values()])
-        features = torch.cat([torch.cat([normalised(piece) for piece in pieces]), ratios], dim=1)
+        pieces = torch.cat([flat, joined(params), first]).split(counts(params), dim=1)
+        features = torch.cat([torch.cat([normalised(piece) for piece in pieces], dim=1), ratios])
         change = self.options.output * self._network.change(features, step, meta)
         moved = parted(change, params)
-        means = {"first": parted(first, params), "second": parted(second, params)}
+        means = {"first": parted_wide(first, params), "second": parted_wide(second, params)}
         return {name: leaf + moved[name] for name, leaf in params.items()}, {**means, **after}
 
 

@@ -67,7 +67,7 @@ class RNNprop:
         second = torch.lerp(joined(state["second"]), flat.square(), 1 - decay)
         unbiased = 1 - decay ** (step + 1)
         scale = 1 / ((second / unbiased + EPS**2).sqrt() + EPS)
-        inputs = torch.stack([flat * scale, first * scale / unbiased], dim=1)
+        inputs = torch.cat([flat * scale, first * scale / unbiased])
         change, states = self._network.step(inputs, state, meta, params)
         moved = parted(self.options.output * change.tanh(), params)
         means = {"first": parted(first, params), "second": parted(second, params)}

@@ -9,7 +9,7 @@ from metabench.autodiff.optimisers import STEP_COUNT, counted, zero_count
 from metabench.core import option
 from metabench.core.lazy import torch
 from metabench.core.types import OptimiserState, Tree
-from metabench.learned.coordinates import parted
+from metabench.learned.coordinates import parted, zeros_wide
 from metabench.learned.declared import LearnedOptimiser
 from metabench.learned.perceptron import Perceptron, normalised
 
@@ -59,22 +59,20 @@ class SmallMLP:
         return {**self._network.draw(stream), **forgotten}
 
     def init(self, params: Tree) -> OptimiserState:
-        """Return zero means and a step count of zero: `rows` [rows, 3] and `columns` [columns, 3] of a matrix."""
-        wide = {name: len(of) for name, of in FORGOTTEN.items()}
-        state: OptimiserState = {slot: {} for slot in ("momenta", "squares", "rows", "columns")}
+        """Return zero means and a step count of zero: `rows` [3, rows] and `columns` [3, columns] of a matrix."""
+        state: OptimiserState = {"momenta": zeros_wide(params, 3), "squares": {}, "rows": {}, "columns": {}}
         for name, leaf in params.items():
             rows, columns = _matrix(leaf).shape
-            state["momenta"][name] = leaf.new_zeros((*leaf.shape, wide["momenta"]))
             state["squares"][name] = torch.zeros_like(leaf)
-            state["rows"][name] = leaf.new_zeros((rows, wide["factors"]))
-            state["columns"][name] = leaf.new_zeros((columns, wide["factors"]))
+            state["rows"][name] = leaf.new_zeros((3, rows))
+            state["columns"][name] = leaf.new_zeros((3, columns))
         return {**state, STEP_COUNT: zero_count(params)}
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
         """Return the next parameters and slots."""
         step, after = counted(state)
         assert step is not None
-        forgotten = {name: meta[f"log_forgotten_{name}"].exp() for name in FORGOTTEN}
+        forgotten = {name: meta[f"log_forgotten_{name}"].exp().unsqueeze(1) for name in FORGOTTEN}
         slots: OptimiserState = {slot: {} for slot in state if slot != STEP_COUNT}
         features = []
         for name, leaf in params.items():
@@ -83,7 +81,7 @@ class SmallMLP:
             features.append(normalised(seen))
             for slot, mean in means.items():
                 slots[slot][name] = mean
-        change = self._network.change(torch.cat(features), step, meta)
+        change = self._network.change(torch.cat(features, dim=1), step, meta)
         moved = parted(self.options.output * change, params)
         return {name: leaf + moved[name] for name, leaf in params.items()}, {**slots, **after}
 
@@ -94,28 +92,28 @@ def _matrix(leaf: torch.Tensor) -> torch.Tensor:
 
 
 def _features(gradient: torch.Tensor, leaf: torch.Tensor, means: Tree, forgotten: Tree) -> tuple[torch.Tensor, Tree]:
-    """Return the features of a tensor's coordinates [n, 28], and its next means."""
+    """Return the features of a tensor's coordinates [28, n], and its next means."""
     if not leaf.numel():
-        return leaf.new_zeros((0, FEATURES)), means
+        return leaf.new_zeros((FEATURES, 0)), means
     matrix = _matrix(gradient)
     squares = matrix.square()
-    flat = gradient.reshape(-1, 1)
-    momenta = torch.lerp(means["momenta"].reshape(-1, 3), flat, forgotten["momenta"])
-    square = torch.lerp(means["squares"].reshape(-1, 1), squares.reshape(-1, 1), forgotten["squares"])
-    rows = torch.lerp(means["rows"], squares.mean(1, keepdim=True), forgotten["factors"])
-    columns = torch.lerp(means["columns"], squares.mean(0).unsqueeze(1), forgotten["factors"])
-    factored = rows[:, None] * columns[None] / (rows.mean(0) + EPS)
+    flat = gradient.reshape(1, -1)
+    momenta = torch.lerp(means["momenta"].movedim(-1, 0).reshape(3, -1), flat, forgotten["momenta"])
+    square = torch.lerp(means["squares"].reshape(1, -1), squares.reshape(1, -1), forgotten["squares"])
+    rows = torch.lerp(means["rows"], squares.mean(1), forgotten["factors"])
+    columns = torch.lerp(means["columns"], squares.mean(0), forgotten["factors"])
+    factored = rows[:, :, None] * columns[:, None] / (rows.mean(1)[:, None, None] + EPS)
 
     def spread(factor: torch.Tensor) -> torch.Tensor:
-        return factor.expand(*matrix.shape, 3).reshape(-1, 3)
+        return factor.expand(3, *matrix.shape).reshape(3, -1)
 
     root = (square + EPS).rsqrt()
-    factor = (factored + EPS).rsqrt().reshape(-1, 3)
-    row, column = spread(rows[:, None]), spread(columns[None])
-    parts = [flat, leaf.reshape(-1, 1), momenta, square, momenta * root, root, flat * factor]
+    factor = (factored + EPS).rsqrt().reshape(3, -1)
+    row, column = spread(rows[:, :, None]), spread(columns[:, None])
+    parts = [flat, leaf.reshape(1, -1), momenta, square, momenta * root, root, flat * factor]
     parts += [row, column, (row + EPS).rsqrt(), (column + EPS).rsqrt(), momenta * factor]
-    after = {"momenta": momenta.reshape(means["momenta"].shape), "squares": square.reshape(leaf.shape)}
-    return torch.cat(parts, dim=1), {**after, "rows": rows, "columns": columns}
+    after = {"momenta": momenta.reshape(3, *leaf.shape).movedim(0, -1), "squares": square.reshape(leaf.shape)}
+    return torch.cat(parts), {**after, "rows": rows, "columns": columns}
 
 
 SMALL_MLP = LearnedOptimiser(
