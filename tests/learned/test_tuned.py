@@ -106,4 +106,7 @@ def test_a_learned_optimisers_rate_is_tuned() -> None:
     options = {"optimiser": "sgd", "test_tasks": 16, "horizon": 5}
     found = row("optimiser = *, rate {1e-3, 1e-2, 1e9}", problem="learned_quadratics", sizes=["d5"], options=options)
     assert found["status"] == "ok" and found["meta_summary"]["chosen rate"] == 0.01
-    assert found["problem_variant"].startswith("optimiser=sgd") and found["quality"] == found["metrics"]["area under the loss curve"]
+    assert (
+        found["problem_variant"].startswith("optimiser=sgd")
+        and found["quality"] == found["metrics"]["area under the loss curve"]
+    )
