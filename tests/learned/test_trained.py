@@ -259,11 +259,11 @@ def damaged(file: Path, change: str) -> Path:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("cut", "is cut short, or no file that"),
-        ("text", "and is not read|no file that"),
+        ("cut", "is cut short, or not a file that"),
+        ("text", "and is not read|not a file that"),
         ("pickle", "holds something else than tensors, numbers and texts"),
         ("{'version': 2}", "is of version 2, expected 1: export it again"),
-        ("{'format': 'x'}", "is no file that `metabench export` wrote"),
+        ("{'format': 'x'}", "is not a file that `metabench export` wrote"),
         ("{'optimisers': {'': 'lstmm'}}", "unknown learned optimiser 'lstmm': did you mean 'lstm'"),
         ("{'optimisers': {'': 'lstm, hidden 4'}}", "has the meta-parameter 'lstm1.input' of shape"),
     ],
