@@ -22,7 +22,7 @@ from metabench.results.statistics import Estimate, intervals
 class Entrant:
     """An optimiser as one experiment left it, with the rows of all its seeds.
 
-    name: 'lstm by unrolled', or 'adam, tuned'. chosen: of a tuned one, the values that validation chose, by option; empty of a learned one.
+    name: 'lstm by unrolled', or 'adam, tuned'.
     """
 
     name: str
@@ -32,8 +32,8 @@ class Entrant:
 
     @property
     def tuned(self) -> bool:
-        """Whether its settings were chosen from a grid."""
-        return any(row["chosen"] for row in self.rows)
+        """Whether its settings were chosen from a grid by validation."""
+        return any(chosen(row) for row in self.rows)
 
     @property
     def finished(self) -> list[Row]:
@@ -111,6 +111,17 @@ class Bench:
         return assign_styles(list(dict.fromkeys(owners.values())), owners)
 
 
+_CHOSEN, _AT_EDGE = "chosen ", " at the edge"
+"""What the summary of a row says of an axis that was tuned: its value, and 1 where that is the least or greatest of its grid."""
+
+
+def chosen(row: Mapping[str, Any]) -> dict[str, tuple[float, bool]]:
+    """Return the values that validation chose for the tasks trained on, by axis, and whether each stands at the edge of its grid."""
+    summary = row["meta_summary"] or {}
+    axes = [name.removeprefix(_CHOSEN) for name in summary if name.startswith(_CHOSEN) and "," not in name]
+    return {axis: (summary[_CHOSEN + axis], bool(summary.get(axis + _AT_EDGE))) for axis in axes}
+
+
 def benches(suite: Suite) -> list[Bench]:
     """Return the tasks on which optimisers are judged, in the order of the suite; empty where it judges none."""
     grouped: dict[tuple[Task, str, tuple[tuple[str, Any], ...], Place], list[Row]] = {}
@@ -152,6 +163,6 @@ def _entrants(rows: Sequence[Row]) -> list[Entrant]:
 def _name(row: Mapping[str, Any]) -> str:
     options = row["problem_options"]
     optimiser = " and ".join(filter(None, (options["optimiser"], options.get("dense"))))
-    if row["chosen"]:
+    if chosen(row):
         return f"{optimiser.partition(',')[0]}, tuned"
     return f"{optimiser} by {row['label']}" if row["outer_steps"] else f"{optimiser} as it is"

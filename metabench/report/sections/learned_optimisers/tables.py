@@ -10,7 +10,7 @@ from metabench.papers.read import papers
 from metabench.report import numbers
 from metabench.report.results.frame import estimate_columns
 from metabench.report.results.settings import slug
-from metabench.report.sections.learned_optimisers.entrants import Bench, Entrant
+from metabench.report.sections.learned_optimisers.entrants import Bench, Entrant, chosen
 from metabench.report.tables.cells import estimate_cell
 from metabench.report.tables.table import Cell, Column, Table, exact_cell
 from metabench.report.verdicts import Verdict, Word, compare
@@ -100,11 +100,7 @@ def _chosen(one: Entrant) -> str:
     if not one.tuned:
         return numbers.ABSENT
     texts = dict.fromkeys(
-        ", ".join(
-            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in row["chosen"].items()
-        )
-        + (" (edge of the grid)" if row["at_edge"] else "")
+        ", ".join(f"{axis} {value:g}" + " (edge of the grid)" * edge for axis, (value, edge) in chosen(row).items())
         for row in one.finished
     )
     return "; ".join(texts) or numbers.ABSENT
