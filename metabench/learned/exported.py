@@ -92,7 +92,7 @@ def located(source: str | Path) -> Path:
 
 
 def read_exported(source: str | Path) -> Exported:
-    """Return the trained optimiser of a file, or of a name.
+    """Return a trained optimiser from its file, or by name.
 
     Raises:
         MetabenchError: there is none, it cannot be read or is of another version, its optimiser is not known, or its meta-parameters are
@@ -105,9 +105,9 @@ def read_exported(source: str | Path) -> Exported:
     except pickle.UnpicklingError as error:
         raise MetabenchError(f"{what} holds something else than tensors, numbers and texts, and is not read") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise MetabenchError(f"{what} is cut short, or no file that `metabench export` wrote") from error
+        raise MetabenchError(f"{what} is cut short, or not a file that `metabench export` wrote") from error
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
-        raise MetabenchError(f"{what} is no file that `metabench export` wrote")
+        raise MetabenchError(f"{what} is not a file that `metabench export` wrote")
     if values["version"] != _VERSION:
         raise MetabenchError(f"{what} is of version {values['version']}, expected {_VERSION}: export it again")
     found = Exported(values["optimisers"], values["meta"], values["card"], str(path))

@@ -56,8 +56,8 @@ class _Search:
 def tuned(subject: Subject) -> Iterator[Row]:
     """Yield the columns of quality of the best point of the grid of `kind_options.over`: test data judge it, and choose nothing.
 
-    A point that diverges is the worst. Each number of `chosen_by` after the first chooses anew for its own test: what stands in
-    its name before ': ' is the test, and what `evaluate` says of that test there is kept with ', tuned for it' after its name.
+    A point that diverges is the worst. Each number of `chosen_by` after the first chooses anew for its own test, the part
+    of its name before ': '; what `evaluate` says of that test there is kept with ', tuned for it' after its name.
 
     Raises:
         Diverged: no point leads to a finite number.
@@ -90,8 +90,7 @@ def tuned(subject: Subject) -> Iterator[Row]:
     pictures, unseen = sound_pictures(shown)
     edges = [axis for axis, place in zip(grid.axes, best.point, strict=True) if axis.at_edge(place)]
     at_edge = [
-        f"the best {axis.name}, {grid.numbers(best.point)[axis.name]:g}, stands at the edge of its grid"
-        for axis in edges
+        f"the best {axis.name}, {grid.numbers(best.point)[axis.name]:g}, is at the edge of its grid" for axis in edges
     ]
     yield {
         "curves": curves | sound,
@@ -150,7 +149,7 @@ def _outcome(subject: Subject, problem: Problem, point: Point) -> Outcome:
 
 
 def _chosen(grid: Grid, point: Point, of: str) -> dict[str, float]:
-    """Return the values of a point, and of each whether it stands at the edge of its axis: 1, or 0."""
+    """Return the values of a point, and of each whether it is at the edge of its axis: 1, or 0."""
     numbers = grid.numbers(point)
     return {f"chosen {axis.name}{of}": float(numbers[axis.name]) for axis in grid.axes} | {
         f"{axis.name} at the edge{of}": float(axis.at_edge(place)) for axis, place in zip(grid.axes, point, strict=True)

@@ -259,11 +259,11 @@ def damaged(file: Path, change: str) -> Path:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("cut", "is cut short, or no file that"),
-        ("text", "and is not read|no file that"),
+        ("cut", "is cut short, or not a file that"),
+        ("text", "and is not read|not a file that"),
         ("pickle", "holds something else than tensors, numbers and texts"),
         ("{'version': 2}", "is of version 2, expected 1: export it again"),
-        ("{'format': 'x'}", "is no file that `metabench export` wrote"),
+        ("{'format': 'x'}", "is not a file that `metabench export` wrote"),
         ("{'optimisers': {'': 'lstmm'}}", "unknown learned optimiser 'lstmm': did you mean 'lstm'"),
         ("{'optimisers': {'': 'lstm, hidden 4'}}", "has the meta-parameter 'lstm1.input' of shape"),
     ],
@@ -315,3 +315,15 @@ def test_optimisers_that_ship_are_small_and_read(name: str) -> None:
     assert card["method"] and card["git_commit"]
     with pytest.raises(MetabenchError, match=f"did you mean '{name}'"):
         metabench.learned.load(f"{name}s")
+
+
+def test_the_example_trains_a_readers_own_model() -> None:
+    document = Path(__file__).parents[2] / "docs" / "library.md"
+    pattern = r"<!-- example: learned optimiser -->\n```python\n(.*?)```"
+    (example,) = re.findall(pattern, document.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(example, str(document), "exec"), names)
+    # Without training it is above 1, the variance of the targets.
+    assert names["loss"].item() < 0.6

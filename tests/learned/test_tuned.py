@@ -44,7 +44,7 @@ def test_validation_chooses_and_test_data_judge() -> None:
 
 def test_a_choice_at_the_edge_is_told_and_its_row_can_be_kept(tmp_path: Path) -> None:
     found = row("rate = {1e-3 to 0.1 in 3}")
-    assert found["message"] == "the best rate, 0.1, stands at the edge of its grid"
+    assert found["message"] == "the best rate, 0.1, is at the edge of its grid"
     assert found["meta_summary"]["rate at the edge"] == 1
     write_rows(tmp_path / "rows.parquet", [found])
     (read,) = rows_of(read_rows(tmp_path / "rows.parquet"))
@@ -106,4 +106,7 @@ def test_a_learned_optimisers_rate_is_tuned() -> None:
     options = {"optimiser": "sgd", "test_tasks": 16, "horizon": 5}
     found = row("optimiser = *, rate {1e-3, 1e-2, 1e9}", problem="learned_quadratics", sizes=["d5"], options=options)
     assert found["status"] == "ok" and found["meta_summary"]["chosen rate"] == 0.01
-    assert found["problem_variant"].startswith("optimiser=sgd") and found["quality"] == found["metrics"]["area under the loss curve"]
+    assert (
+        found["problem_variant"].startswith("optimiser=sgd")
+        and found["quality"] == found["metrics"]["area under the loss curve"]
+    )
