@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -255,6 +256,10 @@ class Problem(Declarable, ABC):
         begins a run. The order is a function of the seed alone.
         """
 
+    def windows_after(self, outer_steps: int) -> Iterator[Sequence[Window]]:
+        """Yield `windows()` except those of the first `outer_steps`; a problem that can skip them without drawing them says how."""
+        return itertools.islice(self.windows(), outer_steps, None)
+
     @abstractmethod
     def evaluate(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve]:
         """Return every metric of the card, on test data that neither loss ever sees, and curves if there are any."""
@@ -295,11 +300,15 @@ class Problem(Declarable, ABC):
         """Return the inner state before the first window of the first task, and the initial meta-parameters."""
         return self.entered(next(self.window_lists())[0], None)[1], self.initial()
 
-    def window_lists(self) -> Iterator[Sequence[Window]]:
-        """Yield `windows()`, looked at; raise MetabenchError where they end, or are not one window or more for an outer step."""
-        done = 0
-        windows = self.windows()
-        for done, tasks in enumerate(windows if isinstance(windows, Iterable) else (), start=1):
+    def window_lists(self, after: int = 0) -> Iterator[Sequence[Window]]:
+        """Yield `windows()` after the first `after` outer steps, looked at.
+
+        Raises:
+            MetabenchError: they end, or are not one window or more for an outer step.
+        """
+        done = after
+        windows = self.windows_after(after) if after else self.windows()
+        for done, tasks in enumerate(windows if isinstance(windows, Iterable) else (), start=after + 1):
             if not isinstance(tasks, Sequence) or not tasks or not all(isinstance(task, Window) for task in tasks):
                 raise MetabenchError(
                     f"windows() yields {_said(tasks)} for outer step {done}, expected a list of one Window or more"
