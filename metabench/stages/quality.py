@@ -11,6 +11,7 @@ from metabench.core import tree
 from metabench.core.curves import Curve, sound_curves
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.types import InnerState
+from metabench.stages.episode import trained_episode
 from metabench.stages.subject import Row, Subject
 from metabench.training.loop import LOG, UNITS, Updated, train
 from metabench.training.record import checked
@@ -71,6 +72,7 @@ def quality(subject: Subject) -> Iterator[Row]:
         "train_s": run.seconds,
         "data_s": run.data_seconds,
     }
+    yield trained_episode(subject, meta)
     if saved:
         saved.forget()
 
