@@ -66,13 +66,28 @@ def fetched_data(cell):
     return [ancient(mark)] if card(cell.dataset, cell.plugin_files).fetched else []
 
 
+def cores_alone(threads):
+    """Return the cores of a job that must have the machine to itself: all. On a cluster its profile asks for a whole node."""
+    return max(threads, CORES or 1) if workflow.local_exec else threads
+
+
+def cell_cores(cell):
+    """Return the cores of a cell's job: its threads, or all where a job beside it would disturb its own times, or share its GPU."""
+    alone = EXCLUSIVE and (GPU or cell.hash not in TIMED_IN_ROUNDS)
+    return cores_alone(cell.threads) if alone else cell.threads
+
+
 def write_plan():
     """Write what the jobs read. Snakemake calls this as `onstart`: never in a dry run, nor while another run is at work here."""
-    undeclared = sorted(NEEDED_TOTALS - set(workflow.global_resources))
-    if workflow.local_exec and undeclared:
+    if workflow.local_exec and GPU and "gpu" not in workflow.global_resources:
         stop(
-            "without a total these resources limit nothing, and cells would run side by side: "
-            f"add to --resources: {' '.join(f'{name}=1' for name in undeclared)}"
+            "without a total of the resource gpu, cells would share a GPU: add gpu=1 to --resources"
+        )
+    least = workflow.resource_settings.max_threads
+    if workflow.local_exec and EXCLUSIVE and least is not None and least < CORES:
+        stop(
+            f"with --max-threads {least} of {CORES} cores, jobs would run beside those that are timed: "
+            "leave it out, or choose `timing: shared`"
         )
     try:
         PLAN.write()
@@ -97,12 +112,14 @@ try:
     SUITE = chosen_suite()
     PLAN = plan(SUITE)
     check_writable(PLAN.folder)
-    REQUESTS = Requests(PLAN, may_predict, workflow.resource_settings.cores or 1)
+    CORES = workflow.resource_settings.cores
+    REQUESTS = Requests(PLAN, may_predict, CORES or 1)
 except MetabenchError as error:
     stop(error)
 
 CELLS = {f"{cell.folder}/{cell.stem}": cell for cell in PLAN.cells}
 GROUPS = {group.name: group for group in PLAN.groups}
+TIMED_IN_ROUNDS = {cell.hash for group in PLAN.groups for cell in group.cells}
 REPORT, LOGS = PLAN.folder / "report", PLAN.folder / "logs"
 TABLES, FIGURES, PAGE = REPORT / "tables", REPORT / "figures", REPORT / "index.html"
 CELL = f"{PLAN.folder}/cells/{{problem}}/{{dataset}}/{{size}}/{{method}}-{{hash}}"
@@ -111,6 +128,3 @@ CERTIFICATE = f"{PLAN.folder}/certificates/{{method}}"
 
 EXCLUSIVE = SUITE.timing.value == "exclusive"
 GPU = SUITE.device.value == "cuda"
-NEEDED_TOTALS = {
-    name for name, needed in (("exclusive", EXCLUSIVE), ("gpu", GPU)) if needed
-}

@@ -18,10 +18,10 @@ rule time_setting:
     retries: 2
     conda:
         "../envs/metabench.yaml"
-    threads: SUITE.threads
+    # The whole machine: no other job runs meanwhile.
+    threads: cores_alone(SUITE.threads)
     resources:
         gpu=int(GPU),
-        exclusive=int(EXCLUSIVE),
         mem_mb=lambda wildcards, attempt: REQUESTS.group_memory_mb(
             GROUPS[wildcards.group], attempt
         ),
