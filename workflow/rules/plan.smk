@@ -83,10 +83,10 @@ def write_plan():
         stop(
             "without a total of the resource gpu, cells would share a GPU: add gpu=1 to --resources"
         )
-    least = workflow.resource_settings.max_threads
-    if workflow.local_exec and EXCLUSIVE and least is not None and least < CORES:
+    bound = workflow.resource_settings.max_threads
+    if EXCLUSIVE and bound is not None and bound < cores_alone(1):
         stop(
-            f"with --max-threads {least} of {CORES} cores, jobs would run beside those that are timed: "
+            f"with --max-threads {bound} of {CORES} cores, jobs would run beside those that are timed: "
             "leave it out, or choose `timing: shared`"
         )
     try:
