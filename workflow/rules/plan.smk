@@ -9,7 +9,6 @@ from snakemake.logging import logger
 
 import metabench
 from metabench.core.errors import MetabenchError
-from metabench.data import card
 from metabench.results.certificate import CERTIFICATE_VERSION
 from metabench.results.schema import SCHEMA_VERSION
 from metabench.results.times import TIMES_VERSION
@@ -21,6 +20,7 @@ from metabench.suite.plan.code_hash import (
     report_hash,
     timer_hash,
 )
+from metabench.suite.plan.jobs import Jobs
 from metabench.suite.plan.labels import title
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.predict.scheduler_requests import Requests
@@ -45,13 +45,11 @@ def chosen_suite():
 
 
 def planned(wildcards):
-    """Return the cell whose row file has these wildcards; stop if the suite has no such cell."""
-    key = f"{wildcards.problem}/{wildcards.dataset}/{wildcards.size}/{wildcards.method}-{wildcards.hash}"
-    if key not in CELLS:
-        stop(
-            f"the suite '{SUITE.name}' has no cell {key}: `metabench plan` lists its cells"
-        )
-    return CELLS[key]
+    """Return the cell whose row file has these wildcards."""
+    try:
+        return JOBS.cell(**wildcards)
+    except MetabenchError as error:
+        stop(error)
 
 
 def may_predict():
@@ -62,34 +60,14 @@ def may_predict():
 
 def fetched_data(cell):
     """Return the mark of the cell's data set where it has to be fetched. Its age says nothing about the rows."""
-    mark = PLAN.folder / "data" / f"{cell.dataset}.fetched"
-    return [ancient(mark)] if card(cell.dataset, cell.plugin_files).fetched else []
-
-
-def cores_alone(threads):
-    """Return the cores of a job that must have the machine to itself: all. On a cluster its profile asks for a whole node."""
-    return max(threads, CORES or 1) if workflow.local_exec else threads
-
-
-def cell_cores(cell):
-    """Return the cores of a cell's job: its threads, or all where a job beside it would disturb its own times, or share its GPU."""
-    alone = EXCLUSIVE and (GPU or cell.hash not in TIMED_IN_ROUNDS)
-    return cores_alone(cell.threads) if alone else cell.threads
+    mark = JOBS.data_mark(cell)
+    return [ancient(mark)] if mark else []
 
 
 def write_plan():
     """Write what the jobs read. Snakemake calls this as `onstart`: never in a dry run, nor while another run is at work here."""
-    if workflow.local_exec and GPU and "gpu" not in workflow.global_resources:
-        stop(
-            "without a total of the resource gpu, cells would share a GPU: add gpu=1 to --resources"
-        )
-    bound = workflow.resource_settings.max_threads
-    if EXCLUSIVE and bound is not None and bound < cores_alone(1):
-        stop(
-            f"with --max-threads {bound} of {CORES} cores, jobs would run beside those that are timed: "
-            "leave it out, or choose `timing: shared`"
-        )
     try:
+        JOBS.check(workflow.global_resources, workflow.resource_settings.max_threads)
         PLAN.write()
     except MetabenchError as error:
         stop(error)
@@ -114,17 +92,12 @@ try:
     check_writable(PLAN.folder)
     CORES = workflow.resource_settings.cores
     REQUESTS = Requests(PLAN, may_predict, CORES or 1)
+    JOBS = Jobs(PLAN, CORES if workflow.local_exec else None)
 except MetabenchError as error:
     stop(error)
 
-CELLS = {f"{cell.folder}/{cell.stem}": cell for cell in PLAN.cells}
-GROUPS = {group.name: group for group in PLAN.groups}
-TIMED_IN_ROUNDS = {cell.hash for group in PLAN.groups for cell in group.cells}
 REPORT, LOGS = PLAN.folder / "report", PLAN.folder / "logs"
 TABLES, FIGURES, PAGE = REPORT / "tables", REPORT / "figures", REPORT / "index.html"
 CELL = f"{PLAN.folder}/cells/{{problem}}/{{dataset}}/{{size}}/{{method}}-{{hash}}"
 TIMES = f"{PLAN.folder}/times/{{group}}"
 CERTIFICATE = f"{PLAN.folder}/certificates/{{method}}"
-
-EXCLUSIVE = SUITE.timing.value == "exclusive"
-GPU = SUITE.device.value == "cuda"

@@ -25,9 +25,9 @@ rule run_cell:
     retries: 2
     conda:
         "../envs/metabench.yaml"
-    threads: lambda wildcards: cell_cores(planned(wildcards))
+    threads: lambda wildcards: JOBS.cell_cores(planned(wildcards))
     resources:
-        gpu=int(GPU),
+        gpu=JOBS.gpus,
         # What is predicted, and no more than the limits allow: metabench/suite/predict/scheduler_requests.py says how.
         mem_mb=lambda wildcards, attempt: REQUESTS.memory_mb(
             planned(wildcards), attempt
