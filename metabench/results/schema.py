@@ -259,10 +259,11 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "train_s",
         _FLOAT,
-        "the whole run of outer_steps meta-updates, data included, evaluation left out",
+        "the whole run of outer_steps meta-updates, data included, evaluation left out; in rounds or where timing is shared, "
+        "others may have run beside it",
         seeds="median",
     ),
-    Column("data_s", _FLOAT, "time of drawing batches within train_s", seeds="median"),
+    Column("data_s", _FLOAT, "time of drawing batches within train_s, under the same conditions", seeds="median"),
     Column(
         "measured_s",
         _FLOAT,
