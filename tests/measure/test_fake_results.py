@@ -35,13 +35,6 @@ def test_a_result_made_anew_is_like_torchs(device: str) -> None:
             assert new is not None and bool(new) is not shares
 
 
-def test_memory_that_is_not_there_is_not_read() -> None:
-    mode = FakeTensorMode()
-    made = FakeResults(mode).block(64, torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="data pointer"):
-        made.untyped_storage().data_ptr()
-
-
 def test_what_follows_from_a_result_is_told_apart_by_numbers_and_layouts() -> None:
     mode = FakeTensorMode()
     with mode:

@@ -45,7 +45,7 @@ _MOST_KNOWN = 100_000
 
 
 class Called(NamedTuple):
-    """What a call came to.
+    """A call's result.
 
     new: the results with a block of their own; None where that was not looked at. key: equal for calls whose results are alike, and what
     follows from them and from the arguments' layouts; None where unknown.
@@ -69,7 +69,7 @@ class FakeResults:
             _known.clear()
 
     def __call__(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Called:
-        """Return what `function(*arguments, **keywords)` comes to."""
+        """Return the result of `function(*arguments, **keywords)`, and how to tell it from others."""
         given: list[FakeTensor] = []
         try:
             # By its address: the hash of an operation is a function of Python. torch keeps operations for good.
@@ -199,6 +199,4 @@ def _like_torchs(plain: torch.Tensor, device: torch.device) -> FakeTensor:
     made: FakeTensor = torch.Tensor._make_subclass(  # type: ignore[attr-defined]
         FakeTensor, plain, False, dispatch_device=True, device_for_backend_keys=device
     )
-    # Nobody may read from memory that is not there.
-    torch._C._set_throw_on_mutable_data_ptr(made)
     return made
