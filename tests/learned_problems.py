@@ -15,6 +15,7 @@ from metabench.problems import problem
 SMALL: dict[str, dict[str, Any]] = {
     "learned_quadratics": {"size": "d5", "tasks": 3, "test_tasks": 4},
     "learned_perceptron": {"size": "p7", "batch": 8, "longer": "5"},
+    "neural_art": {"size": "random-32", "test_tasks": 1},
     "learned_convnet": {"size": "c4", "batch": 8},
 }
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
+from metabench.core.pictures import Picture
 from metabench.core.registry import Declarable, Found, Registry
 from metabench.core.schedules import Constant, Schedule, schedule_text
 from metabench.core.segments import Segment
@@ -261,8 +262,8 @@ class Problem(Declarable, ABC):
         return itertools.islice(self.windows(), outer_steps, None)
 
     @abstractmethod
-    def evaluate(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve]:
-        """Return every metric of the card, on test data that neither loss ever sees, and curves if there are any."""
+    def evaluate(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve | Picture]:
+        """Return every metric of the card, on test data that neither loss ever sees, and curves and pictures if there are any."""
 
     def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
         """Return the meta-parameters to go on with after outer step `step` (from 1), and what to keep until the next one.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from metabench.autodiff.inner import step
 from metabench.core.curves import Curve
 from metabench.core.lazy import torch
+from metabench.core.pictures import Picture
 from metabench.core.problem import Problem
 from metabench.core.randomness import generator
 from metabench.core.types import InnerState, Tree
@@ -51,11 +52,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Judged:
-    """Losses along the runs of a trial, shape [points, tasks], in float64; `steps` of them before each, from 0."""
+    """Losses along the runs of a trial, shape [points, tasks], in float64; `steps` of them before each, from 0.
+
+    `pictures` are of the parameters at the end of the first run.
+    """
 
     steps: Sequence[int]
     losses: torch.Tensor
     unit: str
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
 
     @property
     def diverged(self) -> torch.Tensor:
@@ -104,17 +109,21 @@ def judge(problem: Driven, trials: Sequence[Trial], meta: Tree, part: Part) -> l
     return [_along(trial, runs[id(trial.tasks)]) for trial in trials]
 
 
-_Losses = dict[int, torch.Tensor]
-"""The losses of the tasks of an episode by the number of steps before."""
+@dataclass
+class _Seen:
+    """What was seen of an episode, by the number of steps before: the losses of its tasks, and pictures at the end of a trial."""
+
+    losses: dict[int, torch.Tensor] = field(default_factory=dict)
+    pictures: dict[int, Mapping[str, Picture]] = field(default_factory=dict)
 
 
-def _along(trial: Trial, runs: Sequence[_Losses]) -> Judged:
+def _along(trial: Trial, runs: Sequence[_Seen]) -> Judged:
     steps = [step for step in range(trial.steps + 1) if trial.judges(step)]
-    losses = [torch.stack([run[step] for step in steps]) for run in runs[: trial.episodes]]
-    return Judged(steps, torch.cat(losses, dim=1).double().cpu(), trial.tasks.unit)
+    losses = [torch.stack([run.losses[step] for step in steps]) for run in runs[: trial.episodes]]
+    return Judged(steps, torch.cat(losses, dim=1).double().cpu(), trial.tasks.unit, runs[0].pictures[trial.steps])
 
 
-def _runs(problem: Problem, alike: Sequence[Trial], meta: Tree, part: Part) -> list[_Losses]:
+def _runs(problem: Problem, alike: Sequence[Trial], meta: Tree, part: Part) -> list[_Seen]:
     """Return the losses along each episode that one of the trials, all on the same tasks, needs, to the longest that needs it."""
     found = []
     for number in range(max(trial.episodes for trial in alike)):
@@ -124,14 +133,16 @@ def _runs(problem: Problem, alike: Sequence[Trial], meta: Tree, part: Part) -> l
     return found
 
 
-def _run(problem: Problem, needing: Sequence[Trial], meta: Tree, episode: Episode) -> _Losses:
+def _run(problem: Problem, needing: Sequence[Trial], meta: Tree, episode: Episode) -> _Seen:
     tasks, last = needing[0].tasks, max(trial.steps for trial in needing)
     state = InnerState(episode.params, problem.optimiser.init(episode.params))
-    losses: _Losses = {}
+    seen = _Seen()
     for done in range(last + 1):
         if any(trial.judges(done) for trial in needing):
             with torch.no_grad():
-                losses[done] = tasks.judged(state.params, episode)
+                seen.losses[done] = tasks.judged(state.params, episode)
+        if any(done == trial.steps for trial in needing):
+            seen.pictures[done] = tasks.pictures(state.params, episode, seen.losses[done])
         if done < last:
             state = step(problem, state, meta, next(episode.batches))
-    return losses
+    return seen

@@ -18,6 +18,7 @@ from metabench.core import Batch, MetaRole, Metric, Problem, Tree, Window, optio
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
+from metabench.core.pictures import Picture
 from metabench.core.problem import OuterOptimiser, Setting, Validation
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
@@ -194,12 +195,13 @@ class LearnedOptimiserProblem(Problem):
             length = max(1, length - place * length // options.episodes)
         return length
 
-    def evaluate(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
+    def evaluate(self, params: Tree, meta: Tree) -> dict[str, float | Curve | Picture]:
         """Return how the optimiser does on test tasks: of the family it was trained on, and of every trial."""
-        found: dict[str, float | Curve] = {}
+        found: dict[str, float | Curve | Picture] = {}
         trials = self._judged_on(self.setting.options.test_episodes)
         for trial, judged in zip(trials, judge(self, trials, meta, Part.TEST), strict=True):
             found |= {on_trial(trial.name, name): value for name, value in judged.numbers().items()}
+            found |= {on_trial(trial.name, name): picture for name, picture in judged.pictures.items()}
             found[on_trial(trial.name, LOSS)] = judged.curve()
         return found
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from metabench.results.typed import CURVES, NUMBERS, OPTIONS
+from metabench.results.typed import CURVES, NUMBERS, OPTIONS, PICTURES
 
 SCHEMA_VERSION = 6
 
@@ -284,7 +284,8 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 CURVES_COLUMN = Column("curves", CURVES, "curves of the run by name; in the files of cells only, results have them in curves.parquet")
-CELL_COLUMNS = (*COLUMNS, CURVES_COLUMN)
+PICTURES_COLUMN = Column("pictures", PICTURES, "pictures by name; in the files of cells only, results have them in pictures.parquet")
+CELL_COLUMNS = (*COLUMNS, CURVES_COLUMN, PICTURES_COLUMN)
 """The columns of a cell's file. results.parquet has `COLUMNS`: curves would be most of it."""
 
 BY_NAME = {column.name: column for column in CELL_COLUMNS}

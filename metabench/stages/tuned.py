@@ -12,6 +12,7 @@ from metabench.core.curves import Curve, sound_curves
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.method import Target
 from metabench.core.options import build
+from metabench.core.pictures import sound_pictures
 from metabench.core.problem import Problem
 from metabench.core.types import Tree
 from metabench.stages.grids import Grid, Point, read_grid
@@ -74,23 +75,28 @@ def tuned(subject: Subject) -> Iterator[Row]:
     outcomes = {outcome.point: outcome for outcome in search.best.values()}
     tested = {point: evaluation(one.problem, one.params, one.meta) for point, one in outcomes.items()}
     best = search.best[first]
-    metrics, drawn = (dict(found) for found in tested[best.point])
+    metrics, drawn, shown = (dict(found) for found in tested[best.point])
     missing = [name for name in search.values if name not in metrics]
     if missing:
         raise MetabenchError(f"chosen_by() returned '{missing[0]}', and evaluate() has no number of that name")
     for name in list(search.best)[1:]:
         test = name.rpartition(": ")[0]
-        for kept, found in zip((metrics, drawn), tested[search.best[name].point], strict=True):
+        for kept, found in zip((metrics, drawn, shown), tested[search.best[name].point], strict=True):
             of_test = {
                 one: value for one, value in found.items() if one == name or (test and one.startswith(f"{test}: "))
             }
             kept.update({f"{one}, tuned for it": value for one, value in of_test.items()})
     sound, faults = sound_curves(drawn)
+    pictures, unseen = sound_pictures(shown)
     edges = [axis for axis, place in zip(grid.axes, best.point, strict=True) if axis.at_edge(place)]
     at_edge = [
         f"the best {axis.name}, {grid.numbers(best.point)[axis.name]:g}, is at the edge of its grid" for axis in edges
     ]
-    yield {"curves": curves | sound, "message": "; ".join(filter(None, (*at_edge, faults)))}
+    yield {
+        "curves": curves | sound,
+        "pictures": pictures,
+        "message": "; ".join(filter(None, (*at_edge, faults, unseen))),
+    }
     summary = {name: float(value) for name, value in best.problem.summary(best.meta).items()}
     for name, outcome in search.best.items():
         summary |= _chosen(grid, outcome.point, "" if name == first else f", {name}")

@@ -26,7 +26,10 @@ def test_the_data_sets_are_those_documented() -> None:
         "jargon_foldoc",
         "mnist",
         "mnist_10k",
+        "onet",
         "own",
+        "photographs",
+        "vgg16",
     ]
 
 

@@ -9,6 +9,7 @@ from metabench.report.results.entries import Suite
 from metabench.report.section import Part, Section
 from metabench.report.sections.learned_optimisers.entrants import Bench, benches
 from metabench.report.sections.learned_optimisers.figures import curves_figure
+from metabench.report.sections.learned_optimisers.pictures import pictures_drawing
 from metabench.report.sections.learned_optimisers.tables import (
     TUNED_FOR,
     ahead,
@@ -34,6 +35,7 @@ def _part(suite: Suite, bench: Bench, others: list[Bench]) -> Part:
     blocks: list[Block | None] = [
         Sentence(f"{sentence}.") if sentence else None,
         curves_figure(suite, bench),
+        pictures_drawing(suite, bench),
         results_table(bench),
         transfer_table(bench),
         cutting_table(bench),
