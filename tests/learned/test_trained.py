@@ -302,6 +302,12 @@ def test_rows_without_meta_parameters_of_theirs_are_refused(
     write_rows(rows, again)
     with pytest.raises(MetabenchError, match="has no seed 5 that succeeded: known: 0, 1"):
         export(rows, tmp_path / "x.pt", "--seed", "5")
+    values = torch.load(kept.kept_file(rows), weights_only=True)
+    for one in values["seeds"]:
+        one["meta"]["older"] = one["meta"].pop("output.bias")
+    torch.save(values, kept.kept_file(rows))
+    with pytest.raises(MetabenchError, match=r"what is kept beside '.*' has the meta-parameters .*'older'"):
+        export(rows, tmp_path / "x.pt")
     kept.kept_file(rows).write_bytes(b"nothing")
     with pytest.raises(MetabenchError, match="holds no meta-parameters that can be read"):
         export(rows, tmp_path / "x.pt")
