@@ -60,8 +60,7 @@ def test_a_content_s_own_crop_has_no_content_loss_and_a_style_s_own_picture_no_s
     assert float(other.losses(image, begun(other, Part.TRAIN).constants)) > 0.1
     alone = art(
         dataclasses.replace(pictures, train={"tissue": pictures.styles["tissue"][64:96, 64:96]}),
-        style_weight=0.0,
-        roughness_weight=0.0,
+        style_weight=0.0, roughness_weight=0.0,
     )
     assert float(alone.losses(image, begun(alone, Part.TRAIN).constants)) < 1e-20
 
