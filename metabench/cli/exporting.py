@@ -44,7 +44,7 @@ def export(rows: Path, out: Path, seed: int | None) -> str:
 
     Raises:
         MetabenchError: there are no rows, no such seed that succeeded, or no meta-parameters of the same run; or the problem's
-            meta-parameters are no optimiser.
+            meta-parameters are no optimiser, or not one that this source knows.
     """
     if not rows.is_file():
         raise missing_file("row file", rows)
@@ -63,6 +63,7 @@ def export(rows: Path, out: Path, seed: int | None) -> str:
         raise MetabenchError(f"'{rows}' is of problem '{cell.problem}', in which no optimiser is learned")
     card = _card(rows, row, trained)
     exported = Exported(_texts(cell, row["seed"], trained), trained.meta, card, str(out))
+    exported.check(f"what is kept beside '{rows}'")
     write_bytes_atomically(out, exported.content())
     return f"{', '.join(exported.texts.values())}, seed {row['seed']} of {cell.problem} by {row['label']}: {out}"
 

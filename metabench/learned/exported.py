@@ -54,6 +54,16 @@ class Exported:
         prefix = f"{group}." if group else ""
         return {name.removeprefix(prefix): leaf for name, leaf in self.meta.items() if name.startswith(prefix)}
 
+    def check(self, what: str) -> None:
+        """Raise MetabenchError, naming `what`, if an optimiser is not known here, or the meta-parameters are not its own."""
+        try:
+            expected = {group: one.draw(torch.Generator()) for group, one in self.chosen().items()}
+        except MetabenchError as error:
+            raise MetabenchError(f"{what}: {error}") from error
+        for group, like in expected.items():
+            own = tree.cast(like, self.dtype)
+            check_alike(self.of_group(group), own, f"{what} has", f"'{self.texts[group]}' has", "meta-parameter")
+
     def content(self) -> bytes:
         """Return the file."""
         kept = {name: leaf.detach().cpu().clone() for name, leaf in self.meta.items()}
@@ -111,13 +121,7 @@ def read_exported(source: str | Path) -> Exported:
     if values["version"] != _VERSION:
         raise MetabenchError(f"{what} is of version {values['version']}, expected {_VERSION}: export it again")
     found = Exported(values["optimisers"], values["meta"], values["card"], str(path))
-    try:
-        expected = {group: one.draw(torch.Generator()) for group, one in found.chosen().items()}
-    except MetabenchError as error:
-        raise MetabenchError(f"{what}: {error}") from error
-    for group, like in expected.items():
-        there = found.of_group(group)
-        check_alike(there, tree.cast(like, found.dtype), f"{what} has", f"'{found.texts[group]}' has", "meta-parameter")
+    found.check(what)
     return found
 
 

@@ -274,6 +274,23 @@ def test_a_file_that_is_wrong_is_told_in_a_sentence(change: str, words: str, fil
     assert "\n" not in str(error.value)
 
 
+def test_a_plugins_optimiser_is_loaded_with_its_file(tmp_path: Path) -> None:
+    plugin, out = tmp_path / "twice.py", tmp_path / "twice.pt"
+    plugin.write_text(
+        "from metabench.autodiff.optimisers import SGD\n"
+        "from metabench.learned.declared import LEARNED_OPTIMISERS, LearnedOptimiser\n"
+        "import torch\n"
+        "TWICE = LearnedOptimiser('twice', 'SGD', lambda options: SGD(lambda meta, step: 2 * meta['rate']), "
+        "lambda options, stream: {'rate': torch.tensor(0.1, dtype=torch.float64)}, '')\n"
+    )
+    out.write_bytes(Exported({"": "twice"}, {"rate": torch.tensor(0.1, dtype=torch.float64)}, {}).content())
+    with pytest.raises(MetabenchError, match="unknown learned optimiser 'twice'"):
+        metabench.learned.load(out)
+    (leaf,) = leaves = [torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))]
+    metabench.learned.load(out, plugins=[plugin])(leaves).step(lambda: leaf.sum().backward())
+    torch.testing.assert_close(leaf.detach(), torch.full((2,), -0.2, dtype=torch.float64))
+
+
 def test_rows_without_meta_parameters_of_theirs_are_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +302,12 @@ def test_rows_without_meta_parameters_of_theirs_are_refused(
     write_rows(rows, again)
     with pytest.raises(MetabenchError, match="has no seed 5 that succeeded: known: 0, 1"):
         export(rows, tmp_path / "x.pt", "--seed", "5")
+    values = torch.load(kept.kept_file(rows), weights_only=True)
+    for one in values["seeds"]:
+        one["meta"]["older"] = one["meta"].pop("output.bias")
+    torch.save(values, kept.kept_file(rows))
+    with pytest.raises(MetabenchError, match=r"what is kept beside '.*' has the meta-parameters .*'older'"):
+        export(rows, tmp_path / "x.pt")
     kept.kept_file(rows).write_bytes(b"nothing")
     with pytest.raises(MetabenchError, match="holds no meta-parameters that can be read"):
         export(rows, tmp_path / "x.pt")
