@@ -33,7 +33,7 @@ def option(
     maximum: float | None = None,
     choices: Collection[str] | None = None,
     check: Callable[[Any], object] | None = None,
-    needs: Callable[[Any], Iterable[str | Path]] | None = None,
+    needs: Callable[[Any], Iterable[Path]] | None = None,
     execution: bool = False,
 ) -> Any:
     """Declare an option: its default, what it means, and its closed (`minimum`, `maximum`) or open (`above`) bounds or `choices`.
@@ -41,7 +41,7 @@ def option(
     `choices` may be a `Registry`: plugins then add to them.
 
     `check` raises MetabenchError for a value that it cannot read, as `read_schedule` does.
-    `needs` returns the modules, by name, and the files that a value names: a cell depends on their content.
+    `needs` returns the files that a value names: a cell depends on their content.
     `execution` marks an option that changes how the arithmetic runs (compiled, captured) but not the result: a certificate, which judges
     the mathematics, leaves it at its default.
     """

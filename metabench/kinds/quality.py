@@ -23,6 +23,8 @@ QUALITY = Kind(
         "data_s",
         "curves",
         "pictures",
+        "episode_cosine_trained",
+        "episode_norm_ratio_trained",
     ),
     trains=True,
     partner=COST.name,

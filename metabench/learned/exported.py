@@ -121,7 +121,7 @@ def read_exported(source: str | Path) -> Exported:
     return found
 
 
-def needed(source: str) -> list[str | Path]:
+def needed(source: str) -> list[Path]:
     """Return the file of a trained optimiser, for the hash of a cell that begins with it; none for an empty text."""
     return [located(source)] if source else []
 

@@ -22,7 +22,7 @@ from metabench.core.pictures import Picture
 from metabench.core.problem import OuterOptimiser, Setting, Validation
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
-from metabench.learned.declared import modules_of, read_optimiser
+from metabench.learned.declared import read_optimiser
 from metabench.learned.evaluation import Trial, judge
 from metabench.learned.exported import Exported, check_source, needed, read_exported
 from metabench.learned.grouped import Driver
@@ -47,7 +47,6 @@ class LearnedOptions:
     optimiser: str = option(
         "lstm",
         check=read_optimiser,
-        needs=modules_of,
         help="the optimiser that is learned: 'lstm', or with its options, 'lstm, gain 0.1'",
     )
     start: str = option(

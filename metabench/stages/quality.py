@@ -13,6 +13,7 @@ from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.pictures import Picture, sound_pictures
 from metabench.core.problem import Problem
 from metabench.core.types import InnerState, Tree
+from metabench.stages.episode import trained_episode
 from metabench.stages.subject import Row, Subject
 from metabench.training.loop import LOG, UNITS, Updated, train
 from metabench.training.record import checked
@@ -62,6 +63,7 @@ def quality(subject: Subject) -> Iterator[Row]:
         "train_s": run.seconds,
         "data_s": run.data_seconds,
     }
+    yield trained_episode(subject, meta)
     subject.keep(problem, meta)
     if saved:
         saved.forget()

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 from kernel_choice import KERNELS
 
+from metabench.cli.exporting import export
 from metabench.core.errors import MetabenchError
+from metabench.learned.exported import read_exported
+from metabench.learned.tasks import Part
+from metabench.problems.learned_quadratics import Quadratics
 from metabench.results.store import read_rows, rows_of, write_rows
 from metabench.stages.grids import read_grid
+from metabench.suite.plan.labels import load_data, problem_of
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.run.run_cell import run_cell
 
@@ -102,11 +107,41 @@ def test_a_problem_that_chooses_nothing_is_refused() -> None:
         cell("noise = {0.1, 0.2}", problem="toy_1d")
 
 
-def test_a_learned_optimisers_rate_is_tuned() -> None:
+def test_a_learned_optimisers_rate_is_tuned_and_the_best_is_exported(tmp_path: Path) -> None:
     options = {"optimiser": "sgd", "test_tasks": 16, "horizon": 5}
-    found = row("optimiser = *, rate {1e-3, 1e-2, 1e9}", problem="learned_quadratics", sizes=["d5"], options=options)
+    over, out = "optimiser = *, rate {1e-3, 1e-2, 1e9}", tmp_path / "rows.parquet"
+    (found,) = run_cell(
+        cell(over, problem="learned_quadratics", sizes=["d5"], options=options), lambda *told: None, out
+    )
     assert found["status"] == "ok" and found["meta_summary"]["chosen rate"] == 0.01
     assert (
         found["problem_variant"].startswith("optimiser=sgd")
         and found["quality"] == found["metrics"]["area under the loss curve"]
     )
+    write_rows(out, [found])
+    export(out, tmp_path / "sgd.pt", None)
+    assert read_exported(tmp_path / "sgd.pt").texts == {"": "sgd, rate 0.01"}
+
+
+def test_no_test_task_chooses_an_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Part] = []
+    begin = Quadratics.begin
+
+    def noted(tasks: Quadratics, part: Part, stream: Any) -> Any:
+        drawn.append(part)
+        return begin(tasks, part, stream)
+
+    monkeypatch.setattr(Quadratics, "begin", noted)
+    one = cell(
+        "optimiser = *, rate {1e-3, 1e-2}",
+        problem="learned_quadratics",
+        sizes=["d5"],
+        options={"optimiser": "sgd", "horizon": 3},
+    )
+    problem = problem_of(one, 0, load_data(one), "cpu", "float64")
+    meta = problem.initial()
+    problem.chosen_by(meta)
+    problem.validate(meta)
+    assert set(drawn) == {Part.VALIDATION}
+    problem.evaluate({}, meta)
+    assert set(drawn) == {Part.VALIDATION, Part.TEST}

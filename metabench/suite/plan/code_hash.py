@@ -115,7 +115,7 @@ def code_hash(cell: Cell) -> str:
     files = (
         *PROBLEMS.pick(cell.problem, cell.plugin_files).card.files,
         *dataset(cell.dataset, cell.plugin_files).files,
-        *(need for need in _needs(cell) if isinstance(need, Path)),
+        *_needs(cell),
     )
     if not files:
         return code
@@ -212,12 +212,11 @@ def _modules(cell: Cell) -> tuple[str, ...]:
     plugins = cell.plugin_files
     loader = () if is_own_text(cell.dataset) else (_home(DATASETS, cell.dataset, plugins),)
     named = [(KINDS, cell.kind), (METHODS, cell.method), (PROBLEMS, cell.problem), *_chosen(cell)]
-    needed = (need for need in _needs(cell) if isinstance(need, str))
-    return (RUNNER, *(_home(registry, name, plugins) for registry, name in named), *loader, *needed)
+    return (RUNNER, *(_home(registry, name, plugins) for registry, name in named), *loader)
 
 
-def _needs(cell: Cell) -> Iterator[str | Path]:
-    """Yield the modules, by name, and the files that the values of the problem's options name."""
+def _needs(cell: Cell) -> Iterator[Path]:
+    """Yield the files that the values of the problem's options name."""
     for field in dataclasses.fields(PROBLEMS.pick(cell.problem, cell.plugin_files).card.options):
         needs = field.metadata.get("needs")
         if needs and field.name in cell.problem_options:
