@@ -11,13 +11,17 @@ import pytest
 import torch
 from bilevel import cached_data
 from learned_problems import learned
+from matplotlib import pyplot
 
+from metabench.autodiff.inner import trained
+from metabench.core import tree
 from metabench.core.errors import MetabenchError
 from metabench.core.options import build
 from metabench.core.problem import Setting
 from metabench.core.randomness import generator
 from metabench.data import Pictures
 from metabench.learned.tasks import Part
+from metabench.methods import methods
 from metabench.models.features import Features, features
 from metabench.problems.neural_art import Art, NeuralArt, Options
 
@@ -60,7 +64,8 @@ def test_a_content_s_own_crop_has_no_content_loss_and_a_style_s_own_picture_no_s
     assert float(other.losses(image, begun(other, Part.TRAIN).constants)) > 0.1
     alone = art(
         dataclasses.replace(pictures, train={"tissue": pictures.styles["tissue"][64:96, 64:96]}),
-        style_weight=0.0, roughness_weight=0.0,
+        style_weight=0.0,
+        roughness_weight=0.0,
     )
     assert float(alone.losses(image, begun(alone, Part.TRAIN).constants)) < 1e-20
 
@@ -104,11 +109,38 @@ def test_it_is_tested_at_twice_the_size_and_in_the_other_styles() -> None:
     assert list(largest.others()) == ["style galaxies", "style gravel"]
 
 
-def test_an_lstm_paints_and_its_update_has_a_gradient() -> None:
+def test_pictures_are_of_the_content_and_of_what_was_painted_under_its_loss() -> None:
+    tasks = art(cached_data("photographs"), tasks=2)
+    episode = begun(tasks, Part.TRAIN)
+    parameters = torch.full((2, 3, 32, 32), 0.4, dtype=torch.float64)
+    parameters[0, :, 0, 0] = torch.tensor([9.0, -9.0, torch.nan])
+    pictures = tasks.pictures({"image": parameters}, episode, torch.tensor([0.6125, 7.0]))
+    assert [(name, one.caption) for name, one in pictures.items()] == [
+        ("content", "content"),
+        ("in the style of tissue", "loss 0.613"),
+    ]
+    crop, painted = (255 * pyplot.imread(io.BytesIO(one.content), format="png") for one in pictures.values())
+    assert [list(map(round, painted[0, 0].tolist())), round(float(painted[5, 5, 1]))] == [[255, 0, 0], 153]
+    seen, _ = tasks.network(torch.from_numpy(crop).permute(2, 0, 1)[None].double() / 255)
+    torch.testing.assert_close(seen[0], episode.constants["content"][0], rtol=1e-5, atol=1e-5)
+
+
+def test_an_lstm_s_hypergradient_on_an_episode_is_that_of_central_differences() -> None:
     problem = learned("neural_art", inner_steps=2)
     (window,) = next(problem.window_lists())
     assert window.begins is not None and window.begins["image"].shape == (1, 3, 32, 32)
-    assert set(window.inner[0]) == {"content", "style0", "style1", "style2"}
+    meta, method = problem.initial(), methods()["unrolled"]
+    problem, state = problem.entered(window, None)
+    found = method(problem, state, meta, window, method.options(), generator(0, "method")).meta
+    direction = {
+        name: torch.randn(leaf.shape, generator=generator(0, name), dtype=leaf.dtype) for name, leaf in meta.items()
+    }
+
+    def loss(length: float) -> float:
+        return trained(problem, state, tree.add_scaled(meta, length, direction), window)[1]
+
+    slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
+    assert float(tree.dot(found, direction)) == pytest.approx(slope, rel=1e-5)
 
 
 @pytest.mark.parametrize(

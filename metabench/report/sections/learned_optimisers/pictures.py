@@ -13,7 +13,7 @@ from metabench.core.pictures import Picture
 from metabench.report.blocks import Drawing
 from metabench.report.results.entries import Suite
 from metabench.report.sections.learned_optimisers.entrants import Bench
-from metabench.report.sections.learned_optimisers.tables import bench_name
+from metabench.report.sections.learned_optimisers.tables import TUNED_FOR, bench_name
 
 SIDE = 1.3
 """Inches of a picture."""
@@ -25,13 +25,13 @@ def pictures_drawing(suite: Suite, bench: Bench) -> Drawing | None:
     for one in bench.entrants:
         of_seeds = (suite.pictures.get((row["cell"], row["seed"])) for row in one.finished)
         if pictures := next(filter(None, of_seeds), None):
-            found[one.name] = pictures
+            found[one.name] = {name: picture for name, picture in pictures.items() if not name.endswith(TUNED_FOR)}
     if not found:
         return None
     return Drawing(
         bench_name(bench, "pictures"),
         f"Pictures of test tasks, {bench.task.problem}, {bench.size}",
-        "Parameters after the last step of a test, of the first task and the first seed.",
+        "After the last step of a test, of its first task and the first seed; baselines as tuned for the tasks trained on.",
         partial(draw_pictures, found),
     )
 
