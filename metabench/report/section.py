@@ -55,7 +55,7 @@ class Section(Declarable):
         title: for messages; the headings are those of its parts.
         parts: from the suite to its parts; none where the suite has nothing for it.
         headline: the sentence at the head of the page if the suite asks this section's question, otherwise empty; names in backquotes.
-        draws: whether it draws the curves of a name, which then have no figure of their own among those of their problem.
+        draws: whether it draws curves with this name; these have no figure of their own in the section of their problem.
         order: its place, ascending; sections without one follow by name.
         module: the module that declares it, `__name__`.
     """

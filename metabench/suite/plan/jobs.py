@@ -13,7 +13,7 @@ from metabench.suite.plan.plan import Plan
 
 
 class Jobs:
-    """The jobs of `plan` on a machine with so many `cores`; on a cluster, where each job asks for its own, None."""
+    """The jobs of `plan` on a machine with `cores` cores; None on a cluster, where each job asks for its own."""
 
     def __init__(self, plan: Plan, cores: int | None) -> None:
         self._plan, self._cores = plan, cores

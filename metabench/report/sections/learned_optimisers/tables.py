@@ -100,7 +100,7 @@ def _value(one: Entrant, metric: str) -> float:
 
 
 def _chosen(one: Entrant) -> str:
-    """Return the values that validation chose, and whether they stand at the edge of the grid, of all seeds."""
+    """Return the values that validation chose, and whether they are at the edge of the grid, of all seeds."""
     if not one.tuned:
         return numbers.ABSENT
     texts = dict.fromkeys(
