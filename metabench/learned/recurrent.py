@@ -59,13 +59,14 @@ class Recurrent:
     ) -> tuple[torch.Tensor, OptimiserState]:
         """Return the outputs [n] for inputs [n, inputs], and the next slots; `like` has the parameters' names and shapes."""
         after: OptimiserState = {}
+        # The candidate is tanh(x) = 2 sigmoid(2x) - 1: one sigmoid of a contiguous tensor takes half the time.
+        doubled = torch.repeat_interleave(inputs.new_tensor([1, 1, 1, 2]), self.hidden)
         for i in range(1, self.layers + 1):
             hidden, cell = (joined(state[f"{kind}{i}"], self.hidden) for kind in ("hidden", "cell"))
-            gates = torch.addmm(meta[f"lstm{i}.bias"], inputs, meta[f"lstm{i}.input"])
-            gates = torch.addmm(gates, hidden, meta[f"lstm{i}.recurrent"])
-            opening, candidate = gates.split([3 * self.hidden, self.hidden], dim=1)
-            into, keep, out = opening.sigmoid().chunk(3, dim=1)
-            cell = torch.addcmul(keep * cell, into, candidate.tanh())
+            weights = torch.cat([meta[f"lstm{i}.input"], meta[f"lstm{i}.recurrent"]]) * doubled
+            gates = torch.addmm(meta[f"lstm{i}.bias"] * doubled, torch.cat([inputs, hidden], dim=1), weights)
+            into, keep, out, candidate = gates.sigmoid().chunk(4, dim=1)
+            cell = torch.addcmul(keep * cell - into, into, candidate, value=2)
             inputs = out * cell.tanh()
             after |= {f"hidden{i}": parted(inputs, like), f"cell{i}": parted(cell, like)}
         return torch.mv(inputs, meta["output.weight"]) + meta["output.bias"], after
