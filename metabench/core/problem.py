@@ -280,7 +280,8 @@ class Problem(Declarable, ABC):
     def chosen_by(self, meta: Tree) -> Mapping[str, float]:
         """Return numbers on validation data by which options are chosen, by name; of each, `evaluate` has the same on test data.
 
-        The first decides; each of the others decides for the test of its name where that is tuned by itself. Lower is better.
+        The first decides; each of the others decides for the test of its name where that is tuned by itself: in 'TEST: NUMBER', TEST.
+        Lower is better.
         """
         return {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from metabench.core.declarations import check_citation, check_fields
@@ -101,6 +102,12 @@ def read_optimiser(text: str) -> Chosen:
             )
         values["_".join(words.split())] = _read(value)
     return Chosen(declared, build(declared.options, values, f"learned optimiser '{name}'"))
+
+
+def modules_of(text: str) -> list[str | Path]:
+    """Return the module that declares the optimiser that a text names: cells depend on its source."""
+    known = LEARNED_OPTIMISERS.loaded()
+    return [known.homes[read_optimiser(text).optimiser.name]]
 
 
 def _read(value: str) -> Any:

@@ -21,8 +21,9 @@ from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting, Validation
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
-from metabench.learned.declared import read_optimiser
+from metabench.learned.declared import modules_of, read_optimiser
 from metabench.learned.evaluation import Trial, judge
+from metabench.learned.exported import Exported, check_source, needed, read_exported
 from metabench.learned.grouped import Driver
 from metabench.learned.names import AREA, DIVERGED, FINAL, LOSS, MEDIAN, on_trial
 from metabench.learned.tasks import Part, Tasks
@@ -45,7 +46,14 @@ class LearnedOptions:
     optimiser: str = option(
         "lstm",
         check=read_optimiser,
+        needs=modules_of,
         help="the optimiser that is learned: 'lstm', or with its options, 'lstm, gain 0.1'",
+    )
+    start: str = option(
+        "",
+        check=check_source,
+        needs=needed,
+        help="trained optimiser to begin with, or with method `none` to judge: a file of `metabench export`, or a name; empty: drawn",
     )
     horizon: int = option(100, minimum=1, help="inner steps of an episode")
     shortest: int = option(
@@ -118,10 +126,24 @@ class LearnedOptimiserProblem(Problem):
         return other
 
     def initial(self) -> Tree:
-        """Return the optimiser's initial meta-parameters; those of a group have its name before theirs."""
-        stream = generator(self.setting.seed, "initial meta")
-        drawn = self.optimiser.draw(stream)
+        """Return the optimiser's initial meta-parameters; those of a group have its name before theirs.
+
+        Raises:
+            MetabenchError: they begin with those of another optimiser.
+        """
+        if self.setting.options.start:
+            drawn = self._started(read_exported(self.setting.options.start))
+        else:
+            drawn = self.optimiser.draw(generator(self.setting.seed, "initial meta"))
         return {name: leaf.to(self.setting.device, self.setting.dtype) for name, leaf in drawn.items()}
+
+    def _started(self, trained: Exported) -> Tree:
+        if trained.chosen() != self._drivers:
+            theirs, own = (", ".join(one.values()) for one in (trained.texts, self.optimisers()))
+            raise MetabenchError(
+                f"option 'start': '{trained.source}' is '{theirs}', and the optimiser that is learned is '{own}'"
+            )
+        return trained.meta
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the sum of the losses of the tasks: each has the gradient that it would have alone."""

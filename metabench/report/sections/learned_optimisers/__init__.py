@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metabench.learned.names import LOSS, trial_of
 from metabench.report import numbers
 from metabench.report.blocks import Block, Sentence
 from metabench.report.results.entries import Suite
@@ -9,6 +10,7 @@ from metabench.report.section import Part, Section
 from metabench.report.sections.learned_optimisers.entrants import Bench, benches
 from metabench.report.sections.learned_optimisers.figures import curves_figure
 from metabench.report.sections.learned_optimisers.tables import (
+    TUNED_FOR,
     ahead,
     cutting_table,
     results_table,
@@ -63,4 +65,8 @@ def _headline(suite: Suite) -> str:
     return f"A learned optimiser is ahead of the best tuned baseline on {wins} of {families} of tasks."
 
 
-LEARNED = Section("learned-optimisers", "Optimisers", _parts, _headline, order=12, module=__name__)
+def _draws(name: str) -> bool:
+    return trial_of(name.removesuffix(TUNED_FOR), LOSS) is not None
+
+
+LEARNED = Section("learned-optimisers", "Optimisers", _parts, _headline, _draws, order=12, module=__name__)
