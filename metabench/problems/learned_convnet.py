@@ -29,6 +29,11 @@ _ALL, _HELD_OUT, _FIVE, _TWO = "all", "held out", 5, 2
 class Options(LearnedOptions):
     """Options of `learned_convnet`."""
 
+    optimiser: str = option(
+        "lstm, input log, output 0.03", check=read_optimiser, help="the optimiser that is learned, with its options"
+    )
+    outer_learning_rate: float = option(5e-3, above=0, help="of the outer optimiser, Adam")
+    clip: float | None = option(0.1, above=0, help="largest norm of a hypergradient")
     batch: int = option(128, minimum=2, help="examples in a batch")
     judge_every: int = option(5, minimum=1, help="inner steps from one judgement of a test to the next")
     dense: str | None = option(

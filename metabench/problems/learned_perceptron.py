@@ -13,6 +13,7 @@ from metabench import data
 from metabench.core import ProblemCard, option
 from metabench.core.problem import Setting
 from metabench.data.registry import DATASETS
+from metabench.learned.declared import read_optimiser
 from metabench.learned.images import Images, ImageTasks
 from metabench.learned.networks import SmallNetwork
 from metabench.learned.problem import METRICS, LearnedOptimiserProblem, LearnedOptions, read_lengths
@@ -23,6 +24,11 @@ from metabench.learned.tasks import Tasks
 class Options(LearnedOptions):
     """Options of `learned_perceptron`."""
 
+    optimiser: str = option(
+        "lstm, input log, output 0.03", check=read_optimiser, help="the optimiser that is learned, with its options"
+    )
+    outer_learning_rate: float = option(5e-3, above=0, help="of the outer optimiser, Adam")
+    clip: float | None = option(0.1, above=0, help="largest norm of a hypergradient")
     batch: int = option(128, minimum=1, help="examples in a batch")
     longer: str = option(
         "200, 1000", check=read_lengths, help="numbers of steps of further tests on the tasks trained on"
@@ -33,7 +39,7 @@ class Options(LearnedOptions):
 
 
 class LearnedPerceptron(LearnedOptimiserProblem):
-    """learn an optimiser on MLPs."""
+    """Learn an optimiser on MLPs."""
 
     card = ProblemCard(
         title="learning to train an MLP",

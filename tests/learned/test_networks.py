@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from bilevel import call, checkpoint, difference, directions, objective
@@ -11,10 +13,13 @@ from learned_problems import learned
 
 from metabench.core import MetabenchError, tree
 from metabench.core.randomness import generator
+from metabench.data.contract import Classification
 from metabench.learned.images import Images, ImageTasks
+from metabench.learned.names import AREA
 from metabench.learned.networks import SmallNetwork
 from metabench.learned.problem import LearnedOptimiserProblem
 from metabench.learned.tasks import Part, Tasks
+from metabench.problems import problem
 
 
 def images_of(tasks: Tasks) -> Images:
@@ -113,3 +118,22 @@ def test_a_seed_decides_everything(name: str) -> None:
     first, again, other = (drawn(learned(name, seed=seed)) for seed in (3, 3, 4))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_colour_images_of_32_by_32_are_learned_on_and_too_few_are_refused() -> None:
+    def drawn(count: int) -> Classification:
+        stream = np.random.default_rng(0)
+        inputs = stream.random((2 * count, 3, 32, 32), dtype=np.float32)
+        targets = np.arange(2 * count) % 10
+        return Classification(
+            inputs[:count], targets[:count], inputs[count:], targets[count:], tuple(map(str, range(10)))
+        )
+
+    kind = problem("learned_convnet")
+    setting = learned("learned_convnet", batch=4, horizon=2, transfers=False).setting
+    problem_on = kind(replace(setting, data=drawn(100)))
+    state, meta = problem_on.initial_state()
+    assert state.params["conv0.weight"].shape == (4, 3, 5, 5) and state.params["dense0.weight"].shape == (8, 16)
+    assert 0 < problem_on.evaluate(state.params, meta)[AREA] < 5
+    with pytest.raises(MetabenchError, match="three parts of a data set, and it has 9 images"):
+        kind(replace(setting, data=drawn(9)))
