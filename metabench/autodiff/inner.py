@@ -5,77 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from metabench.autodiff.gradients import gradients, inner_gradient, outer_value
-from metabench.autodiff.optimisers import STEP_COUNT
+from metabench.autodiff.parts import parts_of, shared_slots
 from metabench.core import tree
 from metabench.core.errors import Diverged
 from metabench.core.lazy import torch
-from metabench.core.problem import InnerOptimiser, Problem
+from metabench.core.problem import Problem
 from metabench.core.types import Batch, InnerState, Tree, Window
 
 
-def step(problem: Problem, state: InnerState, meta: Tree, batch: Batch) -> InnerState:
-    """Return the next inner state. First order: leaves no graph."""
-    return updated(problem, inner_gradient(problem, state.params, meta, batch), state, meta)
+def step(problem: Problem, state: InnerState, meta: Tree, batch: Batch, *, spent: bool = False) -> InnerState:
+    """Return the next inner state. First order: leaves no graph. `spent` as in `updated`."""
+    return updated(problem, inner_gradient(problem, state.params, meta, batch), state, meta, spent=spent)
 
 
-def updated(problem: Problem, gradient: Tree, state: InnerState, meta: Tree) -> InnerState:
-    """Return the inner state after the update by `gradient`. Leaves no graph."""
+def updated(problem: Problem, gradient: Tree, state: InnerState, meta: Tree, *, spent: bool = False) -> InnerState:
+    """Return the inner state after the update by `gradient`. Leaves no graph.
+
+    spent: whether `state` is what this function returned before, and nobody else's: an update in parts then takes its place.
+    """
     parts = parts_of(problem.optimiser, state.params)
     with torch.no_grad():
         if len(parts) == 1:
             return InnerState(*problem.optimiser.update(gradient, state.params, state.optimiser, meta))
-        params: Tree = {}
-        slots: dict[str, Tree] = {}
-        for names in parts:
-            part = part_of(state, names)
-            given = {name: gradient[name] for name in names}
-            moved, kept = problem.optimiser.update(given, part.params, part.optimiser, meta)
-            params |= moved
+        like, shared = dict(state.params), shared_slots(state.optimiser, state.params)
+        after = state if spent else InnerState({}, {slot: {} for slot in state.optimiser})
+        for part in parts:
+            given = part.of_state(state, like, shared)
+            moved, kept = problem.optimiser.update(part.of(gradient, like), given.params, given.optimiser, meta)
+            part.put(after.params, moved, like)
             for slot, leaves in kept.items():
-                slots.setdefault(slot, {}).update(leaves)
-    return InnerState(params, slots)
-
-
-WHOLE_BYTES = 2**20
-"""Largest number of parameters updated at once: beyond it, smaller temporaries are worth a few more calls."""
-
-_PARTS = 8
-
-
-def parts_of(optimiser: InnerOptimiser, params: Tree) -> list[list[str]]:
-    """Return the names of the parameters in groups that can be updated in turn: one group unless the update is leafwise."""
-    sizes = {name: leaf.numel() * leaf.element_size() for name, leaf in params.items()}
-    total = sum(sizes.values())
-    if total <= WHOLE_BYTES or not getattr(optimiser, "leafwise", False):
-        return [list(params)]
-    groups: list[list[str]] = [[]]
-    filled = 0
-    for name, size in sizes.items():
-        if groups[-1] and filled + size > total / _PARTS:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    return groups
-
-
-def part_of(state: InnerState, names: Iterable[str], shared: bool = True) -> InnerState:
-    """Return the state of some of the parameters, for a leafwise optimiser; the step count, which all share, only if `shared`."""
-    chosen = set(names)
-    params = {name: leaf for name, leaf in state.params.items() if name in chosen}
-    slots = {}
-    for slot, leaves in state.optimiser.items():
-        if slot == STEP_COUNT:
-            slots |= {slot: leaves} if shared else {}
-        else:
-            slots[slot] = {name: leaf for name, leaf in leaves.items() if name in chosen}
-    return InnerState(params, slots)
+                part.put(after.optimiser[slot], leaves, like)
+                after.optimiser[slot].update({name: leaf for name, leaf in leaves.items() if name not in like})
+    return after
 
 
 def run(problem: Problem, state: InnerState, meta: Tree, batches: Iterable[Batch]) -> InnerState:
     """Return the inner state after a step on each of `batches`. First order."""
-    for batch in batches:
-        state = step(problem, state, meta, batch)
+    for k, batch in enumerate(batches):
+        state = step(problem, state, meta, batch, spent=k > 0)
     return state
 
 
@@ -87,8 +54,8 @@ def run_with_outer_losses(
     outer: after each step, the batch of the outer loss due there, or None.
     """
     objective = 0.0
-    for batch, due in zip(inner, outer, strict=True):
-        state = step(problem, state, meta, batch)
+    for k, (batch, due) in enumerate(zip(inner, outer, strict=True)):
+        state = step(problem, state, meta, batch, spent=k > 0)
         if due is not None:
             objective += outer_value(problem, state.params, meta, due)
     return state, objective

@@ -33,6 +33,7 @@ _KIND: Mapping[str, tuple[type, ...]] = {
     "stages": (tuple,),
     "columns": (tuple,),
     "trains": (bool,),
+    "trains_none": (bool,),
     "partner": (str,),
     "curves": (Mapping,),
     "options": (type,),
@@ -105,6 +106,8 @@ def check_kind(kind: Kind, name: str) -> None:
         raise MetabenchError(
             f"{what}: stages is {kind.stages!r}, expected one or more functions from a Subject to columns"
         )
+    if kind.check is not None and not callable(kind.check):
+        raise MetabenchError(f"{what}: check is {kind.check!r}, expected a function, or None")
     _check_options(kind.options, what)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from metabench.core.kind import Kind
 from metabench.stages.cost import cost
+from metabench.stages.episode import episode
 from metabench.stages.error import error
 from metabench.stages.well_posed import SIZES, well_posed
 
 COST = Kind(
     name="cost",
     title="memory, time and error of one hypergradient; nothing is trained",
-    stages=(well_posed, cost, error),
+    stages=(well_posed, cost, error, episode),
     columns=(
         *SIZES,
         "hypergradient_digest",
@@ -33,6 +34,8 @@ COST = Kind(
             for against in ("hypergradient", "target")
             for figure in ("cosine", "norm_ratio", "error", "cosine_sd", "mean_cosine")
         ),
+        "episode_cosine",
+        "episode_norm_ratio",
     ),
     partner="cost",
     module=__name__,

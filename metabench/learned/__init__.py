@@ -1,0 +1,32 @@
+"""Learned optimisers: what declares one, how it is trained and judged, and how a trained one is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from metabench.learned.torch_optimiser import Factory
+
+
+def load(source: str | Path, dtype: torch.dtype | None = None, plugins: Iterable[str | Path] = ()) -> Factory:
+    """Return what makes a `torch.optim.Optimizer` of a trained optimiser: `load("lstm.pt")(model.parameters())`.
+
+    Args:
+        source: a file that `metabench export` wrote, or the name of an optimiser that comes with metabench.
+        dtype: convert the trained weights to it; by default they stay as they were exported, and parameters of another dtype are refused.
+        plugins: Python files that declare optimisers of yours. A trained one names its optimiser, and holds no code.
+
+    Raises:
+        MetabenchError: there is no such file or optimiser, it cannot be read, or a plugin cannot be used.
+    """
+    # Here: what declares an optimiser needs none of it.
+    from metabench.learned.declared import LEARNED_OPTIMISERS
+    from metabench.learned.torch_optimiser import Factory
+
+    LEARNED_OPTIMISERS([Path(path) for path in plugins])
+
+    return Factory.of(source, dtype)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from metabench.autodiff.differences import PairedMean
 from metabench.autodiff.inner import leaves_of, trained, with_leaves
+from metabench.autodiff.together import HELP, pairs_together, train_particles
 from metabench.core import (
     Cost,
     Hypergradient,
@@ -42,6 +43,7 @@ class Options:
         minimum=0,
         help="windows after which the particles restart from the plain run; 0: never, as within a run of the paper",
     )
+    together: int = option(0, minimum=0, help=HELP)
 
 
 @method(
@@ -49,7 +51,9 @@ class Options:
     order=200,
     target=Target.PERSISTENT,
     exact=False,
-    cost=Cost(gradients="(2 N + 1) K", forwards="2 N + 1", memory="O(N (|w| + |l|) + |activations|)", affine_from=2),
+    cost=Cost(
+        gradients="(2 N + 1) K", forwards="2 N + 1", memory="O(N (|w| + |l|) + together |activations|)", affine_from=2
+    ),
     citation="vicol2021unbiased",
     options=Options,
     stochastic=True,
@@ -78,16 +82,24 @@ def pes(
     before = _particles(state, meta, options)
     after = {key: tree.tree_map(torch.empty_like, leaves) for key, leaves in before.items()}
     mean = PairedMean(meta, options.pairs)
-    for i in range(options.pairs):
-        noise = tree.scale(options.sigma, perturbation(meta, "gaussian", generator))
-        objectives = {}
-        for side, sign in SIDES.items():
-            particle, moved = _inner_state(before, side, i, state), tree.add_scaled(meta, sign, noise)
-            particle, objectives[side] = trained(problem, particle, moved, window)
-            _put(after, side, i, particle)
-        total = {name: leaf[i] + noise[name] for name, leaf in before[PERTURBATION].items()}
-        _fill(after[PERTURBATION], i, total)
-        mean.add((objectives["plus"] - objectives["minus"]) / (2 * options.sigma**2), total)
+    together, done = pairs_together(options.together, options.pairs, state), 0
+    while done < options.pairs:
+        pairs = range(done, min(done + together, options.pairs))
+        noises = [tree.scale(options.sigma, perturbation(meta, "gaussian", generator)) for _ in pairs]
+        particles = [(side, i) for i in pairs for side in SIDES]
+        found, vectorised = train_particles(
+            problem,
+            lambda j, of=particles: _inner_state(before, *of[j], state),
+            [tree.add_scaled(meta, sign, noise) for noise in noises for sign in SIDES.values()],
+            window,
+            together > 1,
+            lambda j, particle, of=particles: _put(after, *of[j], particle),
+        )
+        for i, noise, above, below in zip(pairs, noises, found[::2], found[1::2], strict=True):
+            total = {name: leaf[i] + noise[name] for name, leaf in before[PERTURBATION].items()}
+            _fill(after[PERTURBATION], i, total)
+            mean.add((above - below) / (2 * options.sigma**2), total)
+        done, together = pairs.stop, together if vectorised else 1
     after[WINDOWS] = tree.tree_map(lambda count: count + 1, before[WINDOWS])
     final, objective = trained(problem, state, meta, window)
     diagnostics = {**mean.spread(), "windows": float(after[WINDOWS]["count"])}

@@ -10,9 +10,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-from metabench.results.typed import CURVES, NUMBERS, OPTIONS
+from metabench.results.typed import CURVES, NUMBERS, OPTIONS, PICTURES
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 STATUSES = ("ok", "oom", "diverged", "timeout", "unsupported", "error")
 
@@ -154,6 +154,30 @@ COLUMNS: tuple[Column, ...] = (
     Column("target_cosine_sd", _FLOAT, "the same standard deviation, against the method's own target", seeds="mean"),
     Column("target_mean_cosine", _FLOAT, "the same cosine of the mean, against the method's own target", seeds="mean"),
     Column(
+        "episode_cosine",
+        _FLOAT,
+        "cosine of an episode's summed hypergradients with the exact one of the whole episode, at the initial meta-parameters, in float64",
+        seeds="mean",
+    ),
+    Column(
+        "episode_norm_ratio",
+        _FLOAT,
+        "norm of that sum over the norm of the exact hypergradient of the whole episode, at the initial meta-parameters",
+        seeds="mean",
+    ),
+    Column(
+        "episode_cosine_trained",
+        _FLOAT,
+        "cosine of an episode's summed hypergradients with the exact one of the whole episode, at the trained ones, in float64",
+        seeds="mean",
+    ),
+    Column(
+        "episode_norm_ratio_trained",
+        _FLOAT,
+        "norm of that sum over the norm of the exact hypergradient of the whole episode, at the trained ones",
+        seeds="mean",
+    ),
+    Column(
         "hypergradient_digest",
         _STRING,
         "hash of the hypergradient at the first window in `dtype`: methods with equal digest and peak_bytes compute the same",
@@ -235,10 +259,11 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "train_s",
         _FLOAT,
-        "the whole run of outer_steps meta-updates, data included, evaluation left out",
+        "the whole run of outer_steps meta-updates, data included, evaluation left out; in rounds or where timing is shared, "
+        "others may have run beside it",
         seeds="median",
     ),
-    Column("data_s", _FLOAT, "time of drawing batches within train_s", seeds="median"),
+    Column("data_s", _FLOAT, "time of drawing batches within train_s, under the same conditions", seeds="median"),
     Column(
         "measured_s",
         _FLOAT,
@@ -284,7 +309,8 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 CURVES_COLUMN = Column("curves", CURVES, "curves of the run by name; in the files of cells only, results have them in curves.parquet")
-CELL_COLUMNS = (*COLUMNS, CURVES_COLUMN)
+PICTURES_COLUMN = Column("pictures", PICTURES, "pictures by name; in the files of cells only, results have them in pictures.parquet")
+CELL_COLUMNS = (*COLUMNS, CURVES_COLUMN, PICTURES_COLUMN)
 """The columns of a cell's file. results.parquet has `COLUMNS`: curves would be most of it."""
 
 BY_NAME = {column.name: column for column in CELL_COLUMNS}

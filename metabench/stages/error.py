@@ -60,8 +60,8 @@ def error(subject: Subject) -> Iterator[Row]:
         found = [subject.hypergradient(problem, state, meta, window, stream).meta for _ in range(draws)]
         for prefix, reference in (("hypergradient", exact), ("target", own)):
             if reference is not None and float(tree.norm(reference)) > 0:
-                against[prefix].append([_compare(one, reference) for one in found])
-                means[prefix].append(_compare(tree.mean(found), reference))
+                against[prefix].append([compare(one, reference) for one in found])
+                means[prefix].append(compare(tree.mean(found), reference))
     for prefix, compared in against.items():
         if compared:
             yield _summary(prefix, [one for window_draws in compared for one in window_draws])
@@ -150,7 +150,8 @@ class Comparison(NamedTuple):
     error: float
 
 
-def _compare(found: Tree, exact: Tree) -> Comparison:
+def compare(found: Tree, exact: Tree) -> Comparison:
+    """Return how a hypergradient compares with an exact one that is not zero."""
     size, exact_size = float(tree.norm(found)), float(tree.norm(exact))
     cosine = float(tree.dot(found, exact)) / (size * exact_size) if size > 0 else 0.0
     return Comparison(cosine, size / exact_size, float(tree.norm(tree.subtract(found, exact))) / exact_size)

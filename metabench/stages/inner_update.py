@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from metabench.autodiff.inner import leaves_of, part_of
-from metabench.autodiff.optimisers import STEP_COUNT
+from metabench.autodiff.inner import leaves_of
+from metabench.autodiff.parts import Part, shared_slots
 from metabench.core import tree
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
@@ -30,9 +30,10 @@ def check_update(optimiser: InnerOptimiser, state: InnerState, meta: Tree) -> No
             before, state = state, _pure(optimiser, gradient, state, meta)
         if getattr(optimiser, "leafwise", False):
             for name in state.params if len(state.params) > 1 else ():
-                part = part_of(before, [name])
+                one = Part((name,))
+                part = one.of_state(before, state.params, shared_slots(before.optimiser, state.params))
                 found = InnerState(*optimiser.update({name: gradient[name]}, part.params, part.optimiser, meta))
-                _compare(found, part_of(state, [name]), "leafwise", "other parameters")
+                _compare(found, one.of_state(state, state.params, {}), "leafwise", "other parameters")
         if getattr(optimiser, "coordinatewise", False):
             chosen = {name: _half(leaf.numel(), stream) for name, leaf in state.params.items()}
             picked = _picked(before, before.params, chosen)
@@ -81,11 +82,12 @@ def _picked(state: InnerState, like: Tree, chosen: Tree) -> InnerState:
     def of(leaves: Tree) -> Tree:
         return {
             name: leaf.reshape(like[name].numel(), *leaf.shape[like[name].dim() :])[chosen[name].to(leaf.device)]
+            if name in like
+            else leaf
             for name, leaf in leaves.items()
         }
 
-    slots = {slot: leaves if slot == STEP_COUNT else of(leaves) for slot, leaves in state.optimiser.items()}
-    return InnerState(of(state.params), slots)
+    return InnerState(of(state.params), {slot: of(leaves) for slot, leaves in state.optimiser.items()})
 
 
 def _compare(found: InnerState, expected: InnerState, declared: str, others: str) -> None:

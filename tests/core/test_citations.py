@@ -10,6 +10,7 @@ from metabench.core import Cost, MetabenchError, Target, method
 from metabench.core.citations import bibtex, keys, references
 from metabench.core.declarations import check_method
 from metabench.data import datasets
+from metabench.learned.declared import LEARNED_OPTIMISERS
 from metabench.methods import methods
 from metabench.problems import problems
 
@@ -23,6 +24,7 @@ def test_every_reference_is_a_balanced_entry_in_the_order_of_the_keys() -> None:
 
 def test_every_reference_is_cited() -> None:
     declared = [*methods().values(), *(kind.card for kind in problems().values()), *datasets().values()]
+    declared += LEARNED_OPTIMISERS().values()
     assert {key for one in declared for key in keys(one.citation)} == set(references())
 
 

@@ -11,8 +11,9 @@ import torch
 from bilevel import OPTIMISERS, call, checkpoint, make_problem, relative_error
 from small_problems import LearnedStart, SummedOuter, Tanh
 
-from metabench.autodiff.inner import begin, detached, run
-from metabench.core import InnerState, MetabenchError, Problem, Window, tree
+from metabench.autodiff import together
+from metabench.autodiff.inner import begin, detached, run, trained
+from metabench.core import Batch, InnerState, MetabenchError, Problem, Tree, Window, tree
 from metabench.core.randomness import generator, perturbation
 from metabench.methods import method
 
@@ -136,3 +137,33 @@ def test_the_memory_it_is_given_is_not_changed() -> None:
     for key, leaves in copied.items():
         assert all(torch.equal(leaf, after.memory[key][name]) for name, leaf in leaves.items())
         assert not any(leaf.requires_grad for leaf in later.memory[key].values())
+
+
+class Branching(Tanh):
+    """A loss with a branch that reads a number out of a tensor: torch.func.vmap does not take it."""
+
+    def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        loss = super().inner_loss(params, meta, batch)
+        return 2 * loss if loss.item() > 0 else loss
+
+
+@pytest.mark.parametrize("name", ["es", "pes"])
+@pytest.mark.parametrize("kind", [Branching, Tanh, LearnedStart, SummedOuter])
+def test_pairs_in_one_pass_are_those_of_one_by_one(
+    name: str, kind: type[Tanh], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone: list[int] = []
+    monkeypatch.setattr(together, "trained", lambda *given: alone.append(1) or trained(*given))
+    problem = kind("adam")
+    state, meta, window = checkpoint(problem)
+    found = []
+    for pairs_together in (1, 3, 0):
+        alone.clear()
+        after = call(name, problem, state, meta, window, seed=3, pairs=4, together=pairs_together)
+        found.append(call(name, problem, after.state, meta, window, seed=4, pairs=4, together=pairs_together))
+        assert len(alone) == (16 if pairs_together == 1 or kind is Branching else 0)
+    for other in found[1:]:
+        assert relative_error(other.meta, found[0].meta) <= 1e-10
+        for key, leaves in found[0].state.memory.items():
+            for leaf, kept in leaves.items():
+                torch.testing.assert_close(other.state.memory[key][leaf], kept, rtol=1e-11, atol=1e-13)

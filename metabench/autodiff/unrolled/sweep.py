@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 from metabench.autodiff.derivatives import Derivatives, Recorded
 from metabench.autodiff.gradients import filled, gradients, reached
-from metabench.autodiff.inner import begin, detached, leaves_of, part_of, parts_of, recorded_step, updated, with_leaves
+from metabench.autodiff.inner import begin, detached, leaves_of, recorded_step, updated, with_leaves
+from metabench.autodiff.parts import Part, parts_of, shared_slots
 from metabench.autodiff.unrolled.checkpoint_schedules import Schedule, every_state
 from metabench.autodiff.unrolled.trajectory import Trajectory, Visit
 from metabench.core import tree
@@ -73,7 +74,15 @@ def sweep_back(
     meta = tree.detach(meta)
     start = state
     first_order = derivatives or Recorded(problem)
-    ahead = _Run(problem, meta, window, first_order, schedule, save_inner_grads, Trajectory() if trajectory is None else trajectory)
+    ahead = _Run(
+        problem,
+        meta,
+        window,
+        first_order,
+        schedule,
+        save_inner_grads,
+        Trajectory() if trajectory is None else trajectory,
+    )
     with torch.no_grad():
         ahead.kept.keep(0, Visit(detached(begin(problem, state, meta)), None))
     # The way back begins at the step before the last outer loss due; no state after it is needed again.
@@ -84,7 +93,8 @@ def sweep_back(
     del visit
     final = state
     for k in range(last + 1, len(window.inner)):
-        final = updated(problem, first_order.inner(final.params, meta, window.inner[k]), final, meta)
+        slope = first_order.inner(final.params, meta, window.inner[k])
+        final = updated(problem, slope, final, meta, spent=k > last + 1)
 
     # The cotangent is held by this list alone and taken out of it, so that a pullback can let go of it in its middle; so is the gradient.
     held, value = [InnerState({}, {})], 0.0
@@ -133,17 +143,18 @@ class _Run:
         state = self.kept.at(first).state
         for k in range(first, last):
             # Where states are kept one after another the way back comes next, and wants their gradients.
-            state = self.step(k, state, save=k + 1 in keep and (k in keep or k == first))
+            held = k in keep or k == first
+            state = self.step(k, state, save=k + 1 in keep and held, spent=not held)
             if k + 1 in keep:
                 self.kept.keep(k + 1, Visit(state, None))
         return Visit(state, None)
 
-    def step(self, k: int, state: InnerState, save: bool = True) -> InnerState:
-        """Return state k+1 from `state`, which is state k; keep the gradient with it if `save` asks for it."""
+    def step(self, k: int, state: InnerState, save: bool = True, spent: bool = False) -> InnerState:
+        """Return state k+1 from `state`, which is state k; keep the gradient with it if `save` asks for it. `spent` as in `updated`."""
         gradient = self.derivatives.inner(state.params, self.meta, self.window.inner[k])
         if save and self.save_inner_grads:
             self.kept.keep(k, Visit(state, gradient))
-        return updated(self.problem, gradient, state, self.meta)
+        return updated(self.problem, gradient, state, self.meta, spent=spent)
 
 
 def recomputed_step(
@@ -201,32 +212,46 @@ def pull_update(
 ) -> tuple[InnerState, Tree, Tree]:
     """Return the VJP of the inner update: its direct shares for the state (empty if not `through`) and for l, and the cotangent of g.
 
-    Of a large model it is taken for a part of the parameter tensors at a time, where the update is leafwise.
+    Of a large model it is taken for a part of the parameters at a time, where the update allows it. The slots of `cotangent` are consumed.
     """
     parts, meta = parts_of(problem.optimiser, state.params), tree.leaves_for_grad(meta)
     if len(parts) == 1:
         # As it is: of an optimiser that does not say it is leafwise, a slot may have other names than the parameters.
         pulled, share, of_gradient = _pull_part(problem, gradient, state, meta, cotangent, through)
         return pulled, filled(share, meta), of_gradient
-    whole = InnerState({}, {slot: {} for slot in state.optimiser})
+    like, shared = state.params, shared_slots(state.optimiser, state.params)
+    weights = shared_slots(cotangent.optimiser, like)
+    # A leaf of a slot that is cut was made here, a step later: the cotangent of this step takes its place.
+    whole = InnerState({}, {slot: _cut_leaves(cotangent.optimiser.get(slot, {}), parts) for slot in state.optimiser})
     share, of_gradient = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
-    for i, names in enumerate(parts):
+    for part in parts:
         pulled, of_meta, of_part = _pull_part(
             problem,
-            {name: gradient[name] for name in names},
-            part_of(state, names),
+            part.of(gradient, like),
+            part.of_state(state, like, shared),
             meta,
-            part_of(cotangent, names, shared=i == 0),
+            part.of_state(cotangent, like, weights),
             through,
         )
-        share |= {name: share[name] + leaf if name in share else leaf for name, leaf in of_meta.items()}
-        of_gradient |= of_part
+        weights = {}  # the cotangent of what parts share is pulled back once
+        share = add_present(share, of_meta)
+        part.put(of_gradient, of_part, like)
         if through:
-            whole.params.update(pulled.params)
+            part.put(whole.params, pulled.params, like)
             for slot, leaves in pulled.optimiser.items():
-                kept = whole.optimiser[slot]
-                kept |= {name: kept[name] + leaf if name in kept else leaf for name, leaf in leaves.items()}
+                part.put(whole.optimiser[slot], leaves, like)
+                shares = {name: leaf for name, leaf in leaves.items() if name not in like}
+                whole.optimiser[slot] = add_present(whole.optimiser[slot], shares)
     return whole if through else InnerState({}, {}), filled(share, meta), of_gradient
+
+
+def _cut_leaves(leaves: Tree, parts: list[Part]) -> Tree:
+    return {name: leaves[name] for part in parts if part.rows for name in part.names if name in leaves}
+
+
+def add_present(total: Tree, more: Tree) -> Tree:
+    """Return the sum of two trees, of which either may lack leaves."""
+    return total | {name: total[name] + leaf if name in total else leaf for name, leaf in more.items()}
 
 
 def _pull_part(

@@ -52,7 +52,7 @@ class Entrant:
 
     def combined(self, column: str) -> Any:
         """Return what the seeds' values of a column become, as the column declares; None where there is no value."""
-        values = [row[column] for row in self.finished if finite(row[column])]
+        values = [row[column] for row in self.finished if finite(row.get(column))]
         return combine(values, column) if values else None
 
     def curves(self, suite: Suite, name: str) -> list[Curve]:
@@ -116,7 +116,7 @@ _CHOSEN, _AT_EDGE = "chosen ", " at the edge"
 
 
 def chosen(row: Mapping[str, Any]) -> dict[str, tuple[float, bool]]:
-    """Return the values that validation chose for the tasks trained on, by axis, and whether each stands at the edge of its grid."""
+    """Return the values that validation chose for the tasks trained on, by axis, and whether each is the least or greatest of its grid."""
     summary = row["meta_summary"] or {}
     axes = [name.removeprefix(_CHOSEN) for name in summary if name.startswith(_CHOSEN) and "," not in name]
     return {axis: (summary[_CHOSEN + axis], bool(summary.get(axis + _AT_EDGE))) for axis in axes}
