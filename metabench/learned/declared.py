@@ -21,6 +21,10 @@ from metabench.core.types import Tree
 class LearnedOptimiser(Declarable):
     """An inner optimiser with meta-parameters of its own.
 
+    The update may say, as attributes: `leafwise`, each tensor's update depends on no other; `coordinatewise`, so does each coordinate's,
+    and leaves of slots begin with the parameter's shape; `translates`, the parameters' own values do not count; and
+    `numbers_per_coordinate`, how many numbers it keeps for a coordinate until its derivative is taken, by which large updates are cut.
+
     Attributes:
         name: the word in a problem's option `optimiser`.
         title: one line for listings.
