@@ -43,7 +43,10 @@ class Scheduled:
     schedule: Schedule
 
 
-Rate: TypeAlias = "float | PerParameter | Scheduled | Callable[[Tree, torch.Tensor], torch.Tensor | Tree]"
+Number: TypeAlias = "float | torch.Tensor"
+"""A setting: a number, or a scalar tensor where it is learned."""
+
+Rate: TypeAlias = "Number | PerParameter | Scheduled | Callable[[Tree, torch.Tensor], torch.Tensor | Tree]"
 
 
 def scheduled(rate: Rate, schedule: Schedule) -> Rate:
@@ -110,17 +113,18 @@ def _times(rate: Rate, meta: Tree, direction: Tree, step: torch.Tensor | None) -
     return tree.scale(value, direction)
 
 
-def _zero_count(params: Tree) -> Tree:
+def zero_count(params: Tree) -> Tree:
+    """Return the slot of a step count of zero."""
     like = next(iter(params.values()))
     return {"count": torch.zeros((), dtype=like.dtype, device=like.device)}
 
 
 def _first_count(rate: Rate, params: Tree) -> OptimiserState:
     """Return the slot of the step count where the rate reads it."""
-    return {STEP_COUNT: _zero_count(params)} if counts_steps(rate) else {}
+    return {STEP_COUNT: zero_count(params)} if counts_steps(rate) else {}
 
 
-def _counted(state: OptimiserState) -> tuple[torch.Tensor | None, OptimiserState]:
+def counted(state: OptimiserState) -> tuple[torch.Tensor | None, OptimiserState]:
     """Return the step, and the slot of the next one; None and nothing where steps are not counted.
 
     The step is a constant to every derivative: nothing learned moves it, and at step 0 its tangent of zero would make NaN of the infinite
@@ -157,10 +161,10 @@ class SGD:
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
         """Return the next parameters and step count."""
-        step, counted = _counted(state)
+        step, after = counted(state)
         if self.weight_decay:
             gradient = tree.add_scaled(gradient, self.weight_decay, params)
-        return tree.subtract(params, _times(self.learning_rate, meta, gradient, step)), counted
+        return tree.subtract(params, _times(self.learning_rate, meta, gradient, step)), after
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Momentum:
     """b <- mu b + g; w <- w - lr b, or w - lr (g + mu b) with `nesterov`. Polyak 1964; Sutskever et al. 2013."""
 
     learning_rate: Rate
-    momentum: float = 0.9
+    momentum: Number = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
 
@@ -190,12 +194,12 @@ class Momentum:
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
         """Return the next parameters and slots."""
-        step, counted = _counted(state)
+        step, after = counted(state)
         if self.weight_decay:
             gradient = tree.add_scaled(gradient, self.weight_decay, params)
         buffer = tree.add_scaled(gradient, self.momentum, state["momentum"])
         direction = tree.add_scaled(gradient, self.momentum, buffer) if self.nesterov else buffer
-        return tree.subtract(params, _times(self.learning_rate, meta, direction, step)), {"momentum": buffer, **counted}
+        return tree.subtract(params, _times(self.learning_rate, meta, direction, step)), {"momentum": buffer, **after}
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ class Adam:
     """
 
     learning_rate: Rate
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Number, Number] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
     decoupled: bool = False
@@ -226,15 +230,15 @@ class Adam:
 
     def init(self, params: Tree) -> OptimiserState:
         """Return zero moments and a step count of zero."""
-        return {"first": tree.zeros_like(params), "second": tree.zeros_like(params), STEP_COUNT: _zero_count(params)}
+        return {"first": tree.zeros_like(params), "second": tree.zeros_like(params), STEP_COUNT: zero_count(params)}
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
         """Return the next parameters and slots."""
-        step, counted = _counted(state)
+        step, after = counted(state)
         if self.weight_decay and not self.decoupled:
             gradient = tree.add_scaled(gradient, self.weight_decay, params)
         beta1, beta2 = self.betas
-        count = counted[STEP_COUNT]["count"]
+        count = after[STEP_COUNT]["count"]
         first = tree.tree_map(lambda m, g: beta1 * m + (1 - beta1) * g, state["first"], gradient)
         second = tree.tree_map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state["second"], gradient)
         correction1, correction2 = 1 - beta1**count, 1 - beta2**count
@@ -244,7 +248,7 @@ class Adam:
         if self.weight_decay and self.decoupled:
             direction = tree.add_scaled(direction, self.weight_decay, params)
         moved = tree.subtract(params, _times(self.learning_rate, meta, direction, step))
-        return moved, {"first": first, "second": second, **counted}
+        return moved, {"first": first, "second": second, **after}
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,7 @@ class RMSprop:
     """v <- alpha v + (1 - alpha) g^2; w <- w - lr g / (sqrt(v + eps^2) + eps). Tieleman & Hinton 2012."""
 
     learning_rate: Rate
-    alpha: float = 0.99
+    alpha: Number = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.0
 
@@ -274,12 +278,12 @@ class RMSprop:
 
     def update(self, gradient: Tree, params: Tree, state: OptimiserState, meta: Tree) -> tuple[Tree, OptimiserState]:
         """Return the next parameters and slots."""
-        step, counted = _counted(state)
+        step, after = counted(state)
         if self.weight_decay:
             gradient = tree.add_scaled(gradient, self.weight_decay, params)
         second = tree.tree_map(lambda v, g: self.alpha * v + (1 - self.alpha) * g * g, state["second"], gradient)
         direction = tree.tree_map(lambda g, v: g / ((v + self.eps**2).sqrt() + self.eps), gradient, second)
-        return tree.subtract(params, _times(self.learning_rate, meta, direction, step)), {"second": second, **counted}
+        return tree.subtract(params, _times(self.learning_rate, meta, direction, step)), {"second": second, **after}
 
 
 @dataclass(frozen=True)

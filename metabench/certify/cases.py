@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from metabench.certify.learned_updates import LearnedUpdate
 from metabench.certify.problem import SCHEDULED, CertificationProblem
 from metabench.certify.problems import (
     ExampleWeights,
@@ -258,6 +259,7 @@ def _moving_problems() -> Iterator[CertificationProblem]:
     yield from (TiedStart(o, inner_steps=k) for o, k in (("sgd", 1), ("adam", 3)))
     yield from (Layouts(o, inner_steps=k, scale=0.2) for o, k in (("momentum", 3), ("adam", 2)))
     yield ManyWeights("sgd", inner_steps=2)
+    yield from (LearnedUpdate(o, inner_steps=3, due="every") for o in ("lstm", "mlp"))
 
 
 def _implicit_cases() -> Iterator[Case]:

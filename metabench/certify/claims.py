@@ -16,6 +16,7 @@ from typing import Any
 from metabench.certify.cases import Case, cases, moving, settled
 from metabench.certify.check import STREAM, Answer, ask, astray, compared, relative
 from metabench.certify.formulas import FORMULAS, Formula
+from metabench.certify.learned_updates import OPTIONS as LEARNED
 from metabench.certify.problem import SCHEDULED
 from metabench.certify.problems import ExampleWeights, Ridge
 from metabench.certify.shared_roles import SharedRoles
@@ -32,7 +33,10 @@ FORMULA_TOLERANCE = 1e-8
 SINGLE_TOLERANCE = {"exact": 1e-5, "formula": 5e-4}
 """In float32: thirty times what rounding does to the package's exact methods, and six times what differences of width 0.01 make of it."""
 SINGLE_STATE_TOLERANCE = 1e-5
-MAY_DECLINE = {"higher_unrolled": {SCHEDULED, "adamw"}, "torchopt_unrolled": {SCHEDULED, "rmsprop"}}
+MAY_DECLINE = {
+    "higher_unrolled": {SCHEDULED, "adamw", *LEARNED},
+    "torchopt_unrolled": {SCHEDULED, "rmsprop", *LEARNED},
+}
 """Inner optimisers that other libraries do not have. A method of the package declines nothing else that exists: it fails where it does."""
 SAMPLED = frozenset({Target.SMOOTHED, Target.PERSISTENT})
 """Targets with a mean to check against, and no value here."""

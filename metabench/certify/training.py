@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metabench.certify.learned_updates import LearnedUpdate, updated
 from metabench.certify.problem import CertificationProblem
 from metabench.core import Batch, InnerState, OptimiserState, Tree
 from metabench.core.lazy import torch
@@ -38,6 +39,8 @@ def value(loss: Any, params: Tree, meta: Tree, batch: Batch) -> float:
 
 def update(problem: CertificationProblem, slopes: Tree, state: InnerState, meta: Tree) -> InnerState:
     """Return the state after one update along `slopes`."""
+    if isinstance(problem, LearnedUpdate):
+        return updated(problem.optimiser_name, slopes, state, meta)
     rates = problem.rates(meta, state.params, _count(state))
     return _updated(problem, slopes, state, rates, dict.fromkeys(rates, problem.momentum(meta)))
 
@@ -130,7 +133,12 @@ def train(problem: CertificationProblem, state: InnerState, meta: Tree, window: 
 
 
 def objectives(problem: CertificationProblem, state: InnerState, metas: Sequence[Tree], window: Any) -> list[float]:
-    """Return the window's objective for each of several l, all runs from `state` at once: a run of small tensors costs its calls."""
+    """Return the window's objective for each of several l, all runs from `state` at once: a run of small tensors costs its calls.
+
+    Of a learned update one run is taken after the other.
+    """
+    if isinstance(problem, LearnedUpdate):
+        return [train(problem, state, meta, window).objective for meta in metas]
     starts = [begun(problem, state, meta).params for meta in metas]
     return objectives_of_last(problem, starts, state, metas, window, len(window.inner))
 
@@ -140,8 +148,13 @@ def objectives_of_last(
 ) -> list[float]:
     """Return for each l the sum of the outer losses due in the last steps of a window, run from its own `starts` and the slots of `state`.
 
-    All runs are taken at once, their tensors stacked, [runs, ...]; rates and momenta are those of each l by itself.
+    All runs are taken at once, their tensors stacked, [runs, ...]; rates and momenta are those of each l by itself. Of a learned update
+    one run is taken after the other.
     """
+    if isinstance(problem, LearnedUpdate):
+        part = window.last(last)
+        pairs = zip(starts, metas, strict=True)
+        return [train(problem, InnerState(start, state.optimiser), meta, part).objective for start, meta in pairs]
     params, meta = _stacked(starts), _stacked(metas)
     slots = {slot: leaves if slot == STEP else _stacked([leaves] * len(metas)) for slot, leaves in state.optimiser.items()}
     now, total = InnerState(params, slots), torch.zeros(len(metas), dtype=torch.float64)

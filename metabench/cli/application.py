@@ -30,7 +30,7 @@ Plugins = Annotated[
     list[Path],
     typer.Option(
         "--plugin",
-        help="A Python file with methods, problems, data sets, models, inner optimisers or kinds of experiment; repeatable.",
+        help="A Python file with methods, problems, data sets, models, inner or learned optimisers or kinds of experiment; repeatable.",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""`metabench list`: methods, problems, data sets, sizes, inner optimisers, kinds of experiment and suites, as tables or JSON."""
+"""`metabench list`: methods, problems, data sets, sizes, optimisers, kinds of experiment and suites, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from metabench.core.errors import MetabenchError
 from metabench.suite.plan.catalogue import (
     dataset_cards,
     kind_cards,
+    learned_cards,
     method_cards,
     optimiser_cards,
     problem_cards,
@@ -30,6 +31,7 @@ class Kind(str, Enum):
     datasets = "datasets"
     sizes = "sizes"
     optimisers = "optimisers"
+    learned = "learned"
     kinds = "kinds"
     suites = "suites"
 
@@ -152,6 +154,11 @@ _LISTINGS: dict[Kind, _Listing] = {
         lambda plugins: _named(optimiser_cards(plugins)),
         ("name", "inner optimiser", "module"),
         lambda o: (o["name"], o["title"], o["module"]),
+    ),
+    Kind.learned: _Listing(
+        lambda plugins: _named(learned_cards(plugins)),
+        ("name", "learned optimiser", "options", "paper"),
+        lambda o: (o["name"], o["title"], _options(o["options"]), o["citation_key"]),
     ),
     Kind.kinds: _Listing(
         lambda plugins: _named(kind_cards(plugins)),

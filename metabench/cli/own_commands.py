@@ -29,7 +29,7 @@ def list_command(
     as_json: Json = False,
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
-    """List methods, problems, data sets, sizes, inner optimisers, kinds of experiment and suites."""
+    """List methods, problems, data sets, sizes, inner and learned optimisers, kinds of experiment and suites."""
     print_listing(kind, as_json, plugin)
 
 

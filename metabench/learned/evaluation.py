@@ -12,6 +12,7 @@ from metabench.core.lazy import torch
 from metabench.core.problem import Problem
 from metabench.core.randomness import generator
 from metabench.core.types import InnerState, Tree
+from metabench.learned.names import AREA, DIVERGED, FINAL, MEDIAN
 from metabench.learned.tasks import Part, Tasks
 
 
@@ -72,12 +73,6 @@ class Judged:
     def curve(self) -> Curve:
         """Return median and quartiles over tasks against the step."""
         return Curve.over_tasks(range(len(self.losses)), self.capped.T.tolist(), self.unit, log_y=True)
-
-
-AREA = "area under the loss curve"
-FINAL = "final loss, log10 of the mean"
-MEDIAN = "final loss, log10 of the median"
-DIVERGED = "diverged tasks (%)"
 
 
 def _log10(value: float) -> float:

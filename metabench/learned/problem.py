@@ -21,8 +21,9 @@ from metabench.core.problem import OuterOptimiser, Setting, Validation
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
 from metabench.learned.declared import read_optimiser
-from metabench.learned.evaluation import AREA, DIVERGED, FINAL, MEDIAN, Trial, judge
+from metabench.learned.evaluation import Trial, judge
 from metabench.learned.grouped import Driver
+from metabench.learned.names import AREA, DIVERGED, FINAL, LOSS, MEDIAN, on_trial
 from metabench.learned.tasks import Part, Tasks
 
 METRICS = (Metric(AREA, "min"), Metric(FINAL, "min"), Metric(MEDIAN, "min"), Metric(DIVERGED, "min"))
@@ -149,9 +150,8 @@ class LearnedOptimiserProblem(Problem):
         found: dict[str, float | Curve] = {}
         for trial in self._judged_on(self.setting.options.test_episodes):
             judged = judge(self, trial, meta, Part.TEST)
-            prefix = f"{trial.name}: " if trial.name else ""
-            found |= {f"{prefix}{name}": value for name, value in judged.numbers().items()}
-            found[f"{prefix}{CURVE}"] = judged.curve()
+            found |= {on_trial(trial.name, name): value for name, value in judged.numbers().items()}
+            found[on_trial(trial.name, LOSS)] = judged.curve()
         return found
 
     def validate(self, meta: Tree) -> dict[str, float | Curve]:
@@ -162,10 +162,7 @@ class LearnedOptimiserProblem(Problem):
     def chosen_by(self, meta: Tree) -> dict[str, float]:
         """Return the area under the curve on validation tasks of every trial."""
         trials = self._judged_on(self.setting.options.validation_episodes)
-        return {
-            f"{trial.name}: {AREA}" if trial.name else AREA: judge(self, trial, meta, Part.VALIDATION).area
-            for trial in trials
-        }
+        return {on_trial(trial.name, AREA): judge(self, trial, meta, Part.VALIDATION).area for trial in trials}
 
     def _judged_on(self, episodes: int) -> list[Trial]:
         own = Trial("", self.tasks, self.setting.options.horizon, episodes)
@@ -174,6 +171,3 @@ class LearnedOptimiserProblem(Problem):
     def summary(self, meta: Tree) -> dict[str, float]:
         """Return the number of meta-parameters, and what the optimiser says of itself."""
         return self.optimiser.summary(meta)
-
-
-CURVE = "loss"

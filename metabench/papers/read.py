@@ -97,8 +97,27 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Statement:
+    """An ordering that a paper states or draws without a number: its system is ahead of the best tuned baseline, or is not.
+
+    what: in the paper's words. ahead: whether it says so. problem, trial: the problem and its test here that the statement may be set
+    beside; no trial: the tasks trained on. source: figure or section. differs: how the protocols differ.
+    """
+
+    what: str
+    ahead: bool
+    problem: str
+    source: str
+    differs: str
+    trial: str = ""
+
+
+@dataclass(frozen=True)
 class Paper:
-    """A paper and its figures. name: of its file. bibtex: key in references.bib; may be empty. note: what is left out, and why."""
+    """A paper with its figures and statements.
+
+    name: of its file. bibtex: key in references.bib; may be empty. note: what is left out, and why.
+    """
 
     name: str
     title: str
@@ -109,6 +128,7 @@ class Paper:
     figures: tuple[Figure, ...]
     bibtex: str = ""
     note: str = ""
+    statements: tuple[Statement, ...] = ()
 
 
 def papers(files: Iterable[Path] = ()) -> dict[str, Paper]:
@@ -150,6 +170,9 @@ def read_paper(path: Path) -> Paper:
         raise _wrong(where, "figures", figures, "a list")
     if not figures and not raw.get("note"):
         raise MetabenchError(f"{where} has no figures: say why under 'note'")
+    statements = raw.get("statements") or []
+    if not isinstance(statements, list):
+        raise _wrong(where, "statements", statements, "a list")
     bibtex = _text(raw, "bibtex", where)
     if bibtex and bibtex not in references():
         raise MetabenchError(f"{where}: key 'bibtex': {unknown('citation', bibtex, references())}")
@@ -163,7 +186,16 @@ def read_paper(path: Path) -> Paper:
         figures=tuple(_figure(one, f"{where}, figure {index}") for index, one in enumerate(figures, start=1)),
         bibtex=bibtex,
         note=_text(raw, "note", where),
+        statements=tuple(_statement(one, f"{where}, statement {index}") for index, one in enumerate(statements, start=1)),
     )
+
+
+def _statement(raw: Any, where: str) -> Statement:
+    required, optional = _keys(Statement)
+    _check_keys(raw, where, required - {"ahead"}, optional | {"ahead"})
+    if not isinstance(raw.get("ahead"), bool):
+        raise _wrong(where, "ahead", raw.get("ahead"), "true or false")
+    return Statement(ahead=raw["ahead"], **{key: _text(raw, key, where) for key in raw if key != "ahead"})
 
 
 def _figure(raw: Any, where: str) -> Figure:

@@ -35,6 +35,7 @@ from metabench.core.schedules import schedule_text
 from metabench.core.segments import LOSS, Segment
 from metabench.core.types import Batch, InnerState, Tree, Window
 from metabench.measure.outcome import outcome
+from metabench.stages.inner_update import check_update
 from metabench.stages.subject import PRECISE, Row, Subject
 
 _STEPS_CHECKED = 200
@@ -62,7 +63,8 @@ SIZES = ("batch", "n_params", "n_meta", "outer_optimiser")
 def well_posed(subject: Subject) -> Iterator[Row]:
     """Raise what is wrong with the problem, before anything is measured on it; yield its sizes.
 
-    Raises: as `check_trees`, `check_rates`, `check_losses`, `check_reach` and, for the first seed of a small problem, `check_derivatives`.
+    Raises: as `check_trees`, `check_rates`, `check_losses`, `check_reach` and, for the first seed of a small problem, `check_update` and
+        `check_derivatives`.
     """
     problem = subject.problem
     state, meta = problem.initial_state()
@@ -75,6 +77,7 @@ def well_posed(subject: Subject) -> Iterator[Row]:
         check_losses(problem, state, meta, first)
         check_reach(problem, state, meta, itertools.chain([first], windows))
         if subject.first and tree.count(state.params) <= subject.measure["error_max_params"]:
+            check_update(problem.optimiser, state, meta)
             precise = subject.make(PRECISE)
             check_derivatives(precise, *precise.initial_state(), next(precise.windows())[0])
     except Exception as error:

@@ -363,7 +363,7 @@ BUGS = {
     ),
     "the step of a schedule is one too far": Bug(
         "mixflow",
-        patched("metabench.autodiff.optimisers", "_counted", one_step_ahead),
+        patched("metabench.autodiff.optimisers", "counted", one_step_ahead),
         words="wrong with problem learned_schedule, scheduled_rate",
     ),
     "a schedule starts anew with every window": Bug("unrolled", function=from_step_zero, words="its state is reset"),

@@ -21,10 +21,10 @@ def test_two_steps_are_those_of_cells_of_torch() -> None:
     params, gradients = drawn((2, 3), (4,)), [drawn((2, 3), (4,), seed=seed) for seed in (1, 2)]
     cells = [torch.nn.LSTMCell(size, 3, dtype=torch.float64) for size in (1, 3)]
     for i, cell in enumerate(cells, start=1):
-        cell.weight_ih.data, cell.weight_hh.data = meta[f"lstm{i}.input"].T, meta[f"lstm{i}.recurrent"].T
         # In torch the candidate is the third of the gates, and there are two biases.
         order = torch.arange(12).view(4, 3)[[0, 1, 3, 2]].flatten()
-        cell.weight_ih.data, cell.weight_hh.data = cell.weight_ih.data[order], cell.weight_hh.data[order]
+        weights = meta[f"lstm{i}.weight"][order]
+        cell.weight_ih.data, cell.weight_hh.data = weights[:, :-3], weights[:, -3:]
         cell.bias_ih.data, cell.bias_hh.data = meta[f"lstm{i}.bias"][order], torch.zeros(12, dtype=torch.float64)
     expected = torch.cat([leaf.flatten() for leaf in params.values()])
     states: list[tuple[torch.Tensor, torch.Tensor] | None] = [None, None]
@@ -43,9 +43,9 @@ def test_two_steps_are_those_of_cells_of_torch() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1e-30, -1e-30, 1e30])
 def test_the_logarithmic_input_has_finite_derivatives_of_both_orders(value: float) -> None:
-    at = torch.tensor([value], requires_grad=True)
+    at = torch.tensor([[value]], requires_grad=True)
     features = log_and_sign(at, 10)
-    (slope,) = torch.autograd.grad((features * torch.tensor([[1.0, 2.0]])).sum(), at, create_graph=True)
+    (slope,) = torch.autograd.grad((features * torch.tensor([[1.0], [2.0]])).sum(), at, create_graph=True)
     (bend,) = torch.autograd.grad(slope, at) if slope.requires_grad else (slope,)
     assert features.isfinite().all() and slope.isfinite().all() and bend.isfinite().all()
-    assert log_and_sign(torch.tensor([value]), 10)[0, 1].sign() == torch.tensor(value).sign()
+    assert log_and_sign(torch.tensor([[value]]), 10)[1, 0].sign() == torch.tensor(value).sign()

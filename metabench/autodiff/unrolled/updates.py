@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metabench.autodiff.gradients import filled, inner_gradient, outer_gradient, reached
 from metabench.autodiff.inner import begun, detached
-from metabench.autodiff.parts import Part, parts_of, shared_slots
+from metabench.autodiff.parts import Part, parts_of, put_shared, shared_slots
 from metabench.autodiff.unrolled.sweep import add_present, pull_start
 from metabench.core import tree
 from metabench.core.lazy import torch
@@ -38,18 +38,19 @@ def through_updates(problem: Problem, state: InnerState, meta: Tree, window: Win
             for chain in chains:
                 chain.owe(due.params)
             del due
-    final = InnerState(current, {slot: {} for slot in began.optimiser})
+    shared = shared_slots(began.optimiser, start)
+    final = InnerState(current, {slot: dict(leaves) for slot, leaves in shared.items()})
     of_start = dict[str, torch.Tensor]()
     for chain in chains:
         for slot, leaves in chain.state.optimiser.items():
             chain.part.put(final.optimiser[slot], tree.detach(leaves), start)
-            final.optimiser[slot].update({name: leaf.detach() for name, leaf in leaves.items() if name not in start})
+        put_shared(final.optimiser, chain.state.optimiser, shared)
         share, of_part = chain.pull([meta, start if learns_start else {}])
         total = add_present(total, share)
         of_start = add_present(of_start, of_part)
     if learns_start:
         total = tree.add(total, pull_start(problem, state, given, filled(of_start, start)))
-    return Hypergradient(total, final, value)
+    return Hypergradient(total, detached(final), value)
 
 
 class _Chain:

@@ -58,18 +58,18 @@ class LSTM:
         """Return the next parameters and states of the LSTM."""
         options = self.options
         flat = options.gain * joined(gradient)
-        inputs = flat.unsqueeze(1) if options.input == "raw" else log_and_sign(flat, options.p)
+        inputs = flat if options.input == "raw" else log_and_sign(flat, options.p)
         change, after = self._network.step(inputs, state, meta, params)
         moved = parted(options.output * change, params)
         return {name: leaf + moved[name] for name, leaf in params.items()}, after
 
 
 def log_and_sign(values: torch.Tensor, p: float) -> torch.Tensor:
-    """Return (log|x| / p, sign x) where |x| >= exp(-p), otherwise (-1, exp(p) x), shape [n, 2]: Andrychowicz et al. 2016, appendix A.
+    """Return (log|x| / p, sign x) where |x| >= exp(-p), otherwise (-1, exp(p) x), shape [2, n], for x [1, n].
 
-    The derivatives are finite everywhere: the logarithm is never taken of less than exp(-p).
+    Andrychowicz et al. 2016, appendix A. The derivatives are finite everywhere: the logarithm is never taken of less than exp(-p).
     """
-    return torch.stack([values.abs().clamp(min=math.exp(-p)).log() / p, (math.exp(p) * values).clamp(-1, 1)], dim=1)
+    return torch.cat([values.abs().clamp(min=math.exp(-p)).log() / p, (math.exp(p) * values).clamp(-1, 1)])
 
 
 LSTM_OPTIMISER = LearnedOptimiser(

@@ -16,6 +16,7 @@ from metabench.data import datasets, is_available
 from metabench.data.fetch.files import content_sha256
 from metabench.data.registry import dataset
 from metabench.kinds import kinds
+from metabench.learned.declared import LEARNED_OPTIMISERS
 from metabench.methods import methods
 from metabench.problems import problems
 
@@ -66,6 +67,20 @@ def problem_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
 def optimiser_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
     """Return every inner optimiser by name."""
     return {name: {"title": found.title, "module": found.module} for name, found in INNER_OPTIMISERS(plugins).items()}
+
+
+def learned_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
+    """Return every learned optimiser by name: its options and its paper."""
+    return {
+        name: {
+            "title": found.title,
+            "options": describe(found.options),
+            "citation_key": citation_key(found.citation),
+            "citation": bibtex(found.citation),
+            "module": found.module,
+        }
+        for name, found in LEARNED_OPTIMISERS(plugins).items()
+    }
 
 
 def kind_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:

@@ -22,6 +22,7 @@ from metabench.data.fetch.files import content_sha256
 from metabench.data.registry import DATASETS, dataset
 from metabench.data.sets.own_text import is_own_text
 from metabench.kinds import KINDS
+from metabench.learned.declared import LEARNED_OPTIMISERS, read_optimiser
 from metabench.methods import METHODS
 from metabench.problems import PROBLEMS
 from metabench.suite.plan.cell import Cell
@@ -214,7 +215,7 @@ def _modules(cell: Cell) -> tuple[str, ...]:
 
 
 def _chosen(cell: Cell) -> Iterator[tuple[Registry[Any], str]]:
-    """Yield what the problem's size and options choose from registries: models, inner optimisers."""
+    """Yield what the problem's size and options choose from registries: models, inner optimisers, learned ones."""
     card = PROBLEMS.pick(cell.problem, cell.plugin_files).card
     if isinstance(card.sizes, Registry):
         yield card.sizes, cell.size
@@ -222,6 +223,8 @@ def _chosen(cell: Cell) -> Iterator[tuple[Registry[Any], str]]:
         choices, value = field.metadata.get("choices"), cell.problem_options.get(field.name)
         if isinstance(choices, Registry) and isinstance(value, str):
             yield choices, value
+        if field.metadata.get("check") is read_optimiser and value:
+            yield LEARNED_OPTIMISERS, str(value).partition(",")[0].strip()
 
 
 def _home(registry: Registry[Any], name: str, plugins: Iterable[Path]) -> str:

@@ -1,0 +1,168 @@
+"""Who is compared: optimisers, learned or tuned, that were judged on the same tasks, whatever they were trained with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from metabench.core.curves import Curve
+from metabench.learned.names import AREA, TRAINED_BY, on_trial, trial_of
+from metabench.report import verdicts
+from metabench.report.palette import LabelStyle, assign_styles
+from metabench.report.results.columns import combine, finite
+from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Place, Row, Task
+from metabench.report.verdicts import Ranking
+from metabench.results.statistics import Estimate, intervals
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """An optimiser as one experiment left it, with the rows of all its seeds.
+
+    name: 'lstm by unrolled', or 'adam, tuned'.
+    """
+
+    name: str
+    optimiser: str
+    method: str
+    rows: tuple[Row, ...]
+
+    @property
+    def tuned(self) -> bool:
+        """Whether its settings were chosen from a grid by validation."""
+        return any(chosen(row) for row in self.rows)
+
+    @property
+    def finished(self) -> list[Row]:
+        """The rows of seeds that finished."""
+        return [row for row in self.rows if row["status"] == "ok"]
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """Return a metric by seed, where it is there and finite."""
+        found = {row["seed"]: (row["metrics"] or {}).get(metric) for row in self.finished}
+        return {seed: value for seed, value in found.items() if value is not None and finite(value)}
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """Return the mean of a metric over seeds with its interval; None where no seed has it."""
+        values = list(self.by_seed(metric).values())
+        return intervals([values])[0] if values else None
+
+    def combined(self, column: str) -> Any:
+        """Return what the seeds' values of a column become, as the column declares; None where there is no value."""
+        values = [row[column] for row in self.finished if finite(row[column])]
+        return combine(values, column) if values else None
+
+    def curves(self, suite: Suite, name: str) -> list[Curve]:
+        """Return a curve of every seed that finished and has it."""
+        found = (suite.curves.get((row["cell"], row["seed"]), {}).get(name) for row in self.finished)
+        return [curve for curve in found if curve is not None]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The tasks on which some entrants are judged. conditions: the options of the problem that make them, by name."""
+
+    task: Task
+    size: str
+    conditions: tuple[tuple[str, Any], ...]
+    place: Place
+    entrants: tuple[Entrant, ...] = field(compare=False)
+
+    @property
+    def horizon(self) -> int:
+        """Inner steps of an episode."""
+        return int(dict(self.conditions).get("horizon", 0))
+
+    @property
+    def tuned(self) -> list[Entrant]:
+        """The tuned baselines."""
+        return [one for one in self.entrants if one.tuned]
+
+    @property
+    def learned(self) -> list[Entrant]:
+        """The others."""
+        return [one for one in self.entrants if not one.tuned]
+
+    @functools.cached_property
+    def trials(self) -> list[str]:
+        """The names of all trials; '' first, the tasks trained on."""
+        names = (name for one in self.entrants for row in one.finished for name in row["metrics"] or {})
+        found = dict.fromkeys(trial for name in names if (trial := trial_of(name, AREA)) is not None)
+        return sorted(found, key=lambda trial: trial != "")
+
+    def best(self, entrants: Sequence[Entrant], metric: str) -> tuple[Entrant, float] | None:
+        """Return the entrant with the least mean of a metric, and that mean; None where none has one."""
+        means = [(one, estimate.value) for one in entrants if (estimate := one.estimate(metric))]
+        return min(means, key=lambda pair: pair[1], default=None)
+
+    def ranking(self, trial: str = "") -> Ranking:
+        """Return the verdicts on the area under the curve, of all entrants."""
+        metric = on_trial(trial, AREA)
+        samples = {one.name: sample for one in self.entrants if (sample := one.by_seed(metric))}
+        return verdicts.rank(samples, higher_is_better=False)
+
+    @functools.cached_property
+    def styles(self) -> dict[str, LabelStyle]:
+        """A style for each entrant: a colour for each method that trains, and one for each tuned baseline."""
+        owners = {one.name: one.optimiser if one.tuned else one.method for one in self.entrants}
+        return assign_styles(list(dict.fromkeys(owners.values())), owners)
+
+
+_CHOSEN, _AT_EDGE = "chosen ", " at the edge"
+"""What the summary of a row says of an axis that was tuned: its value, and 1 where that is the least or greatest of its grid."""
+
+
+def chosen(row: Mapping[str, Any]) -> dict[str, tuple[float, bool]]:
+    """Return the values that validation chose for the tasks trained on, by axis, and whether each stands at the edge of its grid."""
+    summary = row["meta_summary"] or {}
+    axes = [name.removeprefix(_CHOSEN) for name in summary if name.startswith(_CHOSEN) and "," not in name]
+    return {axis: (summary[_CHOSEN + axis], bool(summary.get(axis + _AT_EDGE))) for axis in axes}
+
+
+def benches(suite: Suite) -> list[Bench]:
+    """Return the tasks on which optimisers are judged, in the order of the suite; empty where it judges none."""
+    grouped: dict[tuple[Task, str, tuple[tuple[str, Any], ...], Place], list[Row]] = {}
+    for row in suite.rows:
+        if (
+            row["metric"] == AREA
+            and "optimiser" in row["problem_options"]
+            and row["outer_steps"] >= 0
+            and row["metrics"] is not None
+        ):
+            options = sorted((name, value) for name, value in row["problem_options"].items() if name not in TRAINED_BY)
+            key = (Task(row["problem"], row["dataset"]), row["size"], tuple(options), Place.of(row))
+            grouped.setdefault(key, []).append(row)
+    return [Bench(*key, tuple(_entrants(rows))) for key, rows in grouped.items()]
+
+
+def _entrants(rows: Sequence[Row]) -> list[Entrant]:
+    """Return the entrants behind some rows, with names that differ."""
+    cells: dict[str, list[Row]] = {}
+    for row in rows:
+        cells.setdefault(row["cell"], []).append(row)
+    first = [group[0] for group in cells.values()]
+    short = [_name(row) for row in first]
+    found = []
+    for row, name, group in zip(first, short, cells.values(), strict=True):
+        alike = [one for one, other in zip(first, short, strict=True) if other == name]
+        more = [
+            f"{option} {row['problem_options'][option]}"
+            for option in sorted(TRAINED_BY - {"optimiser"} & row["problem_options"].keys())
+            if len({str(one["problem_options"][option]) for one in alike}) > 1
+        ]
+        more += [f"K {row['inner_steps']}"] if len({one["inner_steps"] for one in alike}) > 1 else []
+        more += [f"{row['outer_steps']} updates"] if len({one["outer_steps"] for one in alike}) > 1 else []
+        full = ", ".join([name, *more])
+        found.append(Entrant(full, row["problem_options"]["optimiser"], row["label"], tuple(group)))
+    return found
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    options = row["problem_options"]
+    optimiser = " and ".join(filter(None, (options["optimiser"], options.get("dense"))))
+    if chosen(row):
+        return f"{optimiser.partition(',')[0]}, tuned"
+    return f"{optimiser} by {row['label']}" if row["outer_steps"] else f"{optimiser} as it is"
