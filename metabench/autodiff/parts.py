@@ -19,7 +19,7 @@ from metabench.core.types import InnerState, OptimiserState, Tree
 WHOLE_BYTES = 2**23
 """Most bytes of temporaries of an update that is taken at once."""
 
-CUT_BYTES = 2**21
+CUT_BYTES = 3 * 2**20
 """Most bytes of temporaries of an update within a tensor, on a CPU: about the size of a core's cache."""
 
 _NUMBERS = 8
