@@ -93,7 +93,9 @@ def suite(name: str, config: Path, work: Path) -> dict[str, float]:
     )
     (results,) = folder.glob("results/*/results.parquet")
     rows = pq.read_table(results)
-    in_use = 1 if load_suite(config).timing.value == "exclusive" else os.cpu_count() or 1
+    chosen = load_suite(config)
+    one_by_one = chosen.timing.value == "exclusive" and not chosen.rounds
+    in_use = 1 if one_by_one else os.cpu_count() or 1
     return {
         f"{name}_s": whole,
         f"{name}_cells": len(pc.unique(rows["cell"])),

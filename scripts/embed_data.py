@@ -1,12 +1,13 @@
-"""Rebuild metabench/data/embedded/ from Debian's packages, to the byte.
+"""Rebuild metabench/data/embedded/ from Debian's and Python's packages, to the byte.
 
     python scripts/embed_data.py                 build into the package
     python scripts/embed_data.py --check         build aside and compare with what the package ships
     python scripts/embed_data.py --debs FOLDER   take the .deb files from FOLDER instead of downloading them
 
-The packages' versions and checksums are pinned. If the archive of the machine's release holds another version, take the
-.deb files from https://snapshot.debian.org and pass --debs. Needs numpy and dpkg-deb, and apt-get
-unless --debs is given.
+The packages' versions and checksums are pinned; JPEG pictures are as Pillow 13 decodes
+them. If the archive of the machine's release holds another version, take the
+.deb files from https://snapshot.debian.org and pass --debs. Needs numpy, Pillow, pip and
+dpkg-deb, and apt-get unless --debs is given.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import shutil
@@ -26,18 +28,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from metabench.data import DatasetCard, card, splits
 from metabench.data.fetch.download import SourceFailed
 from metabench.data.fetch.files import EMBEDDED
-from metabench.data.fetch.packages import debian_package, run_command
+from metabench.data.fetch.packages import debian_package, python_package, run_command
 from metabench.data.formats import idx
-from metabench.data.sets import fashion_mnist
+from metabench.data.sets import fashion_mnist, photographs
 
 
 @dataclass(frozen=True)
 class Package:
-    """A Debian package, pinned."""
+    """A Debian package, or a Python package's wheel, pinned."""
 
     name: str
     version: str
@@ -51,6 +54,11 @@ FASHION_MNIST = Package(
 )
 JARGON = Package("dict-jargon", "4.4.7-3.1", "405f8168d7994ed2cb71407bb95493daec2e9aa66fc0461dafa74a9d6728a8c1")
 FOLDOC = Package("dict-foldoc", "20230119-1", "745cbedb55c2da609cc88ee0284e9d11a67a11ae3709daf7bad0e895ac3294c3")
+
+SCIKIT_LEARN = Package("scikit-learn", "1.9.1", "52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df")
+SCIKIT_IMAGE = Package("scikit-image", "0.26.0", "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af")
+FILE_OF = {"tissue": "ihc", "galaxies": "hubble_deep_field"}
+"""The files of pictures that are not called as the picture is."""
 
 
 def unpack(package: Package, workspace: Path, debs: Path | None) -> Path:
@@ -117,6 +125,26 @@ def dictionary(root: Path, name: str, first: bytes, behind: bytes) -> bytes:
     return lzma.compress(entries, format=lzma.FORMAT_XZ, preset=9 | lzma.PRESET_EXTREME)
 
 
+def build_photographs(workspace: Path) -> dict[str, bytes]:
+    """Return the pixels of photographs and styles in two files, and the licence of each picture."""
+    held: dict[str, bytes] = {}
+    for package, inside in ((SCIKIT_LEARN, "sklearn/datasets/images/"), (SCIKIT_IMAGE, "skimage/data/")):
+        files = python_package(package.name, package.version, package.sha256, workspace, run_command)
+        held |= {Path(name).stem: content for name, content in files.items() if name.startswith(inside)}
+    pixels = dict.fromkeys(photographs.SHAPES, b"")
+    for one in photographs.CREDITS:
+        kind = "styles" if one.part == "style" else "photographs"
+        height, width, _ = photographs.SHAPES[kind]
+        picture = Image.open(io.BytesIO(held[FILE_OF.get(one.name, one.name)])).convert("RGB")
+        scale = min(picture.width / width, picture.height / height)
+        across, down = scale * width, scale * height
+        left, top = (picture.width - across) / 2, (picture.height - down) / 2
+        box = (left, top, left + across, top + down)
+        pixels[kind] += picture.resize((width, height), Image.Resampling.LANCZOS, box).tobytes()
+    filters = [{"id": lzma.FILTER_DELTA, "dist": 3}, {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+    return {f"{kind}.xz": lzma.compress(raw, lzma.FORMAT_XZ, filters=filters) for kind, raw in pixels.items()}
+
+
 BUILT_FROM = {
     "fashion_mnist_10k": (FASHION_MNIST, build_fashion_mnist),
     "foldoc": (FOLDOC, build_foldoc),
@@ -124,7 +152,7 @@ BUILT_FROM = {
 }
 
 
-def entry(declared: DatasetCard, package: Package, built: dict[str, bytes]) -> dict[str, object]:
+def entry(declared: DatasetCard, origin: object, built: dict[str, bytes]) -> dict[str, object]:
     """Return what the manifest says of a data set."""
     return {
         "title": declared.title,
@@ -132,12 +160,17 @@ def entry(declared: DatasetCard, package: Package, built: dict[str, bytes]) -> d
         "licence_file": f"{declared.name}/LICENSE",
         "attribution": declared.attribution,
         "source": declared.source,
-        "origin": {"debian_package": package.name, "version": package.version, "sha256": package.sha256},
+        "origin": origin,
         "files": {
             name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in built.items()
         },
     }
+
+
+def origin(kind: str, package: Package) -> dict[str, str]:
+    """Return a package as the manifest names it."""
+    return {kind: package.name, "version": package.version, "sha256": package.sha256}
 
 
 def build(target: Path, debs: Path | None) -> None:
@@ -152,7 +185,16 @@ def build(target: Path, debs: Path | None) -> None:
             for file_name, content in built.items():
                 (folder / file_name).write_bytes(content)
             shutil.copyfile(root / "usr/share/doc" / package.name / "copyright", folder / "LICENSE")
-            manifest[name] = entry(card(name), package, built)
+            manifest[name] = entry(card(name), origin("debian_package", package), built)
+        built = build_photographs(Path(temporary))
+        folder = target / "photographs"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file_name, content in built.items():
+            (folder / file_name).write_bytes(content)
+        credits = "\n".join(f"{one.name}: {one.credit}" for one in photographs.CREDITS)
+        (folder / "LICENSE").write_text(f"{photographs.CARD.source}.\n\n{credits}\n", encoding="utf-8")
+        wheels = [origin("python_package", package) for package in (SCIKIT_LEARN, SCIKIT_IMAGE)]
+        manifest["photographs"] = entry(card("photographs"), wheels, built)
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (target / "manifest.json").write_text(text, encoding="utf-8")
 

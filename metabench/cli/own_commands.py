@@ -141,6 +141,20 @@ def fetch_command(
     print_table("data sets", ("name", "folder", "from", "damaged files kept aside"), rows)
 
 
+@app.command("export")
+def export_command(
+    cell: Annotated[Path, typer.Argument(help="The row file of a cell in which an optimiser was learned.")],
+    out: Annotated[Path, typer.Option(help="Where the optimiser goes.")],
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The seed; by default the one with the least outer loss late in training.")
+    ] = None,
+) -> None:
+    """Write a trained optimiser to a file, for `metabench.learned.load` and for the option `start`."""
+    from metabench.cli.exporting import export
+
+    print(export(cell, out, seed), file=sys.stderr)
+
+
 @app.command("new-method")
 def new_method_command(
     name: Annotated[str, typer.Argument(help="The method's name: a Python identifier not used by another method.")],

@@ -33,6 +33,7 @@ _KIND: Mapping[str, tuple[type, ...]] = {
     "stages": (tuple,),
     "columns": (tuple,),
     "trains": (bool,),
+    "trains_none": (bool,),
     "partner": (str,),
     "curves": (Mapping,),
     "options": (type,),

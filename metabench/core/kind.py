@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from metabench.core.method import NoOptions
+from metabench.core.problem import Problem
 from metabench.core.registry import Declarable
 
 Stage: TypeAlias = "Callable[[Any], Iterator[Mapping[str, Any]]]"
@@ -26,9 +27,12 @@ class Kind(Declarable):
         stages: what runs for each seed, in this order.
         columns: the columns that they may fill, besides a message and those of `well_posed`.
         trains: whether meta-parameters are trained: it takes the key `outer_steps`, and its rows have a quality.
+        trains_none: whether that holds for a method without hypergradients, too, whose inner runs go on; otherwise its cells have 0 outer
+            steps.
         partner: the kind of experiment that repeats its timed part in another process (`Cell.replicate`); empty where nothing is timed.
         curves: the curves that its rows have besides the problem's own, by name, with a line each.
         options: frozen dataclass of its options.
+        check: raises MetabenchError where these options do not suit a problem, given its class and its options; None: they suit all.
         order: its place in listings, ascending; kinds without one follow by name.
         module: the module that declares it, `__name__`: its source is part of the code hash.
     """
@@ -38,8 +42,10 @@ class Kind(Declarable):
     stages: tuple[Stage, ...]
     columns: tuple[str, ...]
     trains: bool = False
+    trains_none: bool = True
     partner: str = ""
     curves: Mapping[str, str] = field(default_factory=dict)
     options: type = NoOptions
+    check: Callable[[Any, type[Problem], Mapping[str, Any]], None] | None = None
     order: float = math.inf
     module: str = ""

@@ -15,7 +15,8 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from metabench.core.errors import MetabenchError, unknown
@@ -32,6 +33,7 @@ def option(
     maximum: float | None = None,
     choices: Collection[str] | None = None,
     check: Callable[[Any], object] | None = None,
+    needs: Callable[[Any], Iterable[Path]] | None = None,
     execution: bool = False,
 ) -> Any:
     """Declare an option: its default, what it means, and its closed (`minimum`, `maximum`) or open (`above`) bounds or `choices`.
@@ -39,11 +41,12 @@ def option(
     `choices` may be a `Registry`: plugins then add to them.
 
     `check` raises MetabenchError for a value that it cannot read, as `read_schedule` does.
+    `needs` returns the files that a value names: a cell depends on their content.
     `execution` marks an option that changes how the arithmetic runs (compiled, captured) but not the result: a certificate, which judges
     the mathematics, leaves it at its default.
     """
     bounds = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices, "execution": execution or None}
-    return dataclasses.field(default=default, metadata={"help": help, "check": check, **bounds})
+    return dataclasses.field(default=default, metadata={"help": help, "check": check, "needs": needs, **bounds})
 
 
 def build(options: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -87,7 +90,7 @@ def describe(options: type) -> list[dict[str, Any]]:
     hints = typing.get_type_hints(options)
     rows = []
     for field in dataclasses.fields(options):
-        bounds = {k: v for k, v in field.metadata.items() if k not in ("help", "check") and v is not None}
+        bounds = {k: v for k, v in field.metadata.items() if k not in ("help", "check", "needs") and v is not None}
         if "choices" in bounds:
             bounds["choices"] = tuple(bounds["choices"])
         rows.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
+from metabench.core.pictures import Picture
 from metabench.core.registry import Declarable, Found, Registry
 from metabench.core.schedules import Constant, Schedule, schedule_text
 from metabench.core.segments import Segment
@@ -255,9 +257,13 @@ class Problem(Declarable, ABC):
         begins a run. The order is a function of the seed alone.
         """
 
+    def windows_after(self, outer_steps: int) -> Iterator[Sequence[Window]]:
+        """Yield `windows()` except those of the first `outer_steps`; a problem that can skip them without drawing them says how."""
+        return itertools.islice(self.windows(), outer_steps, None)
+
     @abstractmethod
-    def evaluate(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve]:
-        """Return every metric of the card, on test data that neither loss ever sees, and curves if there are any."""
+    def evaluate(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve | Picture]:
+        """Return every metric of the card, on test data that neither loss ever sees, and curves and pictures if there are any."""
 
     def after_update(self, step: int, meta: Tree, memory: Mapping[str, Tree]) -> tuple[Tree, Mapping[str, Tree]]:
         """Return the meta-parameters to go on with after outer step `step` (from 1), and what to keep until the next one.
@@ -275,7 +281,8 @@ class Problem(Declarable, ABC):
     def chosen_by(self, meta: Tree) -> Mapping[str, float]:
         """Return numbers on validation data by which options are chosen, by name; of each, `evaluate` has the same on test data.
 
-        The first decides; each of the others decides for the test of its name where that is tuned by itself. Lower is better.
+        The first decides; each of the others decides for the test of its name where that is tuned by itself: in 'TEST: NUMBER', TEST.
+        Lower is better.
         """
         return {}
 
@@ -294,11 +301,15 @@ class Problem(Declarable, ABC):
         """Return the inner state before the first window of the first task, and the initial meta-parameters."""
         return self.entered(next(self.window_lists())[0], None)[1], self.initial()
 
-    def window_lists(self) -> Iterator[Sequence[Window]]:
-        """Yield `windows()`, looked at; raise MetabenchError where they end, or are not one window or more for an outer step."""
-        done = 0
-        windows = self.windows()
-        for done, tasks in enumerate(windows if isinstance(windows, Iterable) else (), start=1):
+    def window_lists(self, after: int = 0) -> Iterator[Sequence[Window]]:
+        """Yield `windows()` after the first `after` outer steps, looked at.
+
+        Raises:
+            MetabenchError: they end, or are not one window or more for an outer step.
+        """
+        done = after
+        windows = self.windows_after(after) if after else self.windows()
+        for done, tasks in enumerate(windows if isinstance(windows, Iterable) else (), start=after + 1):
             if not isinstance(tasks, Sequence) or not tasks or not all(isinstance(task, Window) for task in tasks):
                 raise MetabenchError(
                     f"windows() yields {_said(tasks)} for outer step {done}, expected a list of one Window or more"

@@ -6,7 +6,7 @@ disjoint splits; `metabench.data.text.tokens` turns text into tokens.
 
 from __future__ import annotations
 
-from metabench.data.contract import Classification, DataFile, Dataset, DatasetCard, Domains, Text
+from metabench.data.contract import Classification, DataFile, Dataset, DatasetCard, Domains, Pictures, Text
 from metabench.data.registry import card, datasets, is_available, load
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Dataset",
     "DatasetCard",
     "Domains",
+    "Pictures",
     "Text",
     "card",
     "datasets",

@@ -36,9 +36,10 @@ class DataFile:
 class DatasetCard:
     """Description of a data set, known without loading it.
 
-    `task` says how it loads: 'classification' as `Classification`, 'text' as `Text` or `Domains`, 'none' as None, any other word
-    as a problem with this word expects. `citation` is a key of `references.bib`, or several separated by spaces, or BibTeX. `sizes`
-    counts examples per split, bytes for text, over all domains. `input_shape` is the shape of one example, empty for text.
+    `task` says how it loads: 'classification' as `Classification`, 'text' as `Text` or `Domains`, 'pictures' as `Pictures`, 'weights'
+    as the bytes of a file, 'none' as None, any other word as a problem with this word expects. `citation` is a key of
+    `references.bib`, or several separated by spaces, or BibTeX. `sizes` counts examples per split, bytes for text, over all domains,
+    numbers for weights. `input_shape` is the shape of one example, empty for text.
     `domains` names the domains of a text that loads as `Domains`, in order. `embedded` sets ship with the package;
     `fetched` sets need `metabench fetch NAME` first; `library` is the Python module that provides the set, if any. A set
     with none of the three has no data at all, or is the user's own.
@@ -86,6 +87,16 @@ class Domains:
     """Texts of different domains by name, in the order of the data set; each has its own disjoint spans."""
 
     texts: Mapping[str, Text]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Colour pictures by name, uint8 arrays of shape [height, width, 3]: photographs by part, and styles, the first to train with."""
+
+    train: Mapping[str, npt.NDArray[np.uint8]]
+    validation: Mapping[str, npt.NDArray[np.uint8]]
+    test: Mapping[str, npt.NDArray[np.uint8]]
+    styles: Mapping[str, npt.NDArray[np.uint8]]
 
 
 Data: TypeAlias = Any

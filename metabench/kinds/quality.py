@@ -22,6 +22,7 @@ QUALITY = Kind(
         "train_s",
         "data_s",
         "curves",
+        "pictures",
         "episode_cosine_trained",
         "episode_norm_ratio_trained",
     ),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from metabench.autodiff.inner import step
 from metabench.core.curves import Curve
 from metabench.core.lazy import torch
+from metabench.core.pictures import Picture
 from metabench.core.problem import Problem
 from metabench.core.randomness import generator
 from metabench.core.types import InnerState, Tree
 from metabench.learned.names import AREA, DIVERGED, FINAL, MEDIAN
-from metabench.learned.tasks import Part, Tasks
+from metabench.learned.tasks import Episode, Part, Tasks
 
 
 class Driven(Protocol):
@@ -24,25 +26,41 @@ class Driven(Protocol):
 
 
 CAP = 10.0
-"""A loss counts as at most so many times the task's initial loss, so that a mean is not that of a few tasks that diverged."""
+"""A loss counts as at most this many times the task's initial loss, so that a mean is not that of a few tasks that diverged."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An optimiser to be judged on tasks, for so many steps; its name stands before the figures."""
+    """Tasks on which an optimiser is judged; `name` stands before the figures.
+
+    Attributes:
+        steps: inner steps of a run.
+        episodes: runs, each of new tasks.
+        every: steps from one judgement to the next; the first and the last parameters are always judged.
+    """
 
     name: str
     tasks: Tasks
     steps: int
     episodes: int
+    every: int = 1
+
+    def judges(self, step: int) -> bool:
+        """Tell whether the parameters after `step` steps are judged."""
+        return step == self.steps or (step < self.steps and step % self.every == 0)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Losses along the runs of a trial, shape [steps + 1, tasks], in float64: before the first step, and after each."""
+    """Losses along the runs of a trial, shape [points, tasks], in float64; `steps` of them before each, from 0.
 
+    `pictures` are of the parameters at the end of the first run.
+    """
+
+    steps: Sequence[int]
     losses: torch.Tensor
     unit: str
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
 
     @property
     def diverged(self) -> torch.Tensor:
@@ -57,7 +75,7 @@ class Judged:
 
     @property
     def area(self) -> float:
-        """Return the mean over steps and tasks of the capped loss after each step: the area under the curve per step."""
+        """Return the mean over steps and tasks of the capped loss after them: the area under the curve per step."""
         return float(self.capped[1:].mean())
 
     def numbers(self) -> dict[str, float]:
@@ -72,29 +90,59 @@ class Judged:
 
     def curve(self) -> Curve:
         """Return median and quartiles over tasks against the step."""
-        return Curve.over_tasks(range(len(self.losses)), self.capped.T.tolist(), self.unit, log_y=True)
+        return Curve.over_tasks(self.steps, self.capped.T.tolist(), self.unit, log_y=True)
 
 
 def _log10(value: float) -> float:
     return math.log10(max(value, 1e-30))
 
 
-def judge(problem: Driven, trial: Trial, meta: Tree, part: Part) -> Judged:
-    """Return the losses of `trial` under the problem's inner optimiser at `meta`, on tasks of `part`: the same for every optimiser."""
-    driven = problem.on(trial.tasks)
-    found = [_run(driven, trial, meta, part, number) for number in range(trial.episodes)]
-    return Judged(torch.cat(found, dim=1).double().cpu(), trial.tasks.unit)
+def judge(problem: Driven, trials: Sequence[Trial], meta: Tree, part: Part) -> list[Judged]:
+    """Return the losses of each trial under the problem's inner optimiser at `meta`, on tasks of `part`: the same for every optimiser.
+
+    Trials on the same tasks, of different lengths, are judged along the same runs.
+    """
+    together: dict[int, list[Trial]] = {}
+    for trial in trials:
+        together.setdefault(id(trial.tasks), []).append(trial)
+    runs = {place: _runs(problem.on(alike[0].tasks), alike, meta, part) for place, alike in together.items()}
+    return [_along(trial, runs[id(trial.tasks)]) for trial in trials]
 
 
-def _run(problem: Problem, trial: Trial, meta: Tree, part: Part, number: int) -> torch.Tensor:
-    """Return the losses along one episode, shape [steps + 1, tasks]."""
-    tasks = trial.tasks
-    episode = tasks.begin(part, generator(problem.setting.seed, f"{part.value} task {number}"))
+@dataclass
+class _Seen:
+    """What was seen of an episode, by the number of steps before: the losses of its tasks, and pictures at the end of a trial."""
+
+    losses: dict[int, torch.Tensor] = field(default_factory=dict)
+    pictures: dict[int, Mapping[str, Picture]] = field(default_factory=dict)
+
+
+def _along(trial: Trial, runs: Sequence[_Seen]) -> Judged:
+    steps = [step for step in range(trial.steps + 1) if trial.judges(step)]
+    losses = [torch.stack([run.losses[step] for step in steps]) for run in runs[: trial.episodes]]
+    return Judged(steps, torch.cat(losses, dim=1).double().cpu(), trial.tasks.unit, runs[0].pictures[trial.steps])
+
+
+def _runs(problem: Problem, alike: Sequence[Trial], meta: Tree, part: Part) -> list[_Seen]:
+    """Return the losses along each episode that one of the trials, all on the same tasks, needs, to the longest that needs it."""
+    found = []
+    for number in range(max(trial.episodes for trial in alike)):
+        needing = [trial for trial in alike if number < trial.episodes]
+        episode = needing[0].tasks.begin(part, generator(problem.setting.seed, f"{part.value} task {number}"))
+        found.append(_run(problem, needing, meta, episode))
+    return found
+
+
+def _run(problem: Problem, needing: Sequence[Trial], meta: Tree, episode: Episode) -> _Seen:
+    tasks, last = needing[0].tasks, max(trial.steps for trial in needing)
     state = InnerState(episode.params, problem.optimiser.init(episode.params))
-    with torch.no_grad():
-        losses = [tasks.judged(state.params, episode)]
-    for _ in range(trial.steps):
-        state = step(problem, state, meta, next(episode.batches))
-        with torch.no_grad():
-            losses.append(tasks.judged(state.params, episode))
-    return torch.stack(losses)
+    seen = _Seen()
+    for done in range(last + 1):
+        if any(trial.judges(done) for trial in needing):
+            with torch.no_grad():
+                seen.losses[done] = tasks.judged(state.params, episode)
+        if any(done == trial.steps for trial in needing):
+            seen.pictures[done] = tasks.pictures(state.params, episode, seen.losses[done])
+        if done < last:
+            state = step(problem, state, meta, next(episode.batches))
+    return seen

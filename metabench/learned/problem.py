@@ -12,21 +12,32 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metabench.core import Batch, MetaRole, Metric, Problem, Tree, Window, option
 from metabench.core.curves import Curve
+from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
+from metabench.core.pictures import Picture
 from metabench.core.problem import OuterOptimiser, Setting, Validation
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
 from metabench.learned.declared import read_optimiser
 from metabench.learned.evaluation import Trial, judge
+from metabench.learned.exported import Exported, check_source, needed, read_exported
 from metabench.learned.grouped import Driver
 from metabench.learned.names import AREA, DIVERGED, FINAL, LOSS, MEDIAN, on_trial
 from metabench.learned.tasks import Part, Tasks
 
 METRICS = (Metric(AREA, "min"), Metric(FINAL, "min"), Metric(MEDIAN, "min"), Metric(DIVERGED, "min"))
+
+
+def read_lengths(text: str) -> tuple[int, ...]:
+    """Return the numbers of steps that a text like '200, 1000' names; raise MetabenchError if one is no positive integer."""
+    words = [word.strip() for word in text.split(",")] if text.strip() else []
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise MetabenchError(f"'{text}': expected numbers of steps, as '200, 1000'")
+    return tuple(int(word) for word in words)
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,12 @@ class LearnedOptions:
         "lstm",
         check=read_optimiser,
         help="the optimiser that is learned: 'lstm', or with its options, 'lstm, gain 0.1'",
+    )
+    start: str = option(
+        "",
+        check=check_source,
+        needs=needed,
+        help="trained optimiser to begin with, or with method `none` to judge: a file of `metabench export`, or a name; empty: drawn",
     )
     horizon: int = option(100, minimum=1, help="inner steps of an episode")
     shortest: int = option(
@@ -60,17 +77,26 @@ class LearnedOptions:
     )
     validation_episodes: int = option(1, minimum=1, help="episodes of validation")
     test_episodes: int = option(1, minimum=1, help="episodes of every test")
+    longer: str = option(
+        "", check=read_lengths, help="numbers of steps of further tests on the tasks trained on: '200, 1000'"
+    )
+    judge_every: int = option(1, minimum=1, help="inner steps from one judgement of a test to the next")
     transfers: bool = option(True, help="whether other tasks than those trained on are tested, too")
 
 
 class LearnedOptimiserProblem(Problem):
-    """Learn an optimiser on a family of tasks. A subclass says which: `family` and `trials`."""
+    """Learn an optimiser on a family of tasks. A subclass says which: `family`, and on which `others` it is tested."""
 
     roles = frozenset({MetaRole.UPDATE})
+    optimiser: Driver
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         options: LearnedOptions = setting.options
+        if options.shortest > options.horizon:
+            raise MetabenchError(
+                f"the shortest episode has {options.shortest} steps, and `horizon`, the longest, {options.horizon}"
+            )
         self.tasks = self.family()
         self.batch = self.tasks.batch
         self._drivers = {group: read_optimiser(text) for group, text in self.optimisers().items()}
@@ -88,9 +114,9 @@ class LearnedOptimiserProblem(Problem):
         """Return the texts of the optimisers by group of parameters; {'': text} if one updates all."""
         return {"": self.setting.options.optimiser}
 
-    def trials(self) -> Sequence[Trial]:
-        """Return the tests on other tasks than those trained on, or of other lengths."""
-        return ()
+    def others(self) -> Mapping[str, Tasks]:
+        """Return other tasks than those trained on, by name: the optimiser is tested on them as it is."""
+        return {}
 
     def on(self, tasks: Tasks) -> LearnedOptimiserProblem:
         """Return the same problem, with the same optimiser, on other tasks."""
@@ -100,10 +126,24 @@ class LearnedOptimiserProblem(Problem):
         return other
 
     def initial(self) -> Tree:
-        """Return the optimiser's initial meta-parameters; those of a group have its name before theirs."""
-        stream = generator(self.setting.seed, "initial meta")
-        drawn = self.optimiser.draw(stream)
+        """Return the optimiser's initial meta-parameters; those of a group have its name before theirs.
+
+        Raises:
+            MetabenchError: they begin with those of another optimiser.
+        """
+        if self.setting.options.start:
+            drawn = self._started(read_exported(self.setting.options.start))
+        else:
+            drawn = self.optimiser.draw(generator(self.setting.seed, "initial meta"))
         return {name: leaf.to(self.setting.device, self.setting.dtype) for name, leaf in drawn.items()}
+
+    def _started(self, trained: Exported) -> Tree:
+        if trained.chosen() != self._drivers:
+            theirs, own = (", ".join(one.values()) for one in (trained.texts, self.optimisers()))
+            raise MetabenchError(
+                f"option 'start': '{trained.source}' is '{theirs}', and the optimiser that is learned is '{own}'"
+            )
+        return trained.meta
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the sum of the losses of the tasks: each has the gradient that it would have alone."""
@@ -115,22 +155,32 @@ class LearnedOptimiserProblem(Problem):
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield the next window of each episode at once; a new task begins where one has ended."""
-        places = [self._place(place) for place in range(self.setting.options.episodes)]
+        return self.windows_after(0)
+
+    def windows_after(self, outer_steps: int) -> Iterator[Sequence[Window]]:
+        """Yield the windows after `outer_steps` outer steps; of what is past, only the episodes that still run are drawn."""
+        places = [self._place(place, outer_steps) for place in range(self.setting.options.episodes)]
         while True:
             yield [next(place) for place in places]
 
-    def _place(self, place: int) -> Iterator[Window]:
-        """Yield the windows of one episode after another, at one place of those at once."""
+    def _place(self, place: int, past: int) -> Iterator[Window]:
+        """Yield the windows of one episode after another, at one place of those at once, without the first `past`."""
         seed, steps = self.setting.seed, self.setting.inner_steps
         for number in itertools.count():
-            stream = generator(seed, f"{Part.TRAIN.value} task {place} {number}")
             length = self._length(place, number)
-            episode = self.tasks.begin(Part.TRAIN, stream)
+            pieces = math.ceil(length / steps)
+            if past >= pieces:
+                past -= pieces
+                continue
+            episode = self.tasks.begin(Part.TRAIN, generator(seed, f"{Part.TRAIN.value} task {place} {number}"))
             batches = [next(episode.batches)]
             for done in range(0, length, steps):
                 # Each batch serves twice: for the loss at w_k, then for the step from there.
                 batches = batches[-1:] + [next(episode.batches) for _ in range(min(steps, length - done))]
-                yield Window(tuple(batches[:-1]), tuple(batches[1:]), episode.params if done == 0 else None)
+                if past:
+                    past -= 1
+                else:
+                    yield Window(tuple(batches[:-1]), tuple(batches[1:]), episode.params if done == 0 else None)
 
     def _length(self, place: int, number: int) -> int:
         """Return the number of steps of an episode, a function of the seed, the place and the episode's number."""
@@ -145,28 +195,40 @@ class LearnedOptimiserProblem(Problem):
             length = max(1, length - place * length // options.episodes)
         return length
 
-    def evaluate(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
+    def evaluate(self, params: Tree, meta: Tree) -> dict[str, float | Curve | Picture]:
         """Return how the optimiser does on test tasks: of the family it was trained on, and of every trial."""
-        found: dict[str, float | Curve] = {}
-        for trial in self._judged_on(self.setting.options.test_episodes):
-            judged = judge(self, trial, meta, Part.TEST)
+        found: dict[str, float | Curve | Picture] = {}
+        trials = self._judged_on(self.setting.options.test_episodes)
+        for trial, judged in zip(trials, judge(self, trials, meta, Part.TEST), strict=True):
             found |= {on_trial(trial.name, name): value for name, value in judged.numbers().items()}
+            found |= {on_trial(trial.name, name): picture for name, picture in judged.pictures.items()}
             found[on_trial(trial.name, LOSS)] = judged.curve()
         return found
 
     def validate(self, meta: Tree) -> dict[str, float | Curve]:
         """Return the area under the curve on validation tasks of the family trained on."""
-        own = self._judged_on(self.setting.options.validation_episodes)[0]
-        return {AREA: judge(self, own, meta, Part.VALIDATION).area}
+        (own,) = judge(self, self._judged_on(self.setting.options.validation_episodes)[:1], meta, Part.VALIDATION)
+        return {AREA: own.area}
 
     def chosen_by(self, meta: Tree) -> dict[str, float]:
         """Return the area under the curve on validation tasks of every trial."""
         trials = self._judged_on(self.setting.options.validation_episodes)
-        return {on_trial(trial.name, AREA): judge(self, trial, meta, Part.VALIDATION).area for trial in trials}
+        found = judge(self, trials, meta, Part.VALIDATION)
+        return {on_trial(trial.name, AREA): judged.area for trial, judged in zip(trials, found, strict=True)}
 
     def _judged_on(self, episodes: int) -> list[Trial]:
-        own = Trial("", self.tasks, self.setting.options.horizon, episodes)
-        return [own, *(self.trials() if self.setting.options.transfers else ())]
+        """Return the trials: that on the tasks and the horizon trained on first."""
+        options: LearnedOptions = self.setting.options
+        own = Trial("", self.tasks, options.horizon, episodes, options.judge_every)
+        if not options.transfers:
+            return [own]
+        longer = [
+            replace(own, name=f"{steps} steps", steps=steps, episodes=1) for steps in read_lengths(options.longer)
+        ]
+        others = [
+            Trial(name, tasks, options.horizon, episodes, options.judge_every) for name, tasks in self.others().items()
+        ]
+        return [own, *longer, *others]
 
     def summary(self, meta: Tree) -> dict[str, float]:
         """Return the number of meta-parameters, and what the optimiser says of itself."""

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import ClassVar
 
 from metabench.core.lazy import torch
+from metabench.core.pictures import Picture
 from metabench.core.types import Batch, Tree
 
 
@@ -67,3 +68,7 @@ class Tasks(ABC):
         Where tasks have examples, on examples that no step saw; by default on the next batch of the episode, which is consumed.
         """
         return self.losses(params, next(episode.batches))
+
+    def pictures(self, params: Tree, episode: Episode, losses: torch.Tensor) -> dict[str, Picture]:
+        """Return pictures to look at, by name, of the parameters at the end of a test; `losses` are theirs, shape [tasks]."""
+        return {}

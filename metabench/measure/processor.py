@@ -1,7 +1,8 @@
-"""The processor and its vector instructions. Nothing identifies a machine or a person."""
+"""The processor, its vector instructions and the machine's memory. Nothing identifies a machine or a person."""
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ class Processor:
         """One line for a table, as 'AMD EPYC (family 25, model 17), AVX-512'."""
         named = f"{self.name} ({self.generation})" if self.generation else self.name
         return f"{named}, {self.vectors}" if self.vectors else named
+
+
+def machine_bytes() -> int:
+    """Return the bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @lru_cache(maxsize=1)

@@ -42,6 +42,10 @@ def _no_headline(suite: Suite) -> str:
     return ""
 
 
+def _no_curve(name: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Section(Declarable):
     """A section of the report.
@@ -51,6 +55,7 @@ class Section(Declarable):
         title: for messages; the headings are those of its parts.
         parts: from the suite to its parts; none where the suite has nothing for it.
         headline: the sentence at the head of the page if the suite asks this section's question, otherwise empty; names in backquotes.
+        draws: whether it draws the curves of a name, which then have no figure of their own among those of their problem.
         order: its place, ascending; sections without one follow by name.
         module: the module that declares it, `__name__`.
     """
@@ -59,6 +64,7 @@ class Section(Declarable):
     title: str
     parts: Callable[[Suite], Iterable[Part]]
     headline: Callable[[Suite], str] = _no_headline
+    draws: Callable[[str], bool] = _no_curve
     order: float = math.inf
     module: str = ""
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from metabench.results.typed import CURVES, NUMBERS, OPTIONS
+from metabench.results.typed import CURVES, NUMBERS, OPTIONS, PICTURES
 
 SCHEMA_VERSION = 7
 
@@ -259,10 +259,11 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "train_s",
         _FLOAT,
-        "the whole run of outer_steps meta-updates, data included, evaluation left out",
+        "the whole run of outer_steps meta-updates, data included, evaluation left out; in rounds or where timing is shared, "
+        "others may have run beside it",
         seeds="median",
     ),
-    Column("data_s", _FLOAT, "time of drawing batches within train_s", seeds="median"),
+    Column("data_s", _FLOAT, "time of drawing batches within train_s, under the same conditions", seeds="median"),
     Column(
         "measured_s",
         _FLOAT,
@@ -308,7 +309,8 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 CURVES_COLUMN = Column("curves", CURVES, "curves of the run by name; in the files of cells only, results have them in curves.parquet")
-CELL_COLUMNS = (*COLUMNS, CURVES_COLUMN)
+PICTURES_COLUMN = Column("pictures", PICTURES, "pictures by name; in the files of cells only, results have them in pictures.parquet")
+CELL_COLUMNS = (*COLUMNS, CURVES_COLUMN, PICTURES_COLUMN)
 """The columns of a cell's file. results.parquet has `COLUMNS`: curves would be most of it."""
 
 BY_NAME = {column.name: column for column in CELL_COLUMNS}

@@ -1,4 +1,4 @@
-"""Rows on disk: one small Parquet file per cell, and results.parquet with all of them, their curves next to it in curves.parquet.
+"""Rows on disk: one small Parquet file per cell, and results.parquet with all of them, their curves and pictures next to it.
 
 In Python a row is a dictionary by column, options and named numbers in it are dictionaries, and so are curves: `rows_of`.
 """
@@ -24,7 +24,17 @@ from metabench.core.errors import MetabenchError, unknown
 from metabench.results.atomic import write_atomically
 from metabench.results.curves import CURVES_FILE, points_of, write_curves
 from metabench.results.metadata import Metadata, decode_metadata, encode_metadata
-from metabench.results.schema import BY_NAME, CELL_COLUMNS, COLUMNS, CURVES_COLUMN, SCHEMA, SCHEMA_VERSION, STATUSES
+from metabench.results.pictures import PICTURES_FILE, pictures_of, write_pictures
+from metabench.results.schema import (
+    BY_NAME,
+    CELL_COLUMNS,
+    COLUMNS,
+    CURVES_COLUMN,
+    PICTURES_COLUMN,
+    SCHEMA,
+    SCHEMA_VERSION,
+    STATUSES,
+)
 from metabench.results.times import TIMES_FILE, collected, with_times, write_time_table
 from metabench.results.typed import WORDS, as_json, check, decode, encode
 
@@ -85,7 +95,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> pa.Table:
-    """Return the rows of a cell's file, or of results.parquet, which has no column of curves; `rows_of` makes dictionaries of the table.
+    """Return the rows of a cell's file, or of results.parquet, which has no curves or pictures; `rows_of` makes dictionaries of the table.
 
     Raises OtherSchema for another schema version, CorruptRows for a file that cannot be read, MetabenchError for a missing one.
     """
@@ -144,7 +154,7 @@ def collect(
     own: Collection[Path] = (),
     times: Sequence[Path] = (),
 ) -> CollectReport:
-    """Concatenate cells' files, in their order, to `out` (Parquet), and their curves to curves.parquet in its folder.
+    """Concatenate cells' files, in their order, to `out` (Parquet), and their curves and pictures to files in its folder.
 
     `times` are files of cells that were timed side by side: medians and quartiles go to the rows, every turn to times.parquet.
 
@@ -158,6 +168,7 @@ def collect(
     errors: dict[Path, MetabenchError] = {}
     parts: list[pa.Table] = []
     points: list[pa.Table] = []
+    pictures: list[pa.Table] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         # Joined in batches: thousands of one-row tables take a hundred times the memory of their rows.
         for start in range(0, len(paths), _BATCH):
@@ -170,7 +181,8 @@ def collect(
             if tables:
                 rows = pa.concat_tables(tables).combine_chunks()
                 points.append(points_of(rows))
-                parts.append(rows.drop_columns([CURVES_COLUMN.name]))
+                pictures.append(pictures_of(rows))
+                parts.append(rows.drop_columns([CURVES_COLUMN.name, PICTURES_COLUMN.name]))
     _refuse(errors, rerun, {_place(path) for path in own})
     table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
     turns = collected(times)
@@ -179,6 +191,7 @@ def collect(
     out = Path(out)
     csv, curves = out.with_suffix(".csv"), out.with_name(CURVES_FILE)
     write_curves(curves, points)
+    write_pictures(out.with_name(PICTURES_FILE), pictures)
     write_time_table(out.with_name(TIMES_FILE), turns)
     _write_table(out, table)
     for index, name in enumerate(table.schema.names):

@@ -1,4 +1,4 @@
-"""Column types that hold more than one value: options and named numbers as maps, curves as lists. In Python all three are dictionaries.
+"""Column types that hold more than one value: maps of options and numbers, lists of curves and pictures. In Python all are dictionaries.
 
 Parquet knows no value that is an int here and a text there. An option is therefore a struct of which one field is filled, the one of its
 type; None fills none.
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from metabench.core.curves import Curve, curve_fault
 from metabench.core.errors import MetabenchError
+from metabench.core.pictures import Picture, picture_fault
 
 _FLOATS = pa.list_(pa.float64())
 _KINDS: Mapping[str, type] = {"bool": bool, "int": int, "float": float, "text": str}
@@ -46,7 +47,15 @@ CURVES = pa.list_(
 )
 """Curves by name: `dict[str, Curve]`."""
 
-WORDS = {NUMBERS: "numbers by name", OPTIONS: "options by name", CURVES: "curves by name"}
+PICTURES = pa.list_(pa.struct([("name", pa.string()), ("caption", pa.string()), ("png", pa.string())]))
+"""Pictures by name: `dict[str, Picture]`."""
+
+WORDS = {
+    NUMBERS: "numbers by name",
+    OPTIONS: "options by name",
+    CURVES: "curves by name",
+    PICTURES: "pictures by name",
+}
 _NUMBERS_OF_A_CURVE = ("x", "values", "lower", "upper")
 
 
@@ -61,6 +70,8 @@ def encode(kind: pa.DataType, value: Any) -> Any:
             {field.name: name if field.name == "name" else getattr(curve, field.name) for field in CURVES.value_type}
             for name, curve in ((name, curve.plain()) for name, curve in value.items())
         ]
+    if kind == PICTURES:
+        return [{"name": name, "caption": picture.caption, "png": picture.png} for name, picture in value.items()]
     return list(value.items())
 
 
@@ -72,6 +83,8 @@ def decode(kind: pa.DataType, value: Any) -> Any:
         return {name: next((one for one in option.values() if one is not None), None) for name, option in value}
     if kind == CURVES:
         return {one["name"]: _curve(one) for one in value}
+    if kind == PICTURES:
+        return {one["name"]: Picture(one["png"], one["caption"]) for one in value}
     return dict(value)
 
 
@@ -82,8 +95,8 @@ def check(kind: pa.DataType, value: Any, what: str) -> None:
     for name, entry in value.items():
         if not isinstance(name, str):
             raise MetabenchError(f"{what} has the name {name!r} ({type(name).__name__}), expected a text")
-        if kind == CURVES:
-            if fault := curve_fault(entry):
+        if kind in (CURVES, PICTURES):
+            if fault := curve_fault(entry) if kind == CURVES else picture_fault(entry):
                 raise MetabenchError(f"{what}: '{name}' {fault}")
         elif kind == NUMBERS and (isinstance(entry, bool) or not isinstance(entry, float | int)):
             raise MetabenchError(f"{what}: '{name}' is {entry!r} ({type(entry).__name__}), expected a number")

@@ -10,7 +10,9 @@ from metabench.autodiff.inner import check_finite
 from metabench.core import tree
 from metabench.core.curves import Curve, sound_curves
 from metabench.core.errors import Diverged, MetabenchError
-from metabench.core.types import InnerState
+from metabench.core.pictures import Picture, sound_pictures
+from metabench.core.problem import Problem
+from metabench.core.types import InnerState, Tree
 from metabench.stages.episode import trained_episode
 from metabench.stages.subject import Row, Subject
 from metabench.training.loop import LOG, UNITS, Updated, train
@@ -46,25 +48,14 @@ def quality(subject: Subject) -> Iterator[Row]:
     kept = _curves(followed, note)
     yield kept
     params, meta = run.outcome(problem)
-    check_finite(InnerState(params, {}))
-    found = checked(problem.evaluate(params, meta), "evaluate()")
-    metrics = {name: float(value) for name, value in found.items() if not isinstance(value, Curve)}
-    evaluated = {name: value for name, value in found.items() if isinstance(value, Curve)}
+    metrics, evaluated, shown = evaluation(problem, params, meta)
     taken = "; ".join(
         f"no curve '{name}' of evaluate(): the run has one of that name" for name in evaluated if name in followed
     )
-    more = _curves({name: curve for name, curve in evaluated.items() if name not in followed}, taken)
+    more = _curves({name: curve for name, curve in evaluated.items() if name not in followed}, taken, shown)
     yield more | {"curves": kept["curves"] | more["curves"]}
-    first = problem.card.metrics[0].name
-    if first not in metrics:
-        names = ", ".join(map(repr, metrics)) or "no number"
-        raise MetabenchError(f"evaluate() returned {names}, and the card's first metric is '{first}'")
-    if not math.isfinite(metrics[first]) or not tree.all_finite(meta):
-        raise Diverged(
-            f"the meta-parameters or the metric ({metrics[first]}) are not finite after the last meta-update"
-        )
     yield {
-        "quality": metrics[first],
+        "quality": decisive(problem, metrics, meta),
         "metrics": metrics,
         "outer_loss": run.outer_loss,
         "validation_loss": run.late_loss(problem),
@@ -73,12 +64,49 @@ def quality(subject: Subject) -> Iterator[Row]:
         "data_s": run.data_seconds,
     }
     yield trained_episode(subject, meta)
+    subject.keep(problem, meta)
     if saved:
         saved.forget()
 
 
-def _curves(curves: Mapping[str, Curve], note: str = "") -> Row:
-    """Return the columns of sound curves, and a message that names the others and says what is wrong with them."""
+def evaluation(
+    problem: Problem, params: Tree, meta: Tree
+) -> tuple[dict[str, float], dict[str, Curve], dict[str, Picture]]:
+    """Return the numbers, the curves and the pictures of `evaluate` by name.
+
+    Raises:
+        Diverged: a parameter is not finite.
+        MetabenchError: `evaluate` returned something else.
+    """
+    check_finite(InnerState(params, {}))
+    found = checked(problem.evaluate(params, meta), "evaluate()", Picture)
+    curves, pictures = (
+        {name: value for name, value in found.items() if isinstance(value, kind)} for kind in (Curve, Picture)
+    )
+    return {name: float(found[name]) for name in found if name not in curves | pictures}, curves, pictures
+
+
+def decisive(problem: Problem, metrics: Mapping[str, float], meta: Tree) -> float:
+    """Return the metric that the card names first.
+
+    Raises:
+        Diverged: it is not finite, or a meta-parameter is not.
+        MetabenchError: there is none.
+    """
+    first = problem.card.metrics[0].name
+    if first not in metrics:
+        names = ", ".join(map(repr, metrics)) or "no number"
+        raise MetabenchError(f"evaluate() returned {names}, and the card's first metric is '{first}'")
+    if not math.isfinite(metrics[first]) or not tree.all_finite(meta):
+        raise Diverged(
+            f"the meta-parameters or the metric ({metrics[first]}) are not finite after the last meta-update"
+        )
+    return metrics[first]
+
+
+def _curves(curves: Mapping[str, Curve], note: str = "", pictures: Mapping[str, Picture] | None = None) -> Row:
+    """Return the columns of sound curves and pictures, and a message that names the others and says what is wrong with them."""
     sound, faults = sound_curves(curves)
-    message = "; ".join(filter(None, (note, faults)))
-    return {"curves": sound} | ({"message": message} if message else {})
+    shown, unseen = sound_pictures(pictures or {})
+    message = "; ".join(filter(None, (note, faults, unseen)))
+    return {"curves": sound} | ({"pictures": shown} if shown else {}) | ({"message": message} if message else {})

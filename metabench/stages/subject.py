@@ -41,6 +41,7 @@ class Subject:
         progress: called with what runs.
         kind_options: the options of the kind of experiment, typed.
         checkpoint: where a run is saved to and resumed from; None for nowhere.
+        keep: called with the problem that was trained on and the meta-parameters that its run led to.
     """
 
     make: Callable[[str], Problem]
@@ -57,6 +58,7 @@ class Subject:
     progress: Progress
     kind_options: Any = None
     checkpoint: Checkpoint | None = None
+    keep: Callable[[Problem, Tree], None] = lambda problem, meta: None
 
     @functools.cached_property
     def problem(self) -> Problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ def train(
         Diverged: an outer loss or a hypergradient is not finite.
         MetabenchError: the problem's windows end, or one of its hooks returns something else than it has to.
     """
-    windows = itertools.islice(problem.window_lists(), run.step, None)
+    windows = problem.window_lists(run.step)
     update = OuterUpdate(problem.outer_optimiser)
     clock, drawing = Stopwatch(run.seconds), Stopwatch(run.data_seconds)
     followed = math.ceil(steps / POINTS)

@@ -59,13 +59,17 @@ def _spans_decades(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) >= 10**DECADES
 
 
-def checked(values: Any, source: str) -> Mapping[str, float | Curve]:
-    """Return what a problem's hook returned; raise MetabenchError, naming the `source`, unless it is numbers and curves by name."""
+def checked(values: Any, source: str, also: type = Curve) -> Mapping[str, Any]:
+    """Return what a problem's hook returned: numbers, curves and what is of the type `also`, by name.
+
+    Raises:
+        MetabenchError: it is something else; the message names the `source`.
+    """
     if not isinstance(values, Mapping):
         raise MetabenchError(f"{source} returned a {type(values).__name__}, expected numbers and curves by name")
     for name, value in values.items():
         try:
-            _ = value if isinstance(value, Curve) else float(value)
+            _ = value if isinstance(value, Curve | also) else float(value)
         except (TypeError, ValueError) as error:
             raise MetabenchError(f"{source} returned '{name}' as {value!r}, expected a number or a Curve") from error
     return values

@@ -17,6 +17,7 @@ CARDS = list(datasets().values())
 def test_the_data_sets_are_those_documented() -> None:
     assert list(datasets()) == [
         "analytic",
+        "cifar10",
         "digits",
         "fashion_mnist",
         "fashion_mnist_10k",
@@ -25,7 +26,10 @@ def test_the_data_sets_are_those_documented() -> None:
         "jargon_foldoc",
         "mnist",
         "mnist_10k",
+        "onet",
         "own",
+        "photographs",
+        "vgg16",
     ]
 
 

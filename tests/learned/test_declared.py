@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from metabench.core import InnerState, MetabenchError, registry
+from metabench.learned import recurrent
 from metabench.learned.declared import read_optimiser
 from metabench.stages.inner_update import check_update
 from metabench.suite.plan.cell import Cell
@@ -114,3 +115,17 @@ def test_the_updates_of_the_package_are_what_they_are_declared(name: str) -> Non
     params = {"a": torch.ones(3, 4), "b": torch.ones(2, 1), "s": torch.tensor(1.0), "none": torch.zeros(0)}
     meta = {key: leaf.float() for key, leaf in chosen.draw(torch.Generator().manual_seed(0)).items()}
     check_update(optimiser, InnerState(params, optimiser.init(params)), meta)
+
+
+def test_a_state_that_coordinates_share_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = recurrent.parted_wide
+
+    def shared(columns: torch.Tensor, like: Any) -> Any:
+        return apart(columns.mean(1, keepdim=True).expand_as(columns), like)
+
+    chosen = read_optimiser("lstm, hidden 3")
+    optimiser, params = chosen.make(), {"a": torch.ones(3, 4)}
+    monkeypatch.setattr(recurrent, "parted_wide", shared)
+    meta = {key: leaf.float() for key, leaf in chosen.draw(torch.Generator().manual_seed(0)).items()}
+    with pytest.raises(MetabenchError, match="coordinatewise"):
+        check_update(optimiser, InnerState(params, optimiser.init(params)), meta)

@@ -9,7 +9,7 @@ import torch
 from bilevel import call, checkpoint, directions, objective
 
 from metabench.autodiff.inner import step
-from metabench.core import Tree, tree
+from metabench.core import InnerState, Tree, tree
 from metabench.core.errors import MetabenchError
 from metabench.core.options import build
 from metabench.core.problem import Setting
@@ -17,6 +17,7 @@ from metabench.learned.declared import LEARNED_OPTIMISERS, read_optimiser
 from metabench.learned.grouped import Driver
 from metabench.learned.tasks import Tasks
 from metabench.problems.learned_quadratics import LearnedQuadratics, Options
+from metabench.stages.inner_update import check_update
 
 EXACT: tuple[tuple[str, dict[str, Any]], ...] = (
     ("unrolled", {}),
@@ -85,6 +86,7 @@ def test_each_group_is_updated_by_its_own_optimiser_and_they_share_the_step_coun
     both = Driver(chosen, Halves())
     params = drawn((2, 3), (4,), (1,), ())
     meta = both.draw(torch.Generator().manual_seed(1))
+    check_update(both, InnerState(params, both.init(params)), meta)
     state, moved = both.init(params), params
     for _ in range(2):
         moved, state = both.update(params, moved, state, meta)

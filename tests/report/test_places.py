@@ -83,16 +83,16 @@ def test_the_top_of_the_page_says_that_hardware_differs(load_rows: Any, syntheti
     assert "different hardware" in words
 
 
-@pytest.mark.parametrize(("load", "busy"), [(2.5, False), (2.6, True), (None, False)])
+@pytest.mark.parametrize(("load", "busy"), [(3.5, False), (3.6, True), (None, False)])
 def test_the_top_of_the_page_says_that_the_machine_was_busy(
     load_rows: Any, synthetic: Any, load: float | None, busy: bool
 ) -> None:
-    """The rows' processor gives two cores, and a cell that has just ended counts for a half."""
+    """The rows' processor gives two cores, each with a cell and the process beside it, and a cell that has just ended counts for a half."""
     rows = measured(synthetic, {})
     rows[0]["load_at_start"] = load
     words = warned(load_rows(rows))
     assert words == busy * [
-        "The machine was busy when 1 of 6 runs began: a load of up to 2.6 on 2 cores. Their times may tell of that."
+        "The machine was busy when 1 of 6 runs began: a load of up to 3.6 on 2 cores. Their times may tell of that."
     ]
 
 

@@ -20,7 +20,7 @@ from metabench.core.errors import MetabenchError
 from metabench.results.curves import CURVE_COLUMNS, CURVES_SCHEMA, points_of, read_curves
 from metabench.results.schema import BY_NAME, CELL_COLUMNS
 from metabench.results.store import collect, read_rows, rows_of, write_rows
-from metabench.results.typed import CURVES, NUMBERS, OPTIONS
+from metabench.results.typed import CURVES, NUMBERS, OPTIONS, PICTURES
 
 _BY_TYPE: dict[pa.DataType, Any] = {
     pa.string(): "text",
@@ -30,6 +30,7 @@ _BY_TYPE: dict[pa.DataType, Any] = {
     NUMBERS: {},
     OPTIONS: {"steps": 8},
     CURVES: None,
+    PICTURES: None,
 }
 LOSS = Curve((0.0, 1.0, 2.0), (2.0, 1.0, 0.5), "nat", "outer step", log_y=True)
 TASKS = Curve((0.0, 5.0), (80.0, 90.0), "%", "inner step", (70.0, 85.0), (88.0, 95.0), n=20)

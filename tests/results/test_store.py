@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
+from metabench.core.pictures import Picture
 from metabench.results.curves import read_curves
 from metabench.results.schema import CELL_COLUMNS, COLUMNS, SCHEMA, SCHEMA_VERSION
 from metabench.results.store import (
@@ -29,9 +31,10 @@ from metabench.results.store import (
     rows_of,
     write_rows,
 )
-from metabench.results.typed import CURVES, NUMBERS, OPTIONS
+from metabench.results.typed import CURVES, NUMBERS, OPTIONS, PICTURES
 
 CURVE = Curve((0.0, 1.0), (2.0, 1.0), "nat", "outer step")
+PICTURE = Picture.of(torch.zeros((2, 3, 3), dtype=torch.uint8), "loss 0.5")
 _BY_TYPE: dict[pa.DataType, Any] = {
     pa.string(): "text",
     pa.int64(): 3,
@@ -40,6 +43,7 @@ _BY_TYPE: dict[pa.DataType, Any] = {
     NUMBERS: {"one": 1.0, "two": 2.0},
     OPTIONS: {"detach": True, "learning_rate": 0.5, "optimiser": "adam", "steps": 8, "rank": None},
     CURVES: {"loss": CURVE},
+    PICTURES: {"image": PICTURE},
 }
 
 
@@ -114,6 +118,8 @@ def test_a_cell_without_rows_is_a_valid_file(tmp_path: Path) -> None:
         ),
         ({"method_options": None}, "'method_options' is required"),
         ({"method_options": {"steps": 2**70}}, "cannot be kept"),
+        ({"pictures": {"image": b"..."}}, "'pictures': 'image' is a bytes, not a Picture"),
+        ({"pictures": {"image": Picture("bm8gcGljdHVyZQ==")}}, "'image' is not a PNG file"),
         ({"curves": {"loss": [1.0]}}, "'curves': 'loss' is a list, not a Curve"),
         ({"curves": {"loss": Curve([0], [math.nan])}}, r"'loss' is not finite: values\[0\] is nan"),
         ({"curves": {"loss": Curve([0, 1], [1.0])}}, "'loss' has 2 x and 1 values"),

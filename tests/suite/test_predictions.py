@@ -313,3 +313,21 @@ def test_a_process_that_is_ended_costs_its_own_prediction_alone(tmp_path: Path) 
     found = {entry.method: entry for entry in predict_cells(cells, Predictions(), silent, workers=2)}
     assert found["deadly"].message == "the process that predicted it was ended"
     assert not found["none"].message and found["t1t2"].peak_bytes > 0
+
+
+def test_a_process_stays_with_a_setting_and_shares_none_while_others_wait() -> None:
+    waiting = ["theirs", "new", "own", "newer"]
+    taken = []
+    while waiting:
+        taken.append(min(waiting, key=lambda setting: many._rank(setting, "own", ["own", "theirs"])))
+        waiting.remove(taken[-1])
+    assert taken == ["own", "new", "newer", "theirs"]
+
+
+def test_settings_are_told_apart_by_the_problem_and_not_by_the_method() -> None:
+    toy = {"problem": "toy_1d", "inner_steps": [2, 3], "outer_steps": 1, "methods": ["none", "t1t2"]}
+    other = toy | {"options": {"learning_rate": 0.05}}
+    suite = {"name": "settings", "kernels": KERNELS, "experiments": {"toy": toy, "other": other}}
+    settings = [many._setting(cell) for cell in plan(load_suite(suite)).cells]
+    assert len(settings) == 8
+    assert len(set(settings)) == 2

@@ -15,9 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
+from metabench.core.pictures import Picture
 from metabench.core.types import Progress
 from metabench.results.store import read_rows, rows_of
 from metabench.suite.plan.cell import Cell
@@ -70,18 +72,20 @@ def test_rows_come_back_and_are_written(cell: Cell, tmp_path: Path) -> None:
     assert os.listdir(out.parent) == ["rows.parquet"]
 
 
-def test_typed_options_numbers_that_are_not_finite_and_curves_come_through_the_pipe(cell: Cell, tmp_path: Path) -> None:
+def test_typed_options_numbers_that_are_not_finite_curves_and_pictures_come_through_the_pipe(cell: Cell, tmp_path: Path) -> None:
     curve = Curve((0.0, 1.0), (2.0, 0.1), "nat", "outer step", (1.0, 0.0), (3.0, 0.2), 4, log_y=True)
     numbers = {"residual": math.inf, "steps": 3.0}
+    picture = Picture.of(torch.zeros((2, 3, 3), dtype=torch.uint8), "loss 0.5")
 
     def run(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
         for seed in cell.seeds:
-            yield finished(cell, seed) | {"diagnostics": numbers, "curves": {"loss": curve}}
+            yield finished(cell, seed) | {"diagnostics": numbers, "curves": {"loss": curve}, "pictures": {"image": picture}}
 
     out = tmp_path / "rows.parquet"
     supervise(cell, out, silent, run)
     for row in rows_of(read_rows(out)):
         assert (row["diagnostics"], row["curves"]) == (numbers, {"loss": curve})
+        assert row["pictures"] == {"image": picture}
         for name in ("problem_options", "method_options"):
             expected = getattr(cell, name)
             assert row[name] == expected

@@ -73,9 +73,9 @@ def test_a_cell_that_the_suite_has_not_is_named(fresh: Workflow) -> None:
     assert "Traceback" not in said.text
 
 
-def test_totals_that_would_let_cells_run_side_by_side_are_refused(fresh: Workflow) -> None:
-    said = fresh.snakemake(fresh.target("none"), "--resources", "gpu=1", expect=None)
-    assert "exclusive=1" in said.text
+def test_totals_that_would_let_cells_share_a_gpu_are_refused(fresh: Workflow) -> None:
+    said = fresh.snakemake(fresh.target("none"), "--resources", "mem_mb=8000", "--config", "device=cuda", expect=None)
+    assert "add gpu=1 to --resources" in said.text
     assert not list((fresh.folder / "results").rglob("*.parquet"))
 
 

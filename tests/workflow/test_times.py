@@ -1,7 +1,9 @@
-"""The cells of a setting are timed by one job, after all of them have their rows, and again when one of them changed."""
+"""The cells of a setting are timed by one job, alone, after all of them have their rows, and again when one of them changed."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from typing import Any
 
@@ -56,6 +58,42 @@ def test_cells_are_timed_together_and_again_when_one_changed(fresh: Workflow) ->
     fresh.write_suite(**TIMED | {"rounds": 3})
     assert jobs(fresh.snakemake(RESULTS).text) == {"time_setting": 1}
     assert repeats(fresh) == {"none": {3, None}, "t1t2": {3, None}, "broken": {None}}
+
+
+def spans(of: Workflow) -> dict[str, list[tuple[float, float]]]:
+    """Return when the jobs of each rule began, and wrote their output, as Snakemake has kept it."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for path in (of.folder / ".snakemake" / "metadata").iterdir():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(kept["rule"], []).append((kept["starttime"], kept["endtime"]))
+    return found
+
+
+def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def test_cells_share_the_machine_and_a_job_that_times_them_has_it_to_itself(fresh: Workflow) -> None:
+    toy = SUITE["experiments"]["toy"] | {"methods": ["none", "t1t2"], "inner_steps": [2, 3]}
+    fresh.write_suite(**TIMED, certify=True, experiments={"toy": toy})
+    fresh.snakemake(RESULTS)
+    found = spans(fresh)
+    assert {rule: len(found[rule]) for rule in ("run_cell", "certify_method", "time_setting")} == {
+        "run_cell": 4,
+        "certify_method": 2,
+        "time_setting": 2,
+    }
+    assert any(overlap(*pair) for pair in itertools.combinations(found["run_cell"], 2))
+    timing = found.pop("time_setting")
+    assert not overlap(*timing)
+    assert not [pair for pair in itertools.product(timing, itertools.chain(*found.values())) if overlap(*pair)]
+
+
+def test_a_bound_on_threads_that_lets_jobs_run_beside_those_that_are_timed_is_refused(fresh: Workflow) -> None:
+    fresh.write_suite(**TIMED)
+    said = fresh.snakemake("--max-threads", "1", expect=None)
+    assert "with --max-threads 1 of 2 cores, jobs would run beside those that are timed" in said.text
+    assert not fresh.row_files()
 
 
 def test_a_lost_job_leaves_rows_that_say_so_and_is_tried_again(fresh: Workflow) -> None:

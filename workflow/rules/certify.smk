@@ -18,8 +18,6 @@ rule certify_method:
         "../envs/metabench.yaml"
     threads: 1
     resources:
-        # It would disturb the times of a cell beside it.
-        exclusive=int(EXCLUSIVE),
         mem_mb=4096,
         runtime=30,
         attempt=lambda wildcards, attempt: attempt,

@@ -38,7 +38,7 @@ rule collect:
         cells=lambda wildcards, output: PLAN.cell_list,
         certificates=lambda wildcards, output: PLAN.certificate_list,
         times=lambda wildcards, output: PLAN.times_list,
-        n_cells=len(CELLS),
+        n_cells=len(PLAN.cells),
         n_rows=PLAN.rows,
     message:
         "collect {params.n_rows} rows of {params.n_cells} cells"

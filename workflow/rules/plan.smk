@@ -9,7 +9,6 @@ from snakemake.logging import logger
 
 import metabench
 from metabench.core.errors import MetabenchError
-from metabench.data import card
 from metabench.results.certificate import CERTIFICATE_VERSION
 from metabench.results.schema import SCHEMA_VERSION
 from metabench.results.times import TIMES_VERSION
@@ -21,6 +20,7 @@ from metabench.suite.plan.code_hash import (
     report_hash,
     timer_hash,
 )
+from metabench.suite.plan.jobs import Jobs
 from metabench.suite.plan.labels import title
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.predict.scheduler_requests import Requests
@@ -45,13 +45,11 @@ def chosen_suite():
 
 
 def planned(wildcards):
-    """Return the cell whose row file has these wildcards; stop if the suite has no such cell."""
-    key = f"{wildcards.problem}/{wildcards.dataset}/{wildcards.size}/{wildcards.method}-{wildcards.hash}"
-    if key not in CELLS:
-        stop(
-            f"the suite '{SUITE.name}' has no cell {key}: `metabench plan` lists its cells"
-        )
-    return CELLS[key]
+    """Return the cell whose row file has these wildcards."""
+    try:
+        return JOBS.cell(**wildcards)
+    except MetabenchError as error:
+        stop(error)
 
 
 def may_predict():
@@ -62,19 +60,14 @@ def may_predict():
 
 def fetched_data(cell):
     """Return the mark of the cell's data set where it has to be fetched. Its age says nothing about the rows."""
-    mark = PLAN.folder / "data" / f"{cell.dataset}.fetched"
-    return [ancient(mark)] if card(cell.dataset, cell.plugin_files).fetched else []
+    mark = JOBS.data_mark(cell)
+    return [ancient(mark)] if mark else []
 
 
 def write_plan():
     """Write what the jobs read. Snakemake calls this as `onstart`: never in a dry run, nor while another run is at work here."""
-    undeclared = sorted(NEEDED_TOTALS - set(workflow.global_resources))
-    if workflow.local_exec and undeclared:
-        stop(
-            "without a total these resources limit nothing, and cells would run side by side: "
-            f"add to --resources: {' '.join(f'{name}=1' for name in undeclared)}"
-        )
     try:
+        JOBS.check(workflow.global_resources, workflow.resource_settings.max_threads)
         PLAN.write()
     except MetabenchError as error:
         stop(error)
@@ -97,20 +90,14 @@ try:
     SUITE = chosen_suite()
     PLAN = plan(SUITE)
     check_writable(PLAN.folder)
-    REQUESTS = Requests(PLAN, may_predict, workflow.resource_settings.cores or 1)
+    CORES = workflow.resource_settings.cores
+    REQUESTS = Requests(PLAN, may_predict, CORES or 1)
+    JOBS = Jobs(PLAN, CORES if workflow.local_exec else None)
 except MetabenchError as error:
     stop(error)
 
-CELLS = {f"{cell.folder}/{cell.stem}": cell for cell in PLAN.cells}
-GROUPS = {group.name: group for group in PLAN.groups}
 REPORT, LOGS = PLAN.folder / "report", PLAN.folder / "logs"
 TABLES, FIGURES, PAGE = REPORT / "tables", REPORT / "figures", REPORT / "index.html"
 CELL = f"{PLAN.folder}/cells/{{problem}}/{{dataset}}/{{size}}/{{method}}-{{hash}}"
 TIMES = f"{PLAN.folder}/times/{{group}}"
 CERTIFICATE = f"{PLAN.folder}/certificates/{{method}}"
-
-EXCLUSIVE = SUITE.timing.value == "exclusive"
-GPU = SUITE.device.value == "cuda"
-NEEDED_TOTALS = {
-    name for name, needed in (("exclusive", EXCLUSIVE), ("gpu", GPU)) if needed
-}

@@ -22,7 +22,7 @@ rule tables:
     params:
         code_hash=report_hash((*SUITE.plugins, *SUITE.figures)),
         out=lambda wildcards, output: Path(output[0]).parent,
-        n_cells=len(CELLS),
+        n_cells=len(PLAN.cells),
         n_rows=PLAN.rows,
     message:
         "write the tables"
@@ -49,7 +49,7 @@ rule figures:
     params:
         code_hash=report_hash((*SUITE.plugins, *SUITE.figures)),
         out=lambda wildcards, output: Path(output[0]).parent,
-        n_cells=len(CELLS),
+        n_cells=len(PLAN.cells),
         n_rows=PLAN.rows,
     message:
         "draw the figures"
@@ -75,7 +75,7 @@ rule page:
     params:
         code_hash=report_hash((*SUITE.plugins, *SUITE.figures)),
         out=lambda wildcards, output: Path(output[0]).parent,
-        n_cells=len(CELLS),
+        n_cells=len(PLAN.cells),
         n_rows=PLAN.rows,
     message:
         "write the page"

@@ -25,10 +25,9 @@ rule run_cell:
     retries: 2
     conda:
         "../envs/metabench.yaml"
-    threads: lambda wildcards: planned(wildcards).threads
+    threads: lambda wildcards: JOBS.cell_cores(planned(wildcards))
     resources:
-        gpu=int(GPU),
-        exclusive=int(EXCLUSIVE),
+        gpu=JOBS.gpus,
         # What is predicted, and no more than the limits allow: metabench/suite/predict/scheduler_requests.py says how.
         mem_mb=lambda wildcards, attempt: REQUESTS.memory_mb(
             planned(wildcards), attempt

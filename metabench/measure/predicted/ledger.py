@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metabench.measure.predicted.accumulation import accumulates_in_place
-from metabench.measure.predicted.fake_results import FakeResults
+from metabench.measure.predicted.fake_results import Called, FakeResults
 from metabench.measure.predicted.flat_runs import FlatRuns
 from metabench.measure.predicted.flops import flop_formula
 
@@ -52,6 +52,8 @@ class Ledger(TorchDispatchMode):
         self.live_bytes = self.peak_bytes = self.flops = self.operations = 0
         self._inside, self._block, self._tell = inside, block, tell
         self._call = FakeResults(fakes)
+        self._costs: dict[Any, tuple[int, int]] = {}
+        """By what tells calls apart, the bytes beyond their results and the floating-point operations."""
         self._sizes: dict[int, int] = {}
         self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._flat_runs = FlatRuns(self, self._call)
@@ -64,24 +66,26 @@ class Ledger(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
             return args[0].fake_device
-        if (answer := _ANSWERS.get(func)) is not None:
-            return answer(args)
+        known = _operation(func)
+        if known.answer is not None:
+            return known.answer(args)
         kwargs = kwargs or {}
         self.operations += 1
-        args = _with_places(func, args)
-        in_place = accumulates_in_place(func, args, kwargs)
-        before = _storages((args, kwargs)) if func._schema.is_mutable else {}
+        if known.indexed:
+            args = _with_places(args)
+        in_place = known.sums and accumulates_in_place(func, args, kwargs)
+        before = _storages((args, kwargs)) if known.writes else {}
         sizes = {key: storage.nbytes() for key, storage in before.items()}
-        full = _FULL.get(func)
-        result = self._call(func, args, kwargs) if full is None else full(args)
+        # Not held on to longer than this call: what holds a gradient decides what the engine does with it.
+        result, new, like = (
+            self._call(func, args, kwargs) if known.full is None else Called(known.full(args), None, None)
+        )
         grown = 0
         for key, size in sizes.items():
             if before[key].nbytes() != size:
                 grown += self._resize(key, before[key])
-        # Not held on to: what holds a gradient decides what the engine does with it.
-        new, self._call.new = self._call.new if full is None else None, None
         if new is None:
             given = _storages((args, kwargs))
             new = [tensor for tensor in _fake(result) if tensor.untyped_storage()._cdata not in given]
@@ -91,10 +95,15 @@ class Ledger(TorchDispatchMode):
                 grown += self._follow(storage, in_place)
         if in_place:
             self._take_over(args[0], result)
-        beyond = self._rounded(self._inside(func, args, result)) if self._inside is not None else 0
-        self._add(grown, beyond)
-        if (formula := flop_formula(func._overloadpacket)) is not None:
-            self.flops += formula(*args, **kwargs, out_val=result)
+        cost = None if like is None else self._costs.get(like)
+        if cost is None:
+            beyond = self._rounded(self._inside(func, args, result)) if self._inside is not None else 0
+            formula = flop_formula(func._overloadpacket)
+            cost = beyond, 0 if formula is None else formula(*args, **kwargs, out_val=result)
+            if like is not None:
+                self._costs[like] = cost
+        self._add(grown, cost[0])
+        self.flops += cost[1]
         return result
 
     def run_flat(self, run: Callable[[list[Any]], list[Any]], given: list[Any]) -> list[Any]:
@@ -194,9 +203,9 @@ def _all_places(args: tuple[Any, ...]) -> torch.Tensor:
     return torch.empty((args[0].numel(), args[0].dim()), dtype=torch.int64, device=args[0].fake_device)
 
 
-def _with_places(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _with_places(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the arguments of an operation by indices, masks among them replaced by the places of all elements that they mask."""
-    if func._overloadpacket not in _INDEXED or not any(index is not None and _is_mask(index) for index in args[1]):
+    if not any(index is not None and _is_mask(index) for index in args[1]):
         return args
     indices: list[torch.Tensor | None] = []
     for index in args[1]:
@@ -211,6 +220,8 @@ def _is_mask(index: torch.Tensor) -> bool:
     return index.dtype in (torch.bool, torch.uint8)
 
 
+_DEVICE = torch.ops.prim.device.default
+
 _INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_}
 
 _ANSWERS: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
@@ -224,3 +235,32 @@ _FULL: dict[Any, Callable[[tuple[Any, ...]], torch.Tensor]] = {
         torch.broadcast_shapes(args[0].shape, args[1].shape).numel()
     ),
 }
+
+
+class _Operation(NamedTuple):
+    """What the ledger asks of every call of an operation, worked out once."""
+
+    function: Any
+    answer: Callable[[tuple[Any, ...]], Any] | None
+    full: Callable[[tuple[Any, ...]], torch.Tensor] | None
+    indexed: bool
+    sums: bool
+    writes: bool
+
+
+_operations: dict[int, _Operation] = {}
+"""By the operation's address: its hash is a function of Python."""
+
+
+def _operation(function: Any) -> _Operation:
+    known = _operations.get(id(function))
+    if known is None:
+        known = _operations[id(function)] = _Operation(
+            function,
+            _ANSWERS.get(function),
+            _FULL.get(function),
+            function._overloadpacket in _INDEXED,
+            function is aten.add.Tensor,
+            function._schema.is_mutable,
+        )
+    return known

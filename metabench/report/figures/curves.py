@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 
 from metabench.core.curves import Curve
@@ -39,13 +39,13 @@ class _Run:
     seconds: tuple[float, ...] = ()
 
 
-def curve_figures(suite: Suite, task: Task) -> list[Figure]:
-    """Return the figures of every curve that a run of a task has: the outer loss, then the others by name; none where no run has any."""
+def curve_figures(suite: Suite, task: Task, shown: Callable[[str], bool]) -> list[Figure]:
+    """Return the figures of the curves of a task's runs whose names are `shown`: the outer loss, then the others by name."""
     if not suite.curves:
         return []
     rows = [row for row in suite.rows if Task(row["problem"], row["dataset"]) == task]
     names = dict.fromkeys([OUTER_LOSS, *sorted({name for curves in suite.curves.values() for name in curves})])
-    return [figure for name in names if (figure := _figure(suite, task, name, rows)) is not None]
+    return [figure for name in filter(shown, names) if (figure := _figure(suite, task, name, rows)) is not None]
 
 
 def _figure(suite: Suite, task: Task, name: str, rows: list[Row]) -> Figure | None:

@@ -22,6 +22,7 @@ from metabench.report.results.side_by_side import Rounds
 from metabench.results.certificate import Certificate
 from metabench.results.curves import Curves, read_curves
 from metabench.results.metadata import Metadata
+from metabench.results.pictures import Pictures, read_pictures
 from metabench.results.statistics import Estimate
 
 DEFAULT_BASELINE = "unrolled"
@@ -143,7 +144,8 @@ class Suite:
     """Everything that the report shows: the rows, entries, the order and style of labels, and the suite's metadata.
 
     method_styles: the style of each method, in the suite's order: that of its label without options, whether or not such a label is there.
-    curves_file: curves.parquet; None where there is none. partners: rows of the baseline's second runs, which `rows` leaves out.
+    curves_file, pictures_file: curves.parquet and pictures.parquet; None where there is none.
+    partners: rows of the baseline's second runs, which `rows` leaves out.
     rounds: the times of cells that took turns.
     """
 
@@ -155,6 +157,7 @@ class Suite:
     method_styles: dict[str, LabelStyle]
     certificates: dict[str, Certificate]
     curves_file: Path | None = None
+    pictures_file: Path | None = None
     partners: list[Row] = field(default_factory=list)
     rounds: Rounds | None = None
 
@@ -162,6 +165,11 @@ class Suite:
     def curves(self) -> Curves:
         """The curves of each cell and seed by name, read when they are first asked for; none where there is no file of them."""
         return read_curves(self.curves_file) if self.curves_file else {}
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        """The pictures of each cell and seed by name, read when they are first asked for; none where there is no file of them."""
+        return read_pictures(self.pictures_file) if self.pictures_file else {}
 
     @property
     def all_styles(self) -> dict[str, LabelStyle]:

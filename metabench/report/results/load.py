@@ -15,6 +15,7 @@ from metabench.report.results.settings import Row, Setting
 from metabench.report.results.side_by_side import Rounds
 from metabench.results.curves import CURVES_FILE
 from metabench.results.metadata import decode_metadata
+from metabench.results.pictures import PICTURES_FILE
 from metabench.results.schema import BY_NAME, STATUSES
 from metabench.results.statistics import Estimate, intervals
 from metabench.results.store import read_rows, rows_of
@@ -44,8 +45,8 @@ def load_suite(results: Path) -> Suite:
     _add_comparisons(entries, baseline, rounds)
     own = assign_styles(methods, {method: method for method in methods})
     curves = Path(results).with_name(CURVES_FILE)
-    known = curves if curves.is_file() else None
-    return Suite(rows, metadata, entries, baseline, styles, own, certificates, known, partners, rounds)
+    known = [file if file.is_file() else None for file in (curves, Path(results).with_name(PICTURES_FILE))]
+    return Suite(rows, metadata, entries, baseline, styles, own, certificates, *known, partners, rounds)
 
 
 def _entry(setting: Setting, rows: list[Row]) -> Entry:

@@ -95,7 +95,7 @@ def warnings(suite: Suite) -> list[str]:
     busy = [
         row
         for row in suite.rows
-        if row["load_at_start"] is not None and row["load_at_start"] > cores(row["hardware"]) + _OWN_LOAD
+        if row["load_at_start"] is not None and row["load_at_start"] > _OWN_LOAD * cores(row["hardware"]) + _BRIEF_LOAD
     ]
     if busy:
         most = max(busy, key=lambda row: row["load_at_start"])
@@ -108,8 +108,11 @@ def warnings(suite: Suite) -> list[str]:
     return found
 
 
-_OWN_LOAD = 0.5
-"""What the run itself adds to a load average: a cell that has just ended beside one that begins."""
+_OWN_LOAD = 1.5
+"""Load per core of cells that run one per core, each beside the process that writes its rows and imports libraries meanwhile."""
+
+_BRIEF_LOAD = 0.5
+"""What a cell that has just ended adds."""
 
 
 def cores(hardware: str) -> int:

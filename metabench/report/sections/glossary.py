@@ -48,6 +48,10 @@ WORDS_OF_THE_REPORT = (
         "‡: its measured error exceeds rounding",
     ),
     ("Pareto front", "the methods that no other method beats on both mean quality and cost; other seeds may change it"),
+    (
+        "training time",
+        "the seconds of a run, beside which others may have run on the other cores: it tells apart methods that differ by much",
+    ),
     ("band", "from the least to the greatest seed; of a single seed, its quartiles over tasks"),
     (
         "b, per step",

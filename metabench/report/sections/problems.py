@@ -11,7 +11,7 @@ from metabench.report.figures.quality import quality_figures
 from metabench.report.figures.scaling import size_figure, steps_figure
 from metabench.report.results.entries import Suite
 from metabench.report.results.settings import Task, slug
-from metabench.report.section import Part, Section
+from metabench.report.section import Part, Section, sections
 from metabench.report.tables.setting import setting_table
 
 PANELS_OF_A_PROBLEM = 12
@@ -36,7 +36,8 @@ def _parts(suite: Suite) -> list[Part]:
 def problem_figures(suite: Suite, task: Task, limit: int) -> list[Figure | Note]:
     """Return the figures of a problem, the most decisive first, at most `limit` panels in the page, and a note of what has none."""
     settings = {setting: entries for setting, entries in suite.settings.items() if setting.task == task}
-    curves = curve_figures(suite, task)
+    elsewhere = [section.draws for section in sections(suite).values()]
+    curves = curve_figures(suite, task, lambda name: not any(draws(name) for draws in elsewhere))
     loss = slug("curve", OUTER_LOSS, task.problem, task.dataset)
     found: list[Figure | Note] = [
         *quality_figures(suite, task, settings),

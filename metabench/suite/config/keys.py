@@ -22,7 +22,7 @@ class Device(Enum):
 
 
 class Timing(Enum):
-    """Whether cells may run side by side on one machine."""
+    """Whether whatever is timed has its machine to itself."""
 
     exclusive = "exclusive"
     shared = "shared"
@@ -161,7 +161,8 @@ class Suite:
     )
     threads: int = key("torch threads per cell", 1, minimum=1)
     timing: Timing = key(
-        "'exclusive': one cell at a time per machine, so that times are comparable; 'shared': in parallel",
+        "'exclusive': what times hypergradients has the machine to itself, so that times are comparable: the jobs of `rounds`, and cells "
+        "without rounds or on a GPU; all others run in parallel; 'shared': everything runs in parallel",
         Timing.exclusive,
     )
     aa: bool = key(
@@ -171,7 +172,7 @@ class Suite:
     )
     rounds: int = key(
         "with `timing: exclusive`, the methods of a setting are timed side by side: each in its own process, with one seed, taking turns, "
-        "this often; 0: each cell times itself when it runs",
+        "this often, after all cells have run; 0: each cell times itself when it runs, one cell at a time",
         15,
         minimum=0,
     )

@@ -109,12 +109,13 @@ def code_hash(cell: Cell) -> str:
     """Return twelve hexadecimal digits over the source that decides the cell's rows: its kind, method, problem, data set and the runner.
 
     Of what a plugin declares, its file counts, and what that imports from its folder, or its package, and from this package; of the user's
-    own data, their content. Source is read once per process.
+    own data, and of files that options name, their content. Source is read once per process.
     """
     code = _hash(_installed(), _modules(cell))
     files = (
         *PROBLEMS.pick(cell.problem, cell.plugin_files).card.files,
         *dataset(cell.dataset, cell.plugin_files).files,
+        *_needs(cell),
     )
     if not files:
         return code
@@ -212,6 +213,14 @@ def _modules(cell: Cell) -> tuple[str, ...]:
     loader = () if is_own_text(cell.dataset) else (_home(DATASETS, cell.dataset, plugins),)
     named = [(KINDS, cell.kind), (METHODS, cell.method), (PROBLEMS, cell.problem), *_chosen(cell)]
     return (RUNNER, *(_home(registry, name, plugins) for registry, name in named), *loader)
+
+
+def _needs(cell: Cell) -> Iterator[Path]:
+    """Yield the files that the values of the problem's options name."""
+    for field in dataclasses.fields(PROBLEMS.pick(cell.problem, cell.plugin_files).card.options):
+        needs = field.metadata.get("needs")
+        if needs and field.name in cell.problem_options:
+            yield from needs(cell.problem_options[field.name])
 
 
 def _chosen(cell: Cell) -> Iterator[tuple[Registry[Any], str]]:

@@ -213,7 +213,7 @@ def _partners(suite: Suite, cells: Iterable[Cell]) -> Iterator[Cell]:
         if cell.method != (suite.baseline or DEFAULT_BASELINE) or not (name := known[cell.kind].partner):
             continue
         kind = pick(f"partner of kind of experiment '{cell.kind}'", name, known)
-        changes: dict[str, Any] = {} if name == cell.kind else {"kind": name, "kind_options": _options(kind, {})}
+        changes: dict[str, Any] = {} if name == cell.kind else {"kind": name, "kind_options": dataclasses.asdict(_options(kind, {}))}
         steps = cell.outer_steps if kind.trains else 0
         partner = dataclasses.replace(cell, **changes, outer_steps=steps, replicate=1)
         place = partner.folder / partner.stem
@@ -222,9 +222,9 @@ def _partners(suite: Suite, cells: Iterable[Cell]) -> Iterator[Cell]:
     yield from found.values()
 
 
-def _options(kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every option of a kind of experiment, validated."""
-    return dataclasses.asdict(build(kind.options, given, f"kind of experiment '{kind.name}'"))
+def _options(kind: Kind, given: Mapping[str, Any]) -> Any:
+    """Return the options of a kind of experiment, typed."""
+    return build(kind.options, given, f"kind of experiment '{kind.name}'")
 
 
 def _cells(
@@ -241,6 +241,7 @@ def _cells(
     kind, kind_options = _entry("kind of experiment", experiment.kind, kinds(plugins))
     if experiment.outer_steps is not None and not kind.trains:
         raise MetabenchError(f"'outer_steps' has no meaning where kind is '{kind.name}': nothing is trained")
+    of_kind = _options(kind, kind_options)
     known_data = datasets(plugins)
     offered = {name: pick(f"data set of {where}", name, known_data) for name in card.datasets}
     for dataset in experiment.datasets:
@@ -273,17 +274,20 @@ def _cells(
         needed = declared.examples_needed(build(card.options, problem_options, where))
         if needed > (there := dataset_card(dataset, plugins).sizes.get("train", 0)):
             raise MetabenchError(f"{where} takes {needed:,} training examples, data set '{dataset}' has {there:,}")
+        if kind.check:
+            kind.check(of_kind, declared, problem_options)
+        trains = kind.trains and (kind.trains_none or method.target is not Target.NONE)
         yield Cell(
             suite=suite.name,
             experiment=name,
             kind=kind.name,
-            kind_options=_options(kind, kind_options),
+            kind_options=dataclasses.asdict(of_kind),
             problem=experiment.problem,
             dataset=dataset,
             size=size,
             problem_options=problem_options,
             inner_steps=inner_steps,
-            outer_steps=trained if kind.trains else 0,
+            outer_steps=trained if trains else 0,
             method=method.name,
             method_options=method_options,
             seeds=list(suite.seeds if experiment.seeds is None else experiment.seeds),

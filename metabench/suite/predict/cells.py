@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -87,12 +87,18 @@ def _predicted(
     for cell in cells:
         choose_kernels(cell.kernels)
     _import_once()
-    waiting, idle = list(reversed(tasks)), [_worker() for _ in range(min(workers, len(tasks)))]
+    waiting, idle = list(tasks), [_worker() for _ in range(min(workers, len(tasks)))]
+    # What a process keeps from one cell (results of operations, traces) helps those on the same problem.
+    settings = {places[0]: _setting(cells[places[0]]) for places in tasks}
+    last: dict[ProcessPoolExecutor, str] = {}
     running: dict[Future[list[CellPrediction]], tuple[ProcessPoolExecutor, list[int]]] = {}
     try:
         while waiting or running:
             while waiting and idle:
-                places, worker = waiting.pop(), idle.pop()
+                worker = idle.pop()
+                places = min(waiting, key=lambda task: _rank(settings[task[0]], last.get(worker), last.values()))
+                waiting.remove(places)
+                last[worker] = settings[places[0]]
                 running[worker.submit(predict_group, [cells[place] for place in places], device)] = worker, places
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 worker, places = running.pop(future)
@@ -107,6 +113,11 @@ def _predicted(
     finally:
         for worker in [*idle, *(worker for worker, _ in running.values())]:
             worker.shutdown(wait=False, cancel_futures=True)
+
+
+def _rank(setting: str, own: str | None, all_last: Collection[str]) -> int:
+    """Return how late a process takes cells of a setting: after its own last one's those that no other is at; the first of equals."""
+    return 0 if setting == own else 1 + (setting in all_last)
 
 
 def _worker() -> ProcessPoolExecutor:
@@ -247,8 +258,12 @@ def _shape(cell: Cell) -> str:
         for name, value in dataclasses.asdict(method_options(cell)).items()
     }
     place = (cell.device, cell.threads, cell.kernels, cell.plugins, cell.limit_seconds, cell.seeds[0])
-    what = (cell.problem, cell.dataset, cell.size, cell.dtype, cell.problem_options)
-    return json.dumps((place, what, cell.method, shaping), sort_keys=True)
+    return json.dumps((place, _setting(cell), cell.method, shaping), sort_keys=True)
+
+
+def _setting(cell: Cell) -> str:
+    """Return what sets the tensors of a cell's problem apart from others'."""
+    return json.dumps((cell.problem, cell.dataset, cell.size, cell.dtype, cell.problem_options), sort_keys=True)
 
 
 def _predictor() -> Predictor:

@@ -18,7 +18,7 @@ from metabench.core.options import build
 from metabench.methods import method
 from metabench.suite.plan.cell import ATTEMPTS, Cell
 from metabench.suite.plan.groups import Group
-from metabench.suite.plan.labels import method_of
+from metabench.suite.plan.labels import kind_of, method_of
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.predictions import CellPrediction, Predictions, kept_predictions
 
@@ -81,7 +81,8 @@ def runtime_minutes(cell: Cell, predictions: Predictions) -> int:
     """Return minutes for one attempt at a cell: its time limit, or less where its prediction says that it is done before."""
     allowed = START_MINUTES + round(cell.limit_seconds / 60)
     own = _known(cell, predictions)
-    if own is None or cell.device != "cpu":
+    # A kind that times no hypergradient does something else, of which nothing is predicted.
+    if own is None or cell.device != "cpu" or not kind_of(cell).partner:
         return allowed
     measure = cell.measure
     once = own.flops / FLOPS_PER_SECOND + own.operations * SECONDS_PER_OPERATION

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 from metabench.core.lazy import torch
+from metabench.measure.processor import machine_bytes
 from metabench.suite.plan.cell import Cell
 
 PROCESS_BYTES = 400 * 2**20
@@ -42,5 +42,5 @@ def room(device: str, granted_bytes: int | None) -> tuple[int, int]:
     """
     if device != "cpu":
         return int(0.9 * torch.cuda.get_device_properties(torch.device(device)).total_memory), DEVICE_BYTES
-    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    half = machine_bytes() // 2
     return min(half, granted_bytes or half), PROCESS_BYTES

@@ -5,6 +5,7 @@ Every failure becomes a row, which keeps what was measured before.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from metabench.suite.plan.code_hash import code_hash
 from metabench.suite.plan.labels import kind_of, kind_options, load_data, method_of, method_options, problem_of
 from metabench.suite.run.rows import base_row, failed_row
 from metabench.training.checkpoint import Checkpoint
+from metabench.training.kept import Keeper, kept_file
 
 Row = dict[str, Any]
 
@@ -45,7 +47,7 @@ _PLAIN = (bool, int, float, str, Mapping, type(None))
 def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterator[Row]:
     """Yield one finished row per seed. Failures of a seed are recorded in its row.
 
-    `out` is where the rows will go: checkpoints of its runs are beside it.
+    `out` is where the rows will go: checkpoints of its runs are beside it, and the meta-parameters that they lead to.
 
     Raises MetabenchError if this process has loaded torch with other kernels than the cell's.
     """
@@ -58,6 +60,9 @@ def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterato
         return
     pin_threads(cell.threads)
     loaded = load_data(cell)
+    keeper = Keeper(kept_file(out), cell.to_json()) if out else None
+    if keeper:
+        keeper.forget()
     until = time.perf_counter() + cell.limit_seconds
     for index, seed in enumerate(cell.seeds):
         left = until - time.perf_counter()
@@ -66,9 +71,13 @@ def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterato
             yield failed_row(cell, seed, "timeout", message, place)
             continue
         row = base_row(cell, seed, place) | {"message": ""}
+        subject = subject_of(cell, seed, loaded, index == 0, progress, out)
+        if keeper:
+            keeper.row = dict(row)
+            subject = dataclasses.replace(subject, keep=keeper.keep)
         try:
             with deadline(left), memory_bound(NET * cell.limit_bytes, torch.device(cell.device)):
-                for columns in _measured(cell, subject_of(cell, seed, loaded, index == 0, progress, out)):
+                for columns in _measured(cell, subject):
                     _add(row, columns)
             row["status"] = "ok"
         except TimeLimit:

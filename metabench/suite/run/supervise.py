@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
+from metabench.core.pictures import Picture
 from metabench.core.types import Progress
 from metabench.suite.plan.cell import Cell
 from metabench.suite.predict.predictions import CellPrediction, unfit
@@ -184,6 +185,8 @@ def _listen(child: _Child, cell: Cell, patience: float, progress: Progress) -> _
                 row = message["row"]
                 if "curves" in row:
                     row["curves"] = {name: Curve(**curve) for name, curve in row["curves"].items()}
+                if "pictures" in row:
+                    row["pictures"] = {name: Picture(**picture) for name, picture in row["pictures"].items()}
                 heard.rows[row["seed"]] = row
             else:
                 heard.finished = "finished" in message

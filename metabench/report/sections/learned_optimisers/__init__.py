@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from metabench.learned.names import LOSS, trial_of
 from metabench.report import numbers
 from metabench.report.blocks import Block, Sentence
 from metabench.report.results.entries import Suite
 from metabench.report.section import Part, Section
 from metabench.report.sections.learned_optimisers.entrants import Bench, benches
 from metabench.report.sections.learned_optimisers.figures import curves_figure
+from metabench.report.sections.learned_optimisers.pictures import pictures_drawing
 from metabench.report.sections.learned_optimisers.tables import (
+    TUNED_FOR,
     ahead,
     cutting_table,
     results_table,
@@ -32,6 +35,7 @@ def _part(suite: Suite, bench: Bench, others: list[Bench]) -> Part:
     blocks: list[Block | None] = [
         Sentence(f"{sentence}.") if sentence else None,
         curves_figure(suite, bench),
+        pictures_drawing(suite, bench),
         results_table(bench),
         transfer_table(bench),
         cutting_table(bench),
@@ -63,4 +67,8 @@ def _headline(suite: Suite) -> str:
     return f"A learned optimiser is ahead of the best tuned baseline on {wins} of {families} of tasks."
 
 
-LEARNED = Section("learned-optimisers", "Optimisers", _parts, _headline, order=12, module=__name__)
+def _draws(name: str) -> bool:
+    return trial_of(name.removesuffix(TUNED_FOR), LOSS) is not None
+
+
+LEARNED = Section("learned-optimisers", "Optimisers", _parts, _headline, _draws, order=12, module=__name__)

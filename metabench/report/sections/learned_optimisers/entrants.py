@@ -52,7 +52,7 @@ class Entrant:
 
     def combined(self, column: str) -> Any:
         """Return what the seeds' values of a column become, as the column declares; None where there is no value."""
-        values = [row[column] for row in self.finished if finite(row[column])]
+        values = [row[column] for row in self.finished if finite(row.get(column))]
         return combine(values, column) if values else None
 
     def curves(self, suite: Suite, name: str) -> list[Curve]:

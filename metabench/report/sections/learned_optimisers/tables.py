@@ -55,13 +55,17 @@ def results_table(bench: Bench) -> Table:
     for one in sorted(bench.entrants, key=lambda one: _value(one, AREA)):
         verdict = ranking.verdicts.get(one.name)
         words = "the least" if one.name == ranking.best else str(verdict.text) if verdict else numbers.ABSENT
-        area, seconds, peak = one.estimate(AREA), one.combined("train_s"), one.combined("peak_bytes")
+        area, diverged = one.estimate(AREA), one.estimate(DIVERGED)
+        seconds, peak = one.combined("train_s"), one.combined("peak_bytes")
         table.rows.append(
             {
                 "name": Cell("", one.name, label=one.name),
                 "area": estimate_cell(area, tone="best" if one.name == ranking.best else ""),
                 "verdict": Cell(words, words),
                 **{key: estimate_cell(one.estimate(metric)) for key, metric in _FIGURES.items()},
+                "diverged": exact_cell(numbers.plain(diverged.value), diverged.value)
+                if diverged
+                else Cell(numbers.ABSENT),
                 "chosen": Cell(_chosen(one)),
                 "seconds": exact_cell(
                     numbers.seconds(seconds) if seconds and not one.tuned else numbers.ABSENT, seconds
@@ -87,7 +91,7 @@ def results_table(bench: Bench) -> Table:
     return table
 
 
-_FIGURES = {"final": FINAL, "median": MEDIAN, "diverged": DIVERGED}
+_FIGURES = {"final": FINAL, "median": MEDIAN}
 
 
 def _value(one: Entrant, metric: str) -> float:
@@ -213,13 +217,9 @@ def statements_table(found: Sequence[Bench]) -> Table | None:
                 ):
                     continue
                 word = standing(bench, one.trial)
-                agrees = (
-                    "not decided"
-                    if word == Word.NOT_TOLD_APART
-                    else "yes"
-                    if (word == Word.BETTER) == one.ahead
-                    else "no"
-                )
+                agrees = "not decided"
+                if word in (Word.BETTER, Word.WORSE):
+                    agrees = "yes" if (word == Word.BETTER) == one.ahead else "no"
                 where = f"{bench.size} on {bench.task.dataset}"
                 table.rows.append(
                     {

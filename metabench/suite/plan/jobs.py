@@ -1,0 +1,59 @@
+"""The jobs of a plan: whose a job is, how many cores it takes, and what must hold before any of them starts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from metabench.core.errors import MetabenchError
+from metabench.data import card
+from metabench.suite.config.keys import Device, Timing
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.plan import Plan
+
+
+class Jobs:
+    """The jobs of `plan` on a machine with so many `cores`; on a cluster, where each job asks for its own, None."""
+
+    def __init__(self, plan: Plan, cores: int | None) -> None:
+        self._plan, self._cores = plan, cores
+        self._exclusive = plan.suite.timing is Timing.exclusive
+        self._in_rounds = {cell.hash for group in plan.groups for cell in group.cells}
+        self.gpus = int(plan.suite.device is Device.cuda)
+        self.cells = {f"{cell.folder}/{cell.stem}": cell for cell in plan.cells}
+        self.groups = {group.name: group for group in plan.groups}
+
+    def cell(self, problem: str, dataset: str, size: str, method: str, hash: str) -> Cell:
+        """Return the cell whose row file has these wildcards; raise MetabenchError if the suite has no such cell."""
+        key = f"{problem}/{dataset}/{size}/{method}-{hash}"
+        if key not in self.cells:
+            raise MetabenchError(
+                f"the suite '{self._plan.suite.name}' has no cell {key}: `metabench plan` lists its cells"
+            )
+        return self.cells[key]
+
+    def cores_alone(self, threads: int) -> int:
+        """Return the cores of a job that must have the machine to itself: all. On a cluster its profile asks for a whole node."""
+        return max(threads, self._cores or 1)
+
+    def cell_cores(self, cell: Cell) -> int:
+        """Return the cores of a cell's job: its threads, or all where a job beside it would disturb its own times, or share its GPU."""
+        alone = self._exclusive and (self.gpus or cell.hash not in self._in_rounds)
+        return self.cores_alone(cell.threads) if alone else cell.threads
+
+    def data_mark(self, cell: Cell) -> Path | None:
+        """Return the mark of the cell's data set where it has to be fetched, None where it ships or is the user's own."""
+        fetched = card(cell.dataset, cell.plugin_files).fetched
+        return self._plan.folder / "data" / f"{cell.dataset}.fetched" if fetched else None
+
+    def check(self, totals: Collection[str], most_threads: int | None) -> None:
+        """Raise MetabenchError if jobs that must be alone would not be, given the resources with a total and the bound on threads."""
+        if self._cores and self.gpus and "gpu" not in totals:
+            raise MetabenchError(
+                "without a total of the resource gpu, cells would share a GPU: add gpu=1 to --resources"
+            )
+        if self._exclusive and most_threads is not None and most_threads < self.cores_alone(1):
+            raise MetabenchError(
+                f"with --max-threads {most_threads} of {self._cores} cores, jobs would run beside those that are timed: "
+                "leave it out, or choose `timing: shared`"
+            )

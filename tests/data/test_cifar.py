@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from metabench.core.errors import MetabenchError
+from metabench.data.formats.cifar import cifar10
+
+CLASSES = ("bird", "cat", "dog")
+FILES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+IMAGES = np.random.default_rng(0).integers(0, 256, size=(12, 3, 32, 32), dtype=np.uint8)
+LABELS = np.arange(12, dtype=np.uint8) % 3
+
+
+def archive(**changed: bytes | None) -> bytes:
+    """Return an archive as the authors', of two records a file; `changed` are files by stem with another content, or none."""
+    kept = io.BytesIO()
+    with tarfile.open(fileobj=kept, mode="w:gz") as tar:
+        for place, file in enumerate(FILES):
+            rows = slice(2 * place, 2 * place + 2)
+            whole = np.concatenate([LABELS[rows, None], IMAGES[rows].reshape(2, -1)], axis=1).tobytes()
+            content = changed.get(file.removesuffix(".bin"), whole)
+            if content is not None:
+                member = tarfile.TarInfo(f"cifar-10-batches-bin/{file}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return kept.getvalue()
+
+
+def test_records_become_images_in_the_order_of_the_files() -> None:
+    data = cifar10(lambda name: archive(), "cifar.tar.gz", CLASSES)
+    assert data.train_inputs.shape == (10, 3, 32, 32) and data.train_inputs.dtype == np.float32
+    np.testing.assert_array_equal(np.concatenate([data.train_inputs, data.test_inputs]) * np.float32(255), IMAGES)
+    np.testing.assert_array_equal(np.concatenate([data.train_targets, data.test_targets]), LABELS)
+    assert data.train_targets.dtype == np.int64 and data.classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"no archive", "not a whole archive"),
+        (archive()[:-2000], "not a whole archive"),
+        (archive(data_batch_3=None), "there is no file cifar-10-batches-bin/data_batch_3.bin in it"),
+        (archive(test_batch=bytes(3072)), "test_batch.bin has 3072 bytes, expected records of 3073"),
+        (archive(test_batch=b"\x03" + bytes(3072)), "expected labels below 3, found 3"),
+    ],
+)
+def test_what_is_no_such_archive_is_refused_by_name(content: bytes, complaint: str) -> None:
+    with pytest.raises(MetabenchError, match=f"^cifar.tar.gz: .*{complaint}"):
+        cifar10(lambda name: content, "cifar.tar.gz", CLASSES)
