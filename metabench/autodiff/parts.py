@@ -107,7 +107,7 @@ def parts_of(optimiser: InnerOptimiser, params: Tree) -> list[Part]:
 
 
 def _ranges(count: int, pieces: int) -> list[slice]:
-    """Return `count` coordinates in at most so many ranges of nearly equal length."""
+    """Return `count` coordinates in at most `pieces` ranges of nearly equal length."""
     pieces = min(count, pieces)
     ends = [count * i // pieces for i in range(pieces + 1)]
     return [slice(first, last) for first, last in itertools.pairwise(ends)]
