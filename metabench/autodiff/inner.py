@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from metabench.autodiff.gradients import gradients, inner_gradient, outer_value
-from metabench.autodiff.parts import parts_of, shared_slots
+from metabench.autodiff.parts import parts_of, put_shared, shared_slots
 from metabench.core import tree
 from metabench.core.errors import Diverged
 from metabench.core.lazy import torch
@@ -28,14 +28,14 @@ def updated(problem: Problem, gradient: Tree, state: InnerState, meta: Tree, *, 
         if len(parts) == 1:
             return InnerState(*problem.optimiser.update(gradient, state.params, state.optimiser, meta))
         like, shared = dict(state.params), shared_slots(state.optimiser, state.params)
-        after = state if spent else InnerState({}, {slot: {} for slot in state.optimiser})
+        after = state if spent else InnerState({}, {slot: dict(leaves) for slot, leaves in shared.items()})
         for part in parts:
             given = part.of_state(state, like, shared)
             moved, kept = problem.optimiser.update(part.of(gradient, like), given.params, given.optimiser, meta)
             part.put(after.params, moved, like)
             for slot, leaves in kept.items():
                 part.put(after.optimiser[slot], leaves, like)
-                after.optimiser[slot].update({name: leaf for name, leaf in leaves.items() if name not in like})
+            put_shared(after.optimiser, kept, shared)
     return after
 
 

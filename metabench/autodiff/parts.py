@@ -19,7 +19,7 @@ from metabench.core.types import InnerState, OptimiserState, Tree
 WHOLE_BYTES = 2**23
 """Most bytes of temporaries of an update that is taken at once."""
 
-CUT_BYTES = 2**21
+CUT_BYTES = 3 * 2**20
 """Most bytes of temporaries of an update within a tensor, on a CPU: about the size of a core's cache."""
 
 _NUMBERS = 8
@@ -48,8 +48,8 @@ class Part(NamedTuple):
             elif name in values:
                 value = values[name]
                 if name not in whole:
-                    whole[name] = value.new_empty(params[name].shape + value.shape[1:])
-                _flat(whole[name], params[name])[self.rows] = value
+                    whole[name] = _like_rows(value, params[name])
+                whole[name].view(-1, *value.shape[1:])[self.rows] = value
 
     def of_state(self, state: InnerState, params: Tree, shared: OptimiserState) -> InnerState:
         """Return the part of a state, with the leaves of slots that all parts share."""
@@ -61,9 +61,23 @@ def _flat(leaf: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
     return leaf.reshape((-1, *leaf.shape[param.dim() :])) if param.dim() != 1 else leaf
 
 
+def _like_rows(rows: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
+    """Return an empty leaf of the parameter's shape followed by that of a row; in memory the rows are last where they are in `rows`."""
+    shape, each = param.shape, rows.shape[1:]
+    if rows.is_contiguous():
+        return rows.new_empty(shape + each)
+    return rows.new_empty(each + shape).movedim(tuple(range(len(each))), tuple(range(-len(each), 0)))
+
+
 def shared_slots(slots: OptimiserState, params: Tree) -> OptimiserState:
     """Return the leaves of slots that belong to no parameter."""
     return {slot: {name: leaf for name, leaf in leaves.items() if name not in params} for slot, leaves in slots.items()}
+
+
+def put_shared(whole: OptimiserState, slots: OptimiserState, shared: OptimiserState) -> None:
+    """Put shared leaves that a part's update has changed into the whole: an optimiser of several may leave them to another part."""
+    for slot, leaves in shared.items():
+        whole[slot].update({name: slots[slot][name] for name, leaf in leaves.items() if slots[slot][name] is not leaf})
 
 
 def parts_of(optimiser: InnerOptimiser, params: Tree) -> list[Part]:
@@ -93,7 +107,7 @@ def parts_of(optimiser: InnerOptimiser, params: Tree) -> list[Part]:
 
 
 def _ranges(count: int, pieces: int) -> list[slice]:
-    """Return `count` coordinates in at most so many ranges of nearly equal length."""
+    """Return `count` coordinates in at most `pieces` ranges of nearly equal length."""
     pieces = min(count, pieces)
     ends = [count * i // pieces for i in range(pieces + 1)]
     return [slice(first, last) for first, last in itertools.pairwise(ends)]

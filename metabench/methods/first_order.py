@@ -33,7 +33,7 @@ class Options:
 
     recompute: bool = option(
         False,
-        help="where the update is learned or decays: update once more on the way back instead of keeping the graph of the updates",
+        help="where the update is learned or decays: recompute each update in the backward pass instead of keeping its graph",
     )
 
 

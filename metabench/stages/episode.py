@@ -71,7 +71,7 @@ def compared_over_episode(subject: Subject, problem: Problem, meta: Tree, suffix
 
 
 def next_episode(problem: Problem, after: int) -> Sequence[Window]:
-    """Return the windows of the first episode of the first task that begins after so many windows; empty if none does and ends."""
+    """Return the windows of the first episode of the first task that begins after `after` windows or later; empty if none does and ends."""
     firsts = (tasks[0] for tasks in itertools.islice(problem.window_lists(), after, after + 2 * MOST))
     coming = list(itertools.islice(itertools.dropwhile(lambda window: window.begins is None, firsts), MOST + 1))
     ends = next((k for k, window in enumerate(coming) if k and window.begins is not None), 0)
