@@ -9,6 +9,10 @@ DIVERGED = "diverged tasks (%)"
 LOSS = "loss"
 """The curve of the loss against the inner step, on test tasks."""
 
+AT_FIRST = "first step against the gradient"
+PERSISTENT = "steps at a constant gradient"
+"""Curves of what an optimiser does; of a group of parameters with its name before them."""
+
 TRAINED_BY = frozenset(
     {
         "optimiser",

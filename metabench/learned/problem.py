@@ -27,6 +27,7 @@ from metabench.learned.evaluation import Trial, judge
 from metabench.learned.exported import Exported, check_source, needed, read_exported
 from metabench.learned.grouped import Driver
 from metabench.learned.names import AREA, DIVERGED, FINAL, LOSS, MEDIAN, on_trial
+from metabench.learned.response import responses
 from metabench.learned.tasks import Part, Tasks
 
 METRICS = (Metric(AREA, "min"), Metric(FINAL, "min"), Metric(MEDIAN, "min"), Metric(DIVERGED, "min"))
@@ -203,7 +204,7 @@ class LearnedOptimiserProblem(Problem):
             found |= {on_trial(trial.name, name): value for name, value in judged.numbers().items()}
             found |= {on_trial(trial.name, name): picture for name, picture in judged.pictures.items()}
             found[on_trial(trial.name, LOSS)] = judged.curve()
-        return found
+        return found | responses(self._drivers, meta)
 
     def validate(self, meta: Tree) -> dict[str, float | Curve]:
         """Return the area under the curve on validation tasks of the family trained on."""

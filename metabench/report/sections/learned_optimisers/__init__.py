@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from metabench.learned.names import LOSS, trial_of
+from metabench.learned.names import AT_FIRST, LOSS, PERSISTENT, trial_of
 from metabench.report import numbers
 from metabench.report.blocks import Block, Sentence
 from metabench.report.results.entries import Suite
 from metabench.report.section import Part, Section
 from metabench.report.sections.learned_optimisers.entrants import Bench, benches
-from metabench.report.sections.learned_optimisers.figures import curves_figure
+from metabench.report.sections.learned_optimisers.figures import curves_figure, response_figure
 from metabench.report.sections.learned_optimisers.pictures import pictures_drawing
 from metabench.report.sections.learned_optimisers.tables import (
     TUNED_FOR,
@@ -36,6 +36,7 @@ def _part(suite: Suite, bench: Bench, others: list[Bench]) -> Part:
         Sentence(f"{sentence}.") if sentence else None,
         curves_figure(suite, bench),
         pictures_drawing(suite, bench),
+        response_figure(suite, bench),
         results_table(bench),
         transfer_table(bench),
         cutting_table(bench),
@@ -68,7 +69,7 @@ def _headline(suite: Suite) -> str:
 
 
 def _draws(name: str) -> bool:
-    return trial_of(name.removesuffix(TUNED_FOR), LOSS) is not None
+    return any(trial_of(name.removesuffix(TUNED_FOR), drawn) is not None for drawn in (LOSS, AT_FIRST, PERSISTENT))
 
 
 LEARNED = Section("learned-optimisers", "Optimisers", _parts, _headline, _draws, order=12, module=__name__)

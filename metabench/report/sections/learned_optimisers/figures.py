@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from metabench.core.curves import Curve
-from metabench.learned.names import LOSS, on_trial
+from metabench.learned.names import AT_FIRST, LOSS, PERSISTENT, on_trial, trial_of
 from metabench.report.figure import Axis, Figure, Panel, Rule, Trace, ends
 from metabench.report.figures.parts import seeds
 from metabench.report.results.entries import Suite
@@ -16,31 +16,74 @@ from metabench.report.sections.learned_optimisers.tables import bench_name
 
 def curves_figure(suite: Suite, bench: Bench) -> Figure | None:
     """Return the losses of every entrant against the step, a panel for each trial; None where no row has any."""
-    panels, counts = [], [0]
-    for trial in bench.trials:
-        traces = []
-        unit = ""
-        for one in bench.entrants:
-            found = one.curves(suite, on_trial(trial, LOSS))
-            if found:
-                traces.append(_trace(one, found))
-                counts.append(len(found))
-                unit = found[0].unit
-        if traces:
-            panels.append(_panel(bench, trial, traces, unit))
+    panels = [panel for trial in bench.trials if (panel := _learning(suite, bench, trial))]
     if not panels:
         return None
     figure = Figure(
         bench_name(bench, "learning_curves"),
         "learning_curves",
         f"Learning curves on test tasks, {bench.task.problem}, {bench.size}",
-        f"Loss after each step: median over tasks, of {seeds(counts[1:])} the median. Bands: quartiles over tasks of a single seed, "
+        f"Loss after each step: median over tasks, of {_seeds(panels)} the median. Bands: quartiles over tasks of a single seed, "
         "least to greatest of several. Upright line: the horizon of training.",
         panels,
         styles=bench.styles,
     )
     figure.tell_apart(bench.styles).keep(2)
     return figure
+
+
+def response_figure(suite: Suite, bench: Bench) -> Figure | None:
+    """Return what each optimiser does: its first step against the gradient, and its steps at one that stays; None where no row says."""
+    names = {
+        name
+        for one in bench.entrants
+        for row in one.finished
+        for name in suite.curves.get((row["cell"], row["seed"]), ())
+    }
+    panels = []
+    for name in sorted(names):
+        axis = next((axis for drawn, axis in _RESPONSES.items() if trial_of(name, drawn) is not None), None)
+        traces = _traces(suite, bench, name)
+        if axis is None or not traces:
+            continue
+        ys = [y for trace in traces for y in trace.y]
+        log = min(ys) > 0 and max(ys) / min(ys) >= 6
+        panels.append(Panel(name, axis, Axis("step down", "error" if log else "plain", log=log), traces=traces))
+    if not panels:
+        return None
+    figure = Figure(
+        bench_name(bench, "steps"),
+        "steps",
+        f"What optimisers do, {bench.task.problem}, {bench.size}",
+        f"The step that a parameter takes at gradients given by hand, one element alone; medians over {_seeds(panels)}, least to greatest. "
+        "A straight line of slope 1 is gradient descent; a level one takes steps of one length.",
+        panels,
+        styles=bench.styles,
+    )
+    figure.tell_apart(bench.styles).keep(2)
+    return figure
+
+
+_RESPONSES = {AT_FIRST: Axis("gradient", "error"), PERSISTENT: Axis("inner step", "count", log=False)}
+
+
+def _learning(suite: Suite, bench: Bench, trial: str) -> Panel | None:
+    """Return the panel of a trial; None where no entrant has its losses."""
+    name = on_trial(trial, LOSS)
+    traces = _traces(suite, bench, name)
+    if not traces:
+        return None
+    units = [curve.unit for one in bench.entrants for curve in one.curves(suite, name)]
+    return _panel(bench, trial, traces, units[0])
+
+
+def _traces(suite: Suite, bench: Bench, name: str) -> list[Trace]:
+    """Return a curve of every entrant that has it."""
+    return [_trace(one, found) for one in bench.entrants if (found := one.curves(suite, name))]
+
+
+def _seeds(panels: Sequence[Panel]) -> str:
+    return seeds(trace.n for panel in panels for trace in panel.traces)
 
 
 def _trace(one: Entrant, curves: Sequence[Curve]) -> Trace:
