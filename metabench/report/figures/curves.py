@@ -39,7 +39,7 @@ class _Run:
     seconds: tuple[float, ...] = ()
 
 
-def curve_figures(suite: Suite, task: Task, shown: Callable[[str], bool]) -> list[Figure]:
+def curve_figures(suite: Suite, task: Task, shown: Callable[[str], bool] = lambda name: True) -> list[Figure]:
     """Return the figures of the curves of a task's runs whose names are `shown`: the outer loss, then the others by name."""
     if not suite.curves:
         return []

@@ -33,7 +33,7 @@ class Entrant:
     @property
     def tuned(self) -> bool:
         """Whether its settings were chosen from a grid by validation."""
-        return any(chosen(row) for row in self.rows)
+        return is_tuned(self.rows[0])
 
     @property
     def finished(self) -> list[Row]:
@@ -115,6 +115,11 @@ _CHOSEN, _AT_EDGE = "chosen ", " at the edge"
 """What the summary of a row says of an axis that was tuned: its value, and 1 where that is the least or greatest of its grid."""
 
 
+def is_tuned(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row is of options chosen from a grid."""
+    return bool(row["kind_options"].get("over"))
+
+
 def chosen(row: Mapping[str, Any]) -> dict[str, tuple[float, bool]]:
     """Return the values that validation chose for the tasks trained on, by axis, and whether each is the least or greatest of its grid."""
     summary = row["meta_summary"] or {}
@@ -126,12 +131,8 @@ def benches(suite: Suite) -> list[Bench]:
     """Return the tasks on which optimisers are judged, in the order of the suite; empty where it judges none."""
     grouped: dict[tuple[Task, str, tuple[tuple[str, Any], ...], Place], list[Row]] = {}
     for row in suite.rows:
-        if (
-            row["metric"] == AREA
-            and "optimiser" in row["problem_options"]
-            and row["outer_steps"] >= 0
-            and row["metrics"] is not None
-        ):
+        judged = row["outer_steps"] > 0 or is_tuned(row)
+        if row["metric"] == AREA and "optimiser" in row["problem_options"] and judged:
             options = sorted((name, value) for name, value in row["problem_options"].items() if name not in TRAINED_BY)
             key = (Task(row["problem"], row["dataset"]), row["size"], tuple(options), Place.of(row))
             grouped.setdefault(key, []).append(row)
@@ -163,6 +164,6 @@ def _entrants(rows: Sequence[Row]) -> list[Entrant]:
 def _name(row: Mapping[str, Any]) -> str:
     options = row["problem_options"]
     optimiser = " and ".join(filter(None, (options["optimiser"], options.get("dense"))))
-    if chosen(row):
+    if is_tuned(row):
         return f"{optimiser.partition(',')[0]}, tuned"
-    return f"{optimiser} by {row['label']}" if row["outer_steps"] else f"{optimiser} as it is"
+    return f"{optimiser} as it is" if row["target"] == "none" else f"{optimiser} by {row['label']}"
