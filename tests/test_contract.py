@@ -38,10 +38,9 @@ def test_the_contract_is_strictly_typed() -> None:
         "from metabench.methods import methods; found = methods()",
         "from metabench.problems import problems; found = [kind.card for kind in problems().values()]",
         "from metabench.data import datasets; found = datasets()",
-        "import metabench.report.tables, metabench.report.figures, metabench.report.page.page; found = True",
     ],
 )
-def test_declarations_and_the_report_are_read_without_torch(code: str) -> None:
+def test_declarations_are_read_without_torch(code: str) -> None:
     done = run(sys.executable, "-c", f"import sys; {code}; assert found; print('torch' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
 

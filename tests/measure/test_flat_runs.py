@@ -84,7 +84,7 @@ def test_a_second_run_calls_no_operation() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"block_remat": False}, {"save_inner_grads": False}, {"trajectory": "host"}, {"trajectory": "recompute"}],
+    [{}, {"block_remat": False, "trajectory": "host"}, {"save_inner_grads": False, "trajectory": "recompute"}],
 )
 def test_a_prediction_is_the_same_as_without_what_is_known_of_runs(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from metabench.report.page.page import render_page
 from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite
 from metabench.results.store import collect, write_rows
@@ -57,6 +58,12 @@ def results(tmp_path_factory: pytest.TempPathFactory, synthetic: ModuleType) -> 
 def suite(results: Path) -> Suite:
     """The same, read."""
     return load_suite(results)
+
+
+@pytest.fixture(scope="session")
+def suite_page(suite: Suite) -> str:
+    """Its page."""
+    return render_page(suite)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from metabench.report.build import blocks, build_figures, build_tables
+from metabench.report.build import blocks, build_tables
 from metabench.report.figure import Figure
 from metabench.report.figures.solver_budget import ROUNDING, budget_figure
 from metabench.report.page.page import render_page
@@ -68,13 +68,13 @@ def test_a_certificate_is_of_one_source(synthetic: Any) -> None:
     assert verdict(None, [own]) == NEVER
 
 
-def test_where_all_is_certified_nothing_is_marked(suite: Suite) -> None:
+def test_where_all_is_certified_nothing_is_marked(suite: Suite, suite_page: str) -> None:
     for table in blocks(suite, Table):
         assert all(marks == {""} for marks in _marks(table).values()), table.name
         assert not any("†" in note for note in table.notes)
         if table.name.startswith(("setting", "overview", "coverage")):
             assert table.certificates == "all 9 methods here are what they declare to be."
-    assert "†" not in render_page(suite)
+    assert "†" not in suite_page
 
 
 def test_every_label_of_a_method_that_is_not_certified_is_marked_in_every_table(doubtful: Suite) -> None:
@@ -183,7 +183,7 @@ def test_text_in_certificates_is_escaped(load_rows: Any, synthetic: Any) -> None
     assert evil not in render_page(suite)
 
 
-def test_the_error_against_solver_budget_is_drawn_with_the_colours_of_the_methods(suite: Suite) -> None:
+def test_the_error_against_solver_budget_is_drawn_with_the_colours_of_the_methods(suite: Suite, suite_page: str) -> None:
     figure = budget_figure(suite)
     assert isinstance(figure, Figure)
     assert [panel.title for panel in figure.panels] == ["steps · ridge", "steps · logistic"]
@@ -192,19 +192,15 @@ def test_the_error_against_solver_budget_is_drawn_with_the_colours_of_the_method
     assert panel.labels == ["ift_neumann", "ift_cg"]
     assert [len(line) for line in panel.lines] == [5, 5]
     assert all(suite.method_styles[label] == suite.styles[label] for label in panel.labels)
-    text = render_page(suite)
-    section = text[text.index('<section id="certificates">') : text.index('<section id="coverage">')]
+    section = suite_page[suite_page.index('<section id="certificates">') : suite_page.index('<section id="coverage">')]
     assert 'id="figure-error_budget"' in section and "10⁻¹³: rounding" in section
 
 
-def test_a_method_that_ran_with_options_only_has_its_colour_in_the_figure_of_budgets(
-    load_rows: Any, synthetic: Any, tmp_path: Path
-) -> None:
+def test_a_method_that_ran_with_options_only_has_its_colour_in_the_figure_of_budgets(load_rows: Any, synthetic: Any) -> None:
     suite = load_rows([synthetic.row("ift_cg", 0, options={"steps": steps}) for steps in (5, 20)])
     assert {style.colour for style in suite.styles.values()} == {suite.method_styles["ift_cg"].colour}
-    names = {path.name for path in build_figures(tmp_path / "results.parquet", tmp_path / "figures")}
-    assert {"error_budget.png", "error_budget.pdf", "error_budget.csv"} <= names
-    records = list(csv.DictReader((tmp_path / "figures" / "error_budget.csv").open()))
+    (figure,) = (block for block in blocks(suite, Figure) if block.name == "error_budget")
+    records = list(csv.DictReader(figure.to_csv().splitlines()))
     assert {record["label"] for record in records} == {"ift_cg"}
     assert {(float(record["x"]), float(record["y"])) for record in records if record["panel"] == "steps · ridge"} == {
         *((float(steps), 0.3**steps) for steps in (1, 2, 4, 8)),

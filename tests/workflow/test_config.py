@@ -46,7 +46,7 @@ def test_keys_and_experiments_on_the_command_line_go_over_the_default_configurat
 def test_a_partner_of_the_baseline_is_a_job_of_its_own(fresh: Workflow) -> None:
     found = titles(fresh.snakemake("-n", "--config", "aa=true").text)
     assert len(found) == 4
-    assert [title for title in found if "again" in title] == ["toy_1d/analytic/scalar · t1t2 · 2 inner steps · again · 3 seeds"]
+    assert [title for title in found if "again" in title] == ["toy_1d/analytic/scalar · t1t2 · 2 inner steps · again · 2 seeds"]
 
 
 # One of the suite's own keys and one that is found when its cells are planned; tests/suite has the others.

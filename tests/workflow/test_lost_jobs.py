@@ -34,7 +34,7 @@ def test_a_lost_job_is_a_row_and_is_tried_again(fresh: Workflow) -> None:
     toy = {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 3, "methods": ["none", "lethal"]}
     with (fresh.folder / "plugin.py").open("a", encoding="utf-8") as file:
         file.write(LETHAL)
-    fresh.write_suite(experiments={"toy": toy}, baseline="none", certify=True)
+    fresh.write_suite(experiments={"toy": toy}, baseline="none", certify=True, seeds=[0])
     (fresh.folder / "lethal").touch()
 
     said = fresh.snakemake(PAGE).text

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import matplotlib
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
@@ -29,10 +28,11 @@ _TITLE, _LEGEND_WIDTH = 22, 150
 _LINE = 14
 _LETTERS_ACROSS = 62  # in a line of the panel
 
-_PARAMETERS: dict[str, Any] = {
+_PARAMETERS: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10.5,
+    "axes.axisbelow": True,
     "axes.edgecolor": RULE,
     "axes.linewidth": 0.8,
     "axes.facecolor": "none",
@@ -46,6 +46,9 @@ _PARAMETERS: dict[str, Any] = {
     "grid.color": FAINT,
     "grid.linewidth": 0.8,
     "legend.frameon": False,
+    "lines.solid_capstyle": "round",
+    "patch.edgecolor": "white",
+    "patch.force_edgecolor": True,
     "pdf.fonttype": 42,
     "path.simplify": True,
     "text.parse_math": False,  # a '$' in an option is no formula
@@ -164,5 +167,4 @@ def _legend_mark(style: LabelStyle, text: str) -> Line2D:
 
 
 def _context() -> Any:
-    parameters: Any = {**seaborn.axes_style("ticks"), **_PARAMETERS}
-    return matplotlib.rc_context(parameters)
+    return matplotlib.rc_context(_PARAMETERS)
