@@ -81,7 +81,7 @@ def imported(*arguments: str | Path) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
 
 
-HEAVY = {"torch", "pandas", "pyarrow", "matplotlib", "scipy", "sklearn", "snakemake"}
+HEAVY = {"torch", "pandas", "pyarrow", "matplotlib", "scipy", "sklearn", "snakemake", "seaborn"}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import matplotlib
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
@@ -28,11 +29,10 @@ _TITLE, _LEGEND_WIDTH = 22, 150
 _LINE = 14
 _LETTERS_ACROSS = 62  # in a line of the panel
 
-_PARAMETERS: Any = {
+_PARAMETERS: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10.5,
-    "axes.axisbelow": True,
     "axes.edgecolor": RULE,
     "axes.linewidth": 0.8,
     "axes.facecolor": "none",
@@ -46,9 +46,6 @@ _PARAMETERS: Any = {
     "grid.color": FAINT,
     "grid.linewidth": 0.8,
     "legend.frameon": False,
-    "lines.solid_capstyle": "round",
-    "patch.edgecolor": "white",
-    "patch.force_edgecolor": True,
     "pdf.fonttype": 42,
     "path.simplify": True,
     "text.parse_math": False,  # a '$' in an option is no formula
@@ -167,4 +164,5 @@ def _legend_mark(style: LabelStyle, text: str) -> Line2D:
 
 
 def _context() -> Any:
-    return matplotlib.rc_context(_PARAMETERS)
+    parameters: Any = {**seaborn.axes_style("ticks"), **_PARAMETERS}
+    return matplotlib.rc_context(parameters)

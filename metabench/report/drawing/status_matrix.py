@@ -6,6 +6,7 @@ from collections import Counter
 
 import matplotlib
 import numpy as np
+import seaborn
 from matplotlib.colors import ListedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
@@ -29,7 +30,7 @@ def draw_status_matrix(table: Table, labels: list[str]) -> Canvas:
             counts.update(dict(row[f"label:{label}"].badges))
     codes = np.array([[_code(counts) for counts in row] for row in counted.values()])
     texts = [[_words(counts) for counts in row] for row in counted.values()]
-    with matplotlib.rc_context({"font.size": 8, "text.color": INK, "pdf.fonttype": 42}):
+    with matplotlib.rc_context({**seaborn.axes_style("white"), "font.size": 8, "text.color": INK, "pdf.fonttype": 42}):
         # Margins in inches from the longest names: a layout engine that measures text has none left where there is one row.
         left, top, below = 0.25 + 0.067 * max(map(len, counted)), 0.35 + 0.06 * max(map(len, labels)), 0.4
         right = 0.3 + 0.035 * max(map(len, labels))
@@ -38,22 +39,23 @@ def draw_status_matrix(table: Table, labels: list[str]) -> Canvas:
         canvas = Canvas(figsize=(width, height), facecolor=PAPER)
         axes = canvas.add_axes((left / width, below / height, 1 - (left + right) / width, 1 - (top + below) / height))
         colours = {status: _pale(STATUS_COLOURS[status][0]) for status in STATUSES}
-        axes.pcolormesh(
+        seaborn.heatmap(
             codes,
+            ax=axes,
             cmap=ListedColormap(list(colours.values())),
             vmin=-0.5,
             vmax=len(STATUSES) - 0.5,
-            linewidth=1.5,
-            edgecolor=PAPER,
+            cbar=False,
+            linewidths=1.5,
+            linecolor=PAPER,
+            annot=np.array(texts),
+            fmt="",
+            annot_kws={"fontsize": 6.5, "color": INK},
+            yticklabels=list(counted),
         )
-        for row, column in np.argwhere(~np.isnan(codes)):
-            axes.text(column + 0.5, row + 0.5, texts[row][column], fontsize=6.5, color=INK, ha="center", va="center")
-        axes.invert_yaxis()
         axes.xaxis.tick_top()
-        axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
-        axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=60, ha="left", rotation_mode="anchor")
-        axes.set_yticks(np.arange(len(counted)) + 0.5, list(counted))
+        axes.set_xticks(axes.get_xticks(), labels, rotation=60, ha="left", rotation_mode="anchor")
         canvas.legend(
             handles=[Patch(facecolor=colour, label=status) for status, colour in colours.items()],
             loc="lower center",

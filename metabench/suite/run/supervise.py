@@ -7,6 +7,7 @@ lines of JSON through a pipe.
 from __future__ import annotations
 
 import contextlib
+import gc
 import dataclasses
 import functools
 import importlib
@@ -249,9 +250,7 @@ def _child(cell: Cell, runner: Runner, imports_torch: bool, writing: int, parent
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         settle(cell.threads, cell.kernels, parent)
         if imports_torch:
-            # Here, so that the cell's time does not include it.
-            importlib.import_module("torch")
-            importlib.import_module("metabench.suite.run.run_cell")
+            _import_torch()
         _send(pipe, {"begun": True})
         for row in runner(cell, _Throttled(pipe)):
             _send(pipe, {"row": row})
@@ -266,6 +265,18 @@ def _child(cell: Cell, runner: Runner, imports_torch: bool, writing: int, parent
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _import_torch() -> None:
+    """Import what a cell needs, so that its time does not include it, and spare the garbage collector the objects of torch.
+
+    They stay for as long as the process; every full collection, as before each measurement of memory, would look at all of them.
+    """
+    gc.disable()
+    importlib.import_module("torch")
+    importlib.import_module("metabench.suite.run.run_cell")
+    gc.freeze()
+    gc.enable()
 
 
 class _Throttled:
