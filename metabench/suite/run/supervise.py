@@ -7,9 +7,9 @@ lines of JSON through a pipe.
 from __future__ import annotations
 
 import contextlib
-import gc
 import dataclasses
 import functools
+import gc
 import importlib
 import json
 import os
