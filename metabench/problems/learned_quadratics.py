@@ -64,6 +64,7 @@ class LearnedQuadratics(LearnedOptimiserProblem):
         options=Options,
         inner_steps=20,
         outer_steps=1000,
+        illustration=True,
     )
 
     def family(self) -> Quadratics:
