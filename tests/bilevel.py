@@ -30,6 +30,7 @@ UNROLLED_FAMILY: tuple[tuple[str, dict[str, Any]], ...] = (
 
 _LANGUAGE = {"blocks": 2, "width": 8, "heads": 2, "sequence": 8, "batch": 3, "evaluated": 8}
 
+_LEARNED = {"optimiser": "lstm, hidden 3, layers 1, input log", "horizon": 6}
 SMALL: dict[str, dict[str, Any]] = {
     "toy_1d": {},
     "regularisation": {"train": 30, "validation": 60},
@@ -44,6 +45,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "lm_learning_rates": _LANGUAGE | {"optimiser": "sgd", "learning_rate": 0.1},
     "lm_initialisation": _LANGUAGE | {"topic": 200, "tasks": 2, "test_topics": 2},
     "lm_loss_weights": _LANGUAGE | {"outer_batch": 3, "features": 2, "weigher_hidden": 3},
+    "learned_quadratics": _LEARNED | {"tasks": 2, "test_tasks": 4},
+    "learned_perceptron": _LEARNED | {"batch": 8},
+    "learned_convnet": _LEARNED | {"batch": 4},
+    "neural_art": _LEARNED | {"test_tasks": 2},
 }
 """Options that make a problem cheap and leave it what it is."""
 

@@ -103,6 +103,10 @@ class Registry(Generic[T]):
         Raises:
             MetabenchError: a plugin cannot be imported, declares nothing, declares one wrongly, or takes a name that is in use.
         """
+        return self._with(plugins)
+
+    def _with(self, plugins: Iterable[Path], last_counts: bool = False) -> Found[T]:
+        """Return what a call returns. last_counts: whether of two plugins that declare a name the last counts, and none is an error."""
         offered = _offered(self)
         found, homes = {**self._own, **offered}, {**self._own.homes, **offered.homes}
         for path in plugins:
@@ -112,7 +116,7 @@ class Registry(Generic[T]):
                     self._check(name, thing)
                 except MetabenchError as error:
                     raise MetabenchError(f"plugin '{path}': {error}") from error
-                if name in found and found[name] is not thing:
+                if name in found and found[name] is not thing and not (last_counts and is_plugin(homes[name])):
                     raise MetabenchError(f"plugin '{path}' declares {self._taken(name, homes)}")
                 found[name], homes[name] = thing, home
         ordered = sorted(found.items(), key=lambda item: (getattr(item[1], "order", math.inf), item[0]))
@@ -124,8 +128,8 @@ class Registry(Generic[T]):
         return pick(self.sort, name, self(plugins))
 
     def loaded(self) -> Found[T]:
-        """Return all by name, those of the plugins that this process has loaded included."""
-        return self(_LOADED)
+        """Return all by name, those of the plugins that this process has loaded included: where two declare a name, the last counts."""
+        return self._with(_LOADED, last_counts=True)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.loaded())

@@ -15,6 +15,7 @@ from metabench.core.errors import MetabenchError
 from metabench.core.registry import Declarable, Found, Registry
 from metabench.report.blocks import Block, Note
 from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Task
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def _no_headline(suite: Suite) -> str:
     return ""
 
 
-def _no_curve(name: str) -> bool:
+def _no_curve(suite: Suite, task: Task, name: str) -> bool:
     return False
 
 
@@ -55,7 +56,7 @@ class Section(Declarable):
         title: for messages; the headings are those of its parts.
         parts: from the suite to its parts; none where the suite has nothing for it.
         headline: the sentence at the head of the page if the suite asks this section's question, otherwise empty; names in backquotes.
-        draws: whether it draws curves with this name; these have no figure of their own in the section of their problem.
+        draws: whether it draws a task's curves by this name; these have no figure of their own in the section of their problem.
         order: its place, ascending; sections without one follow by name.
         module: the module that declares it, `__name__`.
     """
@@ -64,7 +65,7 @@ class Section(Declarable):
     title: str
     parts: Callable[[Suite], Iterable[Part]]
     headline: Callable[[Suite], str] = _no_headline
-    draws: Callable[[str], bool] = _no_curve
+    draws: Callable[[Suite, Task, str], bool] = _no_curve
     order: float = math.inf
     module: str = ""
 

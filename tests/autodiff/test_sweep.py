@@ -40,8 +40,8 @@ def test_the_states_alive_at_once_are_those_that_the_schedule_promises(
     alive: list[int] = []
     updated = sweep.updated
 
-    def watched(*arguments: Any) -> InnerState:
-        after = updated(*arguments)
+    def watched(*arguments: Any, **more: Any) -> InnerState:
+        after = updated(*arguments, **more)
         made.append(weakref.ref(after.params["in"]))
         alive.append(sum(one() is not None for one in made))
         return after

@@ -127,7 +127,7 @@ def test_implicit_hypergradients_are_asked_for_at_minima_in_mid_training_and_whe
 
 def test_the_cases_vary_whatever_a_method_may_depend_on() -> None:
     found = cases(Target.UNROLLED)
-    assert {case.problem.optimiser_name for case in found} == {*OPTIMISERS, SCHEDULED}
+    assert {case.problem.optimiser_name for case in found} == {*OPTIMISERS, SCHEDULED, "lstm", "mlp"}
     assert {case.problem.due for case in found} == set(DUE)
     assert {case.inner_steps for case in found} >= {1, 2, 3, 4, 5, 6, 7, 9, 12}
     pairs = {frozenset(pair) for pair in itertools.combinations(MetaRole, 2)}

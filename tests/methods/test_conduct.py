@@ -208,8 +208,10 @@ def test_the_inner_loss_is_evaluated_as_often_as_the_declared_cost_says(steps: i
         ("bome", (("steps", 7),)): steps + 7 + 2,
         ("evograd", (("copies", 5),)): steps + 5,
         ("evograd", (("copies", 5), ("together", True))): steps + 1,
-        ("es", (("pairs", 3),)): 7 * steps,
-        ("pes", (("pairs", 3),)): 7 * steps,
+        ("es", (("pairs", 3), ("together", 1))): 7 * steps,
+        ("es", (("pairs", 3), ("together", 3))): 2 * steps,
+        ("pes", (("pairs", 3), ("together", 1))): 7 * steps,
+        ("pes", (("pairs", 3), ("together", 3))): 2 * steps,
         ("forward", (("together", 1),)): 3 * steps,  # one pass with duals for each of three meta-parameters
     }
     for (name, options), count in expected.items():

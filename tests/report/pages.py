@@ -63,6 +63,7 @@ def _smoke() -> list[Row]:
     return [
         _row(method, seed, one["problem"], experiment=name, problem_variant="", inner_steps=4, size=size)
         for name, one in suite["experiments"].items()
+        if one["problem"] in synthetic.SIZES
         for size in one.get("sizes", [next(iter(synthetic.SIZES[one["problem"]]))])
         for method in one["methods"]
         for seed in suite["seeds"]

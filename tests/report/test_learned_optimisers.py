@@ -12,6 +12,7 @@ from metabench.learned.names import AREA, DIVERGED, FINAL, LOSS, MEDIAN, on_tria
 from metabench.report.blocks import Sentence
 from metabench.report.figure import Figure
 from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Task
 from metabench.report.section import headline
 from metabench.report.sections.learned_optimisers import LEARNED
 from metabench.report.sections.learned_optimisers.entrants import benches
@@ -122,7 +123,10 @@ def test_learning_curves_are_drawn_here_and_not_among_those_of_the_problem(suite
     (figure,) = blocks(suite, Figure)
     assert [panel.title for panel in figure.panels + figure.omitted] == ["Tasks trained on · digits64", "200 steps"]
     assert all(len(panel.traces) == 4 for panel in figure.panels)
-    assert LEARNED.draws(LOSS) and LEARNED.draws(f"200 steps: {LOSS}{TUNED_FOR}") and not LEARNED.draws("outer loss")
+    (task,) = suite.tasks
+    drawn = {name: LEARNED.draws(suite, task, name) for name in (LOSS, f"200 steps: {LOSS}{TUNED_FOR}", "outer loss")}
+    assert list(drawn.values()) == [True, True, False]
+    assert not any(LEARNED.draws(suite, Task("another", "set"), name) for name in drawn)
 
 
 def test_one_seed_decides_nothing(rows: Any, load_rows: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from metabench.autodiff.optimisers import SGD, Adam, Momentum, RMSprop
 from metabench.core import option
@@ -13,7 +13,7 @@ from metabench.core.problem import InnerOptimiser
 from metabench.core.types import OptimiserState, Tree
 from metabench.learned.declared import LearnedOptimiser
 
-Settings = dict[str, torch.Tensor]
+Settings: TypeAlias = "dict[str, torch.Tensor]"
 
 
 @dataclass(frozen=True)

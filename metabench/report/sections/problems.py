@@ -37,7 +37,7 @@ def problem_figures(suite: Suite, task: Task, limit: int) -> list[Figure | Note]
     """Return the figures of a problem, the most decisive first, at most `limit` panels in the page, and a note of what has none."""
     settings = {setting: entries for setting, entries in suite.settings.items() if setting.task == task}
     elsewhere = [section.draws for section in sections(suite).values()]
-    curves = curve_figures(suite, task, lambda name: not any(draws(name) for draws in elsewhere))
+    curves = curve_figures(suite, task, lambda name: not any(draws(suite, task, name) for draws in elsewhere))
     loss = slug("curve", OUTER_LOSS, task.problem, task.dataset)
     found: list[Figure | Note] = [
         *quality_figures(suite, task, settings),

@@ -6,6 +6,7 @@ from metabench.learned.names import AT_FIRST, LOSS, PERSISTENT, trial_of
 from metabench.report import numbers
 from metabench.report.blocks import Block, Sentence
 from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Task
 from metabench.report.section import Part, Section
 from metabench.report.sections.learned_optimisers.entrants import Bench, benches
 from metabench.report.sections.learned_optimisers.figures import curves_figure, response_figure
@@ -23,11 +24,16 @@ from metabench.report.verdicts import Word
 
 
 def _parts(suite: Suite) -> list[Part]:
-    found = [bench for bench in benches(suite) if len(bench.entrants) > 1]
+    found = _compared(suite)
     parts = [_part(suite, bench, found) for bench in found]
     if (table := statements_table(found)) is not None:
         parts.append(Part("published-orderings", "Published orderings", [table], folded=True))
     return parts
+
+
+def _compared(suite: Suite) -> list[Bench]:
+    """Return the tasks on which two optimisers or more are judged."""
+    return [bench for bench in benches(suite) if len(bench.entrants) > 1]
 
 
 def _part(suite: Suite, bench: Bench, others: list[Bench]) -> Part:
@@ -68,7 +74,9 @@ def _headline(suite: Suite) -> str:
     return f"A learned optimiser is ahead of the best tuned baseline on {wins} of {families} of tasks."
 
 
-def _draws(name: str) -> bool:
+def _draws(suite: Suite, task: Task, name: str) -> bool:
+    if task not in {bench.task for bench in _compared(suite)}:
+        return False
     return any(trial_of(name.removesuffix(TUNED_FOR), drawn) is not None for drawn in (LOSS, AT_FIRST, PERSISTENT))
 
 

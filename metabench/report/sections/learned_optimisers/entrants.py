@@ -127,6 +127,7 @@ def chosen(row: Mapping[str, Any]) -> dict[str, tuple[float, bool]]:
     return {axis: (summary[_CHOSEN + axis], bool(summary.get(axis + _AT_EDGE))) for axis in axes}
 
 
+@functools.lru_cache(maxsize=1)
 def benches(suite: Suite) -> list[Bench]:
     """Return the tasks on which optimisers are judged, in the order of the suite; empty where it judges none."""
     grouped: dict[tuple[Task, str, tuple[tuple[str, Any], ...], Place], list[Row]] = {}
