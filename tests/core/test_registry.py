@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from bilevel import call, checkpoint, make_problem
 
+from metabench.core import registry
 from metabench.core.errors import MetabenchError
 from metabench.core.method import Target
 from metabench.core.options import build
 from metabench.core.randomness import generator
-from metabench.methods import method, methods
+from metabench.methods import METHODS, method, methods
 from metabench.problems import problem, problems
 
 PLUGIN = """
@@ -137,3 +138,12 @@ def test_two_plugins_may_not_take_one_name(tmp_path: Path) -> None:
         MetabenchError, match=r"right\.py' declares the method 'twice', a name that '.*left\.py' has declared"
     ):
         methods(paths)
+
+
+def test_of_two_plugins_of_one_name_that_a_process_has_loaded_the_last_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_LOADED", [])
+    for title in ("first", "second"):
+        methods([written(tmp_path, PLUGIN.replace("twice t1t2", title), f"{title}.py")])
+    assert METHODS.loaded()["twice"].title == "second"
