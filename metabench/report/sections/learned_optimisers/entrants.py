@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,21 +146,29 @@ def _entrants(rows: Sequence[Row]) -> list[Entrant]:
     cells: dict[str, list[Row]] = {}
     for row in rows:
         cells.setdefault(row["cell"], []).append(row)
-    first = [group[0] for group in cells.values()]
-    short = [_name(row) for row in first]
-    found = []
-    for row, name, group in zip(first, short, cells.values(), strict=True):
-        alike = [one for one, other in zip(first, short, strict=True) if other == name]
-        more = [
-            f"{option} {row['problem_options'][option]}"
-            for option in sorted(TRAINED_BY - {"optimiser"} & row["problem_options"].keys())
-            if len({str(one["problem_options"][option]) for one in alike}) > 1
-        ]
-        more += [f"K {row['inner_steps']}"] if len({one["inner_steps"] for one in alike}) > 1 else []
-        more += [f"{row['outer_steps']} updates"] if len({one["outer_steps"] for one in alike}) > 1 else []
-        full = ", ".join([name, *more])
-        found.append(Entrant(full, row["problem_options"]["optimiser"], row["label"], tuple(group)))
-    return found
+    first = {cell: group[0] for cell, group in cells.items()}
+    names = {cell: _name(row) for cell, row in first.items()}
+    for words in _MORE:
+        shared = Counter(names.values())
+        longer = {cell: ", ".join(filter(None, (name, words(first[cell])))) for cell, name in names.items()}
+        telling = {name: len({longer[cell] for cell, own in names.items() if own == name}) > 1 for name in shared}
+        names = {cell: longer[cell] if telling[name] else name for cell, name in names.items()}
+    return [
+        Entrant(names[cell], first[cell]["problem_options"]["optimiser"], first[cell]["label"], tuple(group))
+        for cell, group in cells.items()
+    ]
+
+
+def _option(name: str) -> Callable[[Row], str]:
+    return lambda row: f"{name} {row['problem_options'][name]}" if name in row["problem_options"] else ""
+
+
+_MORE: tuple[Callable[[Row], str], ...] = (
+    lambda row: f"K = {row['inner_steps']}",
+    lambda row: f"{row['outer_steps']} updates",
+    *(_option(name) for name in sorted(TRAINED_BY - {"optimiser"})),
+)
+"""What tells entrants of one name apart, each where those before it do not."""
 
 
 def _name(row: Mapping[str, Any]) -> str:
