@@ -101,7 +101,7 @@ def test_transfers_are_in_units_of_the_baseline_tuned_for_the_same_tasks(suite: 
     (bench,) = benches(suite)
     table = transfer_table(bench)
     assert table is not None
-    cells = {row["name"].label: [row[column.key].text for column in table.columns[1:]] for row in table.rows}
+    cells = {row["name"].text: [row[column.key].text for column in table.columns[1:]] for row in table.rows}
     # Adam's area there is twice that of the values tuned for it.
     assert cells["adam, tuned"] == ["1.00", "2.00"]
     assert cells["lstm by unrolled"] == ["0.495", "0.990"]
@@ -109,7 +109,7 @@ def test_transfers_are_in_units_of_the_baseline_tuned_for_the_same_tasks(suite: 
 
 def test_the_table_says_what_was_chosen_and_where_the_grid_ended(suite: Suite) -> None:
     table = next(one for one in blocks(suite, Table) if one.name.startswith("optimisers"))
-    chosen = {row["name"].label: row["chosen"].text for row in table.rows}
+    chosen = {row["name"].text: row["chosen"].text for row in table.rows}
     assert chosen == {
         "lstm by unrolled": "–",
         "lstm by t1t2": "–",
@@ -139,7 +139,7 @@ def test_a_failed_cell_is_a_row_with_its_status(rows: Any, load_rows: Any) -> No
     failed = [row | {"status": "diverged", "metrics": None} for row in rows("mlp", (1.0, 1.0, 1.0))]
     suite = load_rows([*rows("lstm", (0.5, 0.5, 0.6)), *rows("adam", (1.0, 1.1, 1.0), chosen=0.1), *failed])
     table = next(one for one in blocks(suite, Table) if one.name.startswith("optimisers"))
-    assert ("mlp by unrolled", (("diverged", 3),)) in [(row["name"].label, row["chosen"].badges) for row in table.rows]
+    assert ("mlp by unrolled", (("diverged", 3),)) in [(row["name"].text, row["chosen"].badges) for row in table.rows]
 
 
 def test_a_suite_without_optimisers_has_no_such_section(load_rows: Any, synthetic: Any) -> None:

@@ -59,8 +59,8 @@ def warnings(suite: Suite) -> list[str]:
     found: list[str] = []
     codes: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for row in suite.rows:
-        # Kinds and sizes have sources of their own.
-        codes[row["method"], row["problem"], row["kind"], row["size"]].add(row["code_hash"])
+        # Kinds, sizes and what options name have sources of their own.
+        codes[row["method"], row["problem"], row["kind"], row["size"], row["problem_variant"]].add(row["code_hash"])
         codes[row["method"], ""].add(row["method_hash"])
     mixed = [" on ".join(filter(None, key[:2])) for key, hashes in codes.items() if len(hashes) > 1]
     if mixed:

@@ -59,7 +59,7 @@ def results_table(bench: Bench) -> Table:
         seconds, peak = one.combined("train_s"), one.combined("peak_bytes")
         table.rows.append(
             {
-                "name": Cell("", one.name, label=one.name),
+                "name": Cell(one.name, one.name),
                 "area": estimate_cell(area, tone="best" if one.name == ranking.best else ""),
                 "verdict": Cell(words, words),
                 **{key: estimate_cell(one.estimate(metric)) for key, metric in _FIGURES.items()},
@@ -128,7 +128,7 @@ def transfer_table(bench: Bench) -> Table | None:
         ],
     )
     for one in bench.entrants:
-        row: dict[str, Cell] = {"name": Cell("", one.name, label=one.name)}
+        row: dict[str, Cell] = {"name": Cell(one.name, one.name)}
         record: dict[str, Any] = {"name": one.name}
         for place, trial in enumerate(bench.trials):
             found, reference = one.estimate(on_trial(trial, AREA)), references[trial]
@@ -177,7 +177,7 @@ def cutting_table(bench: Bench) -> Table | None:
         figures = {key: one.combined(column) for key, column in _CUTTING.items()}
         table.rows.append(
             {
-                "name": Cell("", one.name, label=one.name),
+                "name": Cell(one.name, one.name),
                 "inner_steps": Cell(numbers.count(steps), steps),
                 **{key: exact_cell(numbers.cosine(value), value) for key, value in figures.items()},
                 "area": estimate_cell(one.estimate(AREA)),
