@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from metabench.core import registry
 from metabench.measure.kernels import PORTABLE, variables
 
 # Before torch is imported, here and in every process that a test starts.
@@ -38,6 +40,16 @@ def frozen_objects() -> None:
     """Spare the garbage collector, which every measurement of memory calls, the million objects of torch and pytest."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_plugins() -> Iterator[None]:
+    """Keep the plugins that a file of tests writes from the next: a process knows those of all suites that it ever read."""
+    before = list(registry._LOADED)
+    yield
+    # Those that lie here are imported once in a process, and stay.
+    here = Path(__file__).parent
+    registry._LOADED[:] = [path for path in registry._LOADED if path in before or path.is_relative_to(here)]
 
 
 @pytest.fixture

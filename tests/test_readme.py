@@ -71,7 +71,7 @@ def test_rows_that_are_older_than_their_source_are_said_to_be(rows: pd.DataFrame
 
     commit = rows.git_commit[0][:7]
     assert said("t1t2", "evograd") == f"\nRows of `t1t2` and `evograd` are older than their source (commit {commit}).\n"
-    assert "Rows of 4 of 9 methods are" in said("t1t2", "evograd", "none", "ift_cg")
+    assert "Rows of 4 of 10 methods are" in said("t1t2", "evograd", "none", "ift_cg")
     assert "Rows of every method are" in said(*rows.method)
 
 
