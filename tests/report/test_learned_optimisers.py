@@ -94,7 +94,7 @@ def test_the_best_learned_is_compared_with_the_best_tuned_in_pairs(suite: Suite)
     (bench,) = benches(suite)
     assert ahead(bench) == "`lstm by unrolled` is ahead of `adam, tuned`: 50 % less area under the loss curve"
     assert [block.text for block in blocks(suite, Sentence)] == [f"{ahead(bench)}."]
-    assert headline(suite) == "A learned optimiser is ahead of the best tuned baseline on 1 of 1 family of tasks."
+    assert headline(suite) == "A learned optimiser is ahead of the best tuned baseline on 1 of 1 set of tasks."
 
 
 def test_transfers_are_in_units_of_the_baseline_tuned_for_the_same_tasks(suite: Suite) -> None:
@@ -127,6 +127,15 @@ def test_learning_curves_are_drawn_here_and_not_among_those_of_the_problem(suite
     drawn = {name: LEARNED.draws(suite, task, name) for name in (LOSS, f"200 steps: {LOSS}{TUNED_FOR}", "outer loss")}
     assert list(drawn.values()) == [True, True, False]
     assert not any(LEARNED.draws(suite, Task("another", "set"), name) for name in drawn)
+
+
+def test_the_best_of_many_is_not_ahead_by_what_one_alone_would_be(rows: Any, load_rows: Any) -> None:
+    baseline, best = rows("adam", (2.0, 2.0, 2.0), chosen=0.1), rows("lstm", (1.0, 0.8, 1.3))
+    (alone,) = benches(load_rows([*best, *baseline]))
+    assert "is ahead of" in ahead(alone)
+    worse = [row for name in ("mlp", "rnnprop", "small_mlp") for row in rows(name, (1.9, 2.2, 1.8))]
+    (many,) = benches(load_rows([*best, *worse, *baseline]))
+    assert ahead(many).endswith("48 % less area under the loss curve, not told apart by 3 seeds")
 
 
 def test_one_seed_decides_nothing(rows: Any, load_rows: Any) -> None:

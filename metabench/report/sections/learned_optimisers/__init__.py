@@ -70,7 +70,7 @@ def _headline(suite: Suite) -> str:
     if not found or {bench.task for bench in found} != set(suite.tasks):
         return ""
     wins = sum(standing(bench) == Word.BETTER for bench in found)
-    families = numbers.plural(len(found), "family", "families")
+    families = numbers.plural(len(found), "set", "sets")
     return f"A learned optimiser is ahead of the best tuned baseline on {wins} of {families} of tasks."
 
 
