@@ -28,6 +28,7 @@ from metabench.learned.exported import Exported, check_source, needed, read_expo
 from metabench.learned.grouped import Driver
 from metabench.learned.names import AREA, DIVERGED, FINAL, LOSS, MEDIAN, on_trial
 from metabench.learned.response import responses
+from metabench.learned.scaled import Scaled
 from metabench.learned.tasks import Part, Tasks
 
 METRICS = (Metric(AREA, "min"), Metric(FINAL, "min"), Metric(MEDIAN, "min"), Metric(DIVERGED, "min"))
@@ -71,6 +72,11 @@ class LearnedOptions:
         "constant", check=read_schedule, help="factor on the outer learning rate: 'cosine 1000'"
     )
     clip: float | None = option(None, above=0, help="largest norm of a hypergradient")
+    scaling: float = option(
+        0.0,
+        minimum=0,
+        help="tasks to train on are in random units: a factor from exp(-scaling) to exp(scaling) for every coordinate; 0: as they are",
+    )
     validate_every: int = option(
         0,
         minimum=0,
@@ -98,7 +104,7 @@ class LearnedOptimiserProblem(Problem):
             raise MetabenchError(
                 f"the shortest episode has {options.shortest} steps, and `horizon`, the longest, {options.horizon}"
             )
-        self.tasks = self.family()
+        self.tasks = Scaled(self.family(), options.scaling) if options.scaling else self.family()
         self.batch = self.tasks.batch
         self._drivers = {group: read_optimiser(text) for group, text in self.optimisers().items()}
         self.optimiser = Driver(self._drivers, self.tasks)

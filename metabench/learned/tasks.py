@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
 
 from metabench.core.lazy import torch
 from metabench.core.pictures import Picture
@@ -48,7 +47,7 @@ class Tasks(ABC):
     together: int = 1
     stacked: bool = False
     batch: int = 0
-    unit: ClassVar[str] = ""
+    unit: str = ""
 
     def group(self, name: str) -> str:
         """Return the group of a parameter, for problems in which each group may have an optimiser of its own; '' if there is one group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from typing import Any
 
@@ -12,8 +13,13 @@ from learned_problems import SMALL, learned
 
 from metabench.autodiff.inner import run
 from metabench.core import MetabenchError, Window, tree
+from metabench.core.errors import Diverged
+from metabench.core.randomness import generator
 from metabench.core.types import InnerState
 from metabench.learned.problem import LearnedOptimiserProblem
+from metabench.methods import method
+from metabench.training.loop import train
+from metabench.training.run import Run
 
 
 def windows(problem: LearnedOptimiserProblem, count: int, after: int = 0) -> list[list[Window]]:
@@ -124,3 +130,32 @@ def test_a_run_on_a_given_state_continues_it() -> None:
     (window,) = windows(problem, 2)[1]
     kept = InnerState({"w": torch.ones(3, 5, dtype=torch.float64)}, {})
     assert problem.entered(window, kept)[1] is kept
+
+
+BOUNDED = ("lstm", "lstm, input log")
+SQUARES = ("rnnprop", "mlp", "small_mlp")
+"""Their slots hold squares of gradients, which are infinite in float32 from about 1e19 on."""
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "factor", "finite"),
+    [(name, factor, True) for name in (*BOUNDED, *SQUARES) for factor in (1e-30, 0.0)]
+    + [(name, math.nan, False) for name in (*BOUNDED, *SQUARES)]
+    + [(name, 1e30, name in BOUNDED) for name in (*BOUNDED, *SQUARES)],
+)
+def test_gradients_out_of_bounds_leave_meta_training_finite_or_end_it_with_the_step(
+    optimiser: str, factor: float, finite: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = learned("learned_quadratics", optimiser=optimiser, dtype=torch.float32)
+    loss, begin, begun = problem.inner_loss, problem.tasks.begin, []
+    # From the second episode on, so that there are steps before the one that is told.
+    monkeypatch.setattr(problem, "inner_loss", lambda *given: loss(*given) * (factor if len(begun) > 1 else 1.0))
+    monkeypatch.setattr(problem.tasks, "begin", lambda part, stream: begun.append(part) or begin(part, stream))
+    made = Run.fresh(problem, generator(0, "training"))
+    events = train(problem, method("unrolled"), None, made, 4)
+    if finite:
+        assert len(list(events)) == 8
+        assert tree.all_finite(made.meta)
+    else:
+        with pytest.raises(Diverged, match=r"is (nan|inf|not finite) after [34] of 4 meta-updates"):
+            list(events)
