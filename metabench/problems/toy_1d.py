@@ -22,6 +22,21 @@ class Options:
 
     optimiser: str = option("sgd", choices=INNER_OPTIMISERS, help="inner optimiser")
     learning_rate: float = option(0.1, above=0, help="of the inner optimiser")
+    outer_learning_rate: float = option(1.0, above=0, help="of the outer optimiser, SGD")
+    starts: str = option(
+        "drawn",
+        choices=("drawn", "paper"),
+        help="initial x and l: drawn, or by seed one of the five of the paper's figure",
+    )
+
+
+PAPER_STARTS = ((-1.8, 0.2), (-0.9, 1.2), (0.9, 0.8), (1.3, 0.2), (1.5, 1.7))
+"""Initial (x, l) of the trajectories of Bohdal et al. 2021, figure 2."""
+
+
+def implicit_hypergradient(penalty: float) -> float:
+    """Return dF/dl at the inner minimum of l."""
+    return (penalty - 1) / (penalty + 1) ** 3
 
 
 class Toy1D(Problem):
@@ -39,24 +54,28 @@ class Toy1D(Problem):
         illustration=True,
     )
     roles = frozenset({MetaRole.INNER_LOSS})
-    outer_optimiser = OuterOptimiser("SGD", learning_rate=1.0)
     batch = 0
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.optimiser = inner_optimiser(setting.options.optimiser, setting.options.learning_rate)
+        options: Options = setting.options
+        self.optimiser = inner_optimiser(options.optimiser, options.learning_rate)
+        self.outer_optimiser = OuterOptimiser("SGD", options.outer_learning_rate)
 
-    def _drawn(self) -> tuple[Tree, Tree]:
-        """Return x drawn from a standard normal and l drawn uniformly from [0.1, 2]."""
-        stream = generator(self.setting.seed, "initial")
-        x = torch.randn((), generator=stream, dtype=torch.float64)
-        penalty = 0.1 + 1.9 * torch.rand((), generator=stream, dtype=torch.float64)
+    def _start(self) -> tuple[Tree, Tree]:
+        """Return x drawn from a standard normal and l drawn uniformly from [0.1, 2], or those of the paper."""
+        if self.setting.options.starts == "paper":
+            x, penalty = torch.tensor(PAPER_STARTS[self.setting.seed % len(PAPER_STARTS)], dtype=torch.float64)
+        else:
+            stream = generator(self.setting.seed, "initial")
+            x = torch.randn((), generator=stream, dtype=torch.float64)
+            penalty = 0.1 + 1.9 * torch.rand((), generator=stream, dtype=torch.float64)
         place = {"device": self.setting.device, "dtype": self.setting.dtype}
         return {"x": x.to(**place)}, {"l": penalty.to(**place)}
 
     def initial(self) -> Tree:
-        """Return l drawn uniformly from [0.1, 2]."""
-        return self._drawn()[1]
+        """Return l."""
+        return self._start()[1]
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return f(x, l)."""
@@ -67,9 +86,13 @@ class Toy1D(Problem):
         return (params["x"] - 0.5) ** 2
 
     def windows(self) -> Iterator[Sequence[Window]]:
-        """Yield the same window: there are no data. One run begins, at x drawn from a standard normal."""
-        for begins in once(self._drawn()[0]):
+        """Yield the same window: there are no data. One run begins, at the initial x."""
+        for begins in once(self._start()[0]):
             yield [Window.ending_in(({},) * self.setting.inner_steps, {}, begins)]
+
+    def observe(self, params: Tree, meta: Tree) -> dict[str, float]:
+        """Return x and l, from a start of the paper: where its trajectories lead."""
+        return {"x": float(params["x"]), "l": float(meta["l"])} if self.setting.options.starts == "paper" else {}
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return F at the inner minimum of the learned l."""
