@@ -135,6 +135,8 @@ class ProblemCard:
         files: data files that it reads itself; a cell depends on their content.
         default_size: empty: the first of `sizes`. A registry needs one, because plugins may change what is first.
         illustration: whether it only illustrates how methods differ: it never enters an aggregate or headline.
+        references: what a method is judged between, by name: options under which the method `none` is that. `baseline` does without
+            meta-learning, `oracle` knows what is to be learned, others have names of their own.
     """
 
     title: str
@@ -149,6 +151,7 @@ class ProblemCard:
     files: tuple[Path, ...] = ()
     default_size: str = ""
     illustration: bool = False
+    references: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def named_sizes(self, plugins: Iterable[Path] = ()) -> Found[str]:
         """Return every size by name with its line, the default first; raise MetabenchError as `Registry`."""

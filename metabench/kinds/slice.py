@@ -10,7 +10,8 @@ from metabench.core import option
 from metabench.core.errors import MetabenchError
 from metabench.core.kind import Kind
 from metabench.core.problem import Problem
-from metabench.stages.slice import DEVIATION, HYPERGRADIENT, MEAN, along_meta
+from metabench.results.slices import CLOSED_FORM, DEVIATION, HYPERGRADIENT, MEAN
+from metabench.stages.slice import along_meta
 from metabench.stages.well_posed import SIZES, well_posed
 
 
@@ -44,6 +45,7 @@ SLICE = Kind(
         HYPERGRADIENT: "median and quartiles over trials",
         MEAN: "mean over trials",
         DEVIATION: "standard deviation over trials",
+        CLOSED_FORM: "at the inner minimum, where the problem knows it",
     },
     options=Options,
     check=check,

@@ -34,11 +34,6 @@ PAPER_STARTS = ((-1.8, 0.2), (-0.9, 1.2), (0.9, 0.8), (1.3, 0.2), (1.5, 1.7))
 """Initial (x, l) of the trajectories of Bohdal et al. 2021, figure 2."""
 
 
-def implicit_hypergradient(penalty: float) -> float:
-    """Return dF/dl at the inner minimum of l."""
-    return (penalty - 1) / (penalty + 1) ** 3
-
-
 class Toy1D(Problem):
     """Learn the l at which the minimum of f is the minimum of F."""
 
@@ -89,6 +84,10 @@ class Toy1D(Problem):
         """Yield the same window: there are no data. One run begins, at the initial x."""
         for begins in once(self._start()[0]):
             yield [Window.ending_in(({},) * self.setting.inner_steps, {}, begins)]
+
+    def implicit_hypergradient(self, meta: float) -> float:
+        """Return dF/dl at the inner minimum of l = `meta`."""
+        return (meta - 1) / (meta + 1) ** 3
 
     def observe(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return x and l, from a start of the paper: where its trajectories lead."""

@@ -5,16 +5,24 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 from metabench.core import tree
 from metabench.core.curves import Curve
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.method import Target
 from metabench.core.problem import Problem
+from metabench.results.slices import CLOSED_FORM, DEVIATION, HYPERGRADIENT, MEAN
 from metabench.stages.subject import PRECISE, Row, Subject
 from metabench.training.plain import plain_windows
 
-HYPERGRADIENT, MEAN, DEVIATION = "hypergradient", "hypergradient, mean", "hypergradient, standard deviation"
+
+@runtime_checkable
+class Solved(Protocol):
+    """A problem whose hypergradient at the inner minimum has a closed form."""
+
+    def implicit_hypergradient(self, meta: float) -> float:
+        """Return it, at a value of the only meta-parameter."""
 
 
 def along_meta(subject: Subject) -> Iterator[Row]:
@@ -45,6 +53,10 @@ def along_meta(subject: Subject) -> Iterator[Row]:
     if options.trials > 1:
         deviations = [statistics.stdev(column) for column in columns]
         drawn[DEVIATION] = Curve(values, deviations, along=along, n=options.trials)
+    if isinstance(subject.problem, Solved):
+        drawn[CLOSED_FORM] = Curve(
+            values, [subject.problem.implicit_hypergradient(value) for value in values], along=along
+        )
     yield {"curves": drawn}
 
 

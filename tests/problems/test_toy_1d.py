@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.problems.toy_1d import PAPER_STARTS, implicit_hypergradient
+from metabench.problems.toy_1d import PAPER_STARTS
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.run.run_cell import run_cell
 
@@ -50,7 +50,8 @@ def test_the_estimates_of_evograd_have_the_mean_and_the_scatter_of_its_paper(
 def test_an_exact_method_at_the_inner_minimum_shows_the_closed_form() -> None:
     found = row({"unrolled": {}}, {"slice": {"points": 5, "trials": 1}}, inner_steps=[200])
     curve = found["curves"]["hypergradient"]
-    assert list(curve.values) == pytest.approx([implicit_hypergradient(value) for value in curve.x], abs=1e-6)
+    assert list(curve.values) == pytest.approx([(at - 1) / (at + 1) ** 3 for at in curve.x], abs=1e-6)
+    assert found["curves"]["closed form"].values == pytest.approx(curve.values, abs=1e-6)
     assert "hypergradient, standard deviation" not in found["curves"]
 
 

@@ -108,10 +108,19 @@ class MemoryStudy:
 
 
 @dataclass
+class RivalStudy:
+    """What one method has over another, problem by problem: quality between baseline and oracle, memory and time."""
+
+    subject: str = key("method that the study is about; empty: no study", "")
+    rival: str = key("method that it is set beside", "")
+
+
+@dataclass
 class Studies:
     """Sections of the report beyond the comparison of methods."""
 
     memory: MemoryStudy = key("what the memory of an exact hypergradient is, and when saving it pays", MemoryStudy)
+    rival: RivalStudy = key("one method beside another on every problem, with what papers say of the two", RivalStudy)
 
 
 @dataclass

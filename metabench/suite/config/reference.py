@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from metabench.core.errors import MetabenchError
-from metabench.suite.config.keys import Experiment, Limits, Measure, MemoryStudy, Studies, Suite
+from metabench.suite.config.keys import Experiment, Limits, Measure, MemoryStudy, RivalStudy, Studies, Suite
 
 REFERENCE = Path("config/README.md")
 
@@ -52,6 +52,7 @@ _SECTIONS: tuple[tuple[str, type], ...] = (
     ("`measure`", Measure),
     ("`studies`", Studies),
     ("`studies.memory`", MemoryStudy),
+    ("`studies.rival`", RivalStudy),
 )
 
 

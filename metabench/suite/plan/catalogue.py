@@ -56,6 +56,7 @@ def problem_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
             "inner_steps": card.inner_steps,
             "outer_steps": card.outer_steps,
             "illustration": card.illustration,
+            "references": {one: dict(options) for one, options in card.references.items()},
             "options": describe(card.options),
             "files": {path.name: content_sha256(path) for path in card.files},
             "citation_key": citation_key(card.citation),

@@ -176,11 +176,12 @@ def plan(suite: Suite) -> Plan:
         raise MetabenchError(
             f"no experiment runs the baseline '{suite.baseline}' ({names}): add it to one, or choose the baseline among {run}"
         )
-    _check_study(suite, found.values(), known_methods)
+    _check_memory_study(suite, found.values(), known_methods)
+    _check_rival_study(suite, found.values(), known_methods)
     return Plan(suite, (*found.values(), *_partners(suite, found.values())))
 
 
-def _check_study(suite: Suite, cells: Iterable[Cell], known: Mapping[str, Method]) -> None:
+def _check_memory_study(suite: Suite, cells: Iterable[Cell], known: Mapping[str, Method]) -> None:
     """Raise MetabenchError unless the memory study, if there is one, has a subject that some experiment compares with the baseline."""
     subject = suite.studies.memory.subject
     if not subject:
@@ -201,6 +202,22 @@ def _check_study(suite: Suite, cells: Iterable[Cell], known: Mapping[str, Method
         raise MetabenchError(
             f"{where}: no experiment of kind 'cost' measures '{subject}' beside the baseline, '{baseline}'"
         )
+
+
+def _check_rival_study(suite: Suite, cells: Iterable[Cell], known: Mapping[str, Method]) -> None:
+    """Raise MetabenchError unless the study of two methods, if there is one, has two that some experiment compares."""
+    study = suite.studies.rival
+    if not study.subject and not study.rival:
+        return
+    pair = [
+        pick(f"method of key 'studies.rival.{key}'", name, known).name
+        for key, name in (("subject", study.subject), ("rival", study.rival))
+    ]
+    measured: dict[str, set[str]] = {}
+    for cell in cells:
+        measured.setdefault(cell.experiment, set()).add(cell.method)
+    if len(set(pair)) < 2 or not any(set(pair) <= methods for methods in measured.values()):
+        raise MetabenchError(f"key 'studies.rival': no experiment runs '{pair[0]}' beside '{pair[1]}', two different methods")
 
 
 def _partners(suite: Suite, cells: Iterable[Cell]) -> Iterator[Cell]:
