@@ -317,7 +317,8 @@ class Problem(Declarable, ABC):
     def observe(self, params: Tree, meta: Tree) -> Mapping[str, float | Curve]:
         """Return what is followed along a run, by name: numbers become curves against the outer step; of a curve the last is kept.
 
-        `params` are those of the first task after its window. It is called after at most 200 outer steps, and is not part of the time.
+        `params` are those of the first task: before the first window, as outer step 0, then after the windows of at most 200 outer steps.
+        It is not part of the time.
         """
         return {}
 

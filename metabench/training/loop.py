@@ -81,10 +81,15 @@ def train(
         with clock, drawing:
             tasks = next(windows)
         found: list[Hypergradient] = []
+        at_first: Mapping[str, float | Curve] = {}
         begun_from: list[tuple[Problem, InnerState]] = []
         for task, window in enumerate(tasks):
             with clock:
                 entered, state = problem.entered(window, run.tasks.get(task))
+            if run.step == task == 0:
+                with torch.no_grad():
+                    at_first = problem.observe(begun(entered, state, run.meta).params, run.meta)
+            with clock:
                 answer = method(entered, state, run.meta, window, options, run.stream)
             found.append(answer)
             run.tasks[task] = answer.state
@@ -107,6 +112,7 @@ def train(
             synchronise(next(iter(run.meta.values())).device)
         run.seconds, run.data_seconds = clock.seconds, drawing.seconds
         run.record.add(run.step, {OUTER_LOSS: run.outer_loss, TIME: run.seconds})
+        run.record.add(0, at_first, "observe()")
         if run.step % followed == 0 or run.step == steps:
             with torch.no_grad():
                 run.record.add(run.step, problem.observe(run.tasks[0].params, run.meta), "observe()")

@@ -32,7 +32,7 @@ class Record:
         """
         for name, value in checked(values, source).items():
             steps, numbers = self.numbers.get(name, ([], []))
-            if name in (self.numbers if isinstance(value, Curve) else self.whole) or (steps and steps[-1] == step):
+            if name in (self.numbers if isinstance(value, Curve) else self.whole) or (steps and steps[-1] >= step):
                 raise MetabenchError(f"{source} returned '{name}', a name that another curve of the run has")
             if isinstance(value, Curve):
                 # A checkpoint takes plain numbers only. One with a fault is kept to be reported.

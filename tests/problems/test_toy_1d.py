@@ -69,7 +69,8 @@ def test_a_trajectory_begins_where_the_paper_begins_it() -> None:
         "t1t2", "quality", outer_steps=3, options={"starts": "paper", "learning_rate": 0.1, "outer_learning_rate": 0.1}
     )
     x, penalty = PAPER_STARTS[0]
-    (after, *_), (l_after, *_) = (found["curves"][name].values for name in ("x", "l"))
+    (x_first, after, *_), (l_first, l_after, *_) = (found["curves"][name].values for name in ("x", "l"))
+    assert (x_first, l_first) == pytest.approx((x, penalty), rel=1e-6) and found["curves"]["x"].x == (0, 1, 2, 3)
     stepped = x - 0.1 * (2 * (x - 1) + 2 * penalty * x)
     assert after == pytest.approx(stepped, rel=1e-6)
     assert l_after == pytest.approx(penalty - 0.1 * 2 * (stepped - 0.5) * -0.1 * 2 * x, rel=1e-5)
