@@ -16,6 +16,7 @@ from metabench.report.results.settings import Task
 from metabench.report.section import headline
 from metabench.report.sections.learned_optimisers import LEARNED
 from metabench.report.sections.learned_optimisers.entrants import benches
+from metabench.report.sections.learned_optimisers.figures import cutting_figure
 from metabench.report.sections.learned_optimisers.tables import TUNED_FOR, ahead, transfer_table
 from metabench.report.tables.table import Table
 
@@ -154,3 +155,27 @@ def test_a_failed_cell_is_a_row_with_its_status(rows: Any, load_rows: Any) -> No
 def test_a_suite_without_optimisers_has_no_such_section(load_rows: Any, synthetic: Any) -> None:
     suite = load_rows([synthetic.row("unrolled", seed) for seed in SEEDS])
     assert LEARNED.parts(suite) == [] and LEARNED.headline(suite) == ""
+
+
+def test_the_cost_of_cutting_is_drawn_over_window_lengths(suite: Suite, rows: Any, load_rows: Any, synthetic: Any) -> None:
+    cuts = [
+        synthetic.row(
+            method, seed, problem="regularisation", size="digits64", experiment="cuts", kind="cost", inner_steps=steps,
+            problem_variant=f"start={start}", problem_options={"optimiser": "lstm", "start": start}, episode_cosine=cosine + 0.01 * seed,
+        )
+        for start, cosine in (("", 0.9), ("mine.pt", 0.2))
+        for method in ("unrolled", "truncated")
+        for steps in (1, 5, 20)
+        for seed in SEEDS
+    ]  # fmt: skip
+    judged = [*rows("lstm", (0.5, 0.51, 0.49)), *rows("adam", (1.0, 1.01, 1.02), chosen=0.1)]
+    (bench,) = benches(load_rows([*judged, *cuts]))
+    figure = cutting_figure(load_rows([*judged, *cuts]), bench)
+    assert figure is not None
+    assert [panel.title for panel in figure.panels] == ["lstm, as drawn", "lstm, trained (mine.pt)"]
+    drawn = figure.panels[0]
+    assert {(point.label, point.x) for point in drawn.points} == {(m, k) for m in ("unrolled", "truncated") for k in (1, 5, 20)}
+    assert drawn.points[0].y == pytest.approx(0.91) and drawn.points[0].y_high == pytest.approx(0.92)
+    assert figure.panels[1].points[0].y == pytest.approx(0.21)
+    two = [row for row in cuts if row["inner_steps"] != 5]
+    assert cutting_figure(load_rows([*judged, *two]), bench) is None

@@ -9,6 +9,7 @@ import pytest
 
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
+from metabench.report import numbers
 from metabench.report.blocks import Note, Sentence
 from metabench.report.figure import Figure
 from metabench.report.results.entries import Suite
@@ -88,7 +89,7 @@ def test_the_table_has_every_entry_and_the_references(load: Any, rows: list[dict
     ]  # fmt: skip
     by = {(record["label"], record["reference"]): record for record in table.records[:4]}
     assert by["evograd", ""]["verdict"] == "worse" and by["evograd", ""]["gap_closed"] == pytest.approx(0.5)
-    assert by["evograd", ""]["peak_bytes_ratio"] == 0.5 and by["none", "oracle"]["verdict"] == "—"
+    assert by["evograd", ""]["peak_bytes_ratio"] == 0.5 and by["none", "oracle"]["verdict"] == numbers.ABSENT
     assert table.rows[0]["closed"].text == "100 %"
 
 

@@ -9,7 +9,7 @@ from metabench.report.results.entries import Suite
 from metabench.report.results.settings import Task
 from metabench.report.section import Part, Section
 from metabench.report.sections.learned_optimisers.entrants import Bench, benches
-from metabench.report.sections.learned_optimisers.figures import curves_figure, response_figure
+from metabench.report.sections.learned_optimisers.figures import curves_figure, cutting_figure, response_figure
 from metabench.report.sections.learned_optimisers.pictures import pictures_drawing
 from metabench.report.sections.learned_optimisers.tables import (
     TUNED_FOR,
@@ -46,6 +46,7 @@ def _part(suite: Suite, bench: Bench, others: list[Bench]) -> Part:
         results_table(bench),
         transfer_table(bench),
         cutting_table(bench),
+        cutting_figure(suite, bench),
     ]
     return Part(
         f"optimisers-{others.index(bench)}-{bench.task.slug}",

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from metabench.core.curves import Curve
 from metabench.learned.names import AT_FIRST, LOSS, PERSISTENT, on_trial, trial_of
-from metabench.report.figure import Axis, Figure, Panel, Rule, Trace, ends
-from metabench.report.figures.parts import seeds
+from metabench.report.figure import Axis, Figure, Panel, Point, Rule, Trace, ends
+from metabench.report.figures.parts import joined, seeds
 from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Place, Task
 from metabench.report.sections.learned_optimisers.entrants import Bench, Entrant
 from metabench.report.sections.learned_optimisers.tables import bench_name
 
@@ -29,6 +30,63 @@ def curves_figure(suite: Suite, bench: Bench) -> Figure | None:
         styles=bench.styles,
     )
     figure.tell_apart(bench.styles).keep(2)
+    return figure
+
+
+def cutting_figure(suite: Suite, bench: Bench) -> Figure | None:
+    """Return how well the summed windows of an episode point along its exact hypergradient, against their length K.
+
+    A panel for each optimiser, as it was drawn and as it began where a trained one was given; None where no panel has three K.
+    """
+    grouped: dict[str, dict[tuple[str, int], dict[int, float]]] = {}
+    for row in suite.rows:
+        here = (Task(row["problem"], row["dataset"]), row["size"], Place.of(row)) == (
+            bench.task,
+            bench.size,
+            bench.place,
+        )
+        if here and row.get("episode_cosine") is not None and "optimiser" in row["problem_options"]:
+            start = row["problem_options"].get("start")
+            title = f"{row['problem_options']['optimiser']}, {f'trained ({start})' if start else 'as drawn'}"
+            seeds_of = grouped.setdefault(title, {}).setdefault((row["label"], row["inner_steps"]), {})
+            seeds_of[row["seed"]] = row["episode_cosine"]
+    panels = []
+    for title, found in grouped.items():
+        points = [
+            Point(
+                label,
+                steps,
+                statistics.fmean(by_seed.values()),
+                y_low=min(by_seed.values()),
+                y_high=max(by_seed.values()),
+                n=len(by_seed),
+            )
+            for (label, steps), by_seed in sorted(found.items())
+        ]
+        if len({point.x for point in points}) >= 3:
+            y = Axis("cosine with the whole episode's", "plain", log=False)
+            panels.append(
+                Panel(
+                    title,
+                    Axis("inner steps K", "count"),
+                    y,
+                    points,
+                    joined(points),
+                    rules=[Rule("x", 1.0), Rule("x", 0.0)],
+                )
+            )
+    if not panels:
+        return None
+    figure = Figure(
+        bench_name(bench, "cutting_steps"),
+        "cutting",
+        f"What cutting an episode costs, {bench.task.problem}, {bench.size}",
+        f"Cosine of the sum of an episode's hypergradients, window by window of K steps, with the exact one of its {bench.horizon} steps, "
+        f"in float64. Means over {seeds(point.n for panel in panels for point in panel.points)}, least to greatest. Dotted: 1 and 0.",
+        panels,
+        styles=suite.styles,
+    )
+    figure.keep(2)
     return figure
 
 
