@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "optimiser": "momentum",
         "learning_rate": 0.02,
     },
+    "rotation": {"train": 40, "validation": 40, "batch": 8, "start": 7.0, "optimiser": "sgd", "learning_rate": 0.02},
     "lm_learning_rates": _LANGUAGE | {"optimiser": "sgd", "learning_rate": 0.1},
     "lm_initialisation": _LANGUAGE | {"topic": 200, "tasks": 2, "test_topics": 2},
     "lm_loss_weights": _LANGUAGE | {"outer_batch": 3, "features": 2, "weigher_hidden": 3},

@@ -20,11 +20,14 @@ from dataclasses import dataclass
 
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser, scheduled
 from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
+from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting, meta_step_option
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
+from metabench.data.batches import augmented, epochs
 from metabench.data.splits import disjoint
+from metabench.models.batch_norm import for_evaluation
 from metabench.models.classifiers import CLASSIFIERS, classifier
 
 
@@ -33,7 +36,9 @@ class Options:
     """Options of `label_noise`."""
 
     noise: str = option(
-        "flip", choices=("flip", "uniform"), help="wrong labels: one fixed other class per class, or any class"
+        "flip",
+        choices=("flip", "flip2", "uniform"),
+        help="wrong labels: one fixed other class per class, one of two fixed ones, or any class",
     )
     rate: float = option(0.4, minimum=0, maximum=1, help="share of training labels that are redrawn")
     train: int = option(8000, minimum=1, help="noisy training examples")
@@ -46,9 +51,17 @@ class Options:
         "constant", check=read_schedule, help="of the learning rate, over inner steps: 'warm-up 10, cosine 100'"
     )
     weight_decay: float = option(5e-4, minimum=0, help="l2 penalty of the inner loss")
-    outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser, Adam")
+    outer_optimiser: str = option("adam", choices=("adam", "nesterov"), help="Adam, or SGD with Nesterov momentum 0.9")
+    outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser")
+    outer_weight_decay: float = option(
+        0.0, minimum=0, help="l2 penalty of the weighting network, in the outer optimiser"
+    )
     meta_step: str = meta_step_option()
     detach: bool = option(True, help="whether the weighting network reads the losses as constants")
+    augment: bool = option(
+        False, help="shift images by up to 4 pixels and mirror half of them, in every batch of both losses"
+    )
+    oracle: bool = option(False, help="leave out the examples with a wrong label: what perfect weights come to")
 
 
 class LabelNoise(Problem):
@@ -56,7 +69,7 @@ class LabelNoise(Problem):
 
     card = ProblemCard(
         title="weighting noisily labelled examples",
-        datasets=("fashion_mnist_10k", "fashion_mnist", "mnist_10k", "mnist", "digits"),
+        datasets=("fashion_mnist_10k", "fashion_mnist", "mnist_10k", "mnist", "digits", "cifar10", "cifar100"),
         sizes=CLASSIFIERS,
         default_size="mlp256",
         metrics=(Metric("test accuracy (%)", "max"), Metric("test cross-entropy (nat)", "min")),
@@ -70,11 +83,10 @@ class LabelNoise(Problem):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         options, data = setting.options, setting.data
-        self.batch = min(options.batch, options.train)
         self.stops_gradients = options.detach
         rate = scheduled(options.learning_rate, read_schedule(options.schedule))
         self.optimiser = inner_optimiser(options.optimiser, rate)
-        self.outer_optimiser = OuterOptimiser("Adam", options.outer_learning_rate)
+        self.outer_optimiser = _outer_optimiser(options)
         self._network = classifier(
             setting.size, data.train_inputs.shape[1:], len(data.classes), setting.device, setting.dtype
         )
@@ -89,6 +101,14 @@ class LabelNoise(Problem):
         seen = data.train_inputs[parts["train"]]
         self._shift, self._spread = float(seen.mean(dtype="float64")), float(seen.std(dtype="float64"))
         noisy = corrupted(targets[parts["train"]], len(data.classes), options.noise, options.rate, setting.seed)
+        if options.oracle:
+            right = noisy == targets[parts["train"]]
+            if not right.any():
+                raise MetabenchError(
+                    f"of {options.train} labels, none is right at a noise rate of {options.rate:g}: the oracle has no data"
+                )
+            seen, noisy = seen[right.numpy()], noisy[right]
+        self.batch = min(options.batch, len(noisy))
         self._train = self._place(seen, noisy)
         self._validation = self._place(data.train_inputs[parts["validation"]], targets[parts["validation"]])
         self._test = self._place(data.test_inputs, torch.as_tensor(data.test_targets))
@@ -144,22 +164,22 @@ class LabelNoise(Problem):
             yield [Window.ending_in(batches, next(outer), begins)]
 
     def _batches(self, part: Batch, purpose: str) -> Iterator[Batch]:
-        stream = generator(self.setting.seed, purpose)
-        total = len(part["targets"])
-        size = min(self.setting.options.batch, total)
-        while True:
-            order = torch.randperm(total, generator=stream).to(self.setting.device)
-            # A last batch that is smaller is left out, so that every batch of a run has one shape.
-            for chosen in order[: total - total % size].split(size):
-                yield {name: values[chosen] for name, values in part.items()}
+        seed, options = self.setting.seed, self.setting.options
+        batches = epochs(part, options.batch, generator(seed, purpose))
+        if not options.augment:
+            return batches
+        stream = generator(seed, f"{purpose}, augmentation")
+        return ({**batch, "inputs": augmented(batch["inputs"], stream)} for batch in batches)
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return accuracy and cross-entropy on the test split, whose labels are clean."""
         with torch.no_grad():
+            shown = (batch["inputs"] for batch in self._batches(self._train, "statistics"))
+            network = for_evaluation(self._network, params, shown)
             pieces = zip(self._test["inputs"].split(1000), self._test["targets"].split(1000), strict=True)
             hits, losses = [], []
             for inputs, targets in pieces:
-                scores = self._network(params, inputs)
+                scores = network(inputs)
                 hits.append((scores.argmax(1) == targets).double())
                 losses.append(torch.nn.functional.cross_entropy(scores, targets, reduction="none").double())
         accuracy, cross_entropy = (metric.name for metric in self.card.metrics)
@@ -177,6 +197,13 @@ class LabelNoise(Problem):
         )
 
 
+def _outer_optimiser(options: Options) -> OuterOptimiser:
+    rate, decay = options.outer_learning_rate, options.outer_weight_decay
+    if options.outer_optimiser == "adam":
+        return OuterOptimiser("Adam", rate, weight_decay=decay)
+    return OuterOptimiser("SGD", rate, momentum=0.9, weight_decay=decay, nesterov=True)
+
+
 def weigh(meta: Tree, losses: torch.Tensor) -> torch.Tensor:
     """Return V_l(loss) of every loss, shape [n], values in (0, 1)."""
     hidden = torch.nn.functional.linear(losses[:, None], meta["hidden.weight"], meta["hidden.bias"]).relu()
@@ -184,7 +211,10 @@ def weigh(meta: Tree, losses: torch.Tensor) -> torch.Tensor:
 
 
 def corrupted(targets: torch.Tensor, classes: int, noise: str, rate: float, seed: int) -> torch.Tensor:
-    """Return labels of which a share `rate` is redrawn: 'flip' gives one fixed other class per class, 'uniform' any class."""
+    """Return labels of which a share `rate` is redrawn: 'flip' gives one fixed other class per class, 'flip2' one of two, 'uniform' any.
+
+    With two classes there is one other alone, and 'flip2' is 'flip'.
+    """
     stream = generator(seed, "noise")
     chosen = torch.rand(len(targets), generator=stream) < rate
     if noise == "uniform":
@@ -195,4 +225,7 @@ def corrupted(targets: torch.Tensor, classes: int, noise: str, rate: float, seed
         successor = torch.empty_like(order)
         successor[order] = order.roll(-1)
         drawn = successor[targets]
+        if noise == "flip2" and classes > 2:
+            second = torch.rand(len(targets), generator=stream) < 0.5
+            drawn = torch.where(second, successor[drawn], drawn)
     return torch.where(chosen, drawn, targets)

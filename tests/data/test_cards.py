@@ -18,6 +18,7 @@ def test_the_data_sets_are_those_documented() -> None:
     assert list(datasets()) == [
         "analytic",
         "cifar10",
+        "cifar100",
         "digits",
         "fashion_mnist",
         "fashion_mnist_10k",

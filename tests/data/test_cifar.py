@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.data.formats.cifar import cifar10
+from metabench.data.contract import Read
+from metabench.data.formats.cifar import cifar10, cifar100
 
 CLASSES = ("bird", "cat", "dog")
 FILES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
@@ -51,3 +52,26 @@ def test_records_become_images_in_the_order_of_the_files() -> None:
 def test_what_is_no_such_archive_is_refused_by_name(content: bytes, complaint: str) -> None:
     with pytest.raises(MetabenchError, match=f"^cifar.tar.gz: .*{complaint}"):
         cifar10(lambda name: content, "cifar.tar.gz", CLASSES)
+
+
+def hundred(content: bytes, files: tuple[str, ...] = ("train.bin", "test.bin")) -> Read:
+    kept = io.BytesIO()
+    with tarfile.open(fileobj=kept, mode="w:gz") as tar:
+        for file in files:
+            member = tarfile.TarInfo(f"cifar-100-binary/{file}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return lambda name: kept.getvalue()
+
+
+def test_the_fine_label_is_the_class_of_cifar100() -> None:
+    coarse = np.full((12, 1), 19, dtype=np.uint8)
+    records = np.concatenate([coarse, LABELS[:, None], IMAGES.reshape(12, -1)], axis=1).tobytes()
+    data = cifar100(hundred(records), "cifar.tar.gz", CLASSES)
+    for inputs, targets in ((data.train_inputs, data.train_targets), (data.test_inputs, data.test_targets)):
+        np.testing.assert_array_equal(inputs * np.float32(255), IMAGES)
+        np.testing.assert_array_equal(targets, LABELS)
+    with pytest.raises(MetabenchError, match=r"train\.bin has 3073 bytes, expected records of 3074"):
+        cifar100(hundred(bytes(3073)), "cifar.tar.gz", CLASSES)
+    with pytest.raises(MetabenchError, match=r"there is no file cifar-100-binary/test\.bin in it"):
+        cifar100(hundred(records, ("train.bin",)), "cifar.tar.gz", CLASSES)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from bilevel import checkpoint, make_problem
 
-from metabench.core import tree
+from metabench.core import MetabenchError, tree
+from metabench.data.batches import augmented
 from metabench.problems.label_noise import corrupted, weigh
 
 CLASSES, N = 10, 20_000
@@ -32,6 +33,87 @@ def test_flip_noise_is_wrong_at_its_rate_and_moves_each_class_to_one_other(rate:
         while following := next(iter(successor[path[-1]])):
             path.append(following)
         assert sorted(path) == list(range(CLASSES))
+
+
+def test_flip2_moves_each_class_to_two_others_equally_often() -> None:
+    noisy = corrupted(TARGETS, CLASSES, "flip2", 0.4, 3)
+    wrong = noisy != TARGETS
+    assert abs(float(wrong.double().mean()) - 0.4) <= rate_bound(0.4)
+    for label in range(CLASSES):
+        moved = noisy[wrong & (label == TARGETS)]
+        shares = moved.unique(return_counts=True)[1] / len(moved)
+        assert len(shares) == 2 and abs(float(shares[0]) - 0.5) <= 5 * (0.25 / len(moved)) ** 0.5
+    assert set(corrupted(TARGETS % 2, 2, "flip2", 1.0, 0).tolist()) == {0, 1}
+    assert torch.equal(corrupted(TARGETS % 2, 2, "flip2", 1.0, 0), 1 - TARGETS % 2)
+
+
+def test_the_oracle_trains_on_right_labels_alone() -> None:
+    kept = {}
+    for oracle in (False, True):
+        on = make_problem(
+            "label_noise", dataset="digits", size="mlp64", rate=0.5, train=200, batch=200, weight_decay=0, oracle=oracle
+        )
+        window = next(on.windows())[0]
+        kept[oracle] = {
+            tuple(image.flatten().tolist()): int(label) for image, label in zip(*window.inner[0].values(), strict=True)
+        }
+        assert on.batch == len(window.inner[0]["targets"])
+    assert 60 < len(kept[True]) < 140 and kept[True].items() < kept[False].items()
+    clean = make_problem("label_noise", dataset="digits", size="mlp64", rate=0.0, train=200, batch=200)
+    inputs, targets = next(clean.windows())[0].inner[0].values()
+    right = {tuple(image.flatten().tolist()): int(label) for image, label in zip(inputs, targets, strict=True)}
+    assert {image for image, label in right.items() if kept[False][image] == label} == set(kept[True])
+    with pytest.raises(MetabenchError, match="none is right"):
+        make_problem("label_noise", dataset="digits", size="mlp64", rate=1.0, oracle=True)
+
+
+def test_augmented_images_are_moved_or_mirrored_ones() -> None:
+    images = torch.rand(60, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    found = augmented(images, torch.Generator().manual_seed(1))
+    wide = torch.nn.functional.pad(images, (4,) * 4, mode="reflect")
+    seen = set()
+    for place, image in enumerate(found):
+        hits = [
+            (down, right, mirrored)
+            for down in range(9)
+            for right in range(9)
+            for mirrored in (False, True)
+            if torch.equal(image.flip(2) if mirrored else image, wide[place, :, down : down + 6, right : right + 6])
+        ]
+        assert hits
+        seen.add(hits[0])
+    assert len(seen) > 30 and {mirrored for *_, mirrored in seen} == {False, True}
+
+
+def test_batches_are_augmented_where_asked_and_their_labels_stay() -> None:
+    plain, moved = (make_problem("label_noise", dataset="digits", size="conv8", augment=on) for on in (False, True))
+    before, after = (next(one.windows())[0] for one in (plain, moved))
+    for ours, theirs in ((before.inner[0], after.inner[0]), (before.outer[-1], after.outer[-1])):
+        assert torch.equal(ours["targets"], theirs["targets"])
+        assert ours["inputs"].shape == theirs["inputs"].shape and not torch.equal(ours["inputs"], theirs["inputs"])
+
+
+def test_the_outer_optimiser_of_the_paper_can_be_asked_for() -> None:
+    on = make_problem(
+        "label_noise",
+        dataset="digits",
+        size="mlp64",
+        outer_optimiser="nesterov",
+        outer_learning_rate=1e-3,
+        outer_weight_decay=5e-4,
+    )
+    assert on.outer_optimiser.text() == "SGD, learning rate 0.001, momentum 0.9, Nesterov, weight decay 0.0005"
+
+
+def test_a_residual_network_is_evaluated_by_statistics_of_training_images() -> None:
+    on = make_problem("label_noise", dataset="digits", size="resnet8w4", inner_steps=1)
+    state, meta, _ = checkpoint(on, windows_before=3)
+    found = on.evaluate(state.params, meta)
+    assert found == on.evaluate(state.params, meta)
+    test = on._test["inputs"]  # type: ignore[attr-defined]
+    by_batches = on._network(state.params, test)  # type: ignore[attr-defined]
+    expected = float(torch.nn.functional.cross_entropy(by_batches, on._test["targets"]))  # type: ignore[attr-defined]
+    assert found["test cross-entropy (nat)"] != pytest.approx(expected, rel=1e-6)
 
 
 def test_seeds_draw_different_flips() -> None:

@@ -24,6 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     "toy_1d": {},
     "regularisation": {},
     "label_noise": {"dataset": "digits", "size": "conv8"},
+    "rotation": {"dataset": "digits", "size": "lenet_half"},
     "lm_learning_rates": {},
     "lm_initialisation": {},
     "lm_loss_weights": {},

@@ -1,10 +1,11 @@
-"""CIFAR-10's binary version: records of a label and the red, green and blue values of 32 x 32 pixels, in an archive."""
+"""The binary versions of CIFAR-10 and CIFAR-100: records of labels and the red, green and blue values of 32 x 32 pixels, in an archive."""
 
 from __future__ import annotations
 
 import io
 import tarfile
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,41 +14,67 @@ from metabench.core.errors import MetabenchError
 from metabench.data.contract import Classification, Read
 
 SHAPE = (3, 32, 32)
-_RECORD = 1 + 3 * 32 * 32
-_FOLDER = "cifar-10-batches-bin"
-_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-_TEST = ("test_batch.bin",)
+_PIXELS = 3 * 32 * 32
+
+
+class _Layout(NamedTuple):
+    """Where an archive has its records, and how many labels stand before the pixels; the last one is that of the class."""
+
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    labels: int
+
+
+_TEN = _Layout("cifar-10-batches-bin", tuple(f"data_batch_{n}.bin" for n in range(1, 6)), ("test_batch.bin",), 1)
+_HUNDRED = _Layout("cifar-100-binary", ("train.bin",), ("test.bin",), 2)
 
 
 def cifar10(read: Read, name: str, classes: tuple[str, ...]) -> Classification:
-    """Return the data set in the archive `name`.
+    """Return CIFAR-10 from the archive `name`.
 
     Raises MetabenchError if it is no archive, lacks a file, or a file has no whole records or a label that is not that of a class.
     """
+    return _read(read, name, classes, _TEN)
+
+
+def cifar100(read: Read, name: str, classes: tuple[str, ...]) -> Classification:
+    """Return CIFAR-100 with its 100 fine classes from the archive `name`. Raises as `cifar10`."""
+    return _read(read, name, classes, _HUNDRED)
+
+
+def _read(read: Read, name: str, classes: tuple[str, ...], layout: _Layout) -> Classification:
     try:
         with tarfile.open(fileobj=io.BytesIO(read(name)), mode="r:gz") as archive:
-            train, test = ([_member(archive, file, name) for file in files] for files in (_TRAIN, _TEST))
+            train, test = (
+                [_member(archive, f"{layout.folder}/{file}", name, layout.labels) for file in files]
+                for files in (layout.train, layout.test)
+            )
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise MetabenchError(f"{name}: not a whole archive: {error}") from error
-    return Classification(*_decoded(train, name, len(classes)), *_decoded(test, name, len(classes)), classes)
+    decoded = (part for contents in (train, test) for part in _decoded(contents, name, len(classes), layout.labels))
+    return Classification(*decoded, classes)
 
 
-def _member(archive: tarfile.TarFile, file: str, name: str) -> bytes:
+def _member(archive: tarfile.TarFile, path: str, name: str, labels: int) -> bytes:
     try:
-        opened = archive.extractfile(f"{_FOLDER}/{file}")
+        opened = archive.extractfile(path)
     except KeyError:
         opened = None
     if opened is None:
-        raise MetabenchError(f"{name}: there is no file {_FOLDER}/{file} in it")
+        raise MetabenchError(f"{name}: there is no file {path} in it")
     content = opened.read()
-    if len(content) % _RECORD:
-        raise MetabenchError(f"{name}: {file} has {len(content)} bytes, expected records of {_RECORD}")
+    if len(content) % (labels + _PIXELS):
+        file = path.rpartition("/")[2]
+        raise MetabenchError(f"{name}: {file} has {len(content)} bytes, expected records of {labels + _PIXELS}")
     return content
 
 
-def _decoded(contents: list[bytes], name: str, n_classes: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    records = np.frombuffer(b"".join(contents), dtype=np.uint8).reshape(-1, _RECORD)
-    labels = records[:, 0].astype(np.int64)
-    if len(labels) and labels.max() >= n_classes:
-        raise MetabenchError(f"{name}: expected labels below {n_classes}, found {labels.max()}")
-    return np.divide(records[:, 1:], np.float32(255), dtype=np.float32).reshape(-1, *SHAPE), labels
+def _decoded(
+    contents: list[bytes], name: str, n_classes: int, labels: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    records = np.frombuffer(b"".join(contents), dtype=np.uint8).reshape(-1, labels + _PIXELS)
+    targets = records[:, labels - 1].astype(np.int64)
+    if len(targets) and targets.max() >= n_classes:
+        raise MetabenchError(f"{name}: expected labels below {n_classes}, found {targets.max()}")
+    return np.divide(records[:, labels:], np.float32(255), dtype=np.float32).reshape(-1, *SHAPE), targets
