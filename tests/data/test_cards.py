@@ -18,6 +18,7 @@ def test_the_data_sets_are_those_documented() -> None:
     assert list(datasets()) == [
         "analytic",
         "cifar10",
+        "cldr_names",
         "digits",
         "fashion_mnist",
         "fashion_mnist_10k",
@@ -29,6 +30,7 @@ def test_the_data_sets_are_those_documented() -> None:
         "onet",
         "own",
         "photographs",
+        "upos_pt_tr",
         "vgg16",
     ]
 
