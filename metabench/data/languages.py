@@ -72,7 +72,7 @@ class Languages:
             for part in ("train", "validation"):
                 if len(given[part]) < sizes[part]:
                     raise self._few(
-                        language, len(given[part]), f"the part '{part}'", f"{sizes[part]} examples of it are asked for"
+                        language, len(given[part]), f"the part '{part}'", f"{sizes[part]} examples of it are requested"
                     )
             return {part: _drawn(given[part], min(sizes[part], len(given[part])), seed) for part in PARTS}
         pool = self.whole[language]
@@ -98,7 +98,7 @@ class Languages:
         self.check(language)
         pool = self.parts[language]["train"] if self.parts else self.whole[language]
         if count > len(pool):
-            raise self._few(language, len(pool), "it", f"{count} are asked for")
+            raise self._few(language, len(pool), "it", f"{count} are requested")
         return _drawn(pool, count, seed) if count else pool
 
     def _few(self, language: str, count: int, what: str, wanted: str) -> MetabenchError:

@@ -67,7 +67,7 @@ def test_a_language_with_too_few_names_and_one_that_there_is_not_are_named() -> 
     data = load("cldr_names")
     with pytest.raises(MetabenchError, match=r"'kl' has too few examples: it has 176, and 100 for training and 100"):
         data.split("kl", SIZES, 0)
-    with pytest.raises(MetabenchError, match=r"'en' has too few examples: it has 1376, and 5000 are asked for"):
+    with pytest.raises(MetabenchError, match=r"'en' has too few examples: it has 1376, and 5000 are requested"):
         data.all_of("en", 5000, 0)
     with pytest.raises(MetabenchError, match=r"unknown language of the names of CLDR 'fa'"):
         data.split("fa", SIZES, 0)

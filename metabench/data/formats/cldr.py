@@ -24,8 +24,8 @@ def kinds_by_name(locale: Any) -> dict[str, set[str]]:
 def table(locale_of: Callable[[str], Any], source: str, targets: Iterable[str]) -> bytes:
     """Return the names of the source locale and of the targets as lines 'locale TAB class TAB name' in UTF-8.
 
-    `locale_of` returns a Babel `Locale` by its name. Names of two classes are left out, and a target's names that stand in the source, too:
-    they would be known.
+    `locale_of` returns a Babel `Locale` by its name. Names of two classes are left out, and so are a target's names that the source has,
+    too: they would be known.
     """
     known = kinds_by_name(locale_of(source))
     lines = []

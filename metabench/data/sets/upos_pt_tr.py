@@ -20,7 +20,7 @@ CARD = DatasetCard(
         "Turkish words are divided into inflectional groups, each with a tag"
     ),
     citation="duran2023dawn kayadelen2020gold",
-    sizes={"pt": 8_420, "tr": 2_309},
+    sizes={"pt": 8_420, "tr": 2_310},
     fetched=True,
     files=(
         DataFile(_PORTUGUESE, 9_989_825, "a0b82a9a56fe2b987823f1eb59cdfe4af1a31b3ebbfb40a8a8961757ef337962"),
