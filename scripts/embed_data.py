@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import importlib
 import io
 import json
 import lzma
@@ -34,8 +35,8 @@ from metabench.data import DatasetCard, card, splits
 from metabench.data.fetch.download import SourceFailed
 from metabench.data.fetch.files import EMBEDDED
 from metabench.data.fetch.packages import debian_package, python_package, run_command
-from metabench.data.formats import idx
-from metabench.data.sets import fashion_mnist, photographs
+from metabench.data.formats import cldr, idx
+from metabench.data.sets import cldr_names, fashion_mnist, photographs
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ SCIKIT_LEARN = Package("scikit-learn", "1.9.1", "52a0703bbc07ad27f560fa63fa68e4c
 SCIKIT_IMAGE = Package("scikit-image", "0.26.0", "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af")
 FILE_OF = {"tissue": "ihc", "galaxies": "hubble_deep_field"}
 """The files of pictures that are not called as the picture is."""
+
+BABEL = Package("babel", "2.18.0", "e2b422b277c2b9a9630c1d7903c2a00d0830c409c59ac8cae9081c92f1aeba35")
 
 
 def unpack(package: Package, workspace: Path, debs: Path | None) -> Path:
@@ -145,6 +148,27 @@ def build_photographs(workspace: Path) -> dict[str, bytes]:
     return {f"{kind}.xz": lzma.compress(raw, lzma.FORMAT_XZ, filters=filters) for kind, raw in pixels.items()}
 
 
+def build_cldr_names(workspace: Path) -> tuple[dict[str, bytes], str]:
+    """Return the names as Babel reads them from its own files, and the licences of the names and of Babel."""
+    files = python_package(BABEL.name, BABEL.version, BABEL.sha256, workspace, run_command)
+    unpacked = workspace / "babel.unpacked"
+    for name, content in files.items():
+        path = unpacked / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    sys.path.insert(0, str(unpacked))
+    try:
+        locale_of = importlib.import_module("babel").Locale.parse
+        table = cldr.table(locale_of, cldr_names.SOURCE, cldr_names.TARGETS)
+    finally:
+        sys.path.remove(str(unpacked))
+    licences = [
+        files[name].decode()
+        for name in ("babel/locale-data/LICENSE.unicode", "babel-2.18.0.dist-info/licenses/LICENSE")
+    ]
+    return {"names.tsv.xz": lzma.compress(table, lzma.FORMAT_XZ, preset=9 | lzma.PRESET_EXTREME)}, "\n".join(licences)
+
+
 BUILT_FROM = {
     "fashion_mnist_10k": (FASHION_MNIST, build_fashion_mnist),
     "foldoc": (FOLDOC, build_foldoc),
@@ -195,6 +219,13 @@ def build(target: Path, debs: Path | None) -> None:
         (folder / "LICENSE").write_text(f"{photographs.CARD.source}.\n\n{credits}\n", encoding="utf-8")
         wheels = [origin("python_package", package) for package in (SCIKIT_LEARN, SCIKIT_IMAGE)]
         manifest["photographs"] = entry(card("photographs"), wheels, built)
+        built, licences = build_cldr_names(Path(temporary))
+        folder = target / "cldr_names"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file_name, content in built.items():
+            (folder / file_name).write_bytes(content)
+        (folder / "LICENSE").write_text(f"{cldr_names.CARD.source}.\n\n{licences}", encoding="utf-8")
+        manifest["cldr_names"] = entry(card("cldr_names"), origin("python_package", BABEL), built)
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (target / "manifest.json").write_text(text, encoding="utf-8")
 

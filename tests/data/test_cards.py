@@ -19,6 +19,7 @@ def test_the_data_sets_are_those_documented() -> None:
         "analytic",
         "cifar10",
         "cifar100",
+        "cldr_names",
         "digits",
         "fashion_mnist",
         "fashion_mnist_10k",
@@ -30,6 +31,7 @@ def test_the_data_sets_are_those_documented() -> None:
         "onet",
         "own",
         "photographs",
+        "upos_pt_tr",
         "vgg16",
     ]
 

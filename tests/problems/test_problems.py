@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lm_learning_rates": {},
     "lm_initialisation": {},
     "lm_loss_weights": {},
+    "cross_lingual": {"size": "chars-32"},
 }
 
 every_problem = pytest.mark.parametrize("name", list(CASES))
