@@ -94,6 +94,7 @@ class CrossLingual(Problem):
         options=Options,
         inner_steps=1,
         outer_steps=200,
+        references={"baseline": {}, "source only": {"mode": "source"}, "target only": {"mode": "target"}},
     )
     roles = frozenset({MetaRole.INNER_LOSS})
 

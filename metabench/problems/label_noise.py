@@ -77,6 +77,7 @@ class LabelNoise(Problem):
         options=Options,
         inner_steps=1,
         outer_steps=1200,
+        references={"baseline": {}, "oracle": {"oracle": True}},
     )
     roles = frozenset({MetaRole.INNER_LOSS})
 

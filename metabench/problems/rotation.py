@@ -67,6 +67,7 @@ class Rotation(Problem):
         options=Options,
         inner_steps=1,
         outer_steps=600,
+        references={"baseline": {}, "oracle": {"known_angle": True}},
     )
     roles = frozenset({MetaRole.INNER_LOSS})
 
