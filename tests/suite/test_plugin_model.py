@@ -70,7 +70,7 @@ def written(folder: Path, old: str = "", new: str = "") -> Path:
 def test_it_is_listed_with_the_problems_that_take_it() -> None:
     listed = [card for card in size_cards([PLUGIN]) if card["size"] == "residual8"]
     assert [(card["problem"], card["description"], card["default"]) for card in listed] == [
-        ("label_noise", "residual MLP of width 8", False)
+        (name, "residual MLP of width 8", False) for name in ("label_noise", "rotation")
     ]
     assert [card["size"] for card in size_cards([PLUGIN]) if card["default"]] == [
         card["size"] for card in size_cards() if card["default"]
