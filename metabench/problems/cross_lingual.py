@@ -12,6 +12,10 @@ The outer loss reads the target's training examples, as in the official code, or
 The data set decides the task and its score: macro F1 of names by kind (cldr_names), accuracy of parts of speech (upos_pt_tr), or F1 of
 whole named entities (own: a folder of WikiAnn's files, the option `folder`). An encoder on characters, or XLM-R, labels a word by the mean
 of the hidden states of its tokens.
+
+Defaults were chosen by joint training (`none`, seed 0, 300 steps) on 200 validation names each of Faroese, Swahili and Yoruba. Their mean
+macro F1 was 63.0 at a learning rate of 0.003 and 62.1 at 0.01 with a tenth of the tokens hidden, and 64.1 at 0.003 with a fifth: no more
+than seeds differ by. The outer learning rate was chosen in the same way by `t1t2` (200 steps, 100 names): 58.5 at 0.001, 56.9 at 0.01.
 """
 
 from __future__ import annotations
@@ -41,7 +45,14 @@ _AT_ONCE = 256
 
 
 def _weights_files(folder: str) -> list[Path]:
-    return sorted(path for path in Path(folder).expanduser().iterdir() if path.is_file()) if folder else []
+    if not folder:
+        return []
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise MetabenchError(
+            f"there is no folder {folder}: put config.json, model.safetensors and tokenizer.json of XLM-R there, as save_pretrained does"
+        )
+    return sorted(path for path in place.iterdir() if path.is_file())
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,7 @@ class CrossLingual(Problem):
         languages = self._languages()
         self._classes, self._score = languages.classes, languages.score
         self._examples = self._drawn(languages)
+        _weights_files(options.weights)
         folder = Path(options.weights).expanduser() if options.weights else None
         seen = [word for part in ("source", "target") for words in self._examples[part].words for word in words]
         pieces: Pieces = TrainedPieces(folder) if folder else Characters(seen)

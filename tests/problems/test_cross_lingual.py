@@ -107,6 +107,7 @@ def test_hidden_tokens_are_those_of_words_at_the_rate_asked_for() -> None:
         ({"target": "en"}, "source and target are both 'en'"),
         ({"target": "kl", "train": 200}, "'kl' has too few examples: it has 176"),
         ({"held_out": 12}, "12 of 12 training examples of the target are held out: expected fewer"),
+        ({"weights": "nowhere"}, "there is no folder nowhere: put config.json, model.safetensors and tokenizer.json"),
         ({"layer": 3}, "after block 3: 'chars-32' has 2"),
     ],
 )
