@@ -1,4 +1,4 @@
-"""Few-shot tasks drawn from a domain: N classes, K labelled images of each to learn from, and others of the same classes to be tested on."""
+"""Few-shot tasks drawn from a domain: N classes, K labelled images of each to learn from, and others of them to be tested on."""
 
 from __future__ import annotations
 

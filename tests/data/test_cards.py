@@ -18,6 +18,8 @@ def test_the_data_sets_are_those_documented() -> None:
     assert list(datasets()) == [
         "analytic",
         "cifar10",
+        "cross_domain_224",
+        "cross_domain_84",
         "digits",
         "fashion_mnist",
         "fashion_mnist_10k",
@@ -28,6 +30,7 @@ def test_the_data_sets_are_those_documented() -> None:
         "jargon_foldoc",
         "mnist",
         "mnist_10k",
+        "omniglot",
         "onet",
         "own",
         "photographs",
@@ -48,10 +51,10 @@ def test_every_card_says_whose_the_data_are_and_how_to_know_them(declared) -> No
     if declared.task == "none":
         assert not declared.files
         return
-    assert declared.licence and declared.attribution and declared.source and sum(declared.sizes.values()) > 0
-    assert bibtex(declared.citation)
-    assert declared.embedded + declared.fetched + bool(declared.library) == 1
-    assert declared.files
+    assert declared.licence and declared.attribution and declared.source and bibtex(declared.citation)
+    if not declared.name.startswith("cross_domain"):  # from a folder of the user's
+        assert declared.embedded + declared.fetched + bool(declared.library) == 1
+        assert declared.files and sum(declared.sizes.values()) > 0
     for file in declared.files:
         assert file.size > 0
         assert re.fullmatch("[0-9a-f]{64}", file.sha256)

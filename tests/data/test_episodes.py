@@ -54,7 +54,7 @@ def test_every_large_enough_class_and_image_is_drawn_alike() -> None:
     np.testing.assert_allclose(support[data.targets == 1] / 3000, 2 / 3 / 8, atol=0.02)
 
 
-@pytest.mark.parametrize(("ways", "shots", "queries"), itertools.product((5,), (1, 5), (3, 9)))
+@pytest.mark.parametrize(("ways", "shots", "queries"), list(itertools.product((5,), (1, 5), (3, 9))))
 def test_too_few_classes_are_refused_with_what_there_is(ways: int, shots: int, queries: int) -> None:
     with pytest.raises(
         MetabenchError,
