@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
+from metabench.core.options import option
 from metabench.core.pictures import Picture
 from metabench.core.registry import Declarable, Found, Registry
 from metabench.core.schedules import Constant, Schedule, schedule_text
@@ -88,6 +89,27 @@ class OuterOptimiser:
         said += [] if self.schedule == Constant() else [f"schedule {schedule_text(self.schedule)}"]
         said += [] if self.clip is None else [f"clip {self.clip:g}"]
         return ", ".join(said)
+
+
+class MetaStep(str, Enum):
+    """When an outer step updates the meta-parameters. Both orders compute the hypergradient through the window's inner steps.
+
+    The papers differ: in EvoGrad's, rotation and few-shot learning step the model first, Meta-Weight-Net the meta-parameters.
+    """
+
+    AFTER = "after"
+    """After the window's inner steps, which stay."""
+    BEFORE = "before"
+    """Before them: these were a look ahead, and are redone with the new meta-parameters, at the cost of K more inner gradients."""
+
+
+def meta_step_option(default: str = MetaStep.AFTER.value) -> Any:
+    """Declare the option `meta_step` of a problem's options, by which suites choose the order."""
+    return option(
+        default,
+        choices=tuple(one.value for one in MetaStep),
+        help="the meta-update comes after the inner steps of its window, or before: they are then redone",
+    )
 
 
 @dataclass(frozen=True)
@@ -208,9 +230,12 @@ class Problem(Declarable, ABC):
     a loss whose recorded derivative is not that of its values is refused."""
     validation: Validation | None = None
     """When `validate` is called; None for never."""
+    meta_step: MetaStep = MetaStep.AFTER
+    """Whether the meta-parameters are updated after a window's inner steps or before; an option of this name decides."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
+        self.meta_step = MetaStep(getattr(setting.options, "meta_step", self.meta_step))
 
     @classmethod
     def examples_needed(cls, options: Any) -> int:

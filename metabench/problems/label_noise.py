@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser, scheduled
 from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
 from metabench.core.lazy import torch
-from metabench.core.problem import OuterOptimiser, Setting
+from metabench.core.problem import OuterOptimiser, Setting, meta_step_option
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
 from metabench.data.splits import disjoint
@@ -47,6 +47,7 @@ class Options:
     )
     weight_decay: float = option(5e-4, minimum=0, help="l2 penalty of the inner loss")
     outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser, Adam")
+    meta_step: str = meta_step_option()
     detach: bool = option(True, help="whether the weighting network reads the losses as constants")
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from metabench.autodiff.inner import begun
+from metabench.autodiff.inner import run as inner_run
 from metabench.autodiff.outer import OuterUpdate
 from metabench.core import tree
 from metabench.core.curves import POINTS, Curve
 from metabench.core.errors import Diverged, MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient, Method, Target
-from metabench.core.problem import Problem, check_alike
-from metabench.core.types import Tree, Window
+from metabench.core.problem import MetaStep, Problem, check_alike
+from metabench.core.types import InnerState, Tree, Window
 from metabench.measure.clock import Stopwatch
 from metabench.measure.device import synchronise
 from metabench.training.checkpoint import Checkpoint
@@ -72,16 +75,21 @@ def train(
     update = OuterUpdate(problem.outer_optimiser)
     clock, drawing = Stopwatch(run.seconds), Stopwatch(run.data_seconds)
     followed = math.ceil(steps / POINTS)
+    # Without a meta-update there is nothing to look ahead for: the steps would be the same.
+    looks_ahead = problem.meta_step is MetaStep.BEFORE and method.target is not Target.NONE
     while run.step < steps and not run.stopped(problem):
         with clock, drawing:
             tasks = next(windows)
         found: list[Hypergradient] = []
+        begun_from: list[tuple[Problem, InnerState]] = []
         for task, window in enumerate(tasks):
             with clock:
                 entered, state = problem.entered(window, run.tasks.get(task))
                 answer = method(entered, state, run.meta, window, options, run.stream)
             found.append(answer)
             run.tasks[task] = answer.state
+            if looks_ahead:
+                begun_from.append((entered, state))
             yield Answered(run.step, task, window, answer)
         with clock:
             hypergradient = tree.mean([one.meta for one in found])
@@ -94,6 +102,8 @@ def train(
                 run.meta, run.optimiser = update.update(hypergradient, run.meta, run.optimiser)
             run.step += 1
             run.meta, run.memory = _after_update(problem, run)
+            for task, (entered, state) in enumerate(begun_from):
+                run.tasks[task] = _stepped_again(entered, state, run.meta, tasks[task], run.tasks[task])
             synchronise(next(iter(run.meta.values())).device)
         run.seconds, run.data_seconds = clock.seconds, drawing.seconds
         run.record.add(run.step, {OUTER_LOSS: run.outer_loss, TIME: run.seconds})
@@ -105,6 +115,12 @@ def train(
             yield _validate(problem, run)
         if checkpoint is not None and run.step % checkpoint.every == 0:
             checkpoint.save(run)
+
+
+def _stepped_again(problem: Problem, state: InnerState, meta: Tree, window: Window, ahead: InnerState) -> InnerState:
+    """Return the state after the window's inner steps at the updated `meta`, with what the method kept of its look ahead."""
+    again = inner_run(problem, begun(problem, state, meta), meta, window.inner)
+    return dataclasses.replace(again, memory=ahead.memory)
 
 
 def _after_update(problem: Problem, run: Run) -> tuple[Tree, Mapping[str, Tree]]:
