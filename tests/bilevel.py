@@ -45,6 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "lm_learning_rates": _LANGUAGE | {"optimiser": "sgd", "learning_rate": 0.1},
     "lm_initialisation": _LANGUAGE | {"topic": 200, "tasks": 2, "test_topics": 2},
     "lm_loss_weights": _LANGUAGE | {"outer_batch": 3, "features": 2, "weigher_hidden": 3},
+    "cross_domain_fewshot": {"train_ways": 2, "ways": 2, "shots": 1, "queries": 1, "tested": 3, "learning_rate": 1e-3},
     "learned_quadratics": _LEARNED | {"tasks": 2, "test_tasks": 4},
     "learned_perceptron": _LEARNED | {"batch": 8},
     "learned_convnet": _LEARNED | {"batch": 4},
