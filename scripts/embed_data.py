@@ -4,8 +4,8 @@
     python scripts/embed_data.py --check         build aside and compare with what the package ships
     python scripts/embed_data.py --debs FOLDER   take the .deb files from FOLDER instead of downloading them
 
-The packages' versions and checksums are pinned; JPEG pictures are as Pillow 13 decodes
-them. If the archive of the machine's release holds another version, take the
+The packages' versions and checksums are pinned; JPEG pictures and characters are as Pillow 13 decodes
+and draws them. If the archive of the machine's release holds another version, take the
 .deb files from https://snapshot.debian.org and pass --debs. Needs numpy, Pillow, pip and
 dpkg-deb, and apt-get unless --debs is given.
 """
@@ -19,6 +19,7 @@ import importlib
 import io
 import json
 import lzma
+import re
 import shutil
 import struct
 import sys
@@ -33,9 +34,13 @@ from PIL import Image
 
 from metabench.data import DatasetCard, card, splits
 from metabench.data.fetch.download import SourceFailed
+from metabench.data.fetch.drawing import draw_all
 from metabench.data.fetch.files import EMBEDDED
+from metabench.data.fetch.fonts import FontPackage, font_files, font_packages
 from metabench.data.fetch.packages import debian_package, python_package, run_command
 from metabench.data.formats import cldr, idx
+from metabench.data.formats import glyphs as drawn
+from metabench.data.formats.deb import deb_files
 from metabench.data.sets import cldr_names, fashion_mnist, photographs
 
 
@@ -169,6 +174,40 @@ def build_cldr_names(workspace: Path) -> tuple[dict[str, bytes], str]:
     return {"names.tsv.xz": lzma.compress(table, lzma.FORMAT_XZ, preset=9 | lzma.PRESET_EXTREME)}, "\n".join(licences)
 
 
+def build_glyphs(workspace: Path, debs: Path | None) -> tuple[dict[str, bytes], str]:
+    """Return the file of characters drawn at 16 x 16 pixels, and whose the fonts are and under what licences."""
+    for package in font_packages():
+        if debs is None:
+            run_command(["apt-get", "-qq", "download", package.name], workspace)
+        # The archive quotes what apt-get unquotes, or the other way round: the checksum tells.
+        for archive in (debs or workspace).glob(f"{package.name}_*.deb"):
+            if archive != workspace / package.file:
+                shutil.copy(archive, workspace / package.file)
+    images = draw_all(font_files(font_packages(), workspace), side=16)
+    licences = [_font_licence(package, workspace, images) for package in font_packages()]
+    head = (
+        "Images of characters drawn with the fonts of these Debian packages; no font is contained. The full text of each package's "
+        "licences is in its\n/usr/share/doc/PACKAGE/copyright; here are the package, the licences of its fonts, the families drawn with, "
+        "and the notices of copyright.\n"
+    )
+    return {"glyphs.xz": drawn.compressed(drawn.encode(images))}, "\n".join([head, *licences])
+
+
+def _font_licence(package: FontPackage, workspace: Path, images: drawn.Glyphs) -> str:
+    content = deb_files((workspace / package.file).read_bytes())
+    text = content[f"usr/share/doc/{package.name}/copyright"].decode("utf-8", "replace")
+    notices = (line.strip(" *#\t") for line in text.splitlines())
+    kept = dict.fromkeys(
+        line for line in notices if re.search(r"copyright\b.*(\d{4}|\bby\b)|\(c\)", line, re.IGNORECASE)
+    )
+    families = [family for family, home in zip(images.families, images.packages, strict=True) if home == package.name]
+    lines = [
+        f"{package.file.removesuffix('_all.deb').replace('_', ' ')}: {package.licence}",
+        f"  {', '.join(families)}",
+    ]
+    return "\n".join([*lines, *(f"  {line[:200]}" for line in list(kept)[:12]), ""])
+
+
 BUILT_FROM = {
     "fashion_mnist_10k": (FASHION_MNIST, build_fashion_mnist),
     "foldoc": (FOLDOC, build_foldoc),
@@ -226,6 +265,17 @@ def build(target: Path, debs: Path | None) -> None:
             (folder / file_name).write_bytes(content)
         (folder / "LICENSE").write_text(f"{cldr_names.CARD.source}.\n\n{licences}", encoding="utf-8")
         manifest["cldr_names"] = entry(card("cldr_names"), origin("python_package", BABEL), built)
+        built, licence = build_glyphs(Path(temporary), debs)
+        folder = target / "glyphs"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file_name, content in built.items():
+            (folder / file_name).write_bytes(content)
+        (folder / "LICENSE").write_text(licence, encoding="utf-8")
+        manifest["glyphs"] = entry(
+            card("glyphs"),
+            [{"debian_package": one.name, "path": one.path, "sha256": one.sha256} for one in font_packages()],
+            built,
+        )
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (target / "manifest.json").write_text(text, encoding="utf-8")
 
