@@ -89,6 +89,7 @@ class CrossDomainFewShot(Problem):
         options=Options,
         inner_steps=1,
         outer_steps=300,
+        references={"baseline": {"transform": "none"}, "fixed transformations": {"transform": "fixed"}},
     )
     roles = frozenset({MetaRole.INNER_LOSS})
 
