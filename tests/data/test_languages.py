@@ -15,7 +15,7 @@ from metabench.data.languages import Examples, Languages
 from metabench.data.panx import panx, panx_files
 from metabench.data.scores import score
 from metabench.data.sets.cldr_names import SOURCE, TARGETS
-from metabench.data.text.pieces import UNLABELLED, Characters, encoded
+from metabench.data.text.pieces import UNLABELLED, Characters, TrainedPieces, encoded
 
 SIZES = {"train": 100, "validation": 100, "test": 10_000}
 
@@ -164,3 +164,20 @@ def test_parts_that_are_given_are_not_drawn_from_each_other() -> None:
     assert data.split("qu", {"train": 1, "validation": 1, "test": 5}, 3) == parts
     with pytest.raises(MetabenchError, match="'qu' has too few examples: the part 'train' has 1, and 2 examples of it"):
         data.split("qu", {"train": 2, "validation": 1, "test": 5}, 3)
+
+
+def test_pieces_of_a_trained_tokeniser_are_its_numbers_plus_one(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="the library tokenizers is not installed (extra nlp)")
+    with pytest.raises(MetabenchError, match=r"there is no file .*tokenizer.json: put the tokeniser beside the weights"):
+        TrainedPieces(tmp_path)
+    numbers = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "lima": 4, "<mask>": 5}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    pieces = TrainedPieces(tmp_path)
+    assert (pieces.vocabulary, pieces.before, pieces.behind, pieces.unseen) == (7, (1,), (3,), 6)
+    found = encoded({"all": Examples((("lima", "roma"),), ((1, 0),))}, pieces, 8)["all"]
+    assert found.tokens.tolist() == [[1, 5, 4, 3]] and found.words.tolist() == [[0, 1, 2, 0]]
+    (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(MetabenchError, match=r"tokenizer.json is no tokeniser"):
+        TrainedPieces(tmp_path)

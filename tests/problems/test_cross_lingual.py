@@ -142,7 +142,7 @@ def test_a_whole_sentence_is_scored_word_by_word() -> None:
 
 def write_panx(root: Path) -> str:
     for language in ("en", "qu"):
-        (root / language).mkdir()
+        (root / language).mkdir(parents=True)
         for part in ("train", "dev", "test"):
             lines = [f"{language}:{name}{i}\tB-LOC\n{language}:x\tO\n\n" for i in range(6) for name in ("Lima", "Roma")]
             (root / language / part).write_text("".join(lines), encoding="utf-8")
@@ -179,6 +179,28 @@ def test_xlm_r_learns_on_entities_of_a_folder(tmp_path: Path) -> None:
     found = chosen(on, state, meta, window, chosen.options(), torch.Generator()).meta
     assert tree.all_finite(found) and float(tree.norm(found)) > 0
     assert on.evaluate(state.params, meta)["test score (%)"] > 90
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="the library transformers is not installed (extra nlp)"
+)
+def test_trained_weights_and_their_tokeniser_come_from_a_folder(tmp_path: Path) -> None:
+    import tokenizers
+    import transformers
+
+    numbers = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "Lima0": 4}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="<unk>"))
+    weights = tmp_path / "weights"
+    shape = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+    config = transformers.XLMRobertaConfig(vocab_size=5, max_position_embeddings=30, type_vocab_size=1, **shape)
+    model = transformers.XLMRobertaModel(config, add_pooling_layer=False)
+    model.save_pretrained(weights)
+    made.save(str(weights / "tokenizer.json"))
+    options = {"folder": write_panx(tmp_path / "panx"), "target": "qu", "train": 8, "source_train": 0, "validation": 4}
+    on = on_data(None, "xlmr-base", weights=str(weights), **options)
+    state, meta, window = checkpoint(on, windows_before=0)
+    assert torch.equal(state.params["embed.word_embeddings.weight"], model.embeddings.word_embeddings.weight.double())
+    assert float(on.inner_loss(state.params, meta, window.inner[0])) > 0
 
 
 def test_the_loss_ignores_places_without_a_word() -> None:
