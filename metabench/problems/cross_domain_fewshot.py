@@ -15,6 +15,7 @@ method `none`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Options:
     )
     scale: float = option(0.3, above=0, help="initial scale of the multiplicative noise")
     shift: float = option(0.5, above=0, help="initial scale of the additive noise")
-    outer_learning_rate: float = option(1e-2, above=0, help="of the outer optimiser, Adam")
+    outer_learning_rate: float = option(0.1, above=0, help="of the outer optimiser, Adam")
     outer_weight_decay: float = option(1e-8, minimum=0, help="of the outer optimiser")
     tested: int = option(600, minimum=2, help="tasks per test domain")
     meta_step: str = meta_step_option()
@@ -78,7 +79,7 @@ class CrossDomainFewShot(Problem):
         title="feature-wise transformations for cross-domain few-shot classification",
         datasets=("glyphs", "glyphs28", "omniglot", "cross_domain_84", "cross_domain_224"),
         sizes=SIZES,
-        default_size="conv4w32",
+        default_size="conv4w16",
         metrics=(
             Metric("accuracy on unseen domains (%)", "max"),
             Metric("95 % interval over tasks (%)", "min"),
@@ -116,8 +117,10 @@ class CrossDomainFewShot(Problem):
             )
         first = next(iter(self._train.values()))
         self._network = metric_network(setting.size, options.head, first.images.shape[1:])
-        self._tasks = [self._episodes(name, domain, "training", self._shape) for name, domain in self._train.items()]
-        self._targets = self._targets_of(self._shape)
+        self._tasks = [
+            (self._reader(domain), self._episodes(name, domain, "training", self._shape)[1])
+            for name, domain in self._train.items()
+        ]
 
     def _targets_of(self, shape: Shape) -> torch.Tensor:
         return torch.arange(shape.ways, device=self.setting.device).repeat_interleave(shape.queries)
@@ -160,7 +163,7 @@ class CrossDomainFewShot(Problem):
         return self._loss(params, batch, by_batch)
 
     def _loss(self, params: Tree, batch: Batch, normalise: Normalise) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(self._scores(params, batch["images"], normalise), self._targets)
+        return torch.nn.functional.cross_entropy(self._scores(params, batch["images"], normalise), batch["targets"])
 
     def _scores(self, params: Tree, images: torch.Tensor, normalise: Normalise) -> torch.Tensor:
         """Return the scores of a task's queries, which follow the support among its images; all are normalised together."""
@@ -183,7 +186,7 @@ class CrossDomainFewShot(Problem):
         while True:
             places = self._places(step)
             drawn = [self._batch(place, step * len(places) + i) for i, place in enumerate(places)]
-            outer = {"images": drawn[-1]["images"]}
+            outer = {name: leaf for name, leaf in drawn[-1].items() if name != "noise"}
             yield [Window.ending_in(tuple(drawn[:-1]), outer, next(begins))]
             step += 1
 
@@ -196,19 +199,29 @@ class CrossDomainFewShot(Problem):
         return [others[int(one % len(others))] for one in raw[:-1]] + [unseen]
 
     def _batch(self, place: int, number: int) -> dict[str, torch.Tensor]:
-        domain, episodes = self._tasks[place]
+        read, episodes = self._tasks[place]
         channels = 2 * sum(self._network.transformed.values())
         stream = generator(self.setting.seed, f"noise {number}")
         noise = torch.randn(channels, generator=stream, dtype=torch.float64)
         return {
-            "images": self._placed(domain, _in_order(episodes[number])),
+            "images": read(_in_order(episodes[number])),
+            "targets": self._targets_of(self._shape),
             "noise": noise.to(self.setting.device, self.setting.dtype),
         }
 
+    def _reader(self, domain: Domain) -> Callable[[np.ndarray], torch.Tensor]:
+        """Return the function from numbers of images to the images as steps see them: those in memory are scaled once."""
+        if not isinstance(domain.images, np.ndarray):
+            return functools.partial(self._placed, domain)
+        held = self._scaled(domain.images)
+        return lambda chosen: held[torch.as_tensor(chosen, device=held.device)]
+
     def _placed(self, domain: Domain, chosen: np.ndarray) -> torch.Tensor:
+        return self._scaled(domain.images[chosen])
+
+    def _scaled(self, images: np.ndarray) -> torch.Tensor:
         """Return images with values from -1 to 1."""
-        images = torch.as_tensor(domain.images[chosen]).to(self.setting.device, self.setting.dtype)
-        return images / 127.5 - 1
+        return torch.as_tensor(images).to(self.setting.device, self.setting.dtype) / 127.5 - 1
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
         """Return the metrics over test tasks, and the accuracy per domain with the 95 % interval over its tasks."""

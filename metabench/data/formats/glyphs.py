@@ -63,7 +63,7 @@ def decode(content: bytes, name: str) -> Glyphs:
         head = json.loads(line)
         count, side = head["images"], head["side"]
         numbers = np.frombuffer(rest, "<u2", 2 * count).astype(np.uint16)
-        images = np.frombuffer(rest, np.uint8, count * side * side, 4 * count).reshape(count, side, side)
+        images = np.frombuffer(rest, np.uint8, count * side * side, 4 * count).reshape(count, side, side).copy()
         families, packages = tuple(head["families"]), tuple(head["packages"])
         return Glyphs(head["scripts"], families, packages, numbers[:count], numbers[count:], images)
     except (lzma.LZMAError, ValueError, KeyError, TypeError) as error:
