@@ -31,8 +31,13 @@ def _parts(suite: Suite) -> list[Part]:
 
 
 def compared(suite: Suite) -> dict[Task, Outcome]:
-    """Return the problems that the head of the page compares: illustrations are left out, unless there is nothing else."""
-    return {task: one for task, one in telling(outcomes(suite)).items() if task not in suite.illustrations}
+    """Return the problems that the head of the page compares: all but illustrations, and of these those that run the suite's baseline.
+
+    Illustrations are compared where there is nothing else, and so are problems without the baseline.
+    """
+    found = {task: one for task, one in telling(outcomes(suite)).items() if task not in suite.illustrations}
+    with_baseline = {entry.setting.task for entry in suite.entries if entry.method == suite.baseline}
+    return {task: one for task, one in found.items() if task in with_baseline} or found
 
 
 def answer_headline(suite: Suite) -> str:
