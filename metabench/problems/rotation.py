@@ -7,9 +7,9 @@ Images are sampled bilinearly, black outside. The samples depend on the angle by
 products of differentiable functions: all methods can differentiate them, in every mode and twice. At an angle of exactly zero, where the
 paper begins, every pixel is at a kink of its weights, and no derivative is that of training; hence the start at 0.1 degrees.
 
-EvoGrad sees the angle through a few random directions of all parameters, so that it wanders: by its own step in one direction or the other,
-with a little more often the right one. The schedule lets the classifier learn first and the angle settle at the end, and clipping
-keeps the first hypergradients, the largest by far, from setting the scale of Adam's steps for hundreds of steps.
+EvoGrad sees the angle through a few random directions of all parameters, so that with two copies the angle wanders, and with ten much less.
+The schedule lets it settle, and clipping keeps the first hypergradients, the largest by far, from setting the scale of Adam's steps
+for hundreds of steps.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Options:
         "constant", check=read_schedule, help="of the learning rate, over inner steps: 'warm-up 10, cosine 100'"
     )
     outer_learning_rate: float = option(2e-2, above=0, help="of the outer optimiser, Adam, for an angle in radians")
-    outer_schedule: str = option("warm-up 100, cosine 900", check=read_schedule, help="of that, over meta-updates")
+    outer_schedule: str = option("cosine 600", check=read_schedule, help="of that, over meta-updates")
     clip: float | None = option(
         1e-3, above=0, help="largest hypergradient: the first ones would weigh on Adam for long"
     )
@@ -70,7 +70,7 @@ class Rotation(Problem):
         citation="bohdal2021evograd",
         options=Options,
         inner_steps=1,
-        outer_steps=1000,
+        outer_steps=600,
         references={"baseline": {}, "oracle": {"known_angle": True}},
     )
     roles = frozenset({MetaRole.INNER_LOSS})
