@@ -15,6 +15,7 @@ method `none`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,7 @@ class Options:
     )
     scale: float = option(0.3, above=0, help="initial scale of the multiplicative noise")
     shift: float = option(0.5, above=0, help="initial scale of the additive noise")
-    outer_learning_rate: float = option(0.1, above=0, help="of the outer optimiser, Adam")
+    outer_learning_rate: float = option(0.03, above=0, help="of the outer optimiser, Adam")
     outer_weight_decay: float = option(1e-8, minimum=0, help="of the outer optimiser")
     tested: int = option(600, minimum=2, help="tasks per test domain")
     meta_step: str = meta_step_option()
@@ -229,9 +230,10 @@ class CrossDomainFewShot(Problem):
         domains = {**self._test, **{f"far: {name}": domain for name, domain in far.items()}}
         found, pixels = {}, {}
         for name, domain in domains.items():
-            found[name], pixels[name] = self._accuracies(
-                params, domain, self._episodes(name, domain, "test", self._tested)[1], normalise
-            )
+            # Ten digits make no 20-way task: a far domain's tasks are of as many classes as it has.
+            ways = self._tested.ways if name in self._test else min(self._tested.ways, len(domain.classes))
+            _, episodes = self._episodes(name, domain, "test", dataclasses.replace(self._tested, ways=ways))
+            found[name], pixels[name] = self._accuracies(params, domain, episodes, normalise)
         unseen = torch.cat([found[name] for name in self._test])
         above = unseen - torch.cat([pixels[name] for name in self._test])
         distant = torch.cat([found[f"far: {name}"] for name in far])
@@ -289,7 +291,7 @@ class CrossDomainFewShot(Problem):
             pieces = [self._placed(domain, piece) for piece in np.array_split(used, -(-len(used) // 256))]
             features = torch.cat([self._network(params, piece, normalise) for piece in pieces])
             flat = torch.cat([piece.flatten(1) for piece in pieces])
-            targets = self._targets_of(self._tested)
+            targets = self._targets_of(episodes.shape)
             hits, by_pixels = [], []
             for task in drawn:
                 support, query = torch.as_tensor(row[task.support]), torch.as_tensor(row[task.query].ravel())
