@@ -9,6 +9,9 @@ Reported is the accuracy on tasks of test domains, by the network without the la
 to the nearest centroid of pixels on the same tasks. Statistics of normalisation are those of training tasks: no test image enters them.
 Unlike the papers' runs, these begin without a network trained to classify the training classes, and without its auxiliary loss.
 
+On `glyphs`, 5-way 5-shot, Conv-4 of 16 channels, two seeds: none 91.4 and 91.5 %, fixed 90.8 and 91.5 %, learned by `evograd` 90.5 and
+91.3 %, each +- 0.4, and the nearest centroid of pixels 86.1 %. The noise of the papers' scales helps no unseen script here.
+
 `transform: none` trains without the layers, and `fixed` with their initial scales: both ignore the meta-parameters, and go with the
 method `none`.
 """
