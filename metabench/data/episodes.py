@@ -47,7 +47,7 @@ class Episodes:
     """
 
     def __init__(self, name: str, domain: Domain, shape: Shape, seed: int, purpose: str) -> None:
-        self._shape, self._seed, self._purpose = shape, seed, f"{purpose} {name}"
+        self.shape, self._seed, self._purpose = shape, seed, f"{purpose} {name}"
         counts = np.bincount(domain.targets, minlength=len(domain.classes))
         self._classes = np.flatnonzero(counts >= shape.per_class)
         if len(self._classes) < shape.ways:
@@ -66,13 +66,13 @@ class Episodes:
 
     def __getitem__(self, number: int) -> Episode:
         """Return task `number`, 0 or more. Only PCG64's raw stream is used: numpy promises to keep it."""
-        ways, width = self._shape.ways, self._images.shape[1]
+        ways, width = self.shape.ways, self._images.shape[1]
         stream = np.random.PCG64(stream_seed(self._seed, f"{self._purpose} {number}"))
         chosen = np.argsort(stream.random_raw(len(self._classes)), kind="stable")[:ways]
         keys = stream.random_raw(ways * width).reshape(ways, width)
         keys[self._behind[chosen]] = np.iinfo(np.uint64).max
-        places = np.argsort(keys, axis=1, kind="stable")[:, : self._shape.per_class]
+        places = np.argsort(keys, axis=1, kind="stable")[:, : self.shape.per_class]
         drawn = np.take_along_axis(self._images[chosen], places, axis=1).astype(np.int64)
         return Episode(
-            self._classes[chosen].astype(np.int64), drawn[:, : self._shape.shots], drawn[:, self._shape.shots :]
+            self._classes[chosen].astype(np.int64), drawn[:, : self.shape.shots], drawn[:, self.shape.shots :]
         )

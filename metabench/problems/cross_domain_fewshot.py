@@ -9,12 +9,16 @@ Reported is the accuracy on tasks of test domains, by the network without the la
 to the nearest centroid of pixels on the same tasks. Statistics of normalisation are those of training tasks: no test image enters them.
 Unlike the papers' runs, these begin without a network trained to classify the training classes, and without its auxiliary loss.
 
+On `glyphs`, 5-way 5-shot, Conv-4 of 16 channels, two seeds: none 91.4 and 91.5 %, fixed 90.8 and 91.5 %, learned by `evograd` 90.5 and
+91.3 %, each +- 0.4, and the nearest centroid of pixels 86.1 %. The noise of the papers' scales helps no unseen script here.
+
 `transform: none` trains without the layers, and `fixed` with their initial scales: both ignore the meta-parameters, and go with the
 method `none`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +70,7 @@ class Options:
     )
     scale: float = option(0.3, above=0, help="initial scale of the multiplicative noise")
     shift: float = option(0.5, above=0, help="initial scale of the additive noise")
-    outer_learning_rate: float = option(0.1, above=0, help="of the outer optimiser, Adam")
+    outer_learning_rate: float = option(0.03, above=0, help="of the outer optimiser, Adam")
     outer_weight_decay: float = option(1e-8, minimum=0, help="of the outer optimiser")
     tested: int = option(600, minimum=2, help="tasks per test domain")
     meta_step: str = meta_step_option()
@@ -230,9 +234,10 @@ class CrossDomainFewShot(Problem):
         domains = {**self._test, **{f"far: {name}": domain for name, domain in far.items()}}
         found, pixels = {}, {}
         for name, domain in domains.items():
-            found[name], pixels[name] = self._accuracies(
-                params, domain, self._episodes(name, domain, "test", self._tested)[1], normalise
-            )
+            # Ten digits make no 20-way task: a far domain's tasks are of as many classes as it has.
+            ways = self._tested.ways if name in self._test else min(self._tested.ways, len(domain.classes))
+            _, episodes = self._episodes(name, domain, "test", dataclasses.replace(self._tested, ways=ways))
+            found[name], pixels[name] = self._accuracies(params, domain, episodes, normalise)
         unseen = torch.cat([found[name] for name in self._test])
         above = unseen - torch.cat([pixels[name] for name in self._test])
         distant = torch.cat([found[f"far: {name}"] for name in far])
@@ -290,7 +295,7 @@ class CrossDomainFewShot(Problem):
             pieces = [self._placed(domain, piece) for piece in np.array_split(used, -(-len(used) // 256))]
             features = torch.cat([self._network(params, piece, normalise) for piece in pieces])
             flat = torch.cat([piece.flatten(1) for piece in pieces])
-            targets = self._targets_of(self._tested)
+            targets = self._targets_of(episodes.shape)
             hits, by_pixels = [], []
             for task in drawn:
                 support, query = torch.as_tensor(row[task.support]), torch.as_tensor(row[task.query].ravel())

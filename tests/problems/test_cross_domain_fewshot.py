@@ -153,6 +153,13 @@ def test_labels_of_the_test_domain_decide_the_accuracy_and_its_images_no_statist
     torch.testing.assert_close(features[2:3], on._network(state.params, images[2:3], normalise))
 
 
+def test_a_far_domain_of_few_classes_has_tasks_of_all_of_them() -> None:
+    on = made(ways=12, tested=2)
+    state, meta, _ = checkpoint(on, windows_before=0)
+    found = on.evaluate(state.params, meta)
+    assert 0 < found["accuracy on far domains (%)"] < 100
+
+
 def test_prototypes_score_by_mean_squared_distance_and_relations_by_pairs() -> None:
     network = metric_network("conv4w4", "prototypes", (1, 16, 16))
     support, query = torch.randn(3, 2, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
