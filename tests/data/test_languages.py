@@ -168,7 +168,9 @@ def test_parts_that_are_given_are_not_drawn_from_each_other() -> None:
 
 def test_pieces_of_a_trained_tokeniser_are_its_numbers_plus_one(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers", reason="the library tokenizers is not installed (extra nlp)")
-    with pytest.raises(MetabenchError, match=r"there is no file .*tokenizer.json: put the tokeniser beside the weights"):
+    with pytest.raises(
+        MetabenchError, match=r"there is no file .*tokenizer.json: put the tokeniser beside the weights"
+    ):
         TrainedPieces(tmp_path)
     numbers = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "lima": 4, "<mask>": 5}
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="<unk>"))
