@@ -111,7 +111,9 @@ def sentences(rows: pd.DataFrame, suite: Suite) -> str:
     rows = rows[(rows.problem == PROBLEM) & (rows.status == "ok") & (rows.replicate == 0)]
     convolutional = rows[rows["size"].str.startswith("conv")]
     (evograd,) = (
-        beside([papers()["evograd"]], rows).query("what == 'memory' and data.str.startswith('CIFAR-10,')").itertuples()
+        beside([papers()["evograd"]], rows)
+        .query("what == 'memory' and data.str.startswith('CIFAR-10,') and settings > 0")
+        .itertuples()
     )
     mixed = ratios(convolutional, "mixflow", "unrolled", "peak_bytes")
     small = rows[rows["size"].str.startswith("mlp")]

@@ -149,7 +149,9 @@ class LabelNoise(Problem):
         weights = weigh(meta, losses.detach() if self.setting.options.detach else losses)
         # The decay stands in the loss and not in the optimiser: an implicit hypergradient sees the loss alone.
         penalty = 0.5 * self.setting.options.weight_decay * sum(leaf.square().sum() for leaf in params.values())
-        return (weights / weights.sum() * losses).sum() + penalty
+        # Where all weights vanish, as beside losses in the hundreds, no example has any: the batch then teaches nothing, and is no 0/0.
+        total = weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        return (weights / total * losses).sum() + penalty
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the mean cross-entropy on a clean batch."""

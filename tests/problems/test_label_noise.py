@@ -210,3 +210,15 @@ def test_the_stop_gradient_holds_the_weights_where_it_is_asked_for() -> None:
             held = torch.autograd.grad((weights / weights.sum()) @ each, values)
             assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-15) for a, b in zip(slopes[True], held, strict=True))
     assert not any(torch.allclose(a, b) for a, b in zip(slopes[True], slopes[False], strict=True) if bool(a.any()))
+
+
+def test_weights_that_vanish_teach_nothing_and_are_no_division_of_zero_by_zero() -> None:
+    problem = make_problem("label_noise", size="mlp64", train=20, validation=20, batch=4)
+    (window,) = next(problem.windows())
+    meta = problem.initial()
+    dead = {name: torch.zeros_like(leaf) for name, leaf in meta.items()} | {"out.bias": torch.full_like(meta["out.bias"], -1e4)}
+    params = {name: leaf.requires_grad_() for name, leaf in window.begins.items()}
+    loss = problem.inner_loss(params, dead, window.inner[0])
+    penalty = problem.setting.options.weight_decay / 2 * sum(float(w.detach().square().sum()) for w in params.values())
+    assert loss.item() == pytest.approx(penalty)
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(loss, list(params.values())))

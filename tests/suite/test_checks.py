@@ -13,7 +13,7 @@ from kernel_choice import KERNELS
 
 from metabench.autodiff.optimisers import SGD, scheduled
 from metabench.core import Batch, MetaRole, Problem, Tree
-from metabench.core.problem import OuterOptimiser
+from metabench.core.problem import OuterOptimiser, Setting
 from metabench.core.schedules import Cosine
 from metabench.problems.toy_1d import Toy1D
 from metabench.suite.plan.plan import Plan, load_suite, plan
@@ -122,7 +122,9 @@ def test_a_row_names_its_outer_optimiser_with_schedule_and_clipping(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Clipped(Toy1D):
-        outer_optimiser = OuterOptimiser("SGD", 0.3, momentum=0.9, schedule=Cosine(8), clip=0.5)
+        def __init__(self, setting: Setting) -> None:
+            super().__init__(setting)
+            self.outer_optimiser = OuterOptimiser("SGD", 0.3, momentum=0.9, schedule=Cosine(8), clip=0.5)
 
     monkeypatch.setattr("metabench.suite.plan.labels.problem", lambda name, plugins=(): Clipped)
     rows = list(run_cell(planned(outer_steps=8).cells[0], silent))
