@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import runpy
 import shutil
 import zipfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from metabench.data import card, load
 from metabench.data.episodes import Episodes, Shape
 from metabench.data.folders import few_shot_folder, read_folder
 from metabench.data.registry import check_dataset
-from metabench.data.sets import omniglot
+from metabench.data.sets import cross_domain, omniglot
 
 PHOTOGRAPHS = Path(sklearn.__file__).parent / "datasets" / "images"
 
@@ -162,3 +163,13 @@ def test_an_archive_in_another_layout_is_named() -> None:
             MetabenchError, match=r"images_background\.zip: expected drawings as images_background/ALPHABET"
         ):
             declared.decode(lambda name, content=content: content)
+
+
+def test_the_split_files_that_are_there_are_files_that_cells_depend_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path))
+    place = folder(tmp_path / "cross_domain")
+    for declared in runpy.run_path(str(cross_domain.__file__))["DATASETS"]:
+        found = {path.relative_to(place).as_posix() for path in declared.files}
+        assert found == {f"{name}/{file}.json" for name in ("china", "flower") for file in ("base", "val", "novel")}

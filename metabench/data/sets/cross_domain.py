@@ -6,6 +6,7 @@ They have no one address: the folder is 'cross_domain' where fetched data are, a
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 from metabench.data.contract import Dataset, DatasetCard, Read
 from metabench.data.fetch.files import data_root
@@ -38,4 +39,9 @@ def _decode(side: int, read: Read) -> FewShot:
     return read_folder(data_root() / FOLDER, side)
 
 
-DATASETS = tuple(Dataset(_card(side), functools.partial(_decode, side)) for side in (84, 224))
+def _split_files() -> tuple[Path, ...]:
+    """Return the split files that are there: cells depend on their content, and with it on which images are used."""
+    return tuple(sorted((data_root() / FOLDER).glob("*/*.json")))
+
+
+DATASETS = tuple(Dataset(_card(side), functools.partial(_decode, side), files=_split_files()) for side in (84, 224))
