@@ -24,6 +24,7 @@ TRAINED_BY = frozenset(
         "tasks",
         "outer_learning_rate",
         "outer_schedule",
+        "scaling",
         "clip",
         "validate_every",
     }

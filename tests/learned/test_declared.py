@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import textwrap
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from metabench.core import InnerState, MetabenchError, registry
 from metabench.learned import recurrent
 from metabench.learned.declared import read_optimiser
+from metabench.learned.names import TRAINED_BY
+from metabench.learned.problem import LearnedOptions
 from metabench.stages.inner_update import check_update
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import _hash, code_hash
@@ -129,3 +132,8 @@ def test_a_state_that_coordinates_share_is_found(monkeypatch: pytest.MonkeyPatch
     meta = {key: leaf.float() for key, leaf in chosen.draw(torch.Generator().manual_seed(0)).items()}
     with pytest.raises(MetabenchError, match="coordinatewise"):
         check_update(optimiser, InnerState(params, optimiser.init(params)), meta)
+
+
+def test_every_option_says_how_an_optimiser_is_trained_or_on_what_it_is_judged() -> None:
+    judged_on = {"horizon", "validation_episodes", "test_episodes", "longer", "judge_every", "transfers"}
+    assert {one.name for one in dataclasses.fields(LearnedOptions)} - TRAINED_BY == judged_on
