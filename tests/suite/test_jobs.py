@@ -64,3 +64,13 @@ def test_a_job_of_a_cell_that_the_suite_has_not_is_named(tmp_path: Path) -> None
     assert made.cell(cell.problem, cell.dataset, cell.size, cell.method, cell.hash) is cell
     with pytest.raises(MetabenchError, match="has no cell toy_1d/analytic/scalar/none-00000000"):
         made.cell("toy_1d", "analytic", "scalar", "none", "00000000")
+
+
+def test_a_cell_that_times_nothing_takes_its_threads_alone(tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(
+        "name: jobs\nexperiments:\n  sliced: {problem: toy_1d, kind: slice, methods: [unrolled]}\n"
+        "  tuned: {problem: learned_quadratics, kind: {tuned: {over: 'horizon = {1, 2}'}}, methods: [none]}\n"
+    )
+    for keys in ([], ["rounds=0"]):
+        made = Jobs(plan(load_suite([tmp_path / "suite.yaml"], keys)), 8)
+        assert {cell.kind: made.cell_cores(cell) for cell in made.cells.values()} == {"slice": 1, "tuned": 1}

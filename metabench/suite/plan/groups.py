@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -68,14 +69,21 @@ class Group:
 
 def settings(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
     """Return the cells whose kind measures time by the name of their setting, in plan order."""
-    times: dict[str, bool] = {}
     found: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.kind not in times:
-            times[cell.kind] = "time_median_s" in kind(cell.kind, cell.plugin_files).columns
-        if times[cell.kind]:
+        if measures_time(cell):
             found.setdefault(_setting(cell), []).append(cell)
     return found
+
+
+def measures_time(cell: Cell) -> bool:
+    """Tell whether a cell's kind of experiment measures the time of a hypergradient."""
+    return _measures_time(cell.kind, cell.plugin_files)
+
+
+@functools.cache
+def _measures_time(name: str, plugins: tuple[Path, ...]) -> bool:
+    return "time_median_s" in kind(name, plugins).columns
 
 
 def _setting(cell: Cell) -> str:

@@ -9,6 +9,7 @@ from metabench.core.errors import MetabenchError
 from metabench.data import card
 from metabench.suite.config.keys import Device, Timing
 from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.groups import measures_time
 from metabench.suite.plan.plan import Plan
 
 
@@ -38,7 +39,8 @@ class Jobs:
 
     def cell_cores(self, cell: Cell) -> int:
         """Return the cores of a cell's job: its threads, or all where a job beside it would disturb its own times, or share its GPU."""
-        alone = self._exclusive and (self.gpus or cell.hash not in self._in_rounds)
+        times_itself = measures_time(cell) and cell.hash not in self._in_rounds
+        alone = self._exclusive and (self.gpus or times_itself)
         return self.cores_alone(cell.threads) if alone else cell.threads
 
     def data_mark(self, cell: Cell) -> Path | None:
