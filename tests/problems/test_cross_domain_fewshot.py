@@ -72,6 +72,11 @@ def test_the_layers_multiply_and_shift_by_noise_of_their_scales() -> None:
     wide = {name: 2 * leaf for name, leaf in meta.items()}
     assert float(on.inner_loss(state.params, wide, batch)) != float(loss)
     assert float(fixed.inner_loss(state.params, wide, batch)) == float(fixed.inner_loss(state.params, meta, batch))
+    # Read, so that the problem is well posed, and without effect.
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in meta.items()}
+    for off in (fixed, none):
+        slopes = torch.autograd.grad(off.inner_loss(state.params, leaves, batch), list(leaves.values()))
+        assert all(not slope.any() for slope in slopes)
     # The scales themselves: softplus of steepness 100.
     assert on.summary(meta)["mean of block0.norm.scale"] == pytest.approx(0.3)
     assert on.summary(meta)["mean of block0.norm.shift"] == pytest.approx(0.5)
