@@ -24,7 +24,6 @@ TRAINED_BY = frozenset(
         "tasks",
         "outer_learning_rate",
         "outer_schedule",
-        "scaling",
         "clip",
         "validate_every",
     }

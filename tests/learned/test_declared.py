@@ -14,8 +14,8 @@ import torch
 from metabench.core import InnerState, MetabenchError, registry
 from metabench.learned import recurrent
 from metabench.learned.declared import read_optimiser
-from metabench.learned.names import TRAINED_BY
 from metabench.learned.problem import LearnedOptions
+from metabench.report.sections.learned_optimisers.entrants import TRAINED_BY
 from metabench.stages.inner_update import check_update
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import _hash, code_hash
