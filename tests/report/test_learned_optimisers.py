@@ -161,7 +161,8 @@ def test_the_cost_of_cutting_is_drawn_over_window_lengths(suite: Suite, rows: An
     cuts = [
         synthetic.row(
             method, seed, problem="regularisation", size="digits64", experiment="cuts", kind="cost", inner_steps=steps,
-            problem_variant=f"start={start}", problem_options={"optimiser": "lstm", "start": start}, episode_cosine=cosine + 0.01 * seed,
+            problem_variant=f"start={start}", problem_options={"optimiser": "lstm", "start": start, "horizon": 2},
+            episode_cosine=cosine + 0.01 * seed,
         )
         for start, cosine in (("", 0.9), ("mine.pt", 0.2))
         for method in ("unrolled", "truncated")
@@ -177,5 +178,7 @@ def test_the_cost_of_cutting_is_drawn_over_window_lengths(suite: Suite, rows: An
     assert {(point.label, point.x) for point in drawn.points} == {(m, k) for m in ("unrolled", "truncated") for k in (1, 5, 20)}
     assert drawn.points[0].y == pytest.approx(0.91) and drawn.points[0].y_high == pytest.approx(0.92)
     assert figure.panels[1].points[0].y == pytest.approx(0.21)
+    other = [row | {"problem_options": row["problem_options"] | {"horizon": 3}} for row in cuts]
+    assert cutting_figure(load_rows([*judged, *other]), bench) is None
     two = [row for row in cuts if row["inner_steps"] != 5]
     assert cutting_figure(load_rows([*judged, *two]), bench) is None

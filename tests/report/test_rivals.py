@@ -123,6 +123,14 @@ def test_a_rival_that_failed_is_no_match(load: Any, synthetic: Any, rows: list[d
     assert [match.setting.size for match in matches(load(kept + failed))] == ["mlp256"]
 
 
+def test_illustrations_take_no_part(load: Any, rows: list[dict[str, Any]], load_rows: Any, synthetic: Any) -> None:
+    cards = json.loads(synthetic.metadata()["problems"])
+    cards["toy_1d"]["illustration"] = True
+    toys = [synthetic.row(method, problem="toy_1d", size="scalar") for method in ("evograd", "t1t2")]
+    suite = load_rows(rows + toys, suite=STUDY, problems=json.dumps(cards))
+    assert {match.setting.task.problem for match in matches(suite)} == {"label_noise"}
+
+
 def test_a_suite_that_asks_for_no_study_has_none(load: Any, rows: list[dict[str, Any]]) -> None:
     assert not list(RIVALS.parts(load(rows, suite="studies: {}")))
 

@@ -23,6 +23,10 @@ TRAINED_BY = NAMED | {"scaling"}
 """Options of a problem that say what is learned and how; two rows that differ in no other are judged on the same tasks."""
 
 
+JUDGED_BY = frozenset({"longer", "transfers", "judge_every", "validation_episodes", "test_episodes", "test_tasks"})
+"""Options that say by which tests an optimiser is judged: its episodes of training are the same without them."""
+
+
 @dataclass(frozen=True)
 class Entrant:
     """An optimiser as one experiment left it, with the rows of all its seeds.
@@ -75,6 +79,15 @@ class Bench:
     conditions: tuple[tuple[str, Any], ...]
     place: Place
     entrants: tuple[Entrant, ...] = field(compare=False)
+
+    def has_the_episodes_of(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a row, of whatever kind, has episodes as these tasks have, measured in the same place."""
+        place = (Task(row["problem"], row["dataset"]), row["size"], Place.of(row))
+        wanted = {name: value for name, value in self.conditions if name not in JUDGED_BY}
+        given = row["problem_options"]
+        return place == (self.task, self.size, self.place) and all(
+            given.get(name) == value for name, value in wanted.items()
+        )
 
     @property
     def horizon(self) -> int:

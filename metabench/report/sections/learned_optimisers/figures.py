@@ -10,7 +10,6 @@ from metabench.learned.names import AT_FIRST, LOSS, PERSISTENT, on_trial, trial_
 from metabench.report.figure import Axis, Figure, Panel, Point, Rule, Trace, ends
 from metabench.report.figures.parts import joined, seeds
 from metabench.report.results.entries import Suite
-from metabench.report.results.settings import Place, Task
 from metabench.report.sections.learned_optimisers.entrants import Bench, Entrant
 from metabench.report.sections.learned_optimisers.tables import bench_name
 
@@ -40,12 +39,8 @@ def cutting_figure(suite: Suite, bench: Bench) -> Figure | None:
     """
     grouped: dict[str, dict[tuple[str, int], dict[int, float]]] = {}
     for row in suite.rows:
-        here = (Task(row["problem"], row["dataset"]), row["size"], Place.of(row)) == (
-            bench.task,
-            bench.size,
-            bench.place,
-        )
-        if here and row.get("episode_cosine") is not None and "optimiser" in row["problem_options"]:
+        known = row.get("episode_cosine") is not None and "optimiser" in row["problem_options"]
+        if known and bench.has_the_episodes_of(row):
             start = row["problem_options"].get("start")
             title = f"{row['problem_options']['optimiser']}, {f'trained ({start})' if start else 'as drawn'}"
             seeds_of = grouped.setdefault(title, {}).setdefault((row["label"], row["inner_steps"]), {})

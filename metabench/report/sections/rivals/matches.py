@@ -49,7 +49,7 @@ def declared(suite: Suite) -> tuple[str, str] | None:
 
 
 def matches(suite: Suite) -> list[Match]:
-    """Return the groups of comparable entries in which both methods of the study finished, in the suite's order."""
+    """Return the groups of comparable entries in which both methods of the study finished, in the suite's order; illustrations left out."""
     pair = declared(suite)
     if pair is None:
         return []
@@ -57,8 +57,11 @@ def matches(suite: Suite) -> list[Match]:
     for entries in suite.settings.values():
         for entry in entries:
             groups.setdefault(entry.group, {})[entry.label] = entry
-    # What trains nothing has no steps by which it could differ from what does.
-    found = [Match(group[0], entries, _references(suite, entries)) for group, entries in groups.items()]
+    found = [
+        Match(group[0], entries, _references(suite, entries))
+        for group, entries in groups.items()
+        if group[0].task not in suite.illustrations
+    ]
     return [match for match in found if all(match.of(method) for method in pair)]
 
 
