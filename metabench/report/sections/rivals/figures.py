@@ -70,13 +70,14 @@ def _points(
 
 
 def _published(subject: str, rival: str, column: str) -> list[Rule]:
-    """Return the ratios that papers print of the two methods, one for each model."""
+    """Return the ratios that papers print of the two methods, the first for each problem."""
     found: dict[str, float] = {}
     for paper in papers().values():
         for figure in paper.figures:
             ends = figure.value.number, figure.against_value.number if figure.against_value else None
-            known = figure.comparable is not None and figure.comparable.column == column
-            if known and ends[0] and ends[1] and {figure.method, figure.against} == {subject, rival}:
+            if figure.comparable is None or figure.comparable.column != column:
+                continue
+            if ends[0] and ends[1] and {figure.method, figure.against} == {subject, rival}:
                 ratio = ends[1] / ends[0]
-                found.setdefault(figure.setting.model, ratio if figure.method == subject else 1 / ratio)
-    return [Rule("x", ratio, f"{model}, published") for model, ratio in found.items()]
+                found.setdefault(figure.comparable.problems[0], ratio if figure.method == subject else 1 / ratio)
+    return [Rule("x", ratio, f"{problem}, published") for problem, ratio in found.items()]
