@@ -1,7 +1,7 @@
-"""The suite at the EvoGrad paper's settings: planned in full, and each model trained for two steps at its size.
+"""The suite at the EvoGrad paper's settings: planned in full, and models trained for two steps at their size.
 
 Its data sets are fetched, or in a folder of the user's: images of the same shape that ship stand in for them, in small batches unless all
-tests are asked for in full.
+tests are asked for in full; the larger networks wait for that.
 """
 
 from __future__ import annotations

@@ -110,6 +110,13 @@ def test_without_an_oracle_no_gap_is_shown(load: Any, rows: list[dict[str, Any]]
     assert "did not run baseline and oracle" in blocks[Note][0].text
 
 
+def test_an_oracle_of_another_length_is_none(load: Any, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if row["experiment"] == "oracle":
+            row["outer_steps"] = 800
+    assert [list(match.references) for match in matches(load(rows))] == [["baseline"], ["baseline"]]
+
+
 def test_an_oracle_that_is_no_better_closes_nothing(load: Any, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["experiment"] == "oracle":

@@ -8,7 +8,7 @@ from typing import Any
 
 from metabench.core.method import Target
 from metabench.report.results.entries import Entry, Suite
-from metabench.report.results.settings import Group, Setting
+from metabench.report.results.settings import Group, Place, Setting, Task
 
 BASELINE, ORACLE = "baseline", "oracle"
 
@@ -74,10 +74,7 @@ def _references(suite: Suite, entries: Mapping[str, Entry]) -> dict[str, Entry]:
     plain = [
         one
         for one in suite.entries
-        if one.target == Target.NONE.value
-        and (one.setting.task, one.setting.size, one.setting.place)
-        == (any_entry.setting.task, any_entry.setting.size, any_entry.setting.place)
-        and one.quality is not None
+        if one.target == Target.NONE.value and _run_of(one) == _run_of(any_entry) and one.quality is not None
     ]
     found = {}
     for name, options in wanted.items():
@@ -86,3 +83,9 @@ def _references(suite: Suite, entries: Mapping[str, Entry]) -> dict[str, Entry]:
                 found[name] = one
                 break
     return found
+
+
+def _run_of(entry: Entry) -> tuple[Task, str, Place, int, int]:
+    """Return what a run shares with its references besides the problem's options."""
+    setting = entry.setting
+    return (setting.task, setting.size, setting.place, entry.inner_steps, entry.outer_steps)
