@@ -106,7 +106,7 @@ class Registry(Generic[T]):
         return self._with(plugins)
 
     def _with(self, plugins: Iterable[Path], last_counts: bool = False) -> Found[T]:
-        """Return what a call returns. last_counts: whether of two plugins that declare a name the last counts, and none is an error."""
+        """Return what a call returns. last_counts: the last of two of one name counts, and what cannot be used is left out."""
         offered = _offered(self)
         found, homes = {**self._own, **offered}, {**self._own.homes, **offered.homes}
         for path in plugins:
@@ -115,8 +115,12 @@ class Registry(Generic[T]):
                 try:
                     self._check(name, thing)
                 except MetabenchError as error:
+                    if last_counts:  # Refused when it was loaded; whoever loaded it went on.
+                        continue
                     raise MetabenchError(f"plugin '{path}': {error}") from error
                 if name in found and found[name] is not thing and not (last_counts and is_plugin(homes[name])):
+                    if last_counts:
+                        continue
                     raise MetabenchError(f"plugin '{path}' declares {self._taken(name, homes)}")
                 found[name], homes[name] = thing, home
         ordered = sorted(found.items(), key=lambda item: (getattr(item[1], "order", math.inf), item[0]))

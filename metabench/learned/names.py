@@ -17,6 +17,7 @@ TRAINED_BY = frozenset(
     {
         "optimiser",
         "dense",
+        "scaling",
         "start",
         "shortest",
         "episodes",

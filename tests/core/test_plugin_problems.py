@@ -272,3 +272,6 @@ def test_an_inner_optimiser_that_cannot_be_used_is_named_with_the_reason(
         INNER_OPTIMISERS([path])
     assert words in str(refused.value)
     assert str(path) in str(refused.value)
+    # Who catches the error goes on, without it.
+    assert "adam" in INNER_OPTIMISERS
+    assert "half" not in INNER_OPTIMISERS

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metabench.core.curves import Curve
-from metabench.learned.names import AREA, on_trial, trial_of
-from metabench.learned.names import TRAINED_BY as NAMED
+from metabench.learned.names import AREA, TRAINED_BY, on_trial, trial_of
 from metabench.report import verdicts
 from metabench.report.palette import LabelStyle, assign_styles
 from metabench.report.results.columns import combine, finite
@@ -18,10 +17,6 @@ from metabench.report.results.entries import Suite
 from metabench.report.results.settings import Place, Row, Task
 from metabench.report.verdicts import Ranking
 from metabench.results.statistics import Estimate, intervals
-
-TRAINED_BY = NAMED | {"scaling"}
-"""Options of a problem that say what is learned and how; two rows that differ in no other are judged on the same tasks."""
-
 
 JUDGED_BY = frozenset({"longer", "transfers", "judge_every", "validation_episodes", "test_episodes", "test_tasks"})
 """Options that say by which tests an optimiser is judged: its episodes of training are the same without them."""
