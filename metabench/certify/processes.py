@@ -20,6 +20,7 @@ from metabench.core.lazy import torch
 from metabench.core.types import Progress
 from metabench.methods import method as method_named
 from metabench.results.certificate import FAILED
+from metabench.suite.run.processes import end_with
 
 Row = dict[str, Any]
 
@@ -86,15 +87,16 @@ def _cores() -> int:
 def _start(name: str, plugins: tuple[Path, ...]) -> _Running:
     context = multiprocessing.get_context("fork")
     reading, writing = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(name, plugins, writing), daemon=True)
+    process = context.Process(target=_work, args=(name, plugins, writing, os.getpid()), daemon=True)
     process.start()
     writing.close()
     return _Running(name, process, reading, time.monotonic())
 
 
-def _work(name: str, plugins: tuple[Path, ...], pipe: Connection) -> None:
+def _work(name: str, plugins: tuple[Path, ...], pipe: Connection, parent: int) -> None:
     from metabench.certify.run import certify
 
+    end_with(parent)
     # The terminal's Ctrl-C reaches every process of the group; the one that started this answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -20,6 +20,7 @@ import yaml
 
 from metabench.results.store import read_rows, rows_of
 from metabench.suite.plan.plan import load_suite, plan
+from tests.workflow.forked_jobs import serve
 
 SOURCE = Path(__file__).parents[2]
 
@@ -89,7 +90,8 @@ class Workflow:
         said = self.folder.with_name(f"{self.folder.name}.said")
         server = forking()
         assert server.stdin is not None and server.stdout is not None
-        print(json.dumps([str(self.folder), self.command(*arguments)[3:], str(said)]), file=server.stdin, flush=True)
+        request = [str(self.folder), self.command(*arguments)[3:], str(said), str(jobs_python())]
+        print(json.dumps(request), file=server.stdin, flush=True)
         outcome = Outcome(int(server.stdout.readline()), said.read_text(encoding="utf-8"))
         assert outcome.code == expect if expect is not None else outcome.code != 0, outcome.text
         return outcome
@@ -147,6 +149,12 @@ def forking() -> subprocess.Popen[str]:
     """Return the process from which runs of Snakemake are forked."""
     script = Path(__file__).with_name("forking.py")
     return subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@functools.cache
+def jobs_python() -> Path:
+    """Return an interpreter beside which there is a `metabench` whose work is done in forked processes."""
+    return serve()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:

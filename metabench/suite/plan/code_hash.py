@@ -76,7 +76,7 @@ class Sources:
 
     def imported_by(self, text: bytes, package: str) -> Iterator[str]:
         """Yield the modules of the package that the source `text` of a module in `package` imports; of a package, its first file."""
-        for node in ast.walk(ast.parse(text)):
+        for node in _statements(ast.parse(text)):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names if self.file(alias.name))
             elif isinstance(node, ast.ImportFrom):
@@ -103,6 +103,14 @@ class Sources:
         if path is None:
             raise ValueError(f"no module '{module}' in {self.root}")
         return path
+
+
+def _statements(of: ast.AST) -> Iterator[ast.AST]:
+    """Yield the statements within a syntax tree, and what holds them; expressions, most of a tree, are left out."""
+    for child in ast.iter_child_nodes(of):
+        if not isinstance(child, ast.expr):
+            yield child
+            yield from _statements(child)
 
 
 def code_hash(cell: Cell) -> str:

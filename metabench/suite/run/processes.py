@@ -26,7 +26,7 @@ def settle(threads: int, kernels: str, parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-    _die_with(parent)
+    end_with(parent)
     faulthandler.enable(file=sys.__stderr__ or 2)
     os.environ.update(dict.fromkeys(_THREAD_POOLS, str(threads)))
     choose_kernels(kernels)
@@ -41,7 +41,7 @@ def ending(exit_code: int) -> tuple[str, str]:
     return "error", f"the process exited with status {exit_code} before it was done"
 
 
-def _die_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Ask Linux to kill this process when its parent ends, however that happens. Elsewhere the closed pipe ends it at its next message."""
     if sys.platform != "linux":
         return
