@@ -6,6 +6,8 @@ BIN := $(ENV)/bin
 EXTRAS := test,workflow,peers,browser
 # Names the checkout that is installed in the environment; as old as its installation.
 INSTALLED := $(ENV)/.metabench-checkout
+# Compiled once, not in each of the hundred processes that import the package.
+unexport PYTHONDONTWRITEBYTECODE
 ifneq ($(shell cat '$(INSTALLED)' 2>/dev/null),$(CURDIR))
 .PHONY: $(INSTALLED)
 endif

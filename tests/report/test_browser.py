@@ -85,15 +85,18 @@ def _judged(browser: Any, name: str) -> dict[str, list[str]]:
             criteria: dict[str, list[str]] = {
                 "sideways": look.sideways(page),
                 "overflowing": look.overflowing(page),
-                "text": look.small_text(page, TEXT_PIXELS),
-                "contrast": look.faint_text(page, CONTRAST),
-                "panels": look.empty_panels(page),
-                "headers": look.lost_headers(page),
-                "keyboard": look.unreached(page) if name in KEYBOARD and view == look.WIDE else [],
                 "folds": look.stuck_folds(page) if view.width == look.WIDE.width else [],
                 "complaints": look.complaints(page),
-                "axe": look.violations(page) if view in AXE[name] else [],
             }
+            if view.scripts:  # without them the same is drawn in the same colours
+                criteria |= {
+                    "text": look.small_text(page, TEXT_PIXELS),
+                    "contrast": look.faint_text(page, CONTRAST),
+                    "panels": look.empty_panels(page),
+                    "headers": look.lost_headers(page),
+                    "keyboard": look.unreached(page) if name in KEYBOARD and view == look.WIDE else [],
+                    "axe": look.violations(page) if view in AXE[name] else [],
+                }
         for criterion, complaints in criteria.items():
             found[criterion] += [f"{view}: {complaint}" for complaint in complaints]
     most, without = words[look.WIDE], words[look.WIDE._replace(scripts=False)]
