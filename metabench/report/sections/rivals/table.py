@@ -20,17 +20,17 @@ def task_table(suite: Suite, task: Task, found: Sequence[Match], rival: str) -> 
     table = Table(
         f"rivals-{task.slug}",
         f"{task.problem} on {task.dataset}",
-        f"Quality: {metric}, mean and 95 % interval; against `{rival}`: paired over seeds, Holm over the methods. Gap closed: of "
-        f"that between baseline and oracle. Memory and time: one hypergradient, and over that of `{rival}`.",
+        f"Quality: {metric}, mean and 95 % interval; against {rival}: paired over seeds, Holm over the methods. Gap closed: of "
+        f"that between baseline and oracle. Memory and time: one hypergradient, and over that of {rival}.",
         [
             Column("setting", "setting", numeric=False),
             Column("label", "method", numeric=False),
             Column("quality", "quality"),
             Column("verdict", f"against {rival}", numeric=False),
             Column("closed", "gap closed"),
-            Column("memory", "peak memory"),
+            Column("memory", "peak", "memory"),
             Column("memory_ratio", "ratio", "memory"),
-            Column("time", "time"),
+            Column("time", "median", "time"),
             Column("time_ratio", "ratio", "time"),
             Column("train", "training", description="meta-training of one seed"),
         ],
