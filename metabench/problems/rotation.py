@@ -14,7 +14,6 @@ for hundreds of steps.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -193,7 +192,7 @@ def rotated(images: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     Counterclockwise as images are shown, with the first row on top. Sampled bilinearly; pixels from outside are zero.
     """
     height, width = images.shape[-2:]
-    ys, xs = _grid(height, width, images.device, images.dtype)
+    ys, xs = _grid(images)
     cosine, sine = angle.cos(), angle.sin()
     # Where each pixel comes from: the rotation back.
     source_x = cosine * xs - sine * ys + (width - 1) / 2
@@ -208,12 +207,12 @@ def rotated(images: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     return turned.unflatten(-1, (height, width))
 
 
-@functools.lru_cache(maxsize=8)
-def _grid(height: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the rows and columns of all pixels, counted from the centre, shape [height * width] each."""
+def _grid(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows and columns of all pixels of images, counted from the centre, shape [height * width] each."""
+    height, width = like.shape[-2:]
     ys, xs = torch.meshgrid(
-        torch.arange(height, device=device, dtype=dtype) - (height - 1) / 2,
-        torch.arange(width, device=device, dtype=dtype) - (width - 1) / 2,
+        torch.arange(height, device=like.device, dtype=like.dtype) - (height - 1) / 2,
+        torch.arange(width, device=like.device, dtype=like.dtype) - (width - 1) / 2,
         indexing="ij",
     )
     return ys.flatten(), xs.flatten()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
 from bilevel import call, checkpoint, make_problem, objective
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from metabench.core.randomness import generator
 from metabench.methods import method
@@ -104,3 +106,15 @@ def test_the_angle_is_learned() -> None:
         pass
     learned = run.record.curves()["angle (degrees)"].values
     assert 22 < learned[-1] < 38
+
+
+def test_a_rotation_that_was_never_made_before_is_traced() -> None:
+    size, options = (7, 5), {"train": 100, "validation": 50, "batch": 10}
+    on = make_problem("rotation", dataset="digits", size="mlp64", inner_steps=1, **options)
+    state, meta, window = checkpoint(on)
+    images = torch.rand(2, 1, *size, dtype=torch.float64)
+    traced = make_fx(lambda angle: rotated(images, angle), tracing_mode="fake", _allow_non_fake_inputs=True)(meta["angle"])
+    torch.testing.assert_close(traced(meta["angle"]), rotated(images, meta["angle"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call("mixflow", on, state, meta, window)
