@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from waiting import running, wait_until
 
 from metabench.certify.processes import certify_all
 from metabench.cli import main
@@ -50,6 +54,22 @@ def test_a_method_that_crashes_or_hangs_has_a_row_and_the_others_their_certifica
     assert "exit status 7" in found["leave"].failures[0]
     assert found["none"].verdict == "certified"
     assert len({one.method_hash for one in found.values()}) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends with its next message")
+def test_a_method_ends_with_whoever_certifies_it(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    hang = plugin(tmp_path, "hang", f"open({str(noted)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+    certifying = os.fork()
+    if certifying == 0:
+        certify_all(["hang"], [hang])
+        os._exit(0)
+    try:
+        wait_until(lambda: noted.exists() and noted.read_text() != "")
+    finally:
+        os.kill(certifying, signal.SIGKILL)
+        os.waitpid(certifying, 0)
+    wait_until(lambda: not running(int(noted.read_text())))
 
 
 @pytest.mark.usefixtures("few_cases")  # the processes are forked: they inherit them

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from waiting import running, wait_until
 
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
@@ -378,18 +379,3 @@ def test_a_cell_for_a_device_that_is_not_there_is_unsupported(cell: Cell, tmp_pa
     assert {row["message"] for row in rows} == {"device 'cuda': torch finds 0 CUDA devices here"}
     assert {row["hardware"] for row in rows} == {"no CUDA device"}
     assert rows_of(read_rows(tmp_path / "rows.parquet"))[0]["device"] == "cuda"
-
-
-def running(pid: int) -> bool:
-    """Tell whether a process is there and is no zombie that nobody has waited for."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, "it did not come about"
-        time.sleep(0.02)

@@ -9,8 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,14 +154,6 @@ def forking() -> subprocess.Popen[str]:
 def jobs_python() -> Path:
     """Return an interpreter beside which there is a `metabench` whose work is done in forked processes."""
     return serve()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Return once `condition` holds; fail the test if that takes too long."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def _copy_source(folder: Path) -> None:

@@ -9,8 +9,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
-from tests.workflow.conftest import SUITE, Workflow, wait_until
+from tests.workflow.conftest import SUITE, Workflow
 
 pytestmark = pytest.mark.slow  # each test starts Snakemake, and some run cells
 
