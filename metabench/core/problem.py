@@ -39,10 +39,18 @@ class MetaRole(str, Enum):
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that judges the outcome, and whether higher or lower is better."""
+    """A number that judges the outcome, and whether higher or lower is better.
+
+    `bounds` are the least and the greatest value that it can take, where there are any: intervals on the page end there.
+    """
 
     name: str
     direction: Literal["max", "min"]
+    bounds: tuple[float, float] | None = None
+
+
+PERCENT = (0.0, 100.0)
+"""Bounds of an accuracy."""
 
 
 class InnerOptimiser(Protocol):

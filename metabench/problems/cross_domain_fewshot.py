@@ -32,7 +32,7 @@ from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, 
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError, unknown
 from metabench.core.lazy import torch
-from metabench.core.problem import OuterOptimiser, Setting, meta_step_option
+from metabench.core.problem import PERCENT, OuterOptimiser, Setting, meta_step_option
 from metabench.core.randomness import generator, stream_seed
 from metabench.core.schedules import read_schedule
 from metabench.data import load
@@ -85,10 +85,10 @@ class CrossDomainFewShot(Problem):
         sizes=SIZES,
         default_size="conv4w16",
         metrics=(
-            Metric("accuracy on unseen domains (%)", "max"),
+            Metric("accuracy on unseen domains (%)", "max", PERCENT),
             Metric("95 % interval over tasks (%)", "min"),
             Metric("above nearest centroid of pixels (%)", "max"),
-            Metric("accuracy on far domains (%)", "max"),
+            Metric("accuracy on far domains (%)", "max", PERCENT),
         ),
         citation="tseng2020cross",
         options=Options,

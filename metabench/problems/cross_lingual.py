@@ -28,7 +28,7 @@ from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser, sch
 from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.core.problem import OuterOptimiser, Setting
+from metabench.core.problem import PERCENT, OuterOptimiser, Setting
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
 from metabench.data.languages import Examples, Languages
@@ -97,8 +97,8 @@ class CrossLingual(Problem):
         sizes=ENCODERS,
         default_size="chars-32",
         metrics=(
-            Metric("test score (%)", "max"),
-            Metric("test accuracy (%)", "max"),
+            Metric("test score (%)", "max", PERCENT),
+            Metric("test accuracy (%)", "max", PERCENT),
             Metric("test cross-entropy (nat)", "min"),
         ),
         citation="xia2021metaxl",

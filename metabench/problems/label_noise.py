@@ -22,7 +22,7 @@ from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser, sch
 from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.core.problem import OuterOptimiser, Setting, meta_step_option
+from metabench.core.problem import PERCENT, OuterOptimiser, Setting, meta_step_option
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
 from metabench.data.batches import augmented, epochs
@@ -72,7 +72,7 @@ class LabelNoise(Problem):
         datasets=("fashion_mnist_10k", "fashion_mnist", "mnist_10k", "mnist", "digits", "cifar10", "cifar100"),
         sizes=CLASSIFIERS,
         default_size="mlp256",
-        metrics=(Metric("test accuracy (%)", "max"), Metric("test cross-entropy (nat)", "min")),
+        metrics=(Metric("test accuracy (%)", "max", PERCENT), Metric("test cross-entropy (nat)", "min")),
         citation="shu2019meta",
         options=Options,
         inner_steps=1,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser, scheduled
 from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
 from metabench.core.lazy import torch
-from metabench.core.problem import OuterOptimiser, Setting
+from metabench.core.problem import PERCENT, OuterOptimiser, Setting
 from metabench.core.schedules import read_schedule
 from metabench.data.splits import disjoint
 
@@ -36,7 +36,7 @@ class Regularisation(Problem):
         title="logistic regression with an l2 penalty per feature",
         datasets=("digits", "fashion_mnist_10k", "mnist_10k"),
         sizes={"linear": "logistic regression, no hidden layer"},
-        metrics=(Metric("test accuracy (%)", "max"), Metric("test cross-entropy (nat)", "min")),
+        metrics=(Metric("test accuracy (%)", "max", PERCENT), Metric("test cross-entropy (nat)", "min")),
         citation="pedregosa2016hyperparameter",
         options=Options,
         inner_steps=20,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from metabench.autodiff.optimisers import INNER_OPTIMISERS, inner_optimiser, scheduled
 from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, once, option
 from metabench.core.lazy import torch
-from metabench.core.problem import OuterOptimiser, Setting, meta_step_option
+from metabench.core.problem import PERCENT, OuterOptimiser, Setting, meta_step_option
 from metabench.core.randomness import generator
 from metabench.core.schedules import read_schedule
 from metabench.data.batches import epochs
@@ -65,7 +65,7 @@ class Rotation(Problem):
         datasets=("fashion_mnist_10k", "mnist_10k", "mnist", "fashion_mnist", "cifar10", "digits"),
         sizes=CLASSIFIERS,
         default_size="lenet",
-        metrics=(Metric(_ACCURACY, "max"), Metric(_ANGLE_ERROR, "min"), Metric(_UPRIGHT, "max")),
+        metrics=(Metric(_ACCURACY, "max", PERCENT), Metric(_ANGLE_ERROR, "min"), Metric(_UPRIGHT, "max", PERCENT)),
         citation="bohdal2021evograd",
         options=Options,
         inner_steps=1,

@@ -8,6 +8,7 @@ covers the mean in 78 %, and BCa in 80 %. Fewer than `MINIMUM_SEEDS` seeds give 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,12 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
+
+    def within(self, least: float, greatest: float) -> Estimate:
+        """Return the estimate with its interval cut to values that are possible."""
+        if self.low is None or self.high is None:
+            return self
+        return dataclasses.replace(self, low=max(self.low, least), high=min(self.high, greatest))
 
 
 @dataclass(frozen=True)

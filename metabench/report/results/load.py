@@ -46,7 +46,9 @@ def load_suite(results: Path) -> Suite:
     own = assign_styles(methods, {method: method for method in methods})
     curves = Path(results).with_name(CURVES_FILE)
     known = [file if file.is_file() else None for file in (curves, Path(results).with_name(PICTURES_FILE))]
-    return Suite(rows, metadata, entries, baseline, styles, own, certificates, *known, partners, rounds)
+    suite = Suite(rows, metadata, entries, baseline, styles, own, certificates, *known, partners, rounds)
+    _end_at_bounds(suite)
+    return suite
 
 
 def _entry(setting: Setting, rows: list[Row]) -> Entry:
@@ -128,6 +130,15 @@ def _add_quality(entries: list[Entry]) -> None:
         estimates = [Estimate(combine(sample, "quality"), None, None, len(sample)) for sample in samples]
     for entry, estimate in zip(measured, estimates, strict=True):
         entry.quality = estimate
+
+
+def _end_at_bounds(suite: Suite) -> None:
+    """End intervals of quality where values end, as accuracies do at 100 %: what they cover loses nothing that could be true."""
+    for entry in suite.entries:
+        metrics = suite.card("problems", entry.setting.task.problem).get("metrics", ())
+        bounds = next((metric.get("bounds") for metric in metrics if metric["name"] == entry.metric), None)
+        if bounds and entry.quality is not None:
+            entry.quality = entry.quality.within(*bounds)
 
 
 def _add_comparisons(entries: list[Entry], baseline: str, rounds: Rounds) -> None:
