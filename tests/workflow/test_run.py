@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +124,12 @@ def test_the_report_of_snakemake_has_captions_that_state_counts_and_intervals(bu
         assert f'"{category}"' in report
     assert "6 rows of 3 cells" in report.replace("\\n", " ")
     assert "95 % intervals over seeds" in report.replace("\\n", " ")
+
+
+def test_the_source_beside_the_snakefile_is_the_one_that_runs(fresh: Workflow) -> None:
+    errors = fresh.folder / "metabench" / "core" / "errors.py"
+    errors.write_text(errors.read_text(encoding="utf-8") + "\nraise RuntimeError('the source that lies here')\n", encoding="utf-8")
+    command = [Path(sys.executable).with_name("snakemake"), "-n", "--cores", "1"]
+    done = subprocess.run(command, cwd=fresh.folder, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "the source that lies here" in done.stdout + done.stderr

@@ -7,6 +7,10 @@ from pathlib import Path
 
 from snakemake.logging import logger
 
+# The profile's came before Snakemake could look beside the Snakefile: from another checkout, if that is the one installed.
+for name in [name for name in sys.modules if name.partition(".")[0] == "metabench"]:
+    del sys.modules[name]
+
 import metabench
 from metabench.core.errors import MetabenchError
 from metabench.results.certificate import CERTIFICATE_VERSION
