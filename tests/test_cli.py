@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -146,18 +147,37 @@ def test_list_as_json() -> None:
     }
     t1t2 = methods["t1t2"]
     assert (t1t2["target"], t1t2["exact"], t1t2["citation_key"]) == ("one_step", True, "luketina2016scalable")
-    suites = {entry["name"]: entry for entry in found["suites"]}
+    assert {entry["name"] for entry in found["suites"]} >= {"default", "smoke"}
+    suites = {entry["name"]: entry for entry in json.loads(metabench("list", "suites", "--json").out)}
     assert suites["default"]["rows"] >= 180
     assert suites["smoke"]["cells"] > 0
     assert json.loads(metabench("list", "methods", "--json").out) == found["methods"]
 
 
-def test_list_shows_why_a_suite_cannot_be_read(tmp_path: Path) -> None:
+def test_listing_takes_less_than_importing_torch() -> None:
+    def seconds(*arguments: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    rounds = [(seconds("-m", "metabench", "list"), seconds("-c", "import torch")) for _ in range(3)]
+    listing, importing = (min(times) for times in zip(*rounds, strict=True))
+    assert listing < 0.7 * importing, rounds
+
+
+@pytest.mark.parametrize("text", ["nam: x", "[", "3", "\xff"])
+def test_list_shows_why_a_suite_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "config" / "suites").mkdir(parents=True)
-    (tmp_path / "config" / "suites" / "wrong.yaml").write_text("nam: x")
+    (tmp_path / "config" / "suites" / "wrong.yaml").write_text(text, encoding="latin-1")
     done = metabench("list", "suites", cwd=tmp_path)
     assert done.code == 0
-    assert "unknown key 'nam': did you mean 'name'?" in done.out
+    if text == "nam: x":
+        assert "unknown key 'nam': did you mean 'name'?" in done.out
+    brief = metabench("list", cwd=tmp_path)
+    assert brief.code == 0
+    assert "wrong.yaml" in brief.out
+    assert ("metabench plan config/suites/wrong.yaml" in brief.out) == (text != "nam: x")
 
 
 def test_list_with_a_plugin(tmp_path: Path) -> None:

@@ -29,7 +29,10 @@ def list_command(
     as_json: Json = False,
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
-    """List methods, problems, data sets, sizes, inner and learned optimisers, kinds of experiment and suites."""
+    """List methods, problems, data sets, sizes, inner and learned optimisers, kinds of experiment and suites.
+
+    `metabench list suites` counts their cells and rows.
+    """
     print_listing(kind, as_json, plugin)
 
 
