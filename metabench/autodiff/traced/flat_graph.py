@@ -14,6 +14,7 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from metabench.autodiff.simulated import simulation
 from metabench.autodiff.traced.liveness import order_for_memory, owners, size
 from metabench.autodiff.traced.memory_reuse import reuse_memory
 from metabench.autodiff.traced.simplify import draws, is_aten, is_view, simplify, writes
@@ -53,13 +54,11 @@ class FlatGraph:
         The dict `groups` itself is emptied: tensors without other references are freed after their last use. A dispatch mode with a method
         `run_flat` runs the graph itself: one that simulates may know what it takes from an earlier run.
         """
-        from torch.utils._python_dispatch import _get_current_dispatch_mode
-
         given = [groups[group][name] for group, name in self.inputs]
         groups.clear()
         with torch.no_grad():
-            run_flat = getattr(_get_current_dispatch_mode(), "run_flat", None)
-            return self.named(self._run(given) if run_flat is None else run_flat(self._run, given))
+            mode = simulation()
+            return self.named(self._run(given) if mode is None else mode.run_flat(self._run, given))
 
     @property
     def multiplies(self) -> bool:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 from metabench.autodiff.derivatives import Derivatives, Recorded
 from metabench.autodiff.gradients import filled, gradients, reached
 from metabench.autodiff.inner import begin, detached, leaves_of, recorded_step, updated, with_leaves
 from metabench.autodiff.parts import Part, parts_of, shared_slots
+from metabench.autodiff.simulated import repeated
 from metabench.autodiff.unrolled.checkpoint_schedules import Schedule, every_state
 from metabench.autodiff.unrolled.trajectory import Trajectory, Visit
 from metabench.core import tree
@@ -113,13 +115,24 @@ def sweep_back(
         state, *gradient = ahead.reach(k)
         ahead.kept.drop(k)
         through = k > 0 or MetaRole.START in problem.roles
-        cotangent, share = pullback(problem, state, meta, window.inner[k], held.pop(), through, gradient.pop())
+        cotangent, share = repeated(
+            (pullback.__qualname__, through),
+            partial(_pulled, pullback, problem, through),
+            [state, meta, window.inner[k], gradient.pop(), held.pop()],
+        )
         held.append(cotangent)
         del cotangent
         total = tree.add(total, share)
     if MetaRole.START in problem.roles:
         total = tree.add(total, pull_start(problem, start, meta, held[0].params))
     return Hypergradient(total, final, value)
+
+
+def _pulled(pullback: Pullback, problem: Problem, through: bool, given: list[Any]) -> tuple[InnerState, Tree]:
+    state, meta, batch = given[:3]
+    # The gradient and the cotangent are taken out, for the pullback alone.
+    cotangent, gradient = [given.pop()], [given.pop()]
+    return pullback(problem, state, meta, batch, cotangent.pop(), through, gradient.pop())
 
 
 @dataclass
@@ -151,10 +164,21 @@ class _Run:
 
     def step(self, k: int, state: InnerState, save: bool = True, spent: bool = False) -> InnerState:
         """Return state k+1 from `state`, which is state k; keep the gradient with it if `save` asks for it. `spent` as in `updated`."""
-        gradient = self.derivatives.inner(state.params, self.meta, self.window.inner[k])
-        if save and self.save_inner_grads:
+        save = save and self.save_inner_grads
+        given = [state, self.meta, self.window.inner[k]]
+        if not spent:
+            gradient, after = repeated(("step", save), partial(self._moved, save), given)
+        else:  # `state` itself becomes the next one, so nothing stands for it
+            gradient, after = self._moved(save, given, spent=True)
+        if save:
             self.kept.keep(k, Visit(state, gradient))
-        return updated(self.problem, gradient, state, self.meta, spent=spent)
+        return after
+
+    def _moved(self, save: bool, given: list[Any], spent: bool = False) -> tuple[Tree | None, InnerState]:
+        state, meta, batch = given
+        gradient = self.derivatives.inner(state.params, meta, batch)
+        after = updated(self.problem, gradient, state, meta, spent=spent)
+        return gradient if save else None, after
 
 
 def recomputed_step(

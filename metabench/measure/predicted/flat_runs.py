@@ -1,7 +1,7 @@
-"""Runs of flat graphs under a ledger: the first on inputs of some shapes is recorded, the others add what it added.
+"""Runs of flat graphs, and of steps, under a ledger: the first on inputs of some shapes is recorded, the others add what it added.
 
-A graph without branches that drops each input after its last use takes the same bytes at every run; but which inputs are then freed
-depends on who else holds them. So the record says when each is dropped, and the ledger sees what that frees.
+What does not branch, and drops each input after its last use, takes the same bytes at every run; but which inputs are then freed
+depends on who else holds them. So the record says when each is dropped, and the ledger sees what that frees. A run may be part of another.
 """
 
 from __future__ import annotations
@@ -50,30 +50,48 @@ class _Record:
     operations: int
 
 
+class KnownRuns:
+    """What is known of runs; the ledgers of calls that differ in their number of steps alone may share it.
+
+    steps: what `metabench.autodiff.simulated` keeps of a step, by what tells steps apart.
+    """
+
+    def __init__(self) -> None:
+        self.steps: dict[Any, Any] = {}
+        self.records: dict[Any, _Record | None] = {}
+
+
 class FlatRuns:
     """The runs under one ledger."""
 
-    def __init__(self, ledger: Ledger, call: FakeResults) -> None:
+    def __init__(self, ledger: Ledger, call: FakeResults, known: KnownRuns) -> None:
         self._ledger, self._call = ledger, call
-        self._records: dict[Any, _Record | None] = {}
+        self._records = known.records
 
     def __call__(self, run: Run, given: list[Any]) -> list[Any]:
         """Return `run(given)`; the list is emptied, as the run would."""
         shapes = self._call.shapes_of(given)
-        if shapes is None:
+        if shapes is None or any(tensor.requires_grad for tensor in given):
             return run(given)
         storages = [tensor.untyped_storage()._cdata for tensor in given]
         firsts = tuple(map(storages.index, storages))
         key = (run, shapes, firsts)
         if key not in self._records:
-            self._records[key] = self._recorded(run, given, firsts)
+            record, settled = self._recorded(run, given, firsts)
+            if not settled:
+                return run(given)
+            self._records[key] = record
         record = self._records[key]
-        return run(given) if record is None else self._replayed(record, given, firsts)
+        return run(given) if record is None else self._replayed(record, given)
 
-    def _recorded(self, run: Run, given: list[Any], firsts: tuple[int, ...]) -> _Record | None:
-        """Run on stand-ins, which count nothing, and leave the ledger as it was; None where an output cannot be made again."""
+    def _recorded(self, run: Run, given: list[Any], firsts: tuple[int, ...]) -> tuple[_Record | None, bool]:
+        """Run on stand-ins, which count nothing, and leave the ledger as it was; the record is None where an output cannot be made again.
+
+        The second value is whether nothing was left behind, in a cache say: if something was, the next run takes less.
+        """
         ledger = self._ledger
-        before = ledger.peak_bytes, ledger.flops, ledger.operations
+        live = ledger.live_bytes
+        before = ledger.peak_bytes, ledger.flops, ledger.operations, ledger.noting
         events: list[tuple[int, int] | int] = []
         standing = self._call.stand_ins(given, firsts)
         storages = {standing[place].untyped_storage()._cdata: place for place in set(firsts)}
@@ -83,31 +101,33 @@ class FlatRuns:
         ledger.noting = events
         try:
             results = run(standing)
-        finally:
-            ledger.noting = None
-        del watched
+        except BaseException:
+            ledger.noting = before[3]
+            raise
+        ledger.noting = None
+        del watched, standing
         # A block that is gone may have left its address to another.
         outputs = self._outputs(results, {key: place for key, place in storages.items() if place not in events})
         del results
         record = None
         if outputs is not None:
             record = _Record(_stretches(events, firsts), outputs, ledger.flops - before[1], ledger.operations - before[2])
-        ledger.peak_bytes, ledger.flops, ledger.operations = before
-        return record
+        ledger.peak_bytes, ledger.flops, ledger.operations, ledger.noting = before
+        return record, ledger.live_bytes == live
 
     def _outputs(self, results: list[Any], storages: dict[int, int]) -> tuple[_Output, ...] | None:
         found = []
         blocks: dict[int, int] = {}
         for tensor in results:
             layout = self._call.layout_of(tensor, storages)
-            if layout is None:
+            if layout is None or tensor.requires_grad:
                 return None
             key = tensor.untyped_storage()._cdata
             block = blocks.setdefault(key, len(blocks)) if layout.base is None else -1
             found.append(_Output(layout, block, tensor.untyped_storage().nbytes(), self._ledger.size_of(key)))
         return tuple(found)
 
-    def _replayed(self, record: _Record, given: list[Any], firsts: tuple[int, ...]) -> list[Any]:
+    def _replayed(self, record: _Record, given: list[Any]) -> list[Any]:
         ledger = self._ledger
         for stretch in record.stretches:
             ledger.add_at_once(stretch.rise, stretch.net)

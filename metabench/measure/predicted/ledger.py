@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metabench.measure.predicted.accumulation import accumulates_in_place
 from metabench.measure.predicted.fake_results import Called, FakeResults
-from metabench.measure.predicted.flat_runs import FlatRuns
+from metabench.measure.predicted.flat_runs import FlatRuns, KnownRuns
 from metabench.measure.predicted.flops import flop_formula
 
 aten = torch.ops.aten
@@ -39,6 +39,7 @@ class Ledger(TorchDispatchMode):
         inside: (function, arguments, result) -> bytes that the operation holds beyond its results.
         block: sizes count in multiples of it.
         tell: is called with every change of the live bytes and how far above them an operation reaches for its duration.
+        known: what ledgers of calls of the same steps found, and this one adds to.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Ledger(TorchDispatchMode):
         inside: Callable[[Any, tuple[Any, ...], Any], int] | None,
         block: int,
         tell: Callable[[int, int], None] | None = None,
+        known: KnownRuns | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = self.peak_bytes = self.flops = self.operations = 0
@@ -56,7 +58,9 @@ class Ledger(TorchDispatchMode):
         """By what tells calls apart, the bytes beyond their results and the floating-point operations."""
         self._sizes: dict[int, int] = {}
         self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        self._flat_runs = FlatRuns(self, self._call)
+        known = known or KnownRuns()
+        self.steps = known.steps
+        self._flat_runs = FlatRuns(self, self._call, known)
         self.noting: list[Any] | None = None
         """Where given, every change of the live bytes is noted in it, with how far above them an operation reaches."""
 
@@ -132,6 +136,8 @@ class Ledger(TorchDispatchMode):
         """Add what several operations did: `rise` live bytes at most, `net` in the end."""
         self.peak_bytes = max(self.peak_bytes, self.live_bytes + rise)
         self.live_bytes += net
+        if self.noting is not None:
+            self.noting.append((net, rise - net))
 
     def _follow(self, storage: torch.UntypedStorage, in_place: bool) -> int:
         size = 0 if in_place else self._rounded(storage.nbytes())

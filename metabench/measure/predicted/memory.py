@@ -61,7 +61,12 @@ def fake_tensors() -> Iterator[Any]:
 
 
 def predict_memory(
-    call: Callable[[], Any], arguments: Any, fakes: Any, device: str = "cpu", before: Callable[[], Any] | None = None
+    call: Callable[[], Any],
+    arguments: Any,
+    fakes: Any,
+    device: str = "cpu",
+    before: Callable[[], Any] | None = None,
+    known: Any = None,
 ) -> PredictedCall:
     """Return what `measure_memory` would find for `call` on `device`. To be called inside the block of `fake_tensors`.
 
@@ -70,6 +75,7 @@ def predict_memory(
     takes all steps of a solver: a call that would stop early may need less.
 
     `before` is a short call that leaves behind, in caches, what `call` would: then `call` is simulated once where it would be twice.
+    `known`, a `flat_runs.KnownRuns`, is what calls that differ in their number of steps alone have found of one, and finds more.
 
     Raises:
         MetabenchError: a device other than 'cpu' and 'cuda'.
@@ -82,12 +88,12 @@ def predict_memory(
     prepared = before is not None and kind == "cpu" and static <= _SMALL
     if prepared:
         with contextlib.suppress(Exception):  # whatever it raises, the call raises too
-            _ran(before, fakes, kind)
-    found, left = _counted(call, fakes, kind, prepared)
+            _ran(before, fakes, kind, known)
+    found, left = _counted(call, fakes, kind, prepared, known)
     is_small = kind == "cpu" and found.dynamic_bytes <= _SMALL
     # What stays behind was made once per process: a second call finds it there, as the measured one does.
     if left or (is_small and not prepared):
-        found, _ = _counted(call, fakes, kind, is_small)
+        found, _ = _counted(call, fakes, kind, is_small, known)
     memory = Memory(static + found.dynamic_bytes, static, found.dynamic_bytes, SOURCE)
     return PredictedCall(memory, found.flops, found.operations, found.note)
 
@@ -101,25 +107,25 @@ class _Counted(NamedTuple):
     note: str
 
 
-def _counted(call: Callable[[], Any], fakes: Any, device: str, with_real: bool) -> tuple[_Counted, int]:
+def _counted(call: Callable[[], Any], fakes: Any, device: str, with_real: bool, known: Any) -> tuple[_Counted, int]:
     """Return what a call takes, and what it leaves behind; where it is small, `with_real` counts what it allocates for real, too."""
     entries: list[tuple[int, int]] = []
     with AllocatorEvents() if with_real else contextlib.nullcontext() as record:
-        ledger, left, note = _ran(call, fakes, device, _marking(entries) if with_real else None)
+        ledger, left, note = _ran(call, fakes, device, known, _marking(entries) if with_real else None)
     small = record is not None and ledger.peak_bytes <= _SMALL
     dynamic = _peak_of_both(record, entries) if small else ledger.peak_bytes
     return _Counted(dynamic, ledger.flops, ledger.operations, note), left
 
 
 def _ran(
-    call: Callable[[], Any], fakes: Any, device: str, tell: Callable[[int, int], None] | None = None
+    call: Callable[[], Any], fakes: Any, device: str, known: Any, tell: Callable[[int, int], None] | None = None
 ) -> tuple[Any, int, str]:
     """Run the call and return its ledger, the bytes that it left behind beside its result, and what the ledger leaves out."""
     from metabench.measure.predicted.ledger import Ledger
     from metabench.measure.predicted.workspaces import Workspaces
 
     workspaces = Workspaces() if device == "cpu" else None
-    ledger = Ledger(fakes, workspaces, CUDA_BLOCK if workspaces is None else 1, tell)
+    ledger = Ledger(fakes, workspaces, CUDA_BLOCK if workspaces is None else 1, tell, known)
     was_on = gc.isenabled()
     gc.disable()
     try:

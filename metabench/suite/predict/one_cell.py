@@ -39,14 +39,15 @@ class Prediction:
     note: str = ""
 
 
-def predict(cell: Cell, device: str | None = None) -> Prediction:
+def predict(cell: Cell, device: str | None = None, known: Any = None) -> Prediction:
     """Return what one hypergradient of the cell needs, at its first seed, on its own device or on another ('cpu', 'cuda').
 
     The problem is built and the method is called on tensors without memory. A method that refuses the problem gives its words, whatever
     else goes wrong gives what; a prediction never fails and is never a guess. Data sets are loaded, and fetched where they are not there.
+    `known` as in `predict_memory`.
     """
     try:
-        found = _predicted(cell, cell.device if device is None else device)
+        found = _predicted(cell, cell.device if device is None else device, known)
     except MetabenchError as error:
         return _none(str(error))
     except (
@@ -64,7 +65,7 @@ def _none(message: str) -> Prediction:
     return Prediction(0, 0, 0, 0, 0, message[:MESSAGE_LENGTH])
 
 
-def _predicted(cell: Cell, device: str) -> PredictedCall:
+def _predicted(cell: Cell, device: str, known: Any) -> PredictedCall:
     choose_kernels(cell.kernels)
     seed = cell.seeds[0]
     method = method_of(cell)
@@ -83,7 +84,7 @@ def _predicted(cell: Cell, device: str) -> PredictedCall:
 
         # What is made once per process is made by the last step alone, so that the long call need not be simulated twice.
         before = functools.partial(call, window.last(1)) if len(window.inner) > 2 else None
-        return predict_memory(functools.partial(call, window), arguments, fakes, device, before)
+        return predict_memory(functools.partial(call, window), arguments, fakes, device, before, known)
 
 
 _last_loaded: dict[tuple[str, tuple[str, ...]], Any] = {}
