@@ -36,7 +36,7 @@ class Prediction:
     note: str = ""
 
 
-def predict(cell, device=None):
+def predict(cell, device=None, known=None):
     assert run
     if cell.method == "broken":
         return Prediction(0, 0, 0, 0, 0, "no trace of it")
