@@ -10,6 +10,7 @@ A field declares its default, its bounds or choices and its meaning:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -22,6 +23,8 @@ from typing import Any, TypeVar
 from metabench.core.errors import MetabenchError, unknown
 
 T = TypeVar("T")
+
+_hints = functools.cache(typing.get_type_hints)  # takes longer than all else that is done with options
 
 
 def option(
@@ -52,7 +55,7 @@ def option(
 def build(options: type[T], values: Mapping[str, Any], where: str) -> T:
     """Return `options` with `values`; raise MetabenchError naming `where` and the offending key, its type or its bound."""
     fields = {field.name: field for field in dataclasses.fields(options)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(options)
+    hints = _hints(options)
     checked = {}
     for name, value in values.items():
         if name not in fields:
@@ -87,7 +90,7 @@ def _value_text(value: Any) -> str:
 
 def describe(options: type) -> list[dict[str, Any]]:
     """Return name, type, default, bounds and meaning of every option, for listings."""
-    hints = typing.get_type_hints(options)
+    hints = _hints(options)
     rows = []
     for field in dataclasses.fields(options):
         bounds = {k: v for k, v in field.metadata.items() if k not in ("help", "check", "needs") and v is not None}

@@ -7,9 +7,13 @@ Images are sampled bilinearly, black outside. The samples depend on the angle by
 products of differentiable functions: all methods can differentiate them, in every mode and twice. At an angle of exactly zero, where the
 paper begins, every pixel is at a kink of its weights, and no derivative is that of training; hence the start at 0.1 degrees.
 
-EvoGrad sees the angle through a few random directions of all parameters, so that with two copies the angle wanders, and with ten much less.
-The schedule lets it settle, and clipping keeps the first hypergradients, the largest by far, from setting the scale of Adam's steps
-for hundreds of steps.
+A classifier that has learned little has no use for the right angle: its hypergradients may turn the images the wrong way, where another
+minimum lies, at some -60 degrees; so the angle waits while the rate warms up. EvoGrad sees the angle through a few random directions of all
+parameters: with two copies it wanders, and the schedule lets it settle. Clipping keeps the first hypergradients, the largest by far, from
+setting the scale of Adam's steps for hundreds of steps.
+
+On Fashion-MNIST, `mlp64` and `mlp256`, ten seeds each, `t1t2` ends within 3.6 degrees of the angle on all, `evograd` with two copies on 19;
+without the warm-up, at the rate 0.02, two of five seeds of `t1t2` on `mlp64` ended at the wrong minimum.
 """
 
 from __future__ import annotations
@@ -49,8 +53,8 @@ class Options:
     schedule: str = option(
         "constant", check=read_schedule, help="of the learning rate, over inner steps: 'warm-up 10, cosine 100'"
     )
-    outer_learning_rate: float = option(2e-2, above=0, help="of the outer optimiser, Adam, for an angle in radians")
-    outer_schedule: str = option("cosine 600", check=read_schedule, help="of that, over meta-updates")
+    outer_learning_rate: float = option(1.5e-2, above=0, help="of the outer optimiser, Adam, for an angle in radians")
+    outer_schedule: str = option("warm-up 100, cosine 600", check=read_schedule, help="of that, over meta-updates")
     clip: float | None = option(
         1e-3, above=0, help="largest hypergradient: the first ones would weigh on Adam for long"
     )
