@@ -24,7 +24,8 @@ from metabench.core.errors import MetabenchError, unknown
 
 T = TypeVar("T")
 
-_hints = functools.cache(typing.get_type_hints)  # takes longer than all else that is done with options
+# Kept: looking types up takes longer than all else that is done with options.
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def option(
