@@ -12,6 +12,7 @@ from scipy import stats
 
 from metabench.report.verdicts import (
     ALPHA,
+    MARGIN,
     Floor,
     Word,
     choose,
@@ -263,13 +264,29 @@ def test_bytes_are_exact() -> None:
 
 
 def test_a_floor_is_the_settings_own_noise_or_that_of_all() -> None:
-    pairs = {"a": [(1.0, 1.02)], "b": [(1.0, 0.97)], "c": [(1.0, 1.01)], "noisy": [(1.0, 4.0)], "alone": []}
+    pairs = {"a": [(1.0, 1.2)], "b": [(1.0, 0.9)], "c": [(1.0, 1.1)], "d": [(1.0, 1.3)], "alone": []}
     found = floor("a", pairs, 2)
-    logs = [math.log(1.02), math.log(0.97), math.log(1.01), math.log(4.0)]
+    logs = [math.log(1.2), math.log(0.9), math.log(1.1), math.log(1.3)]
     rms = math.sqrt(sum(one**2 for one in logs) / 4)
     assert found is not None and found.pairs == 4
     assert found.threshold == pytest.approx(stats.t.ppf(1 - ALPHA / 8, 4) * rms)
     assert floor("noisy", {"noisy": [(1.0, 4.0)] + [(1.0, 1.0)] * 60}, 1) == Floor(math.log(4.0), 61)
+
+
+def test_a_hiccup_in_one_setting_makes_no_ties_in_the_others() -> None:
+    ratios = (1.001, 1.003, 1.004, 1.006, 0.98, 0.98, 1.02, 0.97, 0.96, 0.997)
+    quiet = {setting: [(1.0, ratio)] for setting, ratio in zip("abcdefghij", ratios, strict=True)}
+    with_one = quiet | {"hiccup": [(1.0, 0.86)]}
+    assert floor("a", quiet, 8) == Floor(MARGIN, 10) and floor("a", with_one, 8) == Floor(MARGIN, 11)
+    found = floor("hiccup", with_one, 8)
+    assert found is not None and found.threshold == pytest.approx(-math.log(0.86))
+
+
+def test_what_is_within_the_margin_is_a_tie_whatever_the_noise() -> None:
+    found = floor("a", {"a": [(1.0, 1.0)]}, 1)
+    assert [time_verdict(ratio, found) for ratio in (0.86, 0.88, 1.14, 1.16)] == [
+        *(Word.FASTER, Word.TIE, Word.TIE, Word.SLOWER)
+    ]
 
 
 def test_without_a_second_process_there_is_no_verdict_on_time() -> None:

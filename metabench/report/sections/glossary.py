@@ -32,7 +32,7 @@ WORDS_OF_THE_REPORT = (
     (
         "faster, slower, a tie",
         "the baseline runs twice, in two processes, in every setting. A ratio of times is a tie unless it is larger than what these pairs "
-        "differ by, with a margin for the number of comparisons; it is written with the digits that this leaves",
+        "differ by, with a margin for the number of comparisons, and than 15 %; it is written with the digits that this leaves",
     ),
     (
         "tried",
