@@ -340,9 +340,15 @@ def test_segments_that_are_another_loss_are_found_out() -> None:
 
 
 @pytest.mark.slow  # the compiler takes half a minute for the graphs of the two losses
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler")
-def test_compiled_graphs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")  # the instructions that torch found are there: no programs to try them
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_graphs_agree(backend: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`inductor` writes and compiles C++; what leads there, all but the kernels, is the same for both."""
+    if backend == "inductor":
+        if not request.config.getoption("--full"):
+            pytest.skip("compiles for half a minute: with --full")
+        if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+            pytest.skip("torch.compile needs a C++ compiler")
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     problem = Tanh(inner_steps=2)
     at = checkpoint(problem)
     found = call("mixflow", problem, *at, compile=True)

@@ -32,6 +32,9 @@ TEXT_PIXELS, CONTRAST = 9.0, 4.5
 VIEWS = (look.WIDE, look.NARROW_DARK)
 # The slowest check, in both views of the published page; each other page has its turn in one.
 AXE = {name: (VIEWS[index % 2],) for index, name in enumerate(pages.PAGES)} | {"published": VIEWS}
+# Like others but for a box or a column: one view, which axe sees too.
+WIDE_ALONE = ("one method", "one seed", "equal", "two instruction sets")
+AXE |= dict.fromkeys(WIDE_ALONE, (look.WIDE,))
 # Each kind of content once more without scripts.
 SCRIPTLESS = ("published", "one row", "all failed", "names")
 # Tab by Tab.
@@ -79,7 +82,7 @@ def _judged(browser: Any, name: str) -> dict[str, list[str]]:
     at_most("kilobytes", path.stat().st_size / 1000, limit.kilobytes)
     words = {}
     without_scripts = look.WIDE._replace(scripts=False)
-    for view in (*VIEWS, *[without_scripts] * (name in SCRIPTLESS)):
+    for view in (*VIEWS[: 1 if name in WIDE_ALONE else 2], *[without_scripts] * (name in SCRIPTLESS)):
         with look.opened(browser, path, view) as page:
             words[view] = look.words(page)
             if view == look.WIDE:
