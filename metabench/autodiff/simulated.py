@@ -7,12 +7,9 @@ of predictions, whose time is that of the operations it simulates, sees a step o
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 from metabench.core.types import InnerState
-
-Run: TypeAlias = "Callable[[list[Any]], list[Any]]"
-"""A function of a list of tensors, which it empties, to a list of tensors."""
 
 
 def simulation() -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from metabench.core.method import NoOptions
+from metabench.core.method import Method, NoOptions
 from metabench.core.problem import Problem
 from metabench.core.registry import Declarable
 
@@ -32,7 +32,8 @@ class Kind(Declarable):
         partner: the kind of experiment that repeats its timed part in another process (`Cell.replicate`); empty where nothing is timed.
         curves: the curves that its rows have besides the problem's own, by name, with a line each.
         options: frozen dataclass of its options.
-        check: raises MetabenchError where these options do not suit a problem, given its class and its options; None: they suit all.
+        check: raises MetabenchError where these options do not suit a problem and a method, given the problem's class, its options and the
+            method; None: they suit all.
         order: its place in listings, ascending; kinds without one follow by name.
         module: the module that declares it, `__name__`: its source is part of the code hash.
     """
@@ -46,6 +47,6 @@ class Kind(Declarable):
     partner: str = ""
     curves: Mapping[str, str] = field(default_factory=dict)
     options: type = NoOptions
-    check: Callable[[Any, type[Problem], Mapping[str, Any]], None] | None = None
+    check: Callable[[Any, type[Problem], Mapping[str, Any], Method], None] | None = None
     order: float = math.inf
     module: str = ""

@@ -9,6 +9,7 @@ from typing import Any
 from metabench.core import option
 from metabench.core.errors import MetabenchError
 from metabench.core.kind import Kind
+from metabench.core.method import Method
 from metabench.core.problem import Problem
 from metabench.results.slices import CLOSED_FORM, DEVIATION, HYPERGRADIENT, MEAN
 from metabench.stages.slice import along_meta
@@ -27,9 +28,9 @@ class Options:
     )
 
 
-def check(options: Any, problem: type[Problem], own: Mapping[str, Any]) -> None:
+def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: Method) -> None:
     """Raise MetabenchError unless the values ascend."""
-    del problem, own
+    del problem, own, method
     if not options.least < options.most:
         raise MetabenchError(
             f"kind 'slice': `least` is {options.least:g} and `most` {options.most:g}: expected a greater one"

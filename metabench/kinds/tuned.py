@@ -9,10 +9,11 @@ from typing import Any
 from metabench.core import option
 from metabench.core.errors import MetabenchError
 from metabench.core.kind import Kind
+from metabench.core.method import Method, Target
 from metabench.core.options import build
 from metabench.core.problem import Problem
 from metabench.stages.grids import read_grid
-from metabench.stages.tuned import tuned
+from metabench.stages.tuned import chooses, tuned
 from metabench.stages.well_posed import SIZES, well_posed
 
 
@@ -29,16 +30,17 @@ class Options:
     )
 
 
-def check(options: Any, problem: type[Problem], own: Mapping[str, Any]) -> None:
-    """Raise MetabenchError unless the problem can choose among the points of the grid, each of which it accepts."""
+def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: Method) -> None:
+    """Raise MetabenchError unless something can choose among the points of the grid, and the problem accepts each of them."""
     grid = read_grid(options.over)
     if not grid.axes:
         raise MetabenchError(
             "kind 'tuned' has nothing to tune over: expected {tuned: {over: 'OPTION = {1e-4 to 10 in 16}'}}"
         )
-    if problem.chosen_by is Problem.chosen_by:
+    if method.target is Target.NONE and not chooses(problem):
         raise MetabenchError(
-            f"kind 'tuned': {problem.__name__} has no numbers by which options are chosen: define chosen_by(meta)"
+            f"kind 'tuned': {problem.__name__} has no numbers by which the options of '{method.name}', which trains nothing, are chosen: "
+            "define chosen_by(meta)"
         )
     for point in grid.points():
         build(problem.card.options, grid.options(point, own), f"problem {problem.__name__} in the grid")

@@ -22,16 +22,39 @@ from metabench.training.loop import train
 from metabench.training.record import checked
 from metabench.training.run import Run
 
+LATE_LOSS = "outer loss"
+"""By which the options of problems without numbers of their own are chosen: it is on meta-validation data."""
+
+
+def chooses(problem: type[Problem]) -> bool:
+    """Tell whether a problem has numbers of its own by which options are chosen."""
+    return problem.chosen_by is not Problem.chosen_by
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a point of the grid led to."""
+    """What a point of the grid led to. late_loss: the mean outer loss over the last tenth of the outer steps; None where there is none."""
 
     point: Point
     problem: Problem
     params: Tree
     meta: Tree
     seconds: float
+    late_loss: float | None = None
+
+    def numbers(self) -> Mapping[str, float]:
+        """Return the numbers by which the point is judged, on validation data.
+
+        Raises:
+            Diverged: a number of the problem is not finite because a run diverged.
+            MetabenchError: the problem returned no number, or something else.
+        """
+        if not chooses(type(self.problem)):
+            return {LATE_LOSS: math.inf if self.late_loss is None else self.late_loss}
+        found: Mapping[str, Any] = checked(self.problem.chosen_by(self.meta), "chosen_by()")
+        if not found or any(isinstance(value, Curve) for value in found.values()):
+            raise MetabenchError("chosen_by() returned no number, or a curve: expected numbers by name")
+        return found
 
 
 @dataclass
@@ -56,8 +79,9 @@ class _Search:
 def tuned(subject: Subject) -> Iterator[Row]:
     """Yield the columns of quality of the best point of the grid of `kind_options.over`: test data judge it, and choose nothing.
 
-    A point that diverges is the worst. Each number of `chosen_by` after the first chooses anew for its own test, the part
-    of its name before ': '; what `evaluate` says of that test there is kept with ', tuned for it' after its name.
+    The first number of the problem's `chosen_by` decides; where it has none, the outer loss over the last tenth of the outer steps. A
+    point that diverges is the worst. Each number of `chosen_by` after the first chooses anew for its own test, the part of its name
+    before ': '; what `evaluate` says of that test there is kept with ', tuned for it' after its name.
 
     Raises:
         Diverged: no point leads to a finite number.
@@ -77,7 +101,7 @@ def tuned(subject: Subject) -> Iterator[Row]:
     best = search.best[first]
     metrics, drawn, shown = (dict(found) for found in tested[best.point])
     missing = [name for name in search.values if name not in metrics]
-    if missing:
+    if missing and chooses(type(best.problem)):
         raise MetabenchError(f"chosen_by() returned '{missing[0]}', and evaluate() has no number of that name")
     for name in list(search.best)[1:]:
         test = name.rpartition(": ")[0]
@@ -119,12 +143,10 @@ def _searched(subject: Subject, grid: Grid) -> _Search:
         try:
             outcome = _outcome(subject, _with(subject.problem, grid.options(point, own)), point)
             search.seconds += outcome.seconds
-            found: Mapping[str, Any] = checked(outcome.problem.chosen_by(outcome.meta), "chosen_by()")
+            found = outcome.numbers()
         except Diverged:
             search.lost += 1
             continue
-        if not found or any(isinstance(value, Curve) for value in found.values()):
-            raise MetabenchError("chosen_by() returned no number, or a curve: expected numbers by name")
         search.lost += not math.isfinite(next(iter(found.values())))
         search.add(found, outcome)
     return search
@@ -145,7 +167,7 @@ def _outcome(subject: Subject, problem: Problem, point: Point) -> Outcome:
     run = Run.fresh(problem, subject.stream("training"))
     for _ in train(problem, subject.method, subject.options, run, subject.outer_steps):
         pass
-    return Outcome(point, problem, *run.outcome(problem), run.seconds)
+    return Outcome(point, problem, *run.outcome(problem), run.seconds, run.late_loss(problem))
 
 
 def _chosen(grid: Grid, point: Point, of: str) -> dict[str, float]:

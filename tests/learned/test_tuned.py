@@ -102,9 +102,19 @@ def test_a_grid_that_is_wrong_is_refused_at_planning(over: str, words: str) -> N
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_problem_that_chooses_nothing_is_refused() -> None:
-    with pytest.raises(MetabenchError, match="no numbers by which options are chosen"):
-        cell("noise = {0.1, 0.2}", problem="toy_1d")
+def test_a_method_that_trains_nothing_has_no_loss_to_choose_by() -> None:
+    with pytest.raises(
+        MetabenchError, match="has no numbers by which the options of 'none', which trains nothing, are chosen"
+    ):
+        cell("learning_rate = {0.1, 0.2}", problem="toy_1d")
+
+
+def test_a_problem_without_numbers_of_its_own_is_tuned_by_the_outer_loss() -> None:
+    found = row("outer_learning_rate = {1e-9, 0.3, 1e9}", problem="toy_1d", method="t1t2", outer_steps=20)
+    assert found["status"] == "ok" and found["meta_summary"]["chosen outer_learning_rate"] == 0.3
+    along = found["curves"]["validation against outer_learning_rate"]
+    assert along.values[along.x.index(0.3)] == min(along.values) and 1e-9 in along.x
+    assert found["quality"] is not None and found["train_s"] > 0
 
 
 def test_a_learned_optimisers_rate_is_tuned_and_the_best_is_exported(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def _cells(
         if needed > (there := dataset_card(dataset, plugins).sizes.get("train", 0)):
             raise MetabenchError(f"{where} takes {needed:,} training examples, data set '{dataset}' has {there:,}")
         if kind.check:
-            kind.check(of_kind, declared, problem_options)
+            kind.check(of_kind, declared, problem_options, method)
         trains = kind.trains and (kind.trains_none or method.target is not Target.NONE)
         yield Cell(
             suite=suite.name,

@@ -15,6 +15,7 @@ from metabench.report.palette import LabelStyle, assign_styles
 from metabench.report.results.columns import combine, finite
 from metabench.report.results.entries import Suite
 from metabench.report.results.settings import Place, Row, Task
+from metabench.report.results.tuned import is_tuned
 from metabench.report.verdicts import Ranking
 from metabench.results.statistics import Estimate, intervals
 
@@ -122,22 +123,6 @@ class Bench:
         """A style for each entrant: a colour for each method that trains, and one for each tuned baseline."""
         owners = {one.name: one.optimiser if one.tuned else one.method for one in self.entrants}
         return assign_styles(list(dict.fromkeys(owners.values())), owners)
-
-
-_CHOSEN, _AT_EDGE = "chosen ", " at the edge"
-"""What the summary of a row says of an axis that was tuned: its value, and 1 where that is the least or greatest of its grid."""
-
-
-def is_tuned(row: Mapping[str, Any]) -> bool:
-    """Tell whether a row is of options chosen from a grid."""
-    return bool(row["kind_options"].get("over"))
-
-
-def chosen(row: Mapping[str, Any]) -> dict[str, tuple[float, bool]]:
-    """Return the values that validation chose for the tasks trained on, by axis, and whether each is the least or greatest of its grid."""
-    summary = row["meta_summary"] or {}
-    axes = [name.removeprefix(_CHOSEN) for name in summary if name.startswith(_CHOSEN) and "," not in name]
-    return {axis: (summary[_CHOSEN + axis], bool(summary.get(axis + _AT_EDGE))) for axis in axes}
 
 
 @functools.lru_cache(maxsize=1)

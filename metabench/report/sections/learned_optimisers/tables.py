@@ -10,7 +10,8 @@ from metabench.papers.read import papers
 from metabench.report import numbers
 from metabench.report.results.frame import estimate_columns
 from metabench.report.results.settings import slug
-from metabench.report.sections.learned_optimisers.entrants import Bench, Entrant, chosen
+from metabench.report.results.tuned import chosen_words
+from metabench.report.sections.learned_optimisers.entrants import Bench, Entrant
 from metabench.report.tables.cells import estimate_cell
 from metabench.report.tables.table import Cell, Column, Table, exact_cell
 from metabench.report.verdicts import Verdict, Word, compare
@@ -103,10 +104,7 @@ def _chosen(one: Entrant) -> str:
     """Return the values that validation chose, and whether they are at the edge of the grid, of all seeds."""
     if not one.tuned:
         return numbers.ABSENT
-    texts = dict.fromkeys(
-        ", ".join(f"{axis} {value:g}" + " (edge of the grid)" * edge for axis, (value, edge) in chosen(row).items())
-        for row in one.finished
-    )
+    texts = dict.fromkeys(chosen_words(row) for row in one.finished)
     return "; ".join(texts) or numbers.ABSENT
 
 
