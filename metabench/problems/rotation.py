@@ -13,7 +13,8 @@ parameters: with two copies it wanders, and the schedule lets it settle. Clippin
 setting the scale of Adam's steps for hundreds of steps.
 
 On Fashion-MNIST, `mlp64` and `mlp256`, ten seeds each, `t1t2` ends within 3.6 degrees of the angle on all, `evograd` with two copies on 19;
-without the warm-up, at the rate 0.02, two of five seeds of `t1t2` on `mlp64` ended at the wrong minimum.
+without the warm-up, at the rate 0.02, two of five seeds of `t1t2` on `mlp64` ended at the wrong minimum. On LeNet, five seeds, `t1t2` ends
+within 2.7 degrees on all, `evograd` with ten copies within 1.8 on four and 5.1 away on one, with two copies within 3.3 on three.
 """
 
 from __future__ import annotations
