@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import random
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.pictures import Picture
 from metabench.core.problem import OuterOptimiser, Setting, Validation
-from metabench.core.randomness import generator
+from metabench.core.randomness import generator, stream_seed
 from metabench.core.schedules import read_schedule
 from metabench.learned.declared import read_optimiser
 from metabench.learned.evaluation import Trial, judge
@@ -194,10 +195,9 @@ class LearnedOptimiserProblem(Problem):
         options: LearnedOptions = self.setting.options
         length = options.horizon
         if 0 < options.shortest < length:
-            drawn = torch.rand(
-                (), generator=generator(self.setting.seed, f"length {place} {number}"), dtype=torch.float64
-            )
-            length = round(math.exp(math.log(options.shortest) + float(drawn) * math.log(length / options.shortest)))
+            # Python's random numbers: a length must be known where tensors have no values, as in a prediction.
+            drawn = random.Random(stream_seed(self.setting.seed, f"length {place} {number}")).random()
+            length = round(math.exp(math.log(options.shortest) + drawn * math.log(length / options.shortest)))
         if options.stagger and number == 0:
             length = max(1, length - place * length // options.episodes)
         return length

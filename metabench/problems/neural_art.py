@@ -7,6 +7,7 @@ relative to what it is measured against. The feature network is a part of the si
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,9 @@ class Art(Tasks):
     def begin(self, part: Part, stream: torch.Generator) -> Episode:
         """Return new crops of the part's photographs, each with an image of noise."""
         count, pixels = self._counts[part], self.pixels
-        crops = self._placed(torch.stack([self._crop(self._photographs[part], stream) for _ in range(count)]))
+        # Python's random numbers: which crop it is must be known where tensors have no values, as in a prediction.
+        places = random.Random(stream.initial_seed())
+        crops = self._placed(torch.stack([self._crop(self._photographs[part], places) for _ in range(count)]))
         start = torch.randn((count, 3, pixels, pixels), generator=stream, dtype=torch.float64)
         with torch.no_grad():
             content, _ = self.network(crops)
@@ -83,10 +86,10 @@ class Art(Tasks):
             goal | {"crop": crops},
         )
 
-    def _crop(self, photographs: Sequence[torch.Tensor], stream: torch.Generator) -> torch.Tensor:
+    def _crop(self, photographs: Sequence[torch.Tensor], places: random.Random) -> torch.Tensor:
         """Return a square of one of the photographs, shape [3, pixels, pixels], each place equally likely."""
-        photograph = photographs[_below(len(photographs), stream)]
-        top, left = (_below(extent - self.pixels + 1, stream) for extent in photograph.shape[1:])
+        photograph = photographs[places.randrange(len(photographs))]
+        top, left = (places.randrange(extent - self.pixels + 1) for extent in photograph.shape[1:])
         return photograph[:, top : top + self.pixels, left : left + self.pixels]
 
     def losses(self, params: Tree, batch: Batch) -> torch.Tensor:
@@ -124,11 +127,6 @@ def _values(parameters: torch.Tensor) -> torch.Tensor:
 def _apart(found: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
     """Return |found - goal|^2 / |goal|^2 of each image, shape [n]."""
     return (found - goal).square().flatten(1).sum(1) / goal.square().flatten(1).sum(1)
-
-
-def _below(count: int, stream: torch.Generator) -> int:
-    """Return an integer below `count`, each equally likely."""
-    return int(torch.randint(count, (), generator=stream))
 
 
 def _checked(pictures: Mapping[str, object], part: str, pixels: int) -> list[torch.Tensor]:

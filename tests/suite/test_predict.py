@@ -127,6 +127,15 @@ def test_a_schedule_is_predicted_to_the_byte(method: str) -> None:
     assert predict(cell).peak_bytes == measured(cell)["peak_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("problem", "size"), [("learned_quadratics", "d5"), ("learned_perceptron", "p7"), ("neural_art", "random-32")]
+)
+def test_optimisers_learned_in_episodes_of_several_lengths_are_predicted(problem: str, size: str) -> None:
+    options = {"optimiser": "small_mlp", "horizon": 6, "shortest": 2}
+    cell = cell_of(problem, "unrolled", sizes=[size], inner_steps=[2], options=options)
+    assert predict(cell).peak_bytes == pytest.approx(measured(cell)["peak_bytes"], rel=0.02)
+
+
 def test_a_prediction_takes_no_memory_of_the_cells_size() -> None:
     cell = cell_of(
         "label_noise", "unrolled", sizes=["mlp512x3"], inner_steps=[10], options={"train": 300, "validation": 100}
