@@ -17,7 +17,12 @@ from metabench.kernels.covariances import of_inputs
 
 @dataclass(frozen=True)
 class Kernels:
-    """Kernels of one output g, shape [..., n, m] each. nngp: E[g(x) g(y)] over draws of the network. ntk: <dg(x)/dw, dg(y)/dw>, almost surely."""
+    """Kernels of one output g, shape [..., n, m] each.
+
+    Attributes:
+        nngp: E[g(x) g(y)] over draws of the network.
+        ntk: <dg(x)/dw, dg(y)/dw>, the same for almost every draw.
+    """
 
     nngp: torch.Tensor
     ntk: torch.Tensor
