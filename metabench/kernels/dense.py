@@ -1,4 +1,4 @@
-"""Kernels of infinitely wide perceptrons: of their outputs as drawn (NNGP), and of their training (neural tangent kernel, NTK).
+"""Kernels of infinitely wide MLPs: of their outputs as drawn (NNGP), and of their training (neural tangent kernel, NTK).
 
 Lee et al. 2018 and Jacot et al. 2018; the parametrisations and their names are those of Novak et al. 2020 (neural-tangents).
 """
@@ -29,8 +29,8 @@ class Kernels:
 
 
 @dataclass(frozen=True)
-class Perceptron:
-    """An infinitely wide perceptron with one output.
+class MLP:
+    """An infinitely wide MLP with one output.
 
     A dense layer is x -> W_std / sqrt(fan-in) W x + b_std b with all weights from N(0, 1) ('ntk'), or x -> W x + b with weights from
     N(0, W_std^2 / fan-in) and N(0, b_std^2) ('standard'). Both are the same at the start, and train differently.
@@ -55,7 +55,7 @@ class Perceptron:
         """Raise MetabenchError where the options make no network."""
         if self.depth < 0 or self.W_std <= 0 or self.b_std < 0:
             raise MetabenchError(
-                f"a perceptron with depth {self.depth}, W_std {self.W_std:g} and b_std {self.b_std:g}: expected 0 or more layers, a "
+                f"an MLP with depth {self.depth}, W_std {self.W_std:g} and b_std {self.b_std:g}: expected 0 or more layers, a "
                 "W_std above 0 and a b_std of 0 or more"
             )
         if self.parametrisation not in ("ntk", "standard"):

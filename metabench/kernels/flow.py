@@ -46,7 +46,7 @@ class Flow:
 
     @property
     def symmetric(self) -> bool:
-        """Tell whether Phi is symmetric, but for rounding."""
+        """Tell whether Phi is symmetric up to rounding."""
         return bool((self.kernel - self.kernel.mT).abs().max() <= SYMMETRIC * self.kernel.abs().max())
 
     def eigenvalues(self) -> torch.Tensor:

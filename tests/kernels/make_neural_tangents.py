@@ -47,7 +47,7 @@ def main() -> None:
         found = kernel(rows, columns, ("nngp", "ntk"))
         cases.append(
             {
-                "perceptron": {
+                "mlp": {
                     "depth": depth,
                     "activation": name,
                     "W_std": w_std,

@@ -1,4 +1,4 @@
-"""Kernels of infinitely wide perceptrons: against another library, against many digits, against sampling, and what is refused."""
+"""Kernels of infinitely wide MLPs: against another library, against many digits, against sampling, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from metabench.core.errors import MetabenchError
 from metabench.kernels.activations import ACTIVATIONS, Leaky, Quadrature, activation
 from metabench.kernels.covariances import Covariances, of_inputs, of_moments
-from metabench.kernels.dense import Perceptron
+from metabench.kernels.dense import MLP
 
 STORED = json.loads(Path(__file__).with_name("neural_tangents.json").read_text())
 
@@ -25,13 +25,13 @@ def _tensor(values: Any) -> torch.Tensor:
 
 
 def _name(case: dict[str, Any]) -> str:
-    options = case["perceptron"]
+    options = case["mlp"]
     return f"{options['activation']}-{options['depth']}-{options['b_std']}-{options['parametrisation']}"
 
 
 @pytest.mark.parametrize("case", STORED["cases"], ids=_name)
 def test_kernels_are_those_of_neural_tangents(case: dict[str, Any]) -> None:
-    found = Perceptron(**case["perceptron"]).kernels(_tensor(STORED["rows"]), _tensor(STORED["columns"]))
+    found = MLP(**case["mlp"]).kernels(_tensor(STORED["rows"]), _tensor(STORED["columns"]))
     for one, other in ((found.nngp, case["nngp"]), (found.ntk, case["ntk"])):
         assert (one - _tensor(other)).abs().max() < 5e-15 * _tensor(other).abs().max()
 
@@ -63,7 +63,7 @@ def test_nearby_inputs_lose_no_digits(depth: int, w_std: float, b_std: float) ->
     stream = torch.Generator().manual_seed(depth)
     x, aside = torch.randn((2, 6), generator=stream, dtype=torch.float64)
     points = [x + distance * aside for distance in (0.0, 1e-12, 1e-9, 1e-7, 1e-4, 0.1, 3.0)] + [-x, 2 * x]
-    network = Perceptron(depth, "relu", w_std, b_std)
+    network = MLP(depth, "relu", w_std, b_std)
     found, size = network.kernels(x[None], torch.stack(points)), float(network.kernels(x[None]).ntk)
     for place, point in enumerate(points):
         nngp, ntk = _exact(x.tolist(), point.tolist(), depth, w_std, b_std)
@@ -77,7 +77,7 @@ def test_an_arccos_would_lose_half_of_the_digits() -> None:
     values = of_inputs(x, y)
     cosine = (x * y).sum() / (x.norm() * y.norm())
     exact = _exact(x[0].tolist(), y[0].tolist(), 1, 1.0, 0.0)[1]
-    assert abs(float(Perceptron(1, W_std=1.0).kernels(x, y).ntk) - exact) < 1e-15
+    assert abs(float(MLP(1, W_std=1.0).kernels(x, y).ntk) - exact) < 1e-15
     wrong = float(values.covariance[0, 0] * (math.pi - torch.arccos(cosine.clamp(max=1))) / (2 * math.pi))
     right = float(values.covariance[0, 0] * (math.pi - values.angle[0, 0]) / (2 * math.pi))
     assert abs(wrong - right) > 1e-10
@@ -126,7 +126,7 @@ def test_rows_and_columns_are_alike_and_a_gram_matrix_is_positive(name: str) -> 
     stream = torch.Generator().manual_seed(1)
     x = torch.randn((6, 3), generator=stream, dtype=torch.float64)
     x[1] = x[0] + 1e-8
-    network = Perceptron(2, name, 1.4, 0.1)
+    network = MLP(2, name, 1.4, 0.1)
     gram, part = network.kernels(x), network.kernels(x[2:], x)
     for whole, rectangular in ((gram.nngp, part.nngp), (gram.ntk, part.ntk)):
         assert torch.allclose(whole, whole.mT, rtol=0, atol=1e-14) and torch.allclose(
@@ -138,7 +138,7 @@ def test_rows_and_columns_are_alike_and_a_gram_matrix_is_positive(name: str) -> 
 def test_a_batch_is_as_one_by_one() -> None:
     stream = torch.Generator().manual_seed(2)
     x, y = (torch.randn((3, n, 4), generator=stream, dtype=torch.float64) for n in (5, 2))
-    network = Perceptron(2, "gelu", 1.4, 0.1)
+    network = MLP(2, "gelu", 1.4, 0.1)
     whole = network.kernels(x, y)
     for one in range(3):
         assert torch.allclose(whole.ntk[one], network.kernels(x[one], y[one]).ntk, atol=1e-15)
@@ -151,9 +151,9 @@ def test_exchanged_covariances_are_those_of_exchanged_inputs() -> None:
         assert torch.allclose(getattr(turned, name), getattr(other, name), atol=1e-15)
 
 
-def test_a_perceptron_without_hidden_layers_is_linear() -> None:
+def test_an_mlp_without_hidden_layers_is_linear() -> None:
     x = _tensor([[1.0, 2.0], [3.0, -1.0]])
-    found = Perceptron(0, W_std=2.0, b_std=0.5).kernels(x)
+    found = MLP(0, W_std=2.0, b_std=0.5).kernels(x)
     expected = 4 * x @ x.T / 2 + 0.25
     assert torch.allclose(found.nngp, expected, atol=1e-15) and torch.allclose(found.ntk, expected, atol=1e-15)
 
@@ -178,7 +178,7 @@ def test_a_kink_is_refused_by_quadrature_with_its_error() -> None:
 )
 def test_a_network_that_there_is_not_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(MetabenchError) as error:
-        Perceptron(**options)
+        MLP(**options)
     assert words in str(error.value)
 
 
@@ -193,7 +193,7 @@ def test_a_network_that_there_is_not_is_refused(options: dict[str, Any], words: 
 )
 def test_inputs_without_a_kernel_are_refused(rows: Any, columns: Any, words: str) -> None:
     with pytest.raises(MetabenchError) as error:
-        Perceptron().kernels(_tensor(rows), _tensor(columns))
+        MLP().kernels(_tensor(rows), _tensor(columns))
     assert words in str(error.value)
     with pytest.raises(MetabenchError, match=r"of torch\.int64: expected float64"):
         of_inputs(torch.ones(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.int64))
@@ -201,8 +201,8 @@ def test_inputs_without_a_kernel_are_refused(rows: Any, columns: Any, words: str
 
 def test_a_zero_input_with_biases_has_a_kernel() -> None:
     x = _tensor([[0.0, 0.0], [1.0, 2.0]])
-    found = Perceptron(1, "relu", 1.4, 0.5).kernels(x)
-    near = Perceptron(1, "relu", 1.4, 0.5).kernels(x + 1e-13)
+    found = MLP(1, "relu", 1.4, 0.5).kernels(x)
+    near = MLP(1, "relu", 1.4, 0.5).kernels(x + 1e-13)
     assert found.ntk.isfinite().all() and torch.allclose(found.ntk, near.ntk, atol=1e-12)
 
 
@@ -226,7 +226,7 @@ def test_the_deficit_is_that_of_the_covariance(slope: float) -> None:
 def test_finite_networks_approach_the_kernel_as_the_root_of_their_width() -> None:
     stream = torch.Generator().manual_seed(4)
     x = torch.randn((4, 3), generator=stream, dtype=torch.float64)
-    exact = Perceptron(1, "relu", 2**0.5, 0.0).kernels(x).ntk
+    exact = MLP(1, "relu", 2**0.5, 0.0).kernels(x).ntk
     errors = []
     for width, seed in itertools.product((64, 1024), range(32)):
         drawn = torch.Generator().manual_seed(seed)

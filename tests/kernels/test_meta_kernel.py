@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metabench.core.errors import MetabenchError
-from metabench.kernels.dense import Kernels, Perceptron
+from metabench.kernels.dense import Kernels, MLP
 from metabench.kernels.flow import Flow
 from metabench.kernels.meta_kernel import Episode, MetaKernel, labels
 from metabench.kernels.responses import Nothing, Response, Ridge, Steps, Time
@@ -99,7 +99,7 @@ def test_meta_training_of_a_linear_model_is_the_flow_of_its_kernel(steps: int, f
 def test_an_inner_run_for_no_time_leaves_the_tangent_kernel() -> None:
     tasks = episodes(3)
     queries = torch.cat([one.queries for one in tasks])
-    kernel = Perceptron(2).kernels
+    kernel = MLP(2).kernels
     for response in (Time(0.0), Nothing(), Steps(0, 0.1)):
         found = MetaKernel(kernel, response).between(tasks, tasks)
         assert torch.allclose(found, kernel(queries, queries).ntk, rtol=1e-14, atol=1e-14)
@@ -107,7 +107,7 @@ def test_an_inner_run_for_no_time_leaves_the_tangent_kernel() -> None:
 
 def test_queries_of_the_support_are_met_after_an_infinite_time() -> None:
     tasks = [Episode(one.support, one.support_labels, one.support, one.support_labels) for one in episodes(3)]
-    meta = MetaKernel(Perceptron(2).kernels, Time(math.inf))
+    meta = MetaKernel(MLP(2).kernels, Time(math.inf))
     assert meta.between(tasks, tasks).abs().max() < 1e-12
     assert torch.allclose(meta.adapted(tasks), labels(tasks), atol=1e-12)
 
@@ -117,13 +117,13 @@ def test_queries_of_the_support_are_met_after_an_infinite_time() -> None:
 def test_the_kernel_of_maml_is_symmetric_and_positive(response: Response, head: bool) -> None:
     near = episodes(4)
     near[0].queries[0] = near[0].support[0] + 1e-9
-    found = MetaKernel(Perceptron(2, "relu", 1.4, 0.1).kernels, response, head=head).between(near, near)
+    found = MetaKernel(MLP(2, "relu", 1.4, 0.1).kernels, response, head=head).between(near, near)
     values = torch.linalg.eigvalsh((found + found.mT) / 2)
     assert (found - found.mT).abs().max() < 1e-13 and values.min() > -1e-12 * values.max()
 
 
 def test_in_anil_the_head_alone_adapts() -> None:
-    tasks, network = episodes(2), Perceptron(2, "relu", 1.4, 0.1)
+    tasks, network = episodes(2), MLP(2, "relu", 1.4, 0.1)
     found = MetaKernel(network.kernels, Time(2.0), head=True).adapted(tasks)
     one = tasks[0]
     response = Time(2.0)(network.kernels(one.support).nngp)
@@ -133,7 +133,7 @@ def test_in_anil_the_head_alone_adapts() -> None:
 
 
 def test_many_short_steps_are_a_time_and_a_long_time_is_a_small_ridge() -> None:
-    gram = Perceptron(1).kernels(episodes(1, support=4)[0].support).ntk
+    gram = MLP(1).kernels(episodes(1, support=4)[0].support).ntk
     many, time = Steps(100_000, 4 * 3e-5), Time(3.0)
     assert torch.allclose(many(gram), time(gram), atol=1e-4)
     assert torch.allclose(Time(math.inf)(gram), Ridge(1e-12)(gram), rtol=1e-9)
@@ -146,7 +146,7 @@ def test_labels_over_all_orders_of_the_classes_have_no_meta_learned_correction()
     onehot = torch.eye(3, dtype=torch.float64) - 1 / 3
     orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
     tasks = [Episode(one.support, onehot[order], one.queries, onehot[order]) for order in orders]
-    meta = MetaKernel(Perceptron(1, "relu", 1.4, 0.1).kernels, Time(1.0))
+    meta = MetaKernel(MLP(1, "relu", 1.4, 0.1).kernels, Time(1.0))
     other = episodes(1, seed=5, outputs=3)
 
     def correction(some: list[Episode]) -> float:
@@ -168,7 +168,7 @@ def test_a_flow_that_is_not_symmetric_may_grow_and_grows_at_its_rate() -> None:
 
 def test_short_steps_are_a_time_and_a_long_time_its_limit() -> None:
     tasks = episodes(3)
-    meta = MetaKernel(Perceptron(2, "erf", 1.4, 0.1).kernels, Time(1.0))
+    meta = MetaKernel(MLP(2, "erf", 1.4, 0.1).kernels, Time(1.0))
     flow = Flow(meta.between(tasks, tasks), meta.adapted(tasks) - labels(tasks))
     for one, other in zip(flow.after_steps(200_000, 1e-4), flow.after(20.0), strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
@@ -202,12 +202,12 @@ def test_an_inner_run_that_there_is_not_is_refused(response: Any, words: str) ->
     support = episodes(1, support=3)[0].support
     support[1] = support[0]
     with pytest.raises(MetabenchError) as error:
-        response(Perceptron(1).kernels(support).ntk)
+        response(MLP(1).kernels(support).ntk)
     assert words in str(error.value)
 
 
 def test_the_rate_that_is_named_converges() -> None:
-    gram = Perceptron(1).kernels(episodes(1, support=3)[0].support).ntk
+    gram = MLP(1).kernels(episodes(1, support=3)[0].support).ntk
     largest = 2 * 3 / float(torch.linalg.eigvalsh(gram).max())
     assert Steps(5, 0.999 * largest)(gram).isfinite().all()
     with pytest.raises(MetabenchError, match="converge"):
