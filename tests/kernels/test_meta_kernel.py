@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metabench.core.errors import MetabenchError
-from metabench.kernels.dense import Kernels, MLP
+from metabench.kernels.dense import MLP, Kernels
 from metabench.kernels.flow import Flow
 from metabench.kernels.meta_kernel import Episode, MetaKernel, labels
 from metabench.kernels.responses import Nothing, Response, Ridge, Steps, Time

@@ -1,0 +1,81 @@
+"""MLPs of a given width in NTK parametrisation, and the linear model that they become in the limit.
+
+With all weights from N(0, 1) and a layer x -> W_std / sqrt(fan-in) W x + b_std b, the tangent kernel neither vanishes nor explodes with the
+width. Jacot et al. 2018; names as in Novak et al. 2020 (neural-tangents).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from metabench.core.lazy import torch
+from metabench.core.types import Tree
+
+
+@dataclass(frozen=True)
+class WideMLP:
+    """An MLP with hidden layers of one width.
+
+    Attributes:
+        inputs: dimensions of an input.
+        width: units of a hidden layer.
+        depth: hidden layers.
+        activation: applied between layers.
+        W_std, b_std: of weights and biases, as above; there are no biases where b_std is 0.
+    """
+
+    inputs: int
+    width: int
+    depth: int
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    W_std: float
+    b_std: float
+
+    def initial(self, stream: torch.Generator, dtype: torch.dtype) -> Tree:
+        """Return weights and biases from N(0, 1), drawn in float64."""
+        sizes = [self.inputs, *[self.width] * self.depth, 1]
+        drawn: Tree = {}
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            drawn[f"{i}.weight"] = torch.randn((fan_out, fan_in), generator=stream, dtype=torch.float64).to(dtype)
+            if self.b_std:
+                drawn[f"{i}.bias"] = torch.randn(fan_out, generator=stream, dtype=torch.float64).to(dtype)
+        return drawn
+
+    def __call__(self, params: Tree, inputs: torch.Tensor) -> torch.Tensor:
+        """Return outputs, shape [n], of inputs [n, dimensions]."""
+        found = inputs
+        for i in range(self.depth + 1):
+            if i:
+                found = self.activation(found)
+            found = self.W_std / found.shape[-1] ** 0.5 * found @ params[f"{i}.weight"].mT
+            if self.b_std:
+                found = found + self.b_std * params[f"{i}.bias"]
+        return found[:, 0]
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """Outputs linear in features: what a network is in the limit, on points whose features are the rows of a factor of their kernel."""
+
+    features: int
+
+    def initial(self, stream: torch.Generator, dtype: torch.dtype) -> Tree:
+        """Return zero weights: the limit of a network that is centred, whatever was drawn."""
+        return {"weight": torch.zeros(self.features, dtype=dtype)}
+
+    def __call__(self, params: Tree, inputs: torch.Tensor) -> torch.Tensor:
+        """Return outputs, shape [n], of features [n, features]."""
+        return inputs @ params["weight"]
+
+
+RANK = 1e-14
+"""Eigenvalues of a kernel below as much of the largest are zero, rounded."""
+
+
+def factor(gram: torch.Tensor) -> torch.Tensor:
+    """Return features of n points, shape [n, rank], whose products are a kernel [n, n]: V sqrt(L) for its eigenvectors and eigenvalues."""
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > RANK * values[-1]
+    return vectors[:, kept] * values[kept].sqrt()
