@@ -70,12 +70,11 @@ class LinearModel:
         return inputs @ params["weight"]
 
 
-RANK = 1e-14
-"""Eigenvalues of a kernel below as much of the largest are zero, rounded."""
-
-
 def factor(gram: torch.Tensor) -> torch.Tensor:
-    """Return features of n points, shape [n, rank], whose products are a kernel [n, n]: V sqrt(L) for its eigenvectors and eigenvalues."""
+    """Return features of n points, shape [n, n], whose products are a kernel [n, n]: V sqrt(L) for its eigenvectors and eigenvalues.
+
+    Those of eigenvalues that are zero, or round to less, are zero and stay: what rounds to zero differs between machines, and the number
+    of parameters, with the memory of a method, must not.
+    """
     values, vectors = torch.linalg.eigh(gram)
-    kept = values > RANK * values[-1]
-    return vectors[:, kept] * values[kept].sqrt()
+    return vectors * values.clamp(min=0).sqrt()
