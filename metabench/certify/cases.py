@@ -300,6 +300,7 @@ def _implicit_cases() -> Iterator[Case]:
         Initialisation("sgd"),
         ScaledStart("adam"),
         SharedRoles("sgd", ("inner_loss", "start")),
+        SharedRoles("sgd", ("inner_loss", "start"), alone=True),
         TanhNetwork("sgd", due="gaps"),
     ):
         yield moving(problem)

@@ -163,7 +163,8 @@ def exists(target: Target, case: Case) -> bool:
     ends = case.window.outer[-1] is not None
     if target is Target.IMPLICIT:
         # A minimum forgets where the run to it started: with another role the share of the start is zero.
-        return MetaRole.UPDATE not in roles and roles != {MetaRole.START} and not earlier and ends
+        forgotten = roles == {MetaRole.START} or case.problem.start_only
+        return MetaRole.UPDATE not in roles and not forgotten and not earlier and ends
     if target is Target.ONE_STEP:
         return MetaRole.START not in roles and not earlier and ends
     return True

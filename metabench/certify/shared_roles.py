@@ -13,12 +13,12 @@ from metabench.core.lazy import torch
 class SharedRoles(CertificationProblem):
     """One tensor l in several roles at once, any of the four: in f, in F, as the learning rates, and as the initial w itself.
 
-    A role that is counted for another, or twice, shows where they meet.
+    A role that is counted for another, or twice, shows where they meet; one more meta-parameter may be in the start alone.
     """
 
     statement = (
         "f = |Xw + b - y|^2 / 2n + sum_j (1 - cos w_j) / 5 [+ sum_j exp(l_j) w_j^2 / 2],  "
-        "F = |Zw + b - t|^2 / 2m [+ sum_j cos(l_j) (1 + w_j) / 10],  [rates sigmoid(l_1), sigmoid(l_2),]  [w_0 = l]"
+        "F = |Zw + b - t|^2 / 2m [+ sum_j cos(l_j) (1 + w_j) / 10],  [rates sigmoid(l_1), sigmoid(l_2),]  [w_0 = l]  [b_0 = first]"
     )
 
     def __init__(
@@ -26,12 +26,14 @@ class SharedRoles(CertificationProblem):
         optimiser: str = "sgd",
         roles: tuple[str, ...] = ("inner_loss", "start"),
         idle: bool = False,
+        alone: bool = False,
         **settings: Any,
     ) -> None:
-        """With `idle`, one more parameter that F alone reads, and one that neither loss reads."""
-        self.idle = idle
+        """With `idle`, one more parameter that F alone reads, and one that neither loss reads; with `alone`, b starts where l says, too."""
+        self.idle, self.alone = idle, alone
         self.roles = frozenset(MetaRole(role) for role in roles)
-        self.name = "_and_".join(roles)
+        self.start_only = frozenset({"first"} if alone else ())
+        self.name = "_and_".join(roles) + ("_alone" if alone else "")
         self.restarts = MetaRole.START in self.roles
         super().__init__(optimiser, **{"features": 3, **settings})
 
@@ -53,11 +55,14 @@ class SharedRoles(CertificationProblem):
         params = {"w": self.normal("w", self.features), "b": torch.tensor(0.3, dtype=torch.float64)}
         if self.idle:
             params |= {"late": self.normal("late", 2), "unread": self.normal("unread", 2)}
-        return params, {"l": 0.5 * self.normal("l", self.features) - 0.4}
+        meta = {"l": 0.5 * self.normal("l", self.features) - 0.4}
+        return params, meta | ({"first": self.normal("first", 1)[0]} if self.alone else {})
 
     def start(self, params: Tree, meta: Tree) -> Tree:
         """Return w_0: the meta-parameters themselves, where they are the start."""
-        return {**params, "w": meta["l"]} if MetaRole.START in self.roles else params
+        if MetaRole.START not in self.roles:
+            return params
+        return {**params, "w": meta["l"]} | ({"b": meta["first"]} if self.alone else {})
 
     def draw(self, stream: torch.Generator) -> Batch:
         """Return (X, y)."""

@@ -10,6 +10,18 @@ from typing import Any
 
 POINTS = 200
 """The most points that a row keeps of a curve."""
+_AFTER = ", after outer step "
+
+
+def after_step(name: str, step: int) -> str:
+    """Return the name of a curve that was seen after an outer step, beside the last one of its name."""
+    return f"{name}{_AFTER}{step}"
+
+
+def name_and_step(name: str) -> tuple[str, int | None]:
+    """Return the name and the outer step that `after_step` joined; None for the last curve of a name."""
+    plain, found, step = name.rpartition(_AFTER)
+    return (plain, int(step)) if found and step.isdigit() else (name, None)
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,9 @@ class Problem(Declarable, ABC):
 
     roles: frozenset[MetaRole]
     """Where the meta-parameters enter."""
+    start_only: frozenset[str] = frozenset()
+    """Names of meta-parameters that only the start reads, where others enter elsewhere, too. A method that cannot see the start refuses
+    them, rather than give them zero."""
     optimiser: InnerOptimiser
     """The inner optimiser."""
     outer_optimiser: OuterOptimiser
@@ -382,6 +385,7 @@ class Problem(Declarable, ABC):
         """The same problem in the middle of an inner run, where the start is constant."""
         continued = copy.copy(self)
         continued.roles = self.roles - {MetaRole.START}
+        continued.start_only = frozenset()
         continued.start = _where_it_is  # type: ignore[method-assign]
         return continued
 

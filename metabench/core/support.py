@@ -14,13 +14,16 @@ def refuse_update_and_start(problem: Problem, sees: str) -> None:
 
 
 def refuse_update_and_start_alone(problem: Problem, sees: str) -> None:
-    """Raise Unsupported if meta-parameters enter the inner update, or the start and neither loss; `sees` says what the method sees instead.
+    """Raise Unsupported if meta-parameters enter the inner update, or one the start alone; `sees` says what the method sees instead.
 
     A minimum forgets where the run to it started: where meta-parameters are the start and enter a loss too, as in implicit MAML, the
     share of the start is zero. Rajeswaran et al. 2019.
     """
     if MetaRole.UPDATE in problem.roles or problem.roles == {MetaRole.START}:
         raise Unsupported(f"the meta-parameters enter the inner update or the start, and {sees}")
+    if problem.start_only:
+        names = ", ".join(map(repr, sorted(problem.start_only)))
+        raise Unsupported(f"only the start of the inner run reads {names}, and {sees}")
 
 
 def refuse_start(problem: Problem, sees: str) -> None:

@@ -5,9 +5,10 @@ A = Theta(X, X') T. So a step of MAML along its gradient changes the adapted out
 
     Phi_ij = (J_i - A_i J'_i)(J_j - A_j J'_j)'.
 
-A method that estimates the derivative of the adapted parameters otherwise steps along (J_j - B_j J'_j)' with a B of its own: zero for
-first-order MAML, a polynomial for a truncated Neumann series. Then the kernel is not symmetric. In ANIL the head alone adapts, so T and
-A are of the NNGP, the kernel of the head.
+A method that estimates the derivative of the adapted parameters otherwise steps along (q J_j - B_j J'_j)' with a B of its own, and a q
+that is 1 unless a series is cut short: B is zero for first-order MAML, a polynomial for a truncated Neumann series. Then the kernel is not
+symmetric. In ANIL the head alone adapts, so T and A are of the NNGP, the kernel of the head. Reptile is none of these: it regresses on the
+supports.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TypeAlias
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.kernels.dense import Kernels
+from metabench.kernels.flow import Flow
 from metabench.kernels.responses import Response
 
 Kernel: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], Kernels]"
@@ -68,7 +70,10 @@ class MetaKernel:
         right = [self._outer(one, estimated) for one in columns]
         return torch.cat(
             [
-                torch.cat([self._block(one, a, other, b) for other, b in zip(columns, right, strict=True)], dim=1)
+                torch.cat(
+                    [self._block(one, a, other, b, estimated.kept) for other, b in zip(columns, right, strict=True)],
+                    dim=1,
+                )
                 for one, a in zip(rows, left, strict=True)
             ]
         )
@@ -78,14 +83,53 @@ class MetaKernel:
         inner, outer = self.kernel(one.support, one.support), self.kernel(one.queries, one.support)
         return outer.nngp @ response(inner.nngp) if self.head else outer.ntk @ response(inner.ntk)
 
-    def _block(self, one: Episode, a: torch.Tensor, other: Episode, b: torch.Tensor) -> torch.Tensor:
-        """Return (J - A J')(J - B J')' for the queries of two tasks."""
+    def _block(self, one: Episode, a: torch.Tensor, other: Episode, b: torch.Tensor, kept: float) -> torch.Tensor:
+        """Return (J - A J')(kept J - B J')' for the queries of two tasks."""
 
         def theta(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
             return self.kernel(rows, columns).ntk
 
         direct = theta(one.queries, other.queries) - a @ theta(one.support, other.queries)
-        return direct - (theta(one.queries, other.support) - a @ theta(one.support, other.support)) @ b.mT
+        return kept * direct - (theta(one.queries, other.support) - a @ theta(one.support, other.support)) @ b.mT
+
+
+@dataclass(frozen=True)
+class Reptile:
+    """What Reptile becomes: its step w_0 - w_K is J'^T T (f(X') - Y'), so it regresses on the supports, weighted by T. Nichol et al. 2018.
+
+    Attributes:
+        kernel: of the network.
+        response: of the inner run.
+    """
+
+    kernel: Kernel
+    response: Response
+
+    def flow(self, episodes: Sequence[Episode]) -> Flow:
+        """Return the flow of the outputs at all supports, whose rate is that of SGD on the mean over tasks of w_0 - w_K."""
+        weights = torch.block_diag(*(self.response(self.kernel(one.support, one.support).ntk) for one in episodes))
+        points = torch.cat([one.support for one in episodes])
+        share = len(points) / len(episodes)
+        return Flow(
+            share * self.kernel(points, points).ntk @ weights, -torch.cat([one.support_labels for one in episodes])
+        )
+
+    def adapted(self, others: Sequence[Episode], episodes: Sequence[Episode], change: torch.Tensor) -> torch.Tensor:
+        """Return the adapted outputs at the queries of `others` after a change of the flow of `episodes`, shape [queries, outputs]."""
+        points = torch.cat([one.support for one in episodes])
+        weights = torch.block_diag(*(self.response(self.kernel(one.support, one.support).ntk) for one in episodes))
+        moved = len(points) / len(episodes) * weights @ change
+
+        def unadapted(inputs: torch.Tensor) -> torch.Tensor:
+            return self.kernel(inputs, points).ntk @ moved
+
+        found = []
+        for one in others:
+            answer = self.kernel(one.queries, one.support).ntk @ self.response(
+                self.kernel(one.support, one.support).ntk
+            )
+            found.append(unadapted(one.queries) + answer @ (one.support_labels - unadapted(one.support)))
+        return torch.cat(found)
 
 
 def labels(episodes: Sequence[Episode]) -> torch.Tensor:

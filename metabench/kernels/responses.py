@@ -3,6 +3,9 @@
 Theta(X', X') has the eigenvalues e >= 0. Gradient descent on a squared loss moves the outputs along its eigenvectors alone, so T is
 a function of Theta(X', X'), given by a function of e: of K steps (1 - (1 - eta e)^K) / e, of time tau (1 - exp(-tau e)) / e, and of a
 minimum under a proximal term 1 / (e + ridge). Wang, Sun & Li 2020, section 3 (time); Rajeswaran et al. 2019 (proximal).
+
+What a method takes the derivative of the adapted parameters to be is a response, too: dw_K/dl = kept I - J'^T T J'. It is exact with the
+inner run's own T and kept = 1, first-order with T = 0, and an implicit one with the T of a minimum, or of a series.
 """
 
 from __future__ import annotations
@@ -19,7 +22,12 @@ NEAR_ZERO = 1e-12
 
 
 class Response(ABC):
-    """How an inner run responds to its support."""
+    """How an inner run responds to its support, or is taken to."""
+
+    @property
+    def kept(self) -> float:
+        """The share of a change of the start that stays in directions which the support does not see: all, but for a series cut short."""
+        return 1.0
 
     @abstractmethod
     def of(self, eigenvalues: torch.Tensor) -> torch.Tensor:
@@ -49,33 +57,39 @@ class Response(ABC):
 class Steps(Response):
     """K steps of gradient descent with a rate on the *mean* over the support of (f - y)^2 / 2: eta = rate / n.
 
+    With a `proximal` term c / 2 |w - w_0|^2 they are those of iMAML's inner run: (1 - (1 - eta (e + n c))^K) / (e + n c).
+
     Attributes:
         count: K.
         rate: of a step.
+        proximal: c.
     """
 
     count: int
     rate: float
+    proximal: float = 0.0
 
     def of(self, eigenvalues: torch.Tensor) -> torch.Tensor:
-        """Return (1 - (1 - eta e)^K) / e; K eta where e is zero.
+        """Return (1 - (1 - eta e)^K) / e, with e + n c for e; K eta where that is zero.
 
         Raises:
             MetabenchError: a step is longer than 2 / e for the largest e: the run diverges.
         """
-        if self.count < 0 or self.rate <= 0:
+        if self.count < 0 or not self.rate > 0 or not self.proximal >= 0:
             raise MetabenchError(
-                f"{self.count} steps at a rate of {self.rate:g}: expected 0 or more, at a rate above 0"
+                f"{self.count} steps at a rate of {self.rate:g} with a proximal term of {self.proximal:g}: expected 0 or more, at a rate "
+                "above 0, with 0 or more"
             )
-        eta = self.rate / eigenvalues.shape[-1]
-        largest = float(eigenvalues.max())
+        support = eigenvalues.shape[-1]
+        eta, curvature = self.rate / support, eigenvalues + support * self.proximal
+        largest = float(curvature.max())
         if eta * largest > 2:
             raise MetabenchError(
                 f"an inner rate of {self.rate:g} diverges: the largest eigenvalue of a support's kernel is {largest:.4g}, and rates below "
-                f"{2 * eigenvalues.shape[-1] / largest:.4g} converge"
+                f"{2 * support / largest:.4g} converge"
             )
         # Horner's rule for eta times the sum of (1 - eta e)^j: exact for small e, and K is small.
-        factor, found = 1 - eta * eigenvalues, torch.zeros_like(eigenvalues)
+        factor, found = 1 - eta * curvature, torch.zeros_like(eigenvalues)
         for _ in range(self.count):
             found = found * factor + eta
         return found
@@ -131,3 +145,47 @@ class Nothing(Response):
     def of(self, eigenvalues: torch.Tensor) -> torch.Tensor:
         """Return zero."""
         return torch.zeros_like(eigenvalues)
+
+
+@dataclass(frozen=True)
+class NeumannSeries(Response):
+    """What a truncated Neumann series takes iMAML's response to be. Lorraine et al. 2020, algorithm 3.
+
+    With c the proximal term and h = e / n + c the curvature of the inner loss, (d2f/dl dw) (d2f/dw2)^-1 is c / h, and its series
+    q(h) = c alpha sum_{j <= steps} (1 - alpha h)^j. So dw_K/dl is q(c) where the support sees nothing, which is below 1, and
+    T = (q(c) - q(e / n + c)) / e.
+
+    Attributes:
+        terms: of the series after the first.
+        scale: alpha.
+        proximal: c.
+    """
+
+    terms: int
+    scale: float
+    proximal: float
+
+    def __post_init__(self) -> None:
+        """Raise MetabenchError where there is no such series."""
+        if self.terms < 0 or not self.scale > 0 or not self.proximal > 0:
+            raise MetabenchError(
+                f"a Neumann series of {self.terms} terms with the scale {self.scale:g} and a proximal term of {self.proximal:g}: expected "
+                "0 or more, and numbers above 0"
+            )
+
+    @property
+    def kept(self) -> float:
+        """Return q(c) = 1 - (1 - alpha c)^(steps + 1)."""
+        return 1 - (1 - self.scale * self.proximal) ** (self.terms + 1)
+
+    def of(self, eigenvalues: torch.Tensor) -> torch.Tensor:
+        """Return (q(c) - q(e / n + c)) / e, by a recurrence in which nothing cancels."""
+        support = eigenvalues.shape[-1]
+        alpha, least = self.scale, 1 - self.scale * self.proximal
+        factor = least - alpha * eigenvalues / support
+        # S_j of the sum and D_j of the difference of two sums over e / n: S <- 1 + factor S, D <- least D + alpha S.
+        total, found = torch.ones_like(eigenvalues), torch.zeros_like(eigenvalues)
+        for _ in range(self.terms):
+            found = least * found + alpha * total
+            total = 1 + factor * total
+        return self.proximal * alpha * found / support

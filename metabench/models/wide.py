@@ -7,7 +7,7 @@ width. Jacot et al. 2018; names as in Novak et al. 2020 (neural-tangents).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from metabench.core.lazy import torch
@@ -54,20 +54,37 @@ class WideMLP:
                 found = found + self.b_std * params[f"{i}.bias"]
         return found[:, 0]
 
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the last layer's parameters."""
+        return tuple(f"{self.depth}.{kind}" for kind in (("weight", "bias") if self.b_std else ("weight",)))
+
 
 @dataclass(frozen=True)
 class LinearModel:
-    """Outputs linear in features: what a network is in the limit, on points whose features are the rows of a factor of their kernel."""
+    """Outputs linear in features: what a network is in the limit, on points whose features are the rows of a factor of their kernel.
 
-    features: int
+    Attributes:
+        features: how many each parameter has, by its name: one for the tangent kernel of all layers, or 'body' and 'head' for that of all
+            but the last and that of the last.
+    """
+
+    features: Mapping[str, int]
 
     def initial(self, stream: torch.Generator, dtype: torch.dtype) -> Tree:
         """Return zero weights: the limit of a network that is centred, whatever was drawn."""
-        return {"weight": torch.zeros(self.features, dtype=dtype)}
+        return {name: torch.zeros(count, dtype=dtype) for name, count in self.features.items()}
 
     def __call__(self, params: Tree, inputs: torch.Tensor) -> torch.Tensor:
-        """Return outputs, shape [n], of features [n, features]."""
-        return inputs @ params["weight"]
+        """Return outputs, shape [n], of the features of all parameters, [n, features]."""
+        parts = inputs.split(list(self.features.values()), dim=1)
+        first, *others = (part @ params[name] for name, part in zip(self.features, parts, strict=True))
+        return sum(others, start=first)
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the last layer's parameters."""
+        return ("head",)
 
 
 def factor(gram: torch.Tensor) -> torch.Tensor:

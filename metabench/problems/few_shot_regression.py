@@ -5,6 +5,9 @@ Abbeel & Levine 2017 (MAML). All tasks of a fixed pool are in every outer step, 
 the limit of infinite width it has a closed form: Wang, Sun & Li 2020. `infinite` is a size like any other: on the points of its tasks, an
 infinitely wide network *is* the linear model on a factor of their tangent kernel, and every method runs on it unchanged.
 
+With a proximal term c / 2 |w - l|^2 in f it is iMAML (Rajeswaran et al. 2019), which implicit methods can answer: the meta-parameters
+enter the inner loss, too. Where the head alone adapts, it is ANIL (Raghu et al. 2020): the body is a meta-parameter of both losses.
+
 Networks are centred: g(x) = h(x; w) - h(x; w_0), with w_0 as drawn, so all begin at zero.
 """
 
@@ -20,6 +23,7 @@ from metabench.autodiff.inner import detached, run
 from metabench.autodiff.optimisers import SGD
 from metabench.autodiff.traced.flat_graph import unseen
 from metabench.core import Batch, MetaRole, Metric, Problem, ProblemCard, Tree, Window, option, tree
+from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser, Setting
@@ -32,6 +36,7 @@ from metabench.kernels.responses import Steps
 from metabench.models.wide import LinearModel, WideMLP, factor
 
 INFINITE = "infinite"
+TRAINING_RESIDUAL, TEST_RESIDUAL = "residual of training tasks", "residual of test tasks"
 _WIDTHS = (256, 64, 128, 512, 1024, 2048, 4096, 8192, 16384)
 _LOSS, _TRAINING, _MOVED = "test loss", "training loss", "distance from the initial parameters"
 
@@ -50,6 +55,12 @@ class Options:
     activation: str = option("relu", choices=tuple(ACTIVATIONS), help="of the hidden layers")
     W_std: float = option(2**0.5, above=0, help="of weights, before the division by the root of the fan-in")
     b_std: float = option(0.1, minimum=0, help="of biases; 0: there are none")
+    adapts: str = option(
+        "all", choices=("all", "head"), help="what the inner run adapts: all layers, or the last alone (ANIL)"
+    )
+    proximal: float = option(
+        0.0, minimum=0, help="c of the proximal term c / 2 |w - l|^2 in the inner loss (iMAML); 0: there is none"
+    )
     learning_rate: float = option(
         0.5,
         above=0,
@@ -74,7 +85,6 @@ class FewShotRegression(Problem):
         inner_steps=5,
         outer_steps=50,
     )
-    roles = frozenset({MetaRole.START})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -83,12 +93,13 @@ class FewShotRegression(Problem):
         # Rates and features are numbers of the tasks, wanted where a prediction runs the rest without values, too.
         with unseen():
             drawn = _tasks(setting)
-            rate = options.learning_rate * min(2 * len(one.support) / self._largest(one) for one in drawn)
-            self.limit = MetaKernel(self._network_kernel.kernels, Steps(setting.inner_steps, rate))
+            rate = options.learning_rate * min(2 / (self._largest(one) + options.proximal) for one in drawn)
+            steps = Steps(setting.inner_steps, rate, options.proximal)
+            self.limit = MetaKernel(self._network_kernel.kernels, steps, head=options.adapts == "head")
             self._episodes, self._test_episodes = drawn[: options.tasks], drawn[options.tasks :]
             outer_rate = options.outer_learning_rate * self._largest_outer_rate()
             points = torch.cat([part for one in drawn for part in (one.support, one.queries)])
-            given = factor(self._network_kernel.kernels(points).ntk) if setting.size == INFINITE else points
+            given = self._features(points) if setting.size == INFINITE else points
             labels = [part[:, 0].numpy() for one in drawn for part in (one.support_labels, one.query_labels)]
             inputs = given.numpy()
         self.optimiser = SGD(rate)
@@ -100,6 +111,11 @@ class FewShotRegression(Problem):
         pairs = list(zip(placed[::2], placed[1::2], strict=True))
         self._train, self._test = pairs[: options.tasks], pairs[options.tasks :]
         self._start = {name: leaf.to(setting.device, setting.dtype) for name, leaf in self._start.items()}
+        self._adapted = self._network.head if options.adapts == "head" else tuple(self._start)
+        body, proximal = options.adapts == "head", options.proximal > 0
+        inner, outer = [MetaRole.INNER_LOSS] * (body or proximal), [MetaRole.OUTER_LOSS] * body
+        self.roles = frozenset({MetaRole.START, *inner, *outer})
+        self.start_only = frozenset(self._adapted if body and not proximal else ())
 
     @property
     def episodes(self) -> tuple[Sequence[Episode], Sequence[Episode]]:
@@ -107,8 +123,17 @@ class FewShotRegression(Problem):
         return self._episodes, self._test_episodes
 
     def _largest(self, one: Episode) -> float:
-        """Return the largest eigenvalue of the tangent kernel of a support, in the limit."""
-        return float(torch.linalg.eigvalsh(self._network_kernel.kernels(one.support).ntk)[-1])
+        """Return the largest curvature of the loss on a support, in the limit."""
+        found = self._network_kernel.kernels(one.support)
+        kernel = found.nngp if self.setting.options.adapts == "head" else found.ntk
+        return float(torch.linalg.eigvalsh(kernel)[-1]) / len(one.support)
+
+    def _features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return features of the tangent kernel, [n, n]; where the head alone adapts, those of the body and of the head, [n, 2 n]."""
+        found = self._network_kernel.kernels(points)
+        if self.setting.options.adapts == "all":
+            return factor(found.ntk)
+        return torch.cat([factor(found.ntk - found.nngp), factor(found.nngp)], 1)
 
     def _largest_outer_rate(self) -> float:
         """Return the outer rate from which on MAML diverges, in the limit.
@@ -125,7 +150,9 @@ class FewShotRegression(Problem):
     def _made(self, dimensions: int) -> WideMLP | LinearModel:
         options, size = self.setting.options, self.setting.size
         if size == INFINITE:
-            return LinearModel(dimensions)
+            if options.adapts == "all":
+                return LinearModel({"weight": dimensions})
+            return LinearModel({"body": dimensions // 2, "head": dimensions // 2})
         between = activation(options.activation)
         return WideMLP(dimensions, int(size.removeprefix("w")), options.depth, between, options.W_std, options.b_std)
 
@@ -150,23 +177,28 @@ class FewShotRegression(Problem):
         return dict(self._start)
 
     def start(self, params: Tree, meta: Tree) -> Tree:
-        """Return the meta-parameters: every inner run starts there."""
-        return dict(meta)
+        """Return the meta-parameters that are adapted: every inner run starts there."""
+        return {name: meta[name] for name in self._adapted}
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the mean over a support of (g(x) - y)^2 / 2."""
-        return self._loss(params, batch)
+        """Return the mean over a support of (g(x) - y)^2 / 2, and the proximal term."""
+        loss = self.outer_loss(params, meta, batch)
+        if proximal := self.setting.options.proximal:
+            loss = loss + proximal / 2 * sum((params[name] - meta[name]).square().sum() for name in self._adapted)
+        return loss
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the mean over queries of (g(x) - y)^2 / 2."""
-        return self._loss(params, batch)
+        return self._away(params, meta, batch).square().mean() / 2
 
-    def _loss(self, params: Tree, batch: Batch) -> torch.Tensor:
-        return (self._network(params, batch["inputs"]) - batch["targets"]).square().mean() / 2
+    def _away(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return g(x) - y, shape [n]; what is not adapted is a meta-parameter."""
+        whole = params if len(self._adapted) == len(self._start) else {**meta, **params}
+        return self._network(whole, batch["inputs"]) - batch["targets"]
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield the windows of all tasks, the same in every outer step."""
-        begins = self.initial()
+        begins = self.start({}, self._start)
         windows = [
             Window.ending_in((support,) * self.setting.inner_steps, queries, begins) for support, queries in self._train
         ]
@@ -180,18 +212,32 @@ class FewShotRegression(Problem):
             _MOVED: float(tree.norm(tree.subtract(meta, self._start))),
         }
 
-    def observe(self, params: Tree, meta: Tree) -> dict[str, float]:
-        """Return the losses along the run."""
-        return {_LOSS: self._adapted_loss(meta, self._test), _TRAINING: self._adapted_loss(meta, self._train)}
+    def observe(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
+        """Return the losses along the run, and how far the adapted outputs g(x) at all queries are from their labels y."""
+        found: dict[str, float | Curve] = {}
+        for loss, residual, tasks in ((_LOSS, TEST_RESIDUAL, self._test), (_TRAINING, TRAINING_RESIDUAL, self._train)):
+            away = self._adapted_residual(meta, tasks)
+            found[loss] = _half_mean_square(away)
+            found[residual] = Curve(range(len(away)), away.tolist(), along="query")
+        return found
 
     def _adapted_loss(self, meta: Tree, tasks: Sequence[tuple[Batch, Batch]]) -> float:
-        start = detached(InnerState(self.start(meta, meta), self.optimiser.init(meta)))
-        losses = []
+        return _half_mean_square(self._adapted_residual(meta, tasks))
+
+    def _adapted_residual(self, meta: Tree, tasks: Sequence[tuple[Batch, Batch]]) -> torch.Tensor:
+        """Return g(x) - y at the queries of all tasks after adaptation, shape [queries]."""
+        params = self.start({}, meta)
+        start = detached(InnerState(params, self.optimiser.init(params)))
+        found = []
         for support, queries in tasks:
             adapted = run(self, start, meta, (support,) * self.setting.inner_steps)
             with torch.no_grad():
-                losses.append(float(self._loss(adapted.params, queries)))
-        return sum(losses) / len(losses)
+                found.append(self._away(adapted.params, meta, queries))
+        return torch.cat(found)
+
+
+def _half_mean_square(away: torch.Tensor) -> float:
+    return float(away.square().mean() / 2)
 
 
 def _tasks(setting: Setting) -> list[Episode]:

@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from metabench.core.curves import Curve
+from metabench.core.curves import Curve, after_step, name_and_step
 from metabench.core.errors import MetabenchError
 from metabench.results.atomic import write_atomically
 from metabench.results.schema import BY_NAME, CURVES_COLUMN, Column
 
 CURVES_FILE = "curves.parquet"
-CURVES_VERSION = 1
+CURVES_VERSION = 2
 VERSION_KEY = b"metabench_curves"
 
 _ROW = (
@@ -43,6 +43,7 @@ _STRING, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 CURVE_COLUMNS: tuple[Column, ...] = (
     *(BY_NAME[name] for name in _ROW),
     Column("name", _STRING, "name of the curve", required=True),
+    Column("outer_step", _INT, "outer step after which the whole curve was seen, where a suite asks for several; empty: the last"),
     Column("along", _STRING, "what x is, with its unit", required=True),
     Column("unit", _STRING, "unit of the values; empty where there is none", required=True),
     Column("x", _FLOAT, "where the value is", required=True),
@@ -88,8 +89,10 @@ def points_of(rows: pa.Table) -> pa.Table:
     owner = np.repeat(np.arange(len(counts)), counts)
     of_row = rows.select(_ROW).take(pc.list_parent_indices(column))
     of_curve = {name: of_row[name] for name in _ROW} | {
-        name: pc.struct_field(curves, name) for name in ("name", "along", "unit", "n", "log_x", "log_y")
+        name: pc.struct_field(curves, name) for name in ("along", "unit", "n", "log_x", "log_y")
     }
+    names, steps = zip(*map(name_and_step, pc.struct_field(curves, "name").to_pylist()), strict=True) if len(curves) else ((), ())
+    of_curve |= {"name": pa.array(names, _STRING), "outer_step": pa.array(steps, _INT)}
     points: dict[str, Any] = {
         "x": pc.list_flatten(lists["x"]),
         "value": pc.list_flatten(lists["values"]),
@@ -154,16 +157,18 @@ def _by_seed(table: pa.Table) -> Curves:
     if not table.num_rows:
         return {}
     codes = [table[name].chunk(0).indices.to_numpy() for name in ("cell", "name")] + [table["seed"].to_numpy()]
+    codes.append(pc.fill_null(table["outer_step"], -1).to_numpy())
     starts = np.flatnonzero(np.any([np.diff(code, prepend=code[0] - 1) != 0 for code in codes], axis=0))
     numbers = {name: table[name].to_numpy() for name in ("x", "value", "lower", "upper")}
-    heads = table.select(["cell", "seed", "name", "along", "unit", "n", "log_x", "log_y"]).take(starts).to_pylist()
+    heads = table.select(["cell", "seed", "name", "outer_step", "along", "unit", "n", "log_x", "log_y"]).take(starts).to_pylist()
     found: Curves = {}
     for head, start, end in zip(heads, starts, [*starts[1:], table.num_rows], strict=True):
         none = np.isnan(numbers["lower"][start])
         x, values, lower, upper = (
             () if none and name in ("lower", "upper") else tuple(numbers[name][start:end].tolist()) for name in numbers
         )
-        found.setdefault((head["cell"], head["seed"]), {})[head["name"]] = Curve(
+        name = head["name"] if head["outer_step"] is None else after_step(head["name"], head["outer_step"])
+        found.setdefault((head["cell"], head["seed"]), {})[name] = Curve(
             x,
             values,
             head["unit"],

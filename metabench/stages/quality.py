@@ -33,7 +33,8 @@ def quality(subject: Subject) -> Iterator[Row]:
     saved, stream = subject.checkpoint, subject.stream("training")
     run, note = saved.resume(problem, stream) if saved else (Run.fresh(problem, stream), "")
     subject.tell("training", run.step, steps)
-    with contextlib.closing(train(problem, subject.method, subject.options, run, steps, saved)) as events:
+    training = train(problem, subject.method, subject.options, run, steps, saved, subject.curve)
+    with contextlib.closing(training) as events:
         try:
             for event in events:
                 if isinstance(event, Updated):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ class Subject:
         limit_bytes: the most memory that one hypergradient may take; None for any.
         check_seconds: how long the checks of the exact hypergradient may take.
         outer_steps: meta-updates of a run.
+        curve: outer steps of which whole curves are kept, besides the last.
         first: whether it is the first of its process: what holds for all seeds is checked there, and the first call timed.
         progress: called with what runs.
         kind_options: the options of the kind of experiment, typed.
@@ -58,6 +59,7 @@ class Subject:
     progress: Progress
     kind_options: Any = None
     checkpoint: Checkpoint | None = None
+    curve: Collection[int] = ()
     keep: Callable[[Problem, Tree], None] = lambda problem, meta: None
 
     @functools.cached_property

@@ -134,6 +134,7 @@ def check_losses(problem: Problem, state: InnerState, meta: Tree, window: Window
     """
     check_values(problem, state, meta, window)
     _check_roles(problem, state, meta, window)
+    _check_start_only(problem, state, meta, window)
 
 
 def check_values(problem: Problem, state: InnerState, meta: Tree, window: Window) -> None:
@@ -337,6 +338,28 @@ def _check_roles(problem: Problem, state: InnerState, meta: Tree, window: Window
                 f"the problem's roles say MetaRole.{role.name}, and {_WORDS[role]} does not depend on any meta-parameter: "
                 "are they detached on the way?"
             )
+
+
+def _check_start_only(problem: Problem, state: InnerState, meta: Tree, window: Window) -> None:
+    """Raise MetabenchError unless `start_only` names the meta-parameters that the start reads, and neither a loss nor the update."""
+    if MetaRole.START not in problem.roles or problem.roles == {MetaRole.START}:
+        return
+    watched = tree.leaves_for_grad(meta)
+    start = begun(problem, state, meta)
+    with torch.enable_grad():
+        begins = _reached(problem.start(tree.detach(state.params), watched).values(), watched)
+        updated, _ = problem.optimiser.update(tree.zeros_like(start.params), start.params, start.optimiser, watched)
+        due = next(batch for batch in window.outer if batch is not None)
+        losses = [
+            problem.inner_loss(start.params, watched, window.inner[0]),
+            problem.outer_loss(start.params, watched, due),
+        ]
+        elsewhere = _reached([*updated.values(), *losses], watched)
+    found = begins - elsewhere
+    if found != problem.start_only:
+        raise MetabenchError(
+            f"the problem says that only the start reads {sorted(problem.start_only)}, and it alone reads {sorted(found)}: set `start_only`"
+        )
 
 
 def _dependent(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Iterator[list[torch.Tensor]]:

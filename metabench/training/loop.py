@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,18 @@ Event = Answered | Updated | Validated
 
 
 def train(
-    problem: Problem, method: Method, options: Any, run: Run, steps: int, checkpoint: Checkpoint | None = None
+    problem: Problem,
+    method: Method,
+    options: Any,
+    run: Run,
+    steps: int,
+    checkpoint: Checkpoint | None = None,
+    curve: Collection[int] = (),
 ) -> Iterator[Event]:
     """Continue `run` until `steps` outer steps are done or validation ends it; tell what happens on the way.
 
-    `run` is changed as it goes, and is whole between events of two outer steps. The consumer's own time does not count as training.
+    `run` is changed as it goes, and is whole between events of two outer steps. The consumer's own time does not count as training. What
+    the problem observes as a whole curve is kept of the outer steps in `curve`, besides the last.
 
     Raises:
         Diverged: an outer loss or a hypergradient is not finite.
@@ -112,10 +119,11 @@ def train(
             synchronise(next(iter(run.meta.values())).device)
         run.seconds, run.data_seconds = clock.seconds, drawing.seconds
         run.record.add(run.step, {OUTER_LOSS: run.outer_loss, TIME: run.seconds})
-        run.record.add(0, at_first, "observe()")
-        if run.step % followed == 0 or run.step == steps:
+        run.record.add(0, at_first, "observe()", keep=0 in curve)
+        if run.step % followed == 0 or run.step == steps or run.step in curve:
             with torch.no_grad():
-                run.record.add(run.step, problem.observe(run.tasks[0].params, run.meta), "observe()")
+                seen = problem.observe(run.tasks[0].params, run.meta)
+            run.record.add(run.step, seen, "observe()", keep=run.step in curve)
         yield Updated(run.step, run)
         if problem.validation is not None and run.step % problem.validation.every == 0:
             yield _validate(problem, run)

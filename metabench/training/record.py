@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from metabench.core.curves import Curve, curve_fault
+from metabench.core.curves import Curve, after_step, curve_fault
 from metabench.core.errors import MetabenchError
 
 ALONG = "outer step"
@@ -24,8 +24,8 @@ class Record:
     numbers: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     whole: dict[str, Curve] = field(default_factory=dict)
 
-    def add(self, step: int, values: Mapping[str, float | Curve], source: str = "") -> None:
-        """Keep the numbers seen after outer step `step`; of a curve that comes whole, the last stays.
+    def add(self, step: int, values: Mapping[str, float | Curve], source: str = "", keep: bool = False) -> None:
+        """Keep the numbers seen after outer step `step`; of a curve that comes whole, the last stays, and this one if asked to `keep` it.
 
         Raises:
             MetabenchError: they are no numbers and curves by name, or a name has a number or a curve already; it names the `source`.
@@ -37,6 +37,8 @@ class Record:
             if isinstance(value, Curve):
                 # A checkpoint takes plain numbers only. One with a fault is kept to be reported.
                 self.whole[name] = value if curve_fault(value) else value.plain()
+                if keep:
+                    self.whole[after_step(name, step)] = self.whole[name]
             else:
                 steps.append(step)
                 numbers.append(float(value))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from bilevel import make_problem
 
-from metabench.core.errors import MetabenchError
+from metabench.core.errors import MetabenchError, Unsupported
 from metabench.core.problem import Problem
 from metabench.core.randomness import generator
 from metabench.kernels.flow import Flow
-from metabench.kernels.meta_kernel import MetaKernel, labels
-from metabench.kernels.responses import Nothing
+from metabench.kernels.meta_kernel import Reptile, labels
+from metabench.kernels.responses import NeumannSeries, Nothing, Response, Ridge
 from metabench.methods import method
 from metabench.models.wide import WideMLP, factor
-from metabench.problems.few_shot_regression import FewShotRegression
+from metabench.problems.few_shot_regression import TEST_RESIDUAL, TRAINING_RESIDUAL, FewShotRegression
+from metabench.stages.well_posed import check_losses
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.predict.one_cell import predict
 from metabench.suite.run.run_cell import run_cell
@@ -31,32 +33,105 @@ def made(size: str = "infinite", dataset: str = "digits", **options: Any) -> Few
     return found
 
 
-def trained(on: Problem, name: str, steps: int = 50) -> dict[str, Any]:
+def run_of(on: Problem, name: str, options: dict[str, Any] | None = None, outer_steps: int = 50) -> Run:
     called = method(name)
     run = Run.fresh(on, generator(0, "training"))
-    for _ in train(on, called, called.options(), run, steps):
+    for _ in train(on, called, called.options(**options or {}), run, outer_steps):
         pass
-    return dict(on.evaluate({}, run.meta))
+    return run
 
 
-def closed_form(on: FewShotRegression, first_order: bool, steps: int = 50) -> tuple[float, float]:
-    """Return the losses of test and of training tasks after meta-training in the limit."""
-    kernel = MetaKernel(on.limit.kernel, on.limit.response, Nothing() if first_order else None)
+def trained(on: Problem, name: str, outer_steps: int = 50) -> dict[str, Any]:
+    return dict(on.evaluate({}, run_of(on, name, outer_steps=outer_steps).meta))
+
+
+def closed_form(
+    on: FewShotRegression, estimated: Response | None, steps: int = 50
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the residuals of test and of training tasks after meta-training in the limit."""
+    kernel = dataclasses.replace(on.limit, estimated=estimated)
     tasks, others = on.episodes
     flow = Flow(kernel.between(tasks, tasks), kernel.adapted(tasks) - labels(tasks))
     residual, change = flow.after_steps(steps, on.outer_optimiser.learning_rate)
-    away = kernel.adapted(others) + kernel.between(others, tasks) @ change - labels(others)
-    return float(away.square().mean() / 2), float(residual.square().mean() / 2)
+    return kernel.adapted(others) + kernel.between(others, tasks) @ change - labels(others), residual
+
+
+def agree(on: FewShotRegression, run: Run, limit: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    curves = run.record.curves()
+    return all(
+        torch.allclose(torch.tensor(curves[name].values, dtype=torch.float64), away[:, 0], atol=1e-10)
+        for name, away in zip((TEST_RESIDUAL, TRAINING_RESIDUAL), limit, strict=True)
+    )
 
 
 @pytest.mark.parametrize("dataset", ["digits", "analytic"])
 @pytest.mark.parametrize("name", ["unrolled", "mixflow", "unrolled_remat", "forward", "first_order"])
 def test_methods_on_the_limit_are_its_closed_form(name: str, dataset: str) -> None:
     on = made(dataset=dataset)
-    found = trained(on, name)
-    test, training = closed_form(on, name == "first_order")
-    assert found["test loss"] == pytest.approx(test, abs=1e-10, rel=1e-10)
-    assert found["training loss"] == pytest.approx(training, abs=1e-10, rel=1e-10)
+    limit = closed_form(on, Nothing() if name == "first_order" else None)
+    assert agree(on, run_of(on, name), limit)
+    assert not agree(on, run_of(on, name), closed_form(on, None if name == "first_order" else Nothing()))
+
+
+PROXIMAL, SUPPORT = 0.3, 6
+OTHERS: dict[str, tuple[dict[str, Any], str, dict[str, Any], Response | None]] = {
+    "ANIL": ({"adapts": "head"}, "unrolled", {}, None),
+    "ANIL, mixed mode": ({"adapts": "head"}, "mixflow", {}, None),
+    "ANIL, first-order": ({"adapts": "head"}, "first_order", {}, Nothing()),
+    "ANIL, proximal": ({"adapts": "head", "proximal": PROXIMAL}, "unrolled", {}, None),
+    "iMAML, unrolled": ({"proximal": PROXIMAL}, "unrolled", {}, None),
+    "iMAML, first-order": ({"proximal": PROXIMAL}, "first_order", {}, Nothing()),
+    "iMAML": ({"proximal": PROXIMAL}, "ift_cg", {"steps": 60, "tolerance": 1e-14}, Ridge(SUPPORT * PROXIMAL)),
+    "iMAML, one term": (
+        {"proximal": PROXIMAL},
+        "ift_neumann",
+        {"steps": 0, "scale": 0.2},
+        NeumannSeries(0, 0.2, PROXIMAL),
+    ),
+    "iMAML, four terms": (
+        {"proximal": PROXIMAL},
+        "ift_neumann",
+        {"steps": 3, "scale": 0.2},
+        NeumannSeries(3, 0.2, PROXIMAL),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_anil_and_imaml_on_the_limit_are_their_closed_form(case: str) -> None:
+    options, name, of_method, estimated = OTHERS[case]
+    on = made(**options)
+    assert agree(on, run_of(on, name, of_method), closed_form(on, estimated))
+    other = on if estimated is None else made(**{**options, "proximal": options.get("proximal", 0) + 0.01})
+    assert not agree(on, run_of(on, name, of_method, 49), closed_form(other, estimated))
+
+
+def test_reptile_on_the_limit_is_regression_on_the_supports() -> None:
+    on = made(outer_learning_rate=0.05)
+    kernel, (tasks, others) = Reptile(on.limit.kernel, on.limit.response), on.episodes
+    flow = kernel.flow(tasks)
+    _, change = flow.after_steps(50, on.outer_optimiser.learning_rate)
+    limit = [kernel.adapted(which, tasks, change) - labels(which) for which in (others, tasks)]
+    assert agree(on, run_of(on, "reptile"), (limit[0], limit[1]))
+
+
+def test_a_method_that_cannot_see_the_start_is_refused_where_it_alone_reads_the_head() -> None:
+    with pytest.raises(Unsupported, match="only the start of the inner run reads 'head'"):
+        run_of(made(adapts="head"), "ift_cg", outer_steps=1)
+    assert made(adapts="head", proximal=PROXIMAL).start_only == frozenset()
+
+
+@pytest.mark.parametrize("size", ["w64", "infinite"])
+@pytest.mark.parametrize(
+    "options", [{}, {"adapts": "head"}, {"proximal": PROXIMAL}, {"adapts": "head", "proximal": PROXIMAL}]
+)
+def test_its_roles_are_what_it_reads(size: str, options: dict[str, Any]) -> None:
+    on = made(size, **options)
+    check_losses(on, *on.initial_state(), next(on.windows())[0])
+    on.start_only = frozenset({"weight"})
+    if options.get("adapts") or options.get("proximal"):
+        with pytest.raises(MetabenchError, match="set `start_only`"):
+            check_losses(on, *on.initial_state(), next(on.windows())[0])
 
 
 def test_wider_networks_come_nearer_to_the_limit() -> None:

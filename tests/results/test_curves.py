@@ -57,6 +57,15 @@ def test_the_curves_of_a_row_come_back_as_they_were_written(tmp_path: Path) -> N
     assert [row["curves"] for row in rows_of(read_rows(tmp_path / "cell.parquet"))] == [curves, {}, None]
 
 
+def test_a_curve_of_several_outer_steps_has_the_step_in_a_column_and_comes_back_under_its_names(tmp_path: Path) -> None:
+    outputs = {name: Curve((0.0, 1.0), (value, 2.0), along="query") for name, value in (("f", 1.0), ("f, after outer step 5", 3.0))}
+    path = collected(tmp_path, [make_row(curves=outputs | {"loss": LOSS})])
+    frame = pandas.read_parquet(path)
+    assert frame.groupby("name").outer_step.apply(lambda steps: sorted(set(steps.dropna()))).to_dict() == {"f": [5], "loss": []}
+    assert frame[(frame.name == "f") & frame.outer_step.isna()].value.tolist() == [1.0, 2.0]
+    assert read_curves(path) == {("0a1b2c3d", 0): outputs | {"loss": LOSS}}
+
+
 def test_curves_of_other_sequences_are_kept_as_numbers(tmp_path: Path) -> None:
     curve = Curve(range(3), np.array([1, 2, 3], dtype=np.float32), log_y=np.True_)  # type: ignore[arg-type]
     write_rows(tmp_path / "cell.parquet", [make_row(curves={"loss": curve})])
@@ -168,14 +177,14 @@ def test_files_that_are_no_curves_are_refused(tmp_path: Path) -> None:
     path = collected(tmp_path, [make_row(curves={"loss": LOSS})])
     with pytest.raises(MetabenchError, match=r"no curves '.*absent.parquet': `metabench collect` writes them"):
         read_curves(tmp_path / "absent.parquet")
-    with pytest.raises(MetabenchError, match="version none, expected 1"):
+    with pytest.raises(MetabenchError, match="version none, expected 2"):
         read_curves(tmp_path / "results.parquet")
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({"metabench_curves": "9"}), tmp_path / "later.parquet")
-    with pytest.raises(MetabenchError, match="version 9, expected 1: run `metabench collect` again"):
+    with pytest.raises(MetabenchError, match="version 9, expected 2: run `metabench collect` again"):
         read_curves(tmp_path / "later.parquet")
     pq.write_table(table.drop_columns(["value"]), tmp_path / "fewer.parquet")
-    with pytest.raises(MetabenchError, match="the columns are not those of version 1"):
+    with pytest.raises(MetabenchError, match="the columns are not those of version 2"):
         read_curves(tmp_path / "fewer.parquet")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(MetabenchError, match="cannot be read"):

@@ -94,6 +94,15 @@ def test_a_declared_device_stands_in_the_spec_and_makes_no_other_cell() -> None:
     assert bare.hash == declared.hash
 
 
+def test_curves_are_kept_of_outer_steps_that_there_are(planned: Planned) -> None:
+    cell = planned(curve=[5, 0, 5], outer_steps=5).cells[0]
+    assert cell.curve == [0, 5] and cell.hash == planned(outer_steps=5).cells[0].hash
+    with pytest.raises(MetabenchError, match="experiment 'toy': 'curve' names outer step 6, and training ends after 5"):
+        planned(curve=[6], outer_steps=5)
+    with pytest.raises(MetabenchError, match="'curve' has no meaning where kind is 'cost'"):
+        planned(kind="cost", outer_steps=None, curve=[0])
+
+
 def test_a_cost_experiment_trains_nothing(planned: Planned) -> None:
     assert planned(kind="cost", outer_steps=None).cells[0].outer_steps == 0
     with pytest.raises(MetabenchError, match="experiment 'toy': 'outer_steps' has no meaning where kind is 'cost'"):

@@ -105,6 +105,19 @@ def test_observations_are_thin_and_reach_the_end() -> None:
     assert len(run.record.curves()["outer loss"].x) == 450
 
 
+def test_whole_curves_are_kept_of_the_outer_steps_asked_for_and_of_the_last() -> None:
+    problem, chosen = Followed(), method("none")
+    run = Run.fresh(problem, generator(0, "training"))
+    list(train(problem, chosen, chosen.options(), run, 450, curve=[0, 4]))
+    curves = run.record.curves()
+    assert {name for name in curves if name.startswith("weights")} == {
+        "weights",
+        "weights, after outer step 0",
+        "weights, after outer step 4",
+    }
+    assert curves["norm"].x[:3] == [0, 3, 4]
+
+
 class Worsening(Tanh):
     """Its validation is best after the fourth outer step."""
 

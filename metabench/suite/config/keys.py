@@ -143,6 +143,12 @@ class Experiment:
         "'cost' measures one hypergradient",
         "quality",
     )
+    curve: list[int] = key(
+        "outer steps after which vectors that a problem observes, as the adapted outputs of few-shot regression, are kept in "
+        "`curves.parquet`; the last is kept always",
+        [],
+        minimum=0,
+    )
     seeds: list[int] | None = key("seeds; empty: the suite's", None, minimum=0, maximum=LARGEST_SEED)
 
 

@@ -28,8 +28,9 @@ class Cell:
 
     `limit_bytes` bounds the peak memory of one hypergradient, `limit_seconds` the whole cell. `device_bytes` is the memory that the device
     is declared to have, or 0: a cell predicted to need more is not started. `kernels` are those of the CPU, see
-    `metabench.measure.kernels`. `checkpoint_every` is the number of outer steps after which a run is saved; 0 for never. `replicate` is 1
-    for the partner of a baseline's cell: the same timed computation in another process.
+    `metabench.measure.kernels`. `checkpoint_every` is the number of outer steps after which a run is saved; 0 for never. `curve` are
+    outer steps of which whole curves are kept. `replicate` is 1 for the partner of a baseline's cell: the same timed computation in another
+    process.
     """
 
     suite: str
@@ -55,6 +56,7 @@ class Cell:
     kernels: str = PORTABLE
     checkpoint_every: int = 0
     kind_options: dict[str, Any] = field(default_factory=dict)
+    curve: list[int] = field(default_factory=list)
     replicate: int = 0
     version: int = SPEC_VERSION
 

@@ -232,7 +232,7 @@ def _partners(suite: Suite, cells: Iterable[Cell]) -> Iterator[Cell]:
         kind = pick(f"partner of kind of experiment '{cell.kind}'", name, known)
         changes: dict[str, Any] = {} if name == cell.kind else {"kind": name, "kind_options": dataclasses.asdict(_options(kind, {}))}
         steps = cell.outer_steps if kind.trains else 0
-        partner = dataclasses.replace(cell, **changes, outer_steps=steps, replicate=1)
+        partner = dataclasses.replace(cell, **changes, outer_steps=steps, curve=[], replicate=1)
         place = partner.folder / partner.stem
         seeds = list(dict.fromkeys([*found.get(place, partner).seeds, *partner.seeds]))
         found[place] = dataclasses.replace(found.get(place, partner), seeds=seeds)
@@ -281,6 +281,10 @@ def _cells(
     ]
     measure = dataclasses.asdict(suite.measure) | ({"time_repeats": 0} if _in_rounds(suite) else {})
     trained = card.outer_steps if experiment.outer_steps is None else experiment.outer_steps
+    if experiment.curve and not kind.trains:
+        raise MetabenchError(f"'curve' has no meaning where kind is '{kind.name}': nothing is trained")
+    if beyond := [step for step in experiment.curve if step > trained]:
+        raise MetabenchError(f"'curve' names outer step {beyond[0]}, and training ends after {trained}")
     for dataset, size, problem_options, inner_steps, (method, method_options) in itertools.product(
         experiment.datasets or card.datasets[:1],
         experiment.sizes or list(sizes)[:1],
@@ -307,6 +311,7 @@ def _cells(
             outer_steps=trained if trains else 0,
             method=method.name,
             method_options=method_options,
+            curve=sorted(set(experiment.curve)) if trains else [],
             seeds=list(suite.seeds if experiment.seeds is None else experiment.seeds),
             device=suite.device.value,
             dtype=suite.dtype.value,

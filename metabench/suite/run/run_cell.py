@@ -112,6 +112,7 @@ def subject_of(cell: Cell, seed: int, loaded: Any, first: bool, progress: Progre
         progress=progress,
         kind_options=kind_options(cell),
         checkpoint=checkpoint,
+        curve=cell.curve,
     )
 
 
