@@ -1,4 +1,4 @@
-"""Show the map that a method's hypergradient is near the initial meta-parameters: whether gradient descent with it converges, and how fast."""
+"""Show the map that a method's hypergradient is near the initial meta-parameters: whether descent along it converges, and how fast."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ class WideMLP:
         depth: hidden layers.
         activation: applied between layers.
         W_std, b_std: of weights and biases, as above; there are no biases where b_std is 0.
+        standard: whether layers are x -> W x + b, with the same weights and biases scaled: it begins as the other one and trains otherwise.
     """
 
     inputs: int
@@ -32,15 +33,18 @@ class WideMLP:
     activation: Callable[[torch.Tensor], torch.Tensor]
     W_std: float
     b_std: float
+    standard: bool = False
 
     def initial(self, stream: torch.Generator, dtype: torch.dtype) -> Tree:
-        """Return weights and biases from N(0, 1), drawn in float64."""
+        """Return weights and biases from N(0, 1), drawn in float64; in the standard parametrisation scaled."""
         sizes = [self.inputs, *[self.width] * self.depth, 1]
         drawn: Tree = {}
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            drawn[f"{i}.weight"] = torch.randn((fan_out, fan_in), generator=stream, dtype=torch.float64).to(dtype)
+            weight = torch.randn((fan_out, fan_in), generator=stream, dtype=torch.float64)
+            drawn[f"{i}.weight"] = (self._weight_scale(fan_in) * weight if self.standard else weight).to(dtype)
             if self.b_std:
-                drawn[f"{i}.bias"] = torch.randn(fan_out, generator=stream, dtype=torch.float64).to(dtype)
+                bias = torch.randn(fan_out, generator=stream, dtype=torch.float64)
+                drawn[f"{i}.bias"] = (self.b_std * bias if self.standard else bias).to(dtype)
         return drawn
 
     def __call__(self, params: Tree, inputs: torch.Tensor) -> torch.Tensor:
@@ -49,10 +53,14 @@ class WideMLP:
         for i in range(self.depth + 1):
             if i:
                 found = self.activation(found)
-            found = self.W_std / found.shape[-1] ** 0.5 * found @ params[f"{i}.weight"].mT
+            scale = 1.0 if self.standard else self._weight_scale(found.shape[-1])
+            found = scale * found @ params[f"{i}.weight"].mT
             if self.b_std:
-                found = found + self.b_std * params[f"{i}.bias"]
+                found = found + (1.0 if self.standard else self.b_std) * params[f"{i}.bias"]
         return found[:, 0]
+
+    def _weight_scale(self, fan_in: int) -> float:
+        return self.W_std / fan_in**0.5
 
     @property
     def head(self) -> tuple[str, ...]:

@@ -32,15 +32,26 @@ from metabench.core.randomness import generator
 from metabench.core.types import InnerState
 from metabench.kernels.activations import ACTIVATIONS, activation
 from metabench.kernels.dense import MLP
+from metabench.kernels.flow import SINGULAR
 from metabench.kernels.meta_kernel import Episode, MetaKernel
+from metabench.kernels.meta_kernel import labels as labels_of
+from metabench.kernels.names import (
+    CONDITION,
+    DISTANCE,
+    INFINITE,
+    PREDICTED,
+    QUERY,
+    RELATIVE,
+    TEST_LOSS,
+    TEST_OUTPUTS,
+    TRAINING_LOSS,
+    TRAINING_OUTPUTS,
+)
 from metabench.kernels.responses import Steps
 from metabench.models.wide import LinearModel, WideMLP, factor
 
-INFINITE = "infinite"
 SINUSOIDS, PLANE = "sinusoids", "plane"
-TRAINING_RESIDUAL, TEST_RESIDUAL = "residual of training tasks", "residual of test tasks"
 _WIDTHS = (256, 64, 128, 512, 1024, 2048, 4096, 8192, 16384)
-_LOSS, _TRAINING, _MOVED = "test loss", "training loss", "distance from the initial parameters"
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,11 @@ class Options:
     activation: str = option("relu", choices=tuple(ACTIVATIONS), help="of the hidden layers")
     W_std: float = option(2**0.5, above=0, help="of weights, before the division by the root of the fan-in")
     b_std: float = option(0.1, minimum=0, help="of biases; 0: there are none")
+    parametrisation: str = option(
+        "ntk",
+        choices=("ntk", "standard"),
+        help="of a finite width: 'standard' trains mostly the last layer, and has no limit that trains",
+    )
     adapts: str = option(
         "all", choices=("all", "head"), help="what the inner run adapts: all layers, or the last alone (ANIL)"
     )
@@ -92,7 +108,7 @@ class FewShotRegression(Problem):
         datasets=("digits", "fashion_mnist_10k", "analytic"),
         sizes={f"w{width}": f"MLP, {width} units in a hidden layer" for width in _WIDTHS}
         | {INFINITE: "MLP of infinite width: linear in features of its tangent kernel"},
-        metrics=(Metric(_LOSS, "min"), Metric(_TRAINING, "min"), Metric(_MOVED, "min")),
+        metrics=(Metric(TEST_LOSS, "min"), Metric(TRAINING_LOSS, "min"), Metric(DISTANCE, "min")),
         citation="wang2020global",
         options=Options,
         inner_steps=5,
@@ -102,7 +118,7 @@ class FewShotRegression(Problem):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         options: Options = setting.options
-        self._network_kernel = MLP(options.depth, options.activation, options.W_std, options.b_std)
+        self._network_kernel = _kernel_of(options, setting.size)
         # Rates and features are numbers of the tasks, wanted where a prediction runs the rest without values, too.
         with unseen():
             drawn = _tasks(setting)
@@ -154,11 +170,11 @@ class FewShotRegression(Problem):
         Raises:
             MetabenchError: adaptation alone fits every query.
         """
-        phi = self.limit.between(self._episodes, self._episodes)
-        largest = float(torch.linalg.eigvalsh((phi + phi.mT) / 2)[-1])
+        self._phi = self.limit.between(self._episodes, self._episodes)
+        largest = float(torch.linalg.eigvalsh((self._phi + self._phi.mT) / 2)[-1])
         if not largest > 0:
             raise MetabenchError("few_shot_regression: adaptation alone fits every query: nothing is left to learn")
-        return 2 * len(phi) / largest
+        return 2 * len(self._phi) / largest
 
     def _made(self, dimensions: int) -> WideMLP | LinearModel:
         options, size = self.setting.options, self.setting.size
@@ -167,7 +183,8 @@ class FewShotRegression(Problem):
                 return LinearModel({"weight": dimensions})
             return LinearModel({"body": dimensions // 2, "head": dimensions // 2})
         between = activation(options.activation)
-        return WideMLP(dimensions, int(size.removeprefix("w")), options.depth, between, options.W_std, options.b_std)
+        standard = options.parametrisation == "standard"
+        return WideMLP(dimensions, _width(size), options.depth, between, options.W_std, options.b_std, standard)
 
     def _placed(self, inputs: torch.Tensor, labels: Sequence[torch.Tensor]) -> list[Batch]:
         """Return a batch of each support and of each part that is queried.
@@ -220,18 +237,40 @@ class FewShotRegression(Problem):
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float]:
         """Return the mean loss of queries after adaptation, of test tasks and of those trained on, and |l - l_0|."""
         return {
-            _LOSS: self._adapted_loss(meta, self._test),
-            _TRAINING: self._adapted_loss(meta, self._train),
-            _MOVED: float(tree.norm(tree.subtract(meta, self._start))),
+            TEST_LOSS: self._adapted_loss(meta, self._test),
+            TRAINING_LOSS: self._adapted_loss(meta, self._train),
+            DISTANCE: float(tree.norm(tree.subtract(meta, self._start))),
         }
 
+    def summary(self, meta: Tree) -> dict[str, float]:
+        """Return how far the network moved relative to where it began, and how far MAML moves it in the limit if Phi is regular.
+
+        In the limit the residual r of the tasks trained on vanishes along the shortest way, of length sqrt(r' Phi^-1 r).
+        """
+        moved = {RELATIVE: float(tree.norm(tree.subtract(meta, self._start)) / tree.norm(self._start))}
+        found = moved if isinstance(self._network, WideMLP) else {}
+        with unseen():
+            phi = self._phi
+            values = torch.linalg.eigvalsh((phi + phi.mT) / 2)
+            condition = float(values[-1] / values[0]) if values[0] > SINGULAR * values[-1] else math.inf
+            found[CONDITION] = condition
+            if math.isfinite(condition):
+                residual = self.limit.adapted(self._episodes) - labels_of(self._episodes)
+                found[PREDICTED] = float((residual * torch.linalg.solve(phi, residual)).sum().sqrt())
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
     def observe(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
-        """Return the losses along the run, and how far the adapted outputs g(x) at all queries are from their labels y."""
+        """Return the losses along the run, and the adapted outputs at the queries of all tasks."""
         found: dict[str, float | Curve] = {}
-        for loss, residual, tasks in ((_LOSS, TEST_RESIDUAL, self._test), (_TRAINING, TRAINING_RESIDUAL, self._train)):
+        tests, trained = self._test_episodes, self._episodes
+        for loss, name, tasks, episodes in (
+            (TEST_LOSS, TEST_OUTPUTS, self._test, tests),
+            (TRAINING_LOSS, TRAINING_OUTPUTS, self._train, trained),
+        ):
             away = self._adapted_residual(meta, tasks)
+            outputs = away + labels_of(episodes)[:, 0].to(away)
             found[loss] = _half_mean_square(away)
-            found[residual] = Curve(range(len(away)), away.tolist(), along="query")
+            found[name] = Curve(range(len(outputs)), outputs.tolist(), along=QUERY)
         return found
 
     def _adapted_loss(self, meta: Tree, tasks: Sequence[tuple[Batch, Batch]]) -> float:
@@ -247,6 +286,26 @@ class FewShotRegression(Problem):
             with torch.no_grad():
                 found.append(self._away(adapted.params, meta, queries))
         return torch.cat(found)
+
+
+def _width(size: str) -> int:
+    return int(size.removeprefix("w"))
+
+
+def _kernel_of(options: Options, size: str) -> MLP:
+    """Return the kernel of the network in the limit; in the standard parametrisation it is that of its width.
+
+    Raises:
+        MetabenchError: the width is infinite, and the parametrisation the standard one.
+    """
+    if options.parametrisation == "ntk":
+        return MLP(options.depth, options.activation, options.W_std, options.b_std)
+    if size == INFINITE:
+        raise MetabenchError(
+            "few_shot_regression: in the standard parametrisation the tangent kernel grows with the width: no size 'infinite'"
+        )
+    widths = [_width(size)] * options.depth
+    return MLP(options.depth, options.activation, options.W_std, options.b_std, "standard", widths)
 
 
 def _half_mean_square(away: torch.Tensor) -> float:
@@ -273,7 +332,7 @@ def _tasks(setting: Setting) -> list[Episode]:
 
 
 def _of_images(setting: Setting, numbers: Sequence[str], streams: Iterable[torch.Generator]) -> list[Episode]:
-    """Return tasks that tell two classes apart; the queries of those trained on come from training images, of the others from test images."""
+    """Return tasks that tell two classes apart: those trained on have training images, the others test images."""
     options: Options = setting.options
     if options.spread != 1 or options.family != SINUSOIDS:
         raise MetabenchError(

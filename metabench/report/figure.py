@@ -68,7 +68,9 @@ class Bar:
 
 @dataclass(frozen=True)
 class Trace:
-    """A curve of a label: y against x in the order in which it is drawn. low, high: its band, empty where it has none. n: seeds."""
+    """A curve of a label: y against x in the order in which it is drawn. low, high: its band, empty where it has none. n: seeds.
+    dashed: a limit or a prediction, drawn without markers.
+    """
 
     label: str
     x: tuple[float, ...]
@@ -76,6 +78,7 @@ class Trace:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     n: int = 1
+    dashed: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ _DISTANCE = 1e-4
 def spectrum(subject: Subject) -> Iterator[Row]:
     """Yield the eigenvalues of J = dg/dl in float64, where g is the hypergradient of the first outer step, a mean over its tasks.
 
-    SGD on the meta-parameters at the rate e is l <- l - e g, so along an eigenvector the distance from its fixed point shrinks by 1 - e times
-    the eigenvalue in each step; with a real part below zero it grows at any rate. The J of an exact method is a Hessian, and symmetric.
-    It takes two hypergradients for each meta-parameter and task. A method that draws has the same draws in all of them.
+    SGD on the meta-parameters at the rate e is l <- l - e g, so along an eigenvector the distance from its fixed point shrinks by
+    1 - e times the eigenvalue in each step; with a real part below zero it grows at any rate. The J of an exact method is a Hessian, and
+    symmetric. It takes two hypergradients for each meta-parameter and task. A method that draws has the same draws in all of them.
 
     Raises:
         MetabenchError: there are more meta-parameters than `kind_options.most`, or the method has no hypergradients.

@@ -9,15 +9,17 @@ import pytest
 import torch
 from bilevel import make_problem
 
+from metabench.core import tree
 from metabench.core.errors import MetabenchError, Unsupported
 from metabench.core.problem import Problem
 from metabench.core.randomness import generator
 from metabench.kernels.flow import Flow
 from metabench.kernels.meta_kernel import Reptile, labels
+from metabench.kernels.names import TEST_OUTPUTS, TRAINING_OUTPUTS
 from metabench.kernels.responses import NeumannSeries, Nothing, Response, Ridge
 from metabench.methods import method
 from metabench.models.wide import WideMLP, factor
-from metabench.problems.few_shot_regression import TEST_RESIDUAL, TRAINING_RESIDUAL, FewShotRegression
+from metabench.problems.few_shot_regression import FewShotRegression
 from metabench.stages.well_posed import check_losses
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.predict.one_cell import predict
@@ -59,8 +61,8 @@ def closed_form(
 def agree(on: FewShotRegression, run: Run, limit: tuple[torch.Tensor, torch.Tensor]) -> bool:
     curves = run.record.curves()
     return all(
-        torch.allclose(torch.tensor(curves[name].values, dtype=torch.float64), away[:, 0], atol=1e-10)
-        for name, away in zip((TEST_RESIDUAL, TRAINING_RESIDUAL), limit, strict=True)
+        torch.allclose(torch.tensor(curves[name].values, dtype=torch.float64), (away + labels(which))[:, 0], atol=1e-10)
+        for name, which, away in zip((TEST_OUTPUTS, TRAINING_OUTPUTS), on.episodes[::-1], limit, strict=True)
     )
 
 
@@ -218,3 +220,68 @@ def test_a_method_without_the_start_is_refused_and_one_that_regresses_on_support
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(MetabenchError, match="a task has two classes with 3000 images each, and of 10 classes one has"):
         made(shots=2000, queries=1000)
+
+
+PLANE = {"family": "plane", "tasks": 2, "test_tasks": 2, "activation": "erf", "b_std": 0.0, "learning_rate": 0.25}
+
+
+def test_first_order_maml_leaves_maml_at_the_predicted_rate_and_finite_networks_follow_for_a_while() -> None:
+    """Its kernel has an eigenvalue of -0.107 for the limit, whose residual grows by 1 + rate 0.107 / 2 in each step for ever."""
+
+    def losses(name: str, size: str) -> list[float]:
+        on = make_problem(
+            "few_shot_regression", size=size, dataset="analytic", inner_steps=5, outer_learning_rate=0.1, **PLANE
+        )
+        curve = run_of(on, name, outer_steps=60).record.curves()["training loss"]
+        growth = 1 + on.outer_optimiser.learning_rate * 0.1071006 / 2
+        return [curve.values[curve.x.index(step)] for step in (0, 40, 60)] + [growth]
+
+    _, middle, end, growth = losses("first_order", "infinite")
+    assert (end / middle) ** (1 / 40) == pytest.approx(growth, rel=1e-3) and growth > 1.05
+    assert losses("unrolled", "infinite")[2] < 1e-6 and losses("unrolled", "w256")[2] < 1e-4
+    narrow, wide = losses("first_order", "w64"), losses("first_order", "w2048")
+    assert max(narrow[1:3]) < wide[1] < middle and wide[2] < end / 4
+
+
+def test_where_queries_are_shared_first_order_maml_stalls_and_maml_goes_on() -> None:
+    on = made(tasks=8, shared_queries=True)
+    first, *others = on.episodes[0]
+    assert all(torch.equal(first.queries, one.queries) for one in others)
+    inputs = [made(dataset="analytic", shared_queries=True).episodes[0][n].queries for n in (0, 1)]
+    assert torch.equal(*inputs)
+    assert any(not torch.equal(first.query_labels, one.query_labels) for one in others)
+    for name, goes_on in (("unrolled", True), ("first_order", False)):
+        curve = run_of(on, name, outer_steps=200).record.curves()["training loss"]
+        assert (curve.values[curve.x.index(200)] < 0.99 * curve.values[curve.x.index(100)]) == goes_on
+
+
+def test_tasks_may_be_alike_or_noisy() -> None:
+    alike, noisy, plain = (
+        made(dataset="analytic", **options).episodes[0] for options in ({"spread": 0.0}, {"noise": 0.5}, {})
+    )
+    assert all(torch.allclose(one.query_labels, 0.51 * torch.cos(one.queries)) for one in alike)
+    away = torch.cat([one.query_labels - other.query_labels for one, other in zip(noisy, plain, strict=True)])
+    assert 0.2 < float(away.std()) < 1 and torch.equal(noisy[0].queries, plain[0].queries)
+    with pytest.raises(MetabenchError, match="`spread` and `family` choose among analytic tasks"):
+        made(spread=0.5)
+
+
+def test_in_standard_parametrisation_a_network_of_four_times_the_width_moves_half_as_far() -> None:
+    moved = []
+    for size in ("w256", "w1024", "w4096"):
+        on = made(size, parametrisation="standard", tasks=2)
+        meta = run_of(on, "unrolled", outer_steps=40).meta
+        moved.append(float(tree.norm(tree.subtract(meta, on.initial()))))
+        assert moved[-1] == pytest.approx(on.summary(meta)["distance of MAML in the limit"], rel=0.1)
+    assert 1.5 < moved[0] / moved[1] < moved[1] / moved[2] < 2.1
+    with pytest.raises(MetabenchError, match="in the standard parametrisation the tangent kernel grows with the width"):
+        made(parametrisation="standard")
+
+
+def test_a_standard_network_begins_as_the_other_one_and_has_its_own_kernel() -> None:
+    standard, other = (made("w64", parametrisation=name, depth=2) for name in ("standard", "ntk"))
+    window = next(other.windows())[0]
+    losses = [float(on.outer_loss(on.initial(), on.initial(), window.inner[0])) for on in (standard, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    points = other.episodes[0][0].support
+    assert not torch.allclose(standard.limit.kernel(points, points).ntk, other.limit.kernel(points, points).ntk, rtol=1)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from bilevel import make_problem
 
-from metabench.core.errors import MetabenchError
 from metabench.kernels.meta_kernel import MetaKernel
 from metabench.kernels.responses import Nothing, Response
 from metabench.problems.few_shot_regression import FewShotRegression

@@ -32,7 +32,11 @@ def draw_traces(axes: Axes, panel: Panel, styles: Mapping[str, LabelStyle]) -> N
         # Each label has its markers at places of its own: where lines meet, all of them can be seen.
         step = max(1, len(kept) // _MARKERS)
         first = step * labels.index(trace.label) // len(labels)
-        axes.plot(xs, ys, color=style.colour, linewidth=1.1, alpha=0.85, zorder=3, gid=gid("l", trace.label, row))
+        line = "--" if trace.dashed else "-"
+        name = gid("l", trace.label, row)
+        axes.plot(xs, ys, color=style.colour, linewidth=1.1, alpha=0.85, linestyle=line, zorder=3, gid=name)
+        if trace.dashed:
+            continue
         axes.plot(
             xs[first::step],
             ys[first::step],

@@ -1,0 +1,10 @@
+"""Names that wide networks share with the report: of their size in the limit, and of what is observed of them."""
+
+INFINITE = "infinite"
+"""The size of a network of infinite width."""
+QUERY = "query"
+"""What vectors of adapted outputs run along."""
+TEST_OUTPUTS, TRAINING_OUTPUTS = "adapted outputs of test tasks", "adapted outputs of training tasks"
+TEST_LOSS, TRAINING_LOSS = "test loss", "training loss"
+DISTANCE, RELATIVE = "distance from the initial parameters", "distance relative to the initial parameters"
+CONDITION, PREDICTED = "condition of the meta kernel", "distance of MAML in the limit"

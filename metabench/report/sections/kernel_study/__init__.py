@@ -1,0 +1,66 @@
+"""Wide networks beside their limit, and the kernel that each method has there."""
+
+from __future__ import annotations
+
+from metabench.kernels.names import TEST_LOSS, TEST_OUTPUTS, TRAINING_LOSS, TRAINING_OUTPUTS
+from metabench.report.blocks import Block, Sentence
+from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Task
+from metabench.report.section import Part, Section
+from metabench.report.sections.kernel_study.figures import distance_figure, error_figure, loss_figure, spectra_figure
+from metabench.report.sections.kernel_study.study import Regime, regimes
+from metabench.report.sections.kernel_study.table import kernel_table
+
+_TOLERANCE = 0.1
+
+
+def _parts(suite: Suite) -> list[Part]:
+    found = regimes(suite)
+    parts = [_part(suite, regime, place) for place, regime in enumerate(found)]
+    if (figure := spectra_figure(suite)) is not None:
+        parts.append(Part("kernel-spectra", "Spectra", [figure], "of each method's hypergradient"))
+    return parts
+
+
+def _part(suite: Suite, regime: Regime, place: int) -> Part:
+    figures = [loss_figure(suite, regime), error_figure(suite, regime), distance_figure(suite, regime)]
+    blocks: list[Block] = [
+        Sentence(_words(regime)),
+        *(figure for figure in figures if figure.panels),
+        kernel_table(regime),
+    ]
+    words = f", {regime.words}" if regime.words else ""
+    subtitle = f"{regime.task.problem} on {regime.task.dataset}{words}, {regime.outer_steps} outer steps"
+    return Part(f"kernel-{place}", "Infinite width", blocks, subtitle, folded=place > 0)
+
+
+def _words(regime: Regime) -> str:
+    """Return from which width on the limit is to be trusted, by method."""
+    groups: dict[int | None, list[str]] = {}
+    for one in regime.methods:
+        groups.setdefault(one.trusted_from(TEST_OUTPUTS, _TOLERANCE), []).append(f"`{one.label}`")
+    said = [
+        f"from width {width:,} on for {', '.join(groups[width])}"
+        for width in sorted(width for width in groups if width is not None)
+        if width is not None
+    ]
+    if None in groups:
+        said.append(f"at no width here for {', '.join(groups[None])}")
+    return (
+        f"The adapted outputs on test tasks are within {_TOLERANCE:.0%} of those of infinite width {'; '.join(said)}."
+    )
+
+
+def _headline(suite: Suite) -> str:
+    found = regimes(suite)
+    if not found or {regime.task.problem for regime in found} != {task.problem for task in suite.tasks}:
+        return ""
+    return _words(found[0])
+
+
+def _draws(suite: Suite, task: Task, name: str) -> bool:
+    drawn = name.startswith((TRAINING_OUTPUTS, TEST_OUTPUTS)) or name in (TRAINING_LOSS, TEST_LOSS)
+    return drawn and task in {regime.task for regime in regimes(suite)}
+
+
+KERNELS = Section("kernels", "Infinite width", _parts, _headline, _draws, order=15, module=__name__)

@@ -1,0 +1,150 @@
+"""What wide networks show of their limit: the runs of each method by width, those of `infinite` beside them, and what follows."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from metabench.core.curves import Curve
+from metabench.kernels.names import INFINITE, QUERY, TEST_OUTPUTS, TRAINING_LOSS, TRAINING_OUTPUTS
+from metabench.report.results.entries import Suite
+from metabench.report.results.settings import Row, Task
+from metabench.results.statistics import Fit, power_law
+
+OUTPUTS = {"training tasks": TRAINING_OUTPUTS, "test tasks": TEST_OUTPUTS}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row that trained, with its curves."""
+
+    row: Row
+    curves: Mapping[str, Curve]
+
+
+@dataclass
+class Widths:
+    """The runs of one method in one setting, by width; 0 stands for infinite.
+
+    Attributes:
+        label: of the method.
+        runs: by width, then by seed.
+    """
+
+    label: str
+    runs: dict[int, dict[int, Run]] = field(default_factory=dict)
+
+    @property
+    def finite(self) -> list[int]:
+        """Widths, ascending."""
+        return sorted(width for width in self.runs if width)
+
+    @property
+    def limit(self) -> dict[int, Run]:
+        """The runs of infinite width by seed; none where there are none."""
+        return self.runs.get(0, {})
+
+    def errors(self, width: int, which: str) -> list[float]:
+        """Return |F - F of infinite width| / |F of infinite width| of the adapted outputs, of each seed that both have."""
+        found = []
+        for seed, run in self.runs[width].items():
+            limit = self.limit.get(seed)
+            if limit is None or which not in run.curves or which not in limit.curves:
+                continue
+            mine, theirs = run.curves[which].values, limit.curves[which].values
+            length = math.hypot(*theirs)
+            if len(mine) == len(theirs) and length > 0:
+                found.append(math.dist(mine, theirs) / length)
+        return found
+
+    def slope(self, which: str) -> Fit | None:
+        """Return the exponent with which that error falls with the width: of means over seeds, through four widths or more."""
+        points = [(width, statistics.fmean(found)) for width in self.finite if (found := self.errors(width, which))]
+        if len(points) < 4 or any(error <= 0 for _, error in points):
+            return None
+        return power_law(*zip(*points, strict=True))
+
+    def rate(self, width: int) -> float | None:
+        """Return by how much the logarithm of the training loss falls in an outer step over the second half of a run, the median over seeds."""
+        found = [
+            rate
+            for run in self.runs.get(width, {}).values()
+            if (rate := _rate(run.curves.get(TRAINING_LOSS))) is not None
+        ]
+        return statistics.median(found) if found else None
+
+    def trusted_from(self, which: str, tolerance: float) -> int | None:
+        """Return the least width from which on the mean error is within a tolerance at all widths; None if at none."""
+        found = None
+        for width in reversed(self.finite):
+            errors = self.errors(width, which)
+            if not errors or statistics.fmean(errors) > tolerance:
+                break
+            found = width
+        return found
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Methods in one setting of a task, whose sizes are widths, one of them infinite.
+
+    Attributes:
+        task: problem and data set.
+        words: the options in which it differs from other regimes.
+        inner_steps, outer_steps: of its runs.
+        methods: in the suite's order.
+    """
+
+    task: Task
+    words: str
+    inner_steps: int
+    outer_steps: int
+    methods: tuple[Widths, ...]
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """All widths, ascending."""
+        return sorted({width for one in self.methods for width in one.finite})
+
+
+def regimes(suite: Suite) -> list[Regime]:
+    """Return the regimes in which a method trained at three widths or more, infinite among them."""
+    found: dict[tuple[Task, str, int, int], dict[str, Widths]] = {}
+    for row, width in _wide(suite):
+        curves = suite.curves.get((row["cell"], row["seed"]), {})
+        if not any(curve.along == QUERY for curve in curves.values()):
+            continue
+        key = (Task(row["problem"], row["dataset"]), row["problem_variant"], row["inner_steps"], row["outer_steps"])
+        widths = found.setdefault(key, {}).setdefault(row["label"], Widths(row["label"]))
+        widths.runs.setdefault(width, {})[row["seed"]] = Run(row, curves)
+    made = []
+    for (task, words, inner_steps, outer_steps), by_label in found.items():
+        methods = tuple(by_label[label] for label in suite.styles if label in by_label and by_label[label].limit)
+        if len({width for one in methods for width in one.runs}) >= 3:
+            made.append(Regime(task, words, inner_steps, outer_steps, methods))
+    return made
+
+
+def _wide(suite: Suite) -> Iterator[tuple[Row, int]]:
+    """Yield the rows that trained to their end at a width, with it; 0 for infinite."""
+    for row in suite.rows:
+        if row["status"] == "ok" and row["outer_steps"] and row["kind"] != "spectrum":
+            if row["size"] == INFINITE:
+                yield row, 0
+            elif (found := re.fullmatch(r"w(\d+)", row["size"])) is not None:
+                yield row, int(found[1])
+
+
+def _rate(curve: Curve | None) -> float | None:
+    """Return it over the second half of a curve, but not below where the loss is rounding."""
+    if curve is None:
+        return None
+    points = [(x, y) for x, y in zip(curve.x, curve.values, strict=True) if y > 1e-12]
+    half = [point for point in points if point[0] >= points[-1][0] / 2] if points else []
+    if len(half) < 2 or half[-1][0] == half[0][0]:
+        return None
+    return (math.log(half[0][1]) - math.log(half[-1][1])) / (half[-1][0] - half[0][0])
