@@ -65,7 +65,7 @@ def error_figure(suite: Suite, regime: Regime) -> Figure:
         regime,
         "kernel_error",
         "How near networks are to the limit",
-        f"|F - F'| / |F'| of the adapted outputs F, with F' those of infinite width on the same tasks: means over seeds, least to greatest. "
+        "|F - F'| / |F'| of the adapted outputs F, with F' those of infinite width on the same tasks: means over seeds, least to greatest. "
         f"b: exponent of the width ± its standard error. Dashed: {_GUIDE}.",
         [panel for panel in panels if panel.points],
         2,
@@ -126,8 +126,8 @@ def spectra_figure(suite: Suite) -> Figure | None:
         "kernel_spectra",
         "kernel",
         "What each method's hypergradient is near the start",
-        "Eigenvalues of its derivative by the meta-parameters, of the first seed; those that are zero are left out. Left of the line, descent "
-        "along the hypergradient diverges at any rate. An exact method's are real.",
+        "Eigenvalues of its derivative by the meta-parameters, of the first seed; those that are zero are left out. Left of the line, "
+        "descent along the hypergradient diverges at any rate. An exact method's are real.",
         panels,
         styles=suite.styles,
     )

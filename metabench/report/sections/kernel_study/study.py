@@ -69,7 +69,7 @@ class Widths:
         return power_law(*zip(*points, strict=True))
 
     def rate(self, width: int) -> float | None:
-        """Return by how much the logarithm of the training loss falls in an outer step over the second half of a run, the median over seeds."""
+        """Return by how much the logarithm of the training loss falls per outer step, over the second half of a run: median over seeds."""
         found = [
             rate
             for run in self.runs.get(width, {}).values()

@@ -18,9 +18,9 @@ def kernel_table(regime: Regime) -> Table:
     table = Table(
         slug("kernel", task.problem, task.dataset, regime.words, str(regime.outer_steps)),
         f"In the limit and at width {widest:,}",
-        f"After {regime.outer_steps} outer steps of {regime.inner_steps} inner steps; means over seeds. Error: of the adapted outputs, relative "
-        "to infinite width. Exponent: of that error against width, ± its standard error. Rate: by how much the logarithm of the training loss "
-        "falls in an outer step over the second half of the run, over that of infinite width.",
+        f"After {regime.outer_steps} outer steps of {regime.inner_steps} inner steps; means over seeds. Error: of the adapted outputs, "
+        "relative to infinite width. Exponent: of that error against width, ± its standard error. Rate: by how much the logarithm of the "
+        "training loss falls in an outer step over the second half of the run, over that of infinite width.",
         [
             Column("label", "method", numeric=False),
             Column("limit", "infinite", "test loss"),
