@@ -27,6 +27,12 @@ def gid(kind: str, label: str, row: str = "") -> str:
     return "\t".join((kind, label, row))
 
 
+def _dashes(gc: GraphicsContextBase) -> str:
+    """Return the dashes of a line as a property; empty if it has none."""
+    dashes: Any = gc.get_dashes()[1]
+    return "" if dashes is None else "stroke-dasharray:" + " ".join(f"{dash:.2g}" for dash in dashes)
+
+
 class PageRenderer(RendererBase):
     """Writes what Matplotlib draws at 72 dots per inch, so that a point is a pixel.
 
@@ -114,7 +120,8 @@ class PageRenderer(RendererBase):
             kind, label, row = group.split("\t")
             said = f' data-r="{escape(row)}"' if row else ""
             pale = f' opacity="{gc.get_alpha():g}"' if kind == "r" and gc.get_alpha() != 1 else ""
-            return f'class="{kind} {self._name_of(label)}"{said}{pale}'
+            dashed = f' style="{_dashes(gc)}"' if kind == "l" and _dashes(gc) else ""
+            return f'class="{kind} {self._name_of(label)}"{said}{pale}{dashed}'
         filled = face is not None and (len(face) < 4 or face[3] > 0)
         stroked = gc.get_linewidth() > 0 and gc.get_rgb()[3] > 0
         if not filled and not stroked:
@@ -122,9 +129,7 @@ class PageRenderer(RendererBase):
         looks = [f"fill:var(--{_variable(face)})"] if filled else []
         if stroked:
             looks.append(f"stroke:var(--{_variable(gc.get_rgb())});stroke-width:{gc.get_linewidth():.3g}")
-            dashes: Any = gc.get_dashes()[1]
-            if dashes is not None:
-                looks.append("stroke-dasharray:" + " ".join(f"{dash:.2g}" for dash in dashes))
+            looks += filter(None, [_dashes(gc)])
         return f'style="{";".join(looks)}"'
 
     def _outline(self, path: Path, transform: Any, clip: Any) -> str:

@@ -10,6 +10,7 @@ from metabench.report.section import Part, Section
 from metabench.report.sections.kernel_study.figures import distance_figure, error_figure, loss_figure, spectra_figure
 from metabench.report.sections.kernel_study.study import Regime, regimes
 from metabench.report.sections.kernel_study.table import kernel_table
+from metabench.results.spectra import EIGENVALUES
 
 _TOLERANCE = 0.1
 
@@ -60,7 +61,7 @@ def _headline(suite: Suite) -> str:
 
 def _draws(suite: Suite, task: Task, name: str) -> bool:
     drawn = name.startswith((TRAINING_OUTPUTS, TEST_OUTPUTS)) or name in (TRAINING_LOSS, TEST_LOSS)
-    return drawn and task in {regime.task for regime in regimes(suite)}
+    return name == EIGENVALUES or (drawn and task in {regime.task for regime in regimes(suite)})
 
 
 KERNELS = Section("kernels", "Infinite width", _parts, _headline, _draws, order=15, module=__name__)

@@ -25,6 +25,8 @@ def loss_figure(suite: Suite, regime: Regime) -> Figure:
     styles = {_width_name(width): _width_style(place) for place, width in enumerate([*regime.widths, 0])}
     panels = []
     for one in regime.methods:
+        if not one.learns:
+            continue
         traces = [trace for width in [*one.finite, 0] if (trace := _loss(one, width)) is not None]
         positive = all(y > 0 for trace in traces for y in trace.y)
         axis = Axis(TRAINING_LOSS, "error", log=positive)

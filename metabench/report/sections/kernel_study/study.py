@@ -48,6 +48,11 @@ class Widths:
         """The runs of infinite width by seed; none where there are none."""
         return self.runs.get(0, {})
 
+    @property
+    def learns(self) -> bool:
+        """Tell whether the method has hypergradients."""
+        return all(run.row["target"] != "none" for runs in self.runs.values() for run in runs.values())
+
     def errors(self, width: int, which: str) -> list[float]:
         """Return |F - F of infinite width| / |F of infinite width| of the adapted outputs, of each seed that both have."""
         found = []

@@ -76,4 +76,4 @@ def _cell(value: float | None) -> Cell:
 def _slope_cell(fit: Fit | None) -> Cell:
     if fit is None:
         return Cell(numbers.ABSENT)
-    return exact_cell(f"{fit.slope:.2f}" if fit.error is None else numbers.with_error(fit.slope, fit.error), fit.slope)
+    return exact_cell(numbers.exponent(fit), fit.slope)
