@@ -30,12 +30,14 @@ from metabench.kernels.pixels import (
     rectified,
 )
 
-CACHE = {"cpu": 2**20, "cuda": 2**28}
+CACHE = {"cpu": 2**22, "cuda": 2**28}
 """Bytes of all buffers of a block of pairs, or of its slabs where one pair is larger: what a core keeps close, and what fills a GPU."""
 _READOUTS = ("flatten", "pool", "gap")
 _ROWS, _COLUMNS = 0, 1
 _ACROSS = 32
 """Images of columns in a block of the same pixels: units of more would not fit."""
+_TOGETHER = 64
+"""Images of rows whose units are kept for all columns."""
 
 
 @dataclass(frozen=True)
@@ -182,16 +184,23 @@ class ConvNet:
         left = self._bases(rows, buffers, tiling, opposite)
         right = left if columns is rows else self._bases(columns, buffers, tiling, opposite)
         nngp, ntk = (rows.new_zeros(len(rows), len(columns)) for _ in range(2))
-        for start in range(0, len(columns), tiling.across):
-            stop = min(start + tiling.across, len(columns))
-            others = [self._units(base[start:stop], _COLUMNS) for base in right]
-            last = stop if symmetric else len(rows)
-            for first in range(0, last, tiling.down):
-                end = min(first + tiling.down, last)
-                some = (self._units(base[first:end], _ROWS) for base in left)
-                covariance, tangent = self._propagated(zip(some, others, strict=True), buffers, tiling.slab, opposite)
-                nngp[first:end, start:stop] = self.W_std**2 * self._read(covariance) + self.b_std**2
-                ntk[first:end, start:stop] = self.W_std**2 * self._read(tangent)
+        for top in range(0, len(rows), _TOGETHER):
+            tiles = []
+            for first in range(top, min(top + _TOGETHER, len(rows)), tiling.down):
+                down = slice(first, min(first + tiling.down, top + _TOGETHER, len(rows)))
+                tiles.append((down, [self._units(base[down], _ROWS) for base in left]))
+            for start in range(0, len(columns), tiling.across):
+                across = slice(start, start + tiling.across)
+                if symmetric and across.stop <= top:
+                    continue
+                others = [self._units(base[across], _COLUMNS) for base in right]
+                for down, some in tiles:
+                    if symmetric and across.stop <= down.start:
+                        break
+                    units = zip(some, others, strict=True)
+                    covariance, tangent = self._propagated(units, buffers, tiling.slab, opposite)
+                    nngp[down, across] = self.W_std**2 * self._read(covariance) + self.b_std**2
+                    ntk[down, across] = self.W_std**2 * self._read(tangent)
         return [nngp, ntk.add_(nngp)]
 
     def _read(self, state: torch.Tensor) -> torch.Tensor:
@@ -222,7 +231,7 @@ class ConvNet:
         between = self._activation
         scale, leaky = self.W_std**2 / 9, isinstance(between, Leaky)
         state: State | None = None
-        found: State
+        found: State = ()
         for place, (left, right) in enumerate(units):
             last, pools = place + 1 == self.depth, place + 1 in self.pooling
             if place in self.pooling:
@@ -299,7 +308,7 @@ class ConvNet:
         """Return what a layer reads of some images, as rows or as columns; matched, pairs are of each image with itself."""
         n, channels, h, w = base.shape
         patches = self._patches(base)
-        roots = torch.linalg.vector_norm(patches, dim=1, keepdim=True)
+        roots = patches.square().sum(1, keepdim=True).sqrt_()
         patches.div_(torch.where(roots > 0, roots, 1.0)).mul_(0.5**0.5)
         pixels = (h, w) if self._same else (h, w, 1, 1) if side == _ROWS else (1, 1, h, w)
         pairs = (n, 1, 1) if matched else (n, 1) if side == _ROWS else (1, n)

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.kernels.activations import Activation, Leaky
+from metabench.kernels.activations import Activation
 from metabench.kernels.covariances import ROUNDING, of_moments
 
 BUFFERS = 8
@@ -155,7 +155,7 @@ def rectified(
     slope = layer.activation.slope
     bent = (1 - slope) ** 2
     straight, turned = layer.after * (slope + bent / 2), layer.after * bent / math.pi
-    deficits, tangents = after
+    deficits = after[0]
     rows = slab_rows(deficits.shape, slab)
     for start in range(0, len(deficits), rows):
         deficit, tangent = (one[start : start + rows] for one in after)
@@ -209,7 +209,7 @@ def activated(
     Raises:
         MetabenchError: a covariance is above the root of its variances.
     """
-    covariances, tangents = after
+    covariances = after[0]
     rows = slab_rows(covariances.shape, slab)
     for start in range(0, len(covariances), rows):
         found, tangent = (one[start : start + rows] for one in after)
