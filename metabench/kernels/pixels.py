@@ -1,8 +1,8 @@
 """A convolution and an activation on the covariances of all pairs of pixels, in place and in slabs that fit the cache.
 
-Arora et al. 2019 (CNTK), section 4 and appendix G; zero padding and scales are those of Novak et al. 2020 (neural-tangents). A state is what is known of a
-block of pairs of images after an activation: of each pair of pixels, shape [h, w, h, w, ...], or of each pixel with the same one of the
-other image, [h, w, ...]; trailing dimensions are pairs of images.
+Arora et al. 2019 (CNTK), section 4; zero padding and scales are those of Novak et al. 2020 (neural-tangents). A state is what is known of
+a block of pairs of images after an activation: of all pairs of their pixels, shape [h, w, h, w, ...], or of the same pixel in both,
+[h, w, ...]; trailing dimensions are pairs of images.
 
 Of ReLU the state has the deficit d = sqrt(a b) - c (see `covariances`). With alpha, beta the roots of the variances in two 3 x 3 patches,
 times W_std / 3, and b_std as a tenth entry, a convolution makes of it
@@ -139,8 +139,8 @@ def rectified(
 ) -> None:
     """Write the state after a convolution and a leaky ReLU: deficits, and tangent kernels.
 
-    With t the angle of a pair, sqrt(a b) sin t = sqrt(d e) and sqrt(a b) cos t = c. So the deficit after ReLU, d/2 - (sqrt(d e) - t c) / 2 pi,
-    is off by the rounding of t, not of t^2: the angle that the next layer finds from it keeps all of its digits.
+    With t the angle of a pair, sqrt(a b) sin t = sqrt(d e) and sqrt(a b) cos t = c. So after ReLU the deficit is
+    d/2 - (sqrt(d e) - t c) / 2 pi, off by t times the rounding: the angle that the next layer finds from it keeps all of its digits.
 
     Args:
         layer: with a `Leaky` activation.
@@ -192,7 +192,7 @@ def rectified(
 def _squared_distance(
     left: torch.Tensor, right: torch.Tensor, joined: object, work: torch.Tensor, out: torch.Tensor
 ) -> None:
-    """Set a slab to |u - v|^2, or |u + v|^2, summed over the first dimension of both: products of matrices would lose half of the digits."""
+    """Set a slab to |u - v|^2, or |u + v|^2, summed over the first dimension: a product of matrices loses half of the digits."""
     for place, (one, other) in enumerate(zip(left, right, strict=True)):
         joined(one, other, out=work)
         if place:
