@@ -46,11 +46,9 @@ class Propagation:
         self._same, self._pooling = network.same, network.pooling
         self._buffers = Buffers(tiling.block, tiling.slab, like)
 
-    def _pairs(
-        self, rows: torch.Tensor, columns: torch.Tensor, cache: int, symmetric: bool = False
-    ) -> list[torch.Tensor]:
+    def pairs(self, rows: torch.Tensor, columns: torch.Tensor, symmetric: bool = False) -> list[torch.Tensor]:
         """Return NNGP and NTK, shape [n, m] each; if symmetric, on and above the diagonal alone."""
-        tiling = self._tiling
+        tiling, scale, bias = self._tiling, self._network.W_std**2, self._network.b_std**2
         left = self._bases(rows)
         right = left if columns is rows else self._bases(columns)
         nngp, ntk = (rows.new_zeros(len(rows), len(columns)) for _ in range(2))
@@ -71,8 +69,8 @@ class Propagation:
                         break
                     units = zip(some, others, strict=True)
                     covariance, tangent = self._propagated(units)
-                    nngp[down, across] = self._network.W_std**2 * self._read(covariance) + self._network.b_std**2
-                    ntk[down, across] = self._network.W_std**2 * self._read(tangent)
+                    nngp[down, across] = scale * self._read(covariance) + bias
+                    ntk[down, across] = scale * self._read(tangent)
         return [nngp, ntk.add_(nngp)]
 
     def _read(self, state: torch.Tensor) -> torch.Tensor:
@@ -91,8 +89,11 @@ class Propagation:
         """Return the covariances and the tangent kernels of a block after the layers that there are units of.
 
         Args:
-            units: of rows and of columns, layer by layer, each made when it is reached.
+            units: of rows and of columns, layer by layer.
             learn: called with the covariances after each pooling.
+
+        Raises:
+            MetabenchError: a correlation is above 1 by more than rounding.
         """
         between, buffers, slab = self._activation, self._buffers, self._tiling.slab
         scale, leaky = self._network.W_std**2 / 9, isinstance(between, Leaky)
