@@ -7,7 +7,6 @@ images alone; pooling needs those of all pairs of pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
