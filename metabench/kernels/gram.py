@@ -76,7 +76,7 @@ class Gram:
         architecture: what tells this kernel from any other, such as `repr(ConvNet(...))`; part of the hash.
         folder: where files are kept; None: nowhere.
         block: points in the rows, and in the columns, of a block.
-        block_bytes: bytes that the kernel takes for a block of so many rows and columns, its results included; None: its results alone.
+        block_bytes: from rows and columns of a block to the bytes that the kernel takes, its results included; None: its results alone.
         memory: bytes that may be taken; None: what is free on the device.
         report: called with a sentence before a computation starts: the blocks that are left, and what they cost.
     """
@@ -169,7 +169,8 @@ class Gram:
 
     def _resumed(self, found: Kernels, parts: Path | None, key: str, symmetric: bool) -> Iterator[tuple[slice, slice]]:
         """Place the blocks that were finished before, and yield those that were not."""
-        for down, across in self._blocks(*found.ntk.shape, symmetric):
+        rows, columns = found.ntk.shape
+        for down, across in self._blocks(rows, columns, symmetric):
             shape = (down.stop - down.start, across.stop - across.start)
             stored = None if parts is None else read(_part(parts, down, across), key, shape)
             if stored is None:

@@ -15,13 +15,13 @@ sums of numbers that are not negative, so nothing cancels. In the first layer th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.kernels.activations import Activation
+from metabench.kernels.activations import Activation, Leaky
 from metabench.kernels.covariances import ROUNDING, of_moments
 
 BUFFERS = 8
@@ -88,7 +88,7 @@ class Buffers:
 
 
 def slab_rows(shape: Sequence[int], elements: int) -> int:
-    """Return how many rows of pixels of a state a slab of so many elements holds, one or more."""
+    """Return how many rows of pixels of a state a slab of some elements holds, one or more."""
     return min(shape[0], max(1, elements // math.prod(shape[1:])))
 
 
@@ -152,6 +152,7 @@ def rectified(
         slab: elements of a slab.
         opposite: whether patches may be opposite, so that the excess needs a sum of its own.
     """
+    assert isinstance(layer.activation, Leaky)
     slope = layer.activation.slope
     bent = (1 - slope) ** 2
     straight, turned = layer.after * (slope + bent / 2), layer.after * bent / math.pi
@@ -190,7 +191,7 @@ def rectified(
 
 
 def _squared_distance(
-    left: torch.Tensor, right: torch.Tensor, joined: object, work: torch.Tensor, out: torch.Tensor
+    left: torch.Tensor, right: torch.Tensor, joined: Callable[..., torch.Tensor], work: torch.Tensor, out: torch.Tensor
 ) -> None:
     """Set a slab to |u - v|^2, or |u + v|^2, summed over the first dimension: a product of matrices loses half of the digits."""
     for place, (one, other) in enumerate(zip(left, right, strict=True)):

@@ -96,21 +96,23 @@ class Propagation:
             MetabenchError: a correlation is above 1 by more than rounding.
         """
         between, buffers, slab = self._activation, self._buffers, self._tiling.slab
-        scale, leaky = self._network.W_std**2 / 9, isinstance(between, Leaky)
+        scale = self._network.W_std**2 / 9
         state: State | None = None
-        found: State = ()
+        found: State | None = None
         for place, (left, right) in enumerate(units):
             last, pools = place + 1 == self._network.depth, place + 1 in self._pooling
-            if place in self._pooling:
-                state = buffers.next_state(found[0].shape)
-                first = deficit_of(left.before[0] * right.before[0], found[0]) if leaky else found[0]
-                for one, value in zip(state, (first, found[1]), strict=True):
-                    torch.mul(value, scale, out=one)
+            if found is not None and place in self._pooling:
+                covariance, tangent = found
+                state = buffers.next_state(covariance.shape)
+                if isinstance(between, Leaky):
+                    covariance = deficit_of(left.before[0] * right.before[0], covariance)
+                torch.mul(covariance, scale, out=state[0])
+                torch.mul(tangent, scale, out=state[1])
             layer = Layer(
                 between, scale, self._network.b_std**2, 1.0 if last or pools else scale, 2 if self._same else 4
             )
             shape = torch.broadcast_shapes(left.roots.shape, right.roots.shape)
-            if leaky:
+            if isinstance(between, Leaky):
                 after = buffers.next_state(shape)
                 rectified(layer, left, right, state, after, buffers, slab, self._opposite)
             else:
@@ -121,7 +123,7 @@ class Propagation:
                 activated(layer, left, right, state, after, buffers, slab)
             state = found = after
             if last or pools:
-                if leaky:
+                if isinstance(between, Leaky):
                     first, _ = buffers.next_state(shape)
                     torch.mul(left.roots * _gain(between), right.roots * _gain(between), out=first)
                     found = first.sub_(after[0]), after[1]
@@ -129,6 +131,7 @@ class Propagation:
                     found = pooled(found[0]), pooled(found[1])
                     if learn is not None:
                         learn(found[0])
+        assert found is not None
         return found
 
     def _bases(self, images: torch.Tensor) -> list[torch.Tensor]:
