@@ -4,10 +4,10 @@
     python benchmarks/kernels.py --neural-tangents /path/to/venv/bin/python  # beside neural-tangents 0.6.5, in the same run
     python benchmarks/kernels.py --cuda                                   # 32 x 32 pixels, 20 layers, on a GPU
 
-Times are the processor's, on one thread, the median of rounds; those of a GPU are by the clock. Both libraries use all instructions
-that the processor has. Networks are of ReLU and three layers, the GPU's excepted. Goals per pair on one core: global average pooling (GAP) in
-float64 0.75 ms at 8 x 8 pixels and 8.0 ms at 14 x 14, flattened 27 us at 14 x 14, GAP in float32 40 ms at 28 x 28; at most half of
-neural-tangents' time; at any block size a time that grows no faster than pixels squared; memory predicted within 10 %; on a GPU 2 ms.
+Times are the processor's, on one thread, the median of rounds; those of a GPU are by the clock. Both libraries use all instructions that
+there are. Networks are of ReLU and three layers, the GPU's excepted. Goals per pair on one core: global average pooling (GAP) in float64
+0.75 ms at 8 x 8 pixels and 8.0 ms at 14 x 14, flattened 27 us at 14 x 14, GAP in float32 40 ms at 28 x 28; at most half of neural-tangents'
+time; at any block size a time that grows no faster than pixels squared; memory predicted within 10 %; on a GPU 2 ms.
 torchtangents, a port to PyTorch, could not be installed from PyPI when this was written, so there is no row of it.
 """
 

@@ -93,7 +93,7 @@ def slab_rows(shape: Sequence[int], elements: int) -> int:
 
 
 def add_patches(source: torch.Tensor, start: int, work: torch.Tensor, out: torch.Tensor, spatial: int) -> None:
-    """Set a slab to the sums over 3 x 3 patches, zero outside the image, moved in both images alike.
+    """Add to a slab the sums over 3 x 3 patches, zero outside the image, moved in both images alike: first of rows, then of columns.
 
     Args:
         source: a state, shape [h, w, h, w, ...] or [h, w, ...].
@@ -105,7 +105,7 @@ def add_patches(source: torch.Tensor, start: int, work: torch.Tensor, out: torch
     work.copy_(source[start : start + len(out)])
     for offset in (-1, 1):
         _add_moved(work, source, range(0, spatial, 2), offset, start)
-    out.copy_(work)
+    out.add_(work)
     for offset in (-1, 1):
         _add_moved(out, work, range(1, spatial, 2), offset, 0)
 
@@ -171,15 +171,12 @@ def rectified(
             excess.mul_(second)
         else:
             if before is not None:
-                add_patches(before[0], start, first, second, layer.spatial)
-                deficit.add_(second)
+                add_patches(before[0], start, first, deficit, layer.spatial)
             torch.sub(product, deficit, out=covariance)
             excess.add_(covariance)
-        if before is None:
-            tangent.copy_(covariance)
-        else:
-            add_patches(before[1], start, first, second, layer.spatial)
-            torch.add(second, covariance, out=tangent)
+        tangent.copy_(covariance)
+        if before is not None:
+            add_patches(before[1], start, first, tangent, layer.spatial)
         # Half the angle is atan(sqrt(d / e)), which is 0 where a variance is, and atan is four times as fast as atan2.
         half = torch.div(deficit, excess.clamp_(min=torch.finfo(excess.dtype).tiny), out=first).sqrt_()
         sine = excess.mul_(half)
@@ -215,11 +212,9 @@ def activated(
     for start in range(0, len(covariances), rows):
         found, tangent = (one[start : start + rows] for one in after)
         one, other = (side.slab(start, start + rows, len(covariances)) for side in (left, right))
-        first, second, covariance, _ = buffers.work(found.shape)
-        add_patches(before[0], start, first, second, layer.spatial)
-        torch.add(second, layer.bias, out=covariance)
-        add_patches(before[1], start, first, second, layer.spatial)
-        torch.add(second, covariance, out=tangent)
+        work, covariance, *_ = buffers.work(found.shape)
+        add_patches(before[0], start, work, covariance.fill_(layer.bias), layer.spatial)
+        add_patches(before[1], start, work, tangent.copy_(covariance), layer.spatial)
         values = of_moments(one.roots.squeeze(-1).square(), other.roots.squeeze(-2).square(), covariance)
         values, slopes = layer.activation.after(values)
         torch.mul(values.covariance, layer.after, out=found)

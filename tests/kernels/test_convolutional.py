@@ -81,7 +81,7 @@ def test_an_edge_that_wraps_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_patch_without_its_corners_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def without(source: torch.Tensor, start: int, work: torch.Tensor, out: torch.Tensor, spatial: int) -> None:
-        out.copy_(source[start : start + len(out)])
+        out.add_(source[start : start + len(out)])
         for first in (0, 1):
             for offset in (-1, 1):
                 pixels._add_moved(out, source, range(first, spatial, 2), offset, start if first == 0 else 0)
