@@ -26,6 +26,9 @@ _ACROSS = 32
 _TEMPORARIES = {"erf": 10, "gelu": 13}
 """Slabs that an activation allocates which does not work in place, as measured."""
 
+_NODES = 64
+"""By as much a block is smaller where each number of it is a sum over nodes."""
+
 
 @dataclass(frozen=True)
 class ConvNet:
@@ -186,7 +189,8 @@ class ConvNet:
         """Return the blocks of pairs for images of a shape [n, channels, height, width] as rows."""
         height, width = shape[2:]
         one = height * width if self.same else (height * width) ** 2
-        elements = cache // (BUFFERS * itemsize)
+        nodes = _NODES if isinstance(activation(self.activation), Quadrature) else 1
+        elements = cache // (BUFFERS * itemsize * nodes)
         pairs = max(1, elements // one)
         # Of all pairs of pixels, one image of rows: pixels and images of columns are then one long dimension.
         across = min(columns, pairs, _ACROSS if self.same else pairs)
