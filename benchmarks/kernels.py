@@ -63,7 +63,7 @@ class Case:
         return rows, columns
 
     def __str__(self) -> str:
-        return f"{self.readout}, {self.size} x {self.size}, {self.dtype}"
+        return f"{self.readout}, {self.size} x {self.size}, {self.dtype}, {self.rows} by {self.columns}"
 
 
 CASES = (

@@ -168,12 +168,18 @@ def rectified(
         if before is None and opposite:
             _squared_distance(one.vectors, other.vectors, torch.add, first, second)
             torch.sub(product, deficit, out=covariance)
-            excess.mul_(second)
+            # Less is rounding, and the ratio to it is to be finite.
+            excess.mul_(second.clamp_(min=torch.finfo(second.dtype).eps ** 2))
         else:
             if before is not None:
                 add_patches(before[0], start, first, deficit, layer.spatial)
             torch.sub(product, deficit, out=covariance)
-            excess.add_(covariance)
+            if slope:
+                least = torch.mul(product, torch.finfo(product.dtype).eps, out=first)
+                torch.maximum(excess.add_(covariance), least, out=excess)
+            else:
+                # After ReLU, as of pixels that are not negative, c is not below zero, and the excess not below the product.
+                excess.add_(covariance)
         tangent.copy_(covariance)
         if before is not None:
             add_patches(before[1], start, first, tangent, layer.spatial)

@@ -251,6 +251,20 @@ def test_zeros_in_an_image_have_a_kernel_and_a_zero_image_has_one_with_biases() 
         x[1] = x[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("readout", ["flatten", "gap"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "identity"])
+def test_opposite_images_have_a_kernel_at_any_scale(name: str, readout: Any, dtype: torch.dtype) -> None:
+    x, network = _images(2, 1, 4, 4, seed=10).to(dtype), ConvNet(3, name, 1.4, 0.0, readout)
+    x[1] = -x[0]
+    found = network.kernels(x)
+    for scale in (1e-6, 1e3, 1e6):
+        other = network.kernels(scale * x)
+        for one, scaled in ((found.nngp, other.nngp), (found.ntk, other.ntk)):
+            assert scaled.isfinite().all()
+            assert torch.allclose(scaled / scale**2, one, rtol=100 * torch.finfo(dtype).eps, atol=0)
+
+
 @pytest.mark.parametrize("name", ["relu", "erf"])
 def test_float32_is_near_float64(name: str) -> None:
     x = _images(3, 2, 6, 6, seed=8).abs()
