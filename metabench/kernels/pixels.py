@@ -55,14 +55,12 @@ class Layer:
 
     Attributes:
         activation: after it.
-        scale: W_std^2 / 9, by which sums over a patch are multiplied before they reach the layer, if there is one before.
         bias: b_std^2.
-        after: by what the state is multiplied after it: the scale of the next layer, or 1.
+        after: by what the state is multiplied after it: W_std^2 / 9, so that the next layer only sums over patches, or 1.
         spatial: dimensions of a state that are pixels: 4, or 2 where only the same pixel of both images matters.
     """
 
     activation: Activation
-    scale: float
     bias: float
     after: float
     spatial: int

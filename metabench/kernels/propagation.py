@@ -108,9 +108,8 @@ class Propagation:
                     covariance = deficit_of(left.before[0] * right.before[0], covariance)
                 torch.mul(covariance, scale, out=state[0])
                 torch.mul(tangent, scale, out=state[1])
-            layer = Layer(
-                between, scale, self._network.b_std**2, 1.0 if last or pools else scale, 2 if self._same else 4
-            )
+            after_it = 1.0 if last or pools else scale
+            layer = Layer(between, self._network.b_std**2, after_it, 2 if self._same else 4)
             shape = torch.broadcast_shapes(left.roots.shape, right.roots.shape)
             if isinstance(between, Leaky):
                 after = buffers.next_state(shape)
