@@ -14,12 +14,12 @@ _AFTER = ", after outer step "
 
 
 def after_step(name: str, step: int) -> str:
-    """Return the name of a curve that was seen after an outer step, beside the last one of its name."""
+    """Return the name of a curve that was seen after an outer step, beside the last one."""
     return f"{name}{_AFTER}{step}"
 
 
 def name_and_step(name: str) -> tuple[str, int | None]:
-    """Return the name and the outer step that `after_step` joined; None for the last curve of a name."""
+    """Return the name and the outer step that `after_step` joined; None where it is the last curve."""
     plain, found, step = name.rpartition(_AFTER)
     return (plain, int(step)) if found and step.isdigit() else (name, None)
 

@@ -26,7 +26,7 @@ class Response(ABC):
 
     @property
     def kept(self) -> float:
-        """The share of a change of the start that stays in directions which the support does not see: all, but for a series cut short."""
+        """The share of a change of the start that stays in directions which the support does not see: 1, except of a series cut short."""
         return 1.0
 
     @abstractmethod

@@ -41,7 +41,12 @@ def rows_of(synthetic: Any, method: str, errors: dict[int, float], seeds: int = 
     for width, error in {**errors, 0: 0.0}.items():
         for seed in range(seeds):
             row = synthetic.row(
-                method, seed, problem="few_shot_regression", dataset="digits", size=f"w{width}" if width else "infinite"
+                method,
+                seed,
+                problem="regularisation",
+                parameters=100,
+                dataset="digits",
+                size=f"w{width}" if width else "infinite",
             )
             rate = 0.1 if not width else 0.08
             numbers = {DISTANCE: 2.0 + error, TEST_LOSS: 0.3 + error}
@@ -52,11 +57,11 @@ def rows_of(synthetic: Any, method: str, errors: dict[int, float], seeds: int = 
 
 
 HALF = {width: 2 / width**0.5 for width in (64, 256, 1024, 4096)}
-FLAT = {width: 0.3 for width in HALF}
+FLAT = dict.fromkeys(HALF, 0.3)
 
 
-def test_errors_exponents_and_rates_are_those_of_the_curves(load: Any, synthetic: Any) -> None:
-    suite = load([*rows_of(synthetic, "unrolled", HALF), *rows_of(synthetic, "first_order", FLAT)])
+def test_errors_exponents_and_rates_are_those_of_the_curves(load_rows: Any, synthetic: Any) -> None:
+    suite = load_rows([*rows_of(synthetic, "unrolled", HALF), *rows_of(synthetic, "t1t2", FLAT)])
     (regime,) = regimes(suite)
     fast, flat = regime.methods
     assert fast.errors(64, TEST_OUTPUTS) == pytest.approx([0.25, 0.275])
@@ -66,16 +71,16 @@ def test_errors_exponents_and_rates_are_those_of_the_curves(load: Any, synthetic
     assert (fast.rate(64), fast.rate(0)) == (pytest.approx(0.08), pytest.approx(0.1))
 
 
-def test_the_section_says_draws_and_tabulates_it(load: Any, synthetic: Any) -> None:
-    suite = load([*rows_of(synthetic, "unrolled", HALF), *rows_of(synthetic, "first_order", FLAT)])
+def test_the_section_says_draws_and_tabulates_it(load_rows: Any, synthetic: Any) -> None:
+    suite = load_rows([*rows_of(synthetic, "unrolled", HALF), *rows_of(synthetic, "t1t2", FLAT)])
     (part,) = KERNELS.parts(suite)
     sentence, losses, errors, distances, table = part.blocks
     assert (
         isinstance(sentence, Sentence)
-        and "from width 1,024 on for `unrolled`; at no width here for `first_order`" in sentence.text
+        and "from width 1,024 on for `unrolled`; at no width here for `t1t2`" in sentence.text
     )
     assert isinstance(losses, Figure) and isinstance(errors, Figure) and isinstance(distances, Figure)
-    assert [panel.title for panel in losses.panels] == ["unrolled", "first_order"]
+    assert [panel.title for panel in losses.panels] == ["unrolled", "t1t2"]
     assert [(trace.label, trace.dashed) for trace in losses.panels[0].traces][-2:] == [
         ("width 4,096", False),
         ("infinite", True),
@@ -93,18 +98,18 @@ def test_the_section_says_draws_and_tabulates_it(load: Any, synthetic: Any) -> N
     )
 
 
-def test_without_the_limit_or_with_one_width_there_is_no_study(load: Any, synthetic: Any) -> None:
+def test_without_the_limit_or_with_one_width_there_is_no_study(load_rows: Any, synthetic: Any) -> None:
     rows = rows_of(synthetic, "unrolled", HALF)
-    assert not list(KERNELS.parts(load([row for row in rows if row["size"] != "infinite"])))
-    assert not list(KERNELS.parts(load([row for row in rows if row["size"] in ("w64", "infinite")])))
+    assert not list(KERNELS.parts(load_rows([row for row in rows if row["size"] != "infinite"])))
+    assert not list(KERNELS.parts(load_rows([row for row in rows if row["size"] in ("w64", "infinite")])))
 
 
-def test_spectra_are_points_in_the_plane_without_those_that_are_zero(load: Any, synthetic: Any) -> None:
+def test_spectra_are_points_in_the_plane_without_those_that_are_zero(load_rows: Any, synthetic: Any) -> None:
     row = synthetic.row(
-        "first_order", 0, problem="few_shot_regression", dataset="digits", size="infinite", kind="spectrum"
+        "t1t2", 0, problem="regularisation", parameters=100, dataset="digits", size="infinite", kind="spectrum"
     )
     row["curves"] = {EIGENVALUES: Curve((-0.1, 0.0, 1.0), (0.2, 1e-15, 0.0), along="real part")}
-    (part,) = KERNELS.parts(load([row]))
+    (part,) = KERNELS.parts(load_rows([row]))
     (figure,) = part.blocks
     assert isinstance(figure, Figure)
     assert [(point.x, point.y) for point in figure.panels[0].points] == [(-0.1, 0.2), (1.0, 0.0)]
