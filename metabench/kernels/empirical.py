@@ -183,7 +183,9 @@ class _Derivatives:
         inputs = sum(sides)
         # A product of parts is as large as the kernel, and is added to it.
         passes = (self.count + 1) * max(sides) * self.forward_bytes
-        return self.count * inputs * sum(sizes) + passes + 2 * self._kernel_bytes
+        # torch permutes the derivative by the kernel of a convolution, into a copy.
+        copied = max((size for size, leaf in zip(sizes, self.varied.values(), strict=True) if leaf.dim() > 2), default=0)
+        return self.count * (inputs * sum(sizes) + max(sides) * copied) + passes + 2 * self._kernel_bytes
 
     def bytes_of_products(self, at_once: int) -> int:
         """Return those of a number of columns at once: of each a gradient, values and tangents of all rows, and those of its own input."""
