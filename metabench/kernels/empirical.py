@@ -184,7 +184,9 @@ class _Derivatives:
         # A product of parts is as large as the kernel, and is added to it.
         passes = (self.count + 1) * max(sides) * self.forward_bytes
         # torch permutes the derivative by the kernel of a convolution, into a copy.
-        copied = max((size for size, leaf in zip(sizes, self.varied.values(), strict=True) if leaf.dim() > 2), default=0)
+        copied = max(
+            (size for size, leaf in zip(sizes, self.varied.values(), strict=True) if leaf.dim() > 2), default=0
+        )
         return self.count * (inputs * sum(sizes) + max(sides) * copied) + passes + 2 * self._kernel_bytes
 
     def bytes_of_products(self, at_once: int) -> int:
