@@ -3,8 +3,8 @@
 **Setting.** N tasks are drawn independently from one distribution; task i has a support and n queries, which may depend on one another in
 any way. Meta-training from zero outputs gives F = G + h, where G is what adaptation alone gives and h = Phi(., train) c lies in the space
 of functions of (task, query) whose kernel is Phi. Its norm is B = sqrt(c' Phi c); trained for an infinite time, c = Phi^-1 Y_G and
-B^2 = Y_G' Phi^-1 Y_G, with Y_G the labels less G; trained for less, B is smaller. The loss of a task is the mean over its queries of min(clip,
-|F - y|), or of any other loss in [0, clip] that is 1-Lipschitz in the outputs of a query.
+B^2 = Y_G' Phi^-1 Y_G, with Y_G the labels less G; trained for less, B is smaller. The loss of a task is the mean over its queries
+of min(clip, |F - y|), or of any other loss in [0, clip] that is 1-Lipschitz in the outputs of a query.
 
 **A fixed B.** Of all h with norm B or less, the losses of tasks are N independent numbers in [0, clip] for every h, so with
 probability 1 - delta (Mohri, Rostamizadeh & Talwalkar 2018, theorem 3.3, times clip)
@@ -21,9 +21,9 @@ numbers of queries, tr Phi / n is the sum over tasks of tr Phi_ii / n_i; where a
 times as large.
 
 **A union over B.** B is known after training alone, and "for all h of norm B" was proved for a B fixed before. So take the levels
-B_j = least ratio^j for j = 0, 1, ..., fixed before, each with probability delta_j = delta / ((j + 1)(j + 2)), which add up to delta. All hold
-together with probability 1 - delta, and the one in use is the smallest B_j not below B. It costs a factor B_j / B, at most `ratio` unless
-B is below `least`, and log((j + 1)(j + 2)) under the root: `Bound.union` is what both add.
+B_j = least ratio^j for j = 0, 1, ..., fixed before, each with probability delta_j = delta / ((j + 1)(j + 2)), which add up to delta. All
+hold together with probability 1 - delta, and the one in use is the smallest B_j not below B. It costs a factor B_j / B, at most `ratio`
+unless B is below `least`, and log((j + 1)(j + 2)) under the root: `Bound.union` is what both add.
 
 **Assumed**: the network, its response (so its inner rate) and the levels are chosen before the tasks are seen; Phi is symmetric and not
 negative, as of MAML and ANIL and not of first-order MAML; tests are of tasks from the same distribution, with the same noise.
