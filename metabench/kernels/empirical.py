@@ -143,7 +143,7 @@ class Empirical:
             detached,
             self.outputs,
             rows,
-            columns,
+            None if columns is rows else columns,
             whole[:1].numel(),
             _bytes_made(lambda: self.network(detached, rows[:1])),
         )
