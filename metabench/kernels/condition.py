@@ -137,8 +137,11 @@ class ConditionNumber:
 
     def __call__(self, architecture: Architecture, tasks: Sequence[Episode]) -> float:
         """Return the condition number; raise MetabenchError as `found`."""
-        logs = [math.log(one.number) for one in self.found(architecture, tasks)]
-        return math.exp(math.fsum(logs) / len(logs)) if max(logs) < math.inf else math.inf
+        return self.mean(self.found(architecture, tasks))
+
+    def mean(self, found: Sequence[Conditioning]) -> float:
+        """Return the geometric mean of condition numbers; infinite if one is."""
+        return math.exp(math.fsum(math.log(one.number) for one in found) / len(found))
 
     def found(self, architecture: Architecture, tasks: Sequence[Episode]) -> list[Conditioning]:
         """Return the extreme eigenvalues of the analytic kernel, or of each draw.
