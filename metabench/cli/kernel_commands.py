@@ -34,9 +34,7 @@ def rank_command(
         float | None, typer.Option(help="The inner run ends at a minimum with this ridge; by default with 0.001.")
     ] = None,
     tau: Annotated[float | None, typer.Option(help="The inner run takes this time; 'inf': no ridge either.")] = None,
-    head: Annotated[
-        bool, typer.Option("--head", help="The last layer alone adapts, as in ANIL; in the condition number.")
-    ] = False,
+    head: Annotated[bool, typer.Option("--head", help="The last layer alone adapts, as in ANIL.")] = False,
     draws: Annotated[
         int, typer.Option(min=0, help="Networks drawn per width, for the condition number at initialisation; 0: none.")
     ] = 2,
@@ -68,7 +66,8 @@ def rank_command(
         )
     response: Response = Time(tau) if tau is not None else Ridge(1e-3 if ridge is None else ridge)
     networks = mlps(depth, [_width(one) for one in width], activation)
-    wanted = Tasks(data, Options(tasks=tasks, shots=shots, queries=queries), inner_steps)
+    adapts = "head" if head else "all"
+    wanted = Tasks(data, Options(tasks=tasks, shots=shots, queries=queries, adapts=adapts), inner_steps)
     if runs(PORTABLE):
         choose_kernels(PORTABLE)
     with progress_display("rank") as progress:

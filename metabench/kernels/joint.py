@@ -1,7 +1,6 @@
 """The meta kernel of many tasks at once: the same numbers as block by block, from one Gram matrix of all their inputs.
 
-With R the matrix that takes outputs at all inputs to those adapted at queries, one block [-A, 1] per task, Phi = R Theta S', where S has B
-for A. Hundreds of tasks then cost one kernel and two products, and a kernel that is expensive to begin, as of a finite network, is
+With R the matrix that takes outputs at all inputs to those adapted at queries, one block [-A, 1] per task, Phi = R Theta S', where S has [-B, kept]. Hundreds of tasks then cost one kernel and two products, and a kernel that is expensive to begin, as of a finite network, is
 called once.
 """
 
@@ -59,7 +58,7 @@ def joint(of: MetaKernel, tasks: Sequence[Episode]) -> Joint:
     left = right = _adaptation(adapting, supports, queries, inputs)
     if of.estimated is not None:
         estimated = [_outer(kernels, a, b, of.estimated, of.head) for a, b in zip(supports, queries, strict=True)]
-        right = _adaptation(estimated, supports, queries, inputs)
+        right = _adaptation(estimated, supports, queries, inputs, of.estimated.kept)
     queried = torch.cat(queries)
     return Joint(
         left @ kernels.ntk @ right.mT,
@@ -83,6 +82,7 @@ def _adaptation(
     supports: Sequence[torch.Tensor],
     queries: Sequence[torch.Tensor],
     inputs: torch.Tensor,
+    kept: float = 1.0,
 ) -> torch.Tensor:
     """Return the matrix from outputs at all inputs to adapted ones at queries, shape [queries, inputs]."""
     found = torch.zeros((sum(map(len, queries)), len(inputs)), dtype=adapting[0].dtype, device=adapting[0].device)
@@ -90,6 +90,6 @@ def _adaptation(
     for a, support, query in zip(adapting, supports, queries, strict=True):
         rows = torch.arange(first, first + len(query)).unsqueeze(1)
         found[rows, support] = -a
-        found[rows[:, 0], query] = 1
+        found[rows[:, 0], query] = kept
         first += len(query)
     return found

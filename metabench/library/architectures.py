@@ -104,11 +104,10 @@ class Mlp:
         network = WideMLP(inputs, self.width, self.depth, between, options.W_std, options.b_std)
         sizes = [inputs, *[self.width] * self.depth, 1]
         count = sum(fan_out * (fan_in + (options.b_std > 0)) for fan_in, fan_out in itertools.pairwise(sizes))
-        head = [f"{self.depth}.weight"] + ([f"{self.depth}.bias"] if options.b_std else [])
 
         def drawn(seed: int) -> Empirical:
             params = network.initial(generator(seed, f"draw of {self.name}"), torch.float64)
-            return Empirical(network, params, head)
+            return Empirical(network, params, network.head)
 
         return Architecture(self.name, count, kernel, drawn)
 

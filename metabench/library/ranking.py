@@ -29,7 +29,7 @@ class Ranked:
         of: the MLP.
         parameters: their number; infinite for infinite width.
         scores: by name and seed of the tasks; a condition number may be infinite.
-        reasons: why a condition number is infinite, each once.
+        reasons: why a condition number is infinite: of the first kernel, with how many are.
         losses: by seed, after meta-training; empty unless asked for.
     """
 
@@ -100,16 +100,18 @@ def rank(
             # Of infinite width the kernel as drawn is the analytic one.
             conditions[INITIAL] = ConditionNumber(response, head, "initial" if one.width else None, draws)
         scores: dict[str, list[float]] = {}
-        reasons: dict[str, None] = {}
+        reasons: list[str] = []
         for name, score in conditions.items():
             each = [score.found(architecture, episodes) for episodes in drawn]
             scores[name] = [score.mean(of) for of in each]
-            reasons |= dict.fromkeys(f"{name}: {part.reason}" for of in each for part in of if part.reason)
+            kernels = [part for of in each for part in of]
+            if failing := [part.reason for part in kernels if part.reason]:
+                reasons.append(f"{name}: {failing[0]} ({len(failing)} of {len(kernels)} kernels)")
         for seed, episodes in enumerate(drawn):
             baselines: dict[str, Score] = {PARAMETERS: parameter_count, RANDOM: RandomRanking(seed)}
             for name, baseline in baselines.items():
                 scores.setdefault(name, []).append(baseline(architecture, episodes))
-        found.append(Ranked(one, architecture.parameters, scores, list(reasons), []))
+        found.append(Ranked(one, architecture.parameters, scores, reasons, []))
     if outer_steps:
         found = _with_losses(found, tasks, seeds, loaded, outer_steps, by, progress)
     return sorted(found, key=lambda one: one.score(CONDITION))

@@ -17,7 +17,7 @@ from metabench.kernels.families import Sinusoids, families
 from metabench.kernels.flow import Flow
 from metabench.kernels.joint import joint
 from metabench.kernels.meta_kernel import MetaKernel, labels
-from metabench.kernels.responses import Nothing, Time
+from metabench.kernels.responses import NeumannSeries, Nothing, Time
 
 MAML = MetaKernel(MLP(1, "relu", 2**0.5, 0.5).kernels, Time(1.0))
 
@@ -27,7 +27,13 @@ def stream(seed: int) -> torch.Generator:
 
 
 @pytest.mark.parametrize(
-    "of", [MAML, MetaKernel(MAML.kernel, Time(1.0), Nothing()), MetaKernel(MAML.kernel, Time(1.0), head=True)]
+    "of",
+    [
+        MAML,
+        MetaKernel(MAML.kernel, Time(1.0), Nothing()),
+        MetaKernel(MAML.kernel, Time(1.0), NeumannSeries(2, 0.1, 1.0)),
+        MetaKernel(MAML.kernel, Time(1.0), head=True),
+    ],
 )
 def test_tasks_at_once_are_as_block_by_block(of: MetaKernel) -> None:
     tasks = Sinusoids(0.5, 0.1, shots=2, queries=3).draw(3, stream(0)) + Sinusoids(1.0, shots=4, queries=1).draw(

@@ -104,6 +104,7 @@ def test_what_is_not_positive_definite_is_last_and_says_why() -> None:
     found = rank([Mlp(1, 8, "identity"), Mlp(1, 8, "relu")], SINES, response=Ridge(1e-3), seeds=1)
     assert [one.of.activation for one in found] == ["relu", "identity"]
     assert found[1].score(CONDITION) == math.inf and found[1].reasons[0].startswith("condition: singular: the least")
+    assert len(found[1].reasons) == 1 and found[1].reasons[0].endswith("(1 of 1 kernels)")
     assert not found[0].reasons
 
 
