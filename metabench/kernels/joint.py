@@ -1,6 +1,7 @@
 """The meta kernel of many tasks at once: the same numbers as block by block, from one Gram matrix of all their inputs.
 
-With R the matrix that takes outputs at all inputs to those adapted at queries, one block [-A, 1] per task, Phi = R Theta S', where S has [-B, kept]. Hundreds of tasks then cost one kernel and two products, and a kernel that is expensive to begin, as of a finite network, is
+With R the matrix that takes outputs at all inputs to those adapted at queries, one block [-A, 1] per task, Phi = R Theta S', where S has
+[-B, kept]. Hundreds of tasks then cost one kernel and two products, and a kernel that is expensive to begin, as of a finite network, is
 called once.
 """
 

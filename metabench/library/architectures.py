@@ -23,7 +23,8 @@ from metabench.kernels.dense import MLP
 from metabench.kernels.empirical import Empirical
 from metabench.kernels.flow import Flow
 from metabench.kernels.joint import joint
-from metabench.kernels.meta_kernel import Episode
+from metabench.kernels.meta_kernel import Episode, Kernel, MetaKernel
+from metabench.kernels.responses import Steps
 from metabench.methods import method
 from metabench.models.wide import WideMLP
 from metabench.problems.few_shot_regression import INFINITE, FewShotRegression, Options
@@ -135,7 +136,9 @@ def trained(of: Mlp, tasks: Tasks, seed: int, loaded: Any, outer_steps: int, by:
     """
     problem = tasks.problem(of, seed, loaded)
     if of.width is None and by == "unrolled":
-        return _closed_form(problem, outer_steps)
+        return in_closed_form(
+            MLP(of.depth, of.activation, tasks.options.W_std, tasks.options.b_std).kernels, problem, outer_steps
+        )
     called = method(by)
     run = Run.fresh(problem, generator(seed, "training"))
     try:
@@ -149,11 +152,25 @@ def trained(of: Mlp, tasks: Tasks, seed: int, loaded: Any, outer_steps: int, by:
     return Losses(found["test loss"], found["training loss"])
 
 
-def _closed_form(problem: FewShotRegression, outer_steps: int) -> Losses:
-    train_tasks, test_tasks = problem.episodes
-    found = joint(problem.limit, [*train_tasks, *test_tasks])
-    first, residual = found.first(len(train_tasks)), found.adapted - found.labels
+def in_closed_form(kernel: Kernel, problem: FewShotRegression, outer_steps: int) -> Losses:
+    """Return the losses of an infinitely wide network with a kernel on the tasks of a problem, after meta-training as MAML.
+
+    The rates are the parts of the largest ones that the problem's options name: those of this kernel, whatever the problem's own.
+
+    Raises:
+        MetabenchError: as the kernel and the flow.
+    """
+    options, (of, others) = problem.setting.options, problem.episodes
+    head = options.adapts == "head"
+    least = math.inf
+    for one in (*of, *others):
+        gram = kernel(one.support, one.support)
+        curvature = float(torch.linalg.eigvalsh(gram.nngp if head else gram.ntk)[-1]) / len(one.support)
+        least = min(least, 2 / (curvature + options.proximal))
+    steps = Steps(problem.setting.inner_steps, options.learning_rate * least, options.proximal)
+    found = joint(MetaKernel(kernel, steps, head=head), [*of, *others])
+    first, residual = found.first(len(of)), found.adapted - found.labels
     flow = Flow(found.phi[first][:, first], residual[first])
-    left, change = flow.after_steps(outer_steps, problem.outer_optimiser.learning_rate)
+    left, change = flow.after_steps(outer_steps, options.outer_learning_rate * flow.largest_rate())
     away = residual[~first] + found.phi[~first][:, first] @ change
     return Losses(*(float(one.square().mean() / 2) for one in (away, left)))

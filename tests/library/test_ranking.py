@@ -56,7 +56,9 @@ def test_networks_are_all_combinations_once() -> None:
     assert len(found) == 8 == len({one.name for one in found})
 
 
-@pytest.mark.parametrize("tasks", [SINES, DIGITS])
+@pytest.mark.parametrize(
+    "tasks", [SINES, DIGITS, dataclasses.replace(SINES, options=dataclasses.replace(SMALL, adapts="head"))]
+)
 def test_the_closed_form_is_the_loss_after_meta_training_at_infinite_width(tasks: Tasks) -> None:
     of, loaded = Mlp(1, None, "relu"), tasks.loaded()
     problem = tasks.problem(of, 1, loaded)
