@@ -7,9 +7,11 @@ from metabench.report.blocks import Block, Sentence
 from metabench.report.results.entries import Suite
 from metabench.report.results.settings import Task
 from metabench.report.section import Part, Section
+from metabench.report.sections.kernel_study.bound import bound_figure, bound_words
 from metabench.report.sections.kernel_study.figures import distance_figure, error_figure, loss_figure, spectra_figure
 from metabench.report.sections.kernel_study.study import Regime, regimes
 from metabench.report.sections.kernel_study.table import kernel_table
+from metabench.results.bounds import BOUND, COMPLEXITY, TEST_ERROR
 from metabench.results.spectra import EIGENVALUES
 
 _TOLERANCE = 0.1
@@ -20,6 +22,15 @@ def _parts(suite: Suite) -> list[Part]:
     parts = [_part(suite, regime, place) for place, regime in enumerate(found)]
     if (figure := spectra_figure(suite)) is not None:
         parts.append(Part("kernel-spectra", "Spectra", [figure], "of each method's hypergradient"))
+    if (figure := bound_figure(suite)) is not None:
+        parts.append(
+            Part(
+                "kernel-bound",
+                "Generalisation",
+                [Sentence(bound_words(figure)), figure],
+                "the bound against test errors",
+            )
+        )
     return parts
 
 
@@ -61,7 +72,11 @@ def _headline(suite: Suite) -> str:
 
 def _draws(suite: Suite, task: Task, name: str) -> bool:
     drawn = name.startswith((TRAINING_OUTPUTS, TEST_OUTPUTS)) or name in (TRAINING_LOSS, TEST_LOSS)
-    return name == EIGENVALUES or (drawn and task in {regime.task for regime in regimes(suite)})
+    return (
+        name == EIGENVALUES
+        or name.startswith((BOUND, COMPLEXITY, TEST_ERROR))
+        or (drawn and task in {regime.task for regime in regimes(suite)})
+    )
 
 
 KERNELS = Section("kernels", "Infinite width", _parts, _headline, _draws, order=15, module=__name__)
