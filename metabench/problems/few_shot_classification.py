@@ -17,6 +17,12 @@ meta-learning, and of the nearest support image by pixels, and by embedding.
 `infinite` is the linear model on a factor of the tangent kernel of the *training* images. A test image has features in their span, and a
 part orthogonal to it that no method meets while it steps along gradients of training tasks. The inner run of a test task meets it, and is
 known: outputs h become h(Q) + A (Y - h(S)), with A = Theta(Q, S) T. So the evaluation is in closed form, and exact.
+
+On `glyphs`, 5-way 1-shot, three draws of 5, 10, 20 and all 38 Latin characters, by `unrolled`: 73.0, 83.4, 87.6 and 89.9 % on `infinite`,
+71.9, 82.3, 86.7 and 89.2 on `w256`, each +- 0.4 to 0.7; the embedding alone 65.8, 80.5, 86.6 and 88.5, pixels 81.3. With one-hot labels
+meta-learning harms, and the more characters the more: `infinite` has 81.9 without and 68.4, 65.2, 61.4 and 58.9 with it. With 5 characters
+nothing that is learned is as good as that. `without meta-learning` has the same labels and the same few inner steps, so the gain includes
+what meta-learning makes up for these.
 """
 
 from __future__ import annotations
