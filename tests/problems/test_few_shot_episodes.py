@@ -46,6 +46,15 @@ def test_tasks_have_classes_of_one_script_and_labels_of_their_supports() -> None
     assert len(labels_of) <= 6
 
 
+def test_what_is_trained_on_does_not_depend_on_the_test() -> None:
+    shape, wanted = Shape(3, 1, 2), {"seed": 0, "characters": 5, "tasks": 3, "train_on": "Latin"}
+    one = draw(cached_data("glyphs"), shape, tests=4, test_on="Greek", **wanted)
+    other = draw(cached_data("glyphs"), shape, tests=9, test_on="Cyrillic + Arabic", **wanted)
+    for name, leaf in vars(one.train).items():
+        assert torch.equal(leaf, getattr(other.train, name)), name
+    assert not torch.equal(one.test.images[:10], other.test.images[:10])
+
+
 def _flat(images: np.ndarray) -> np.ndarray:
     return np.asarray(images, np.float64).reshape(len(images), -1)
 
