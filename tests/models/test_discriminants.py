@@ -42,6 +42,12 @@ def test_the_covariance_within_a_class_is_the_identity_and_lengths_are_one() -> 
     assert not unit(np.zeros((1, 3))).any() and not fitted(fitted.mean[None]).any()
 
 
+def test_an_embedding_does_not_depend_on_where_the_origin_is() -> None:
+    images, targets = clouds(each=20)
+    found, moved = (Discriminants.fit(points, targets)(points) for points in (images, images + 7))
+    np.testing.assert_allclose(moved, found, atol=1e-10)
+
+
 def test_one_class_or_one_image_per_class_is_refused() -> None:
     images, targets = clouds()
     with pytest.raises(MetabenchError, match="of 200 images in 1 classes: expected two classes or more"):

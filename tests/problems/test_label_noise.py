@@ -216,9 +216,7 @@ def test_weights_that_vanish_teach_nothing_and_are_no_division_of_zero_by_zero()
     problem = make_problem("label_noise", size="mlp64", train=20, validation=20, batch=4)
     (window,) = next(problem.windows())
     meta = problem.initial()
-    dead = {name: torch.zeros_like(leaf) for name, leaf in meta.items()} | {
-        "out.bias": torch.full_like(meta["out.bias"], -1e4)
-    }
+    dead = {name: torch.zeros_like(leaf) for name, leaf in meta.items()} | {"out.bias": torch.full_like(meta["out.bias"], -1e4)}
     params = {name: leaf.requires_grad_() for name, leaf in window.begins.items()}
     loss = problem.inner_loss(params, dead, window.inner[0])
     penalty = problem.setting.options.weight_decay / 2 * sum(float(w.detach().square().sum()) for w in params.values())

@@ -113,9 +113,7 @@ def test_a_rotation_that_was_never_made_before_is_traced() -> None:
     on = make_problem("rotation", dataset="digits", size="mlp64", inner_steps=1, **options)
     state, meta, window = checkpoint(on)
     images = torch.rand(2, 1, *size, dtype=torch.float64)
-    traced = make_fx(lambda angle: rotated(images, angle), tracing_mode="fake", _allow_non_fake_inputs=True)(
-        meta["angle"]
-    )
+    traced = make_fx(lambda angle: rotated(images, angle), tracing_mode="fake", _allow_non_fake_inputs=True)(meta["angle"])
     torch.testing.assert_close(traced(meta["angle"]), rotated(images, meta["angle"]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
