@@ -136,7 +136,7 @@ def accuracies(
 
     Args:
         study: of `draw`.
-        kernel: of any network, from images [n, dimensions] and [m, dimensions].
+        kernel: of any network, from images [n, dimensions] and [m, dimensions], flattened: one of images with channels unflattens them.
         tau: as in `meta_neural_kernel`.
         time: likewise.
         ridge: likewise.

@@ -139,6 +139,18 @@ def test_every_pair_of_images_is_computed_once_however_many_tasks_share_them() -
     assert len(pairs) == before
 
 
+def test_images_may_have_channels_where_the_kernel_takes_them() -> None:
+    train, test = tasks(), tasks(2, seed=1)
+
+    def shaped(rows: torch.Tensor, columns: torch.Tensor) -> Kernels:
+        assert rows.dim() == columns.dim() == 4
+        return NETWORK.kernels(rows.flatten(1), columns.flatten(1))
+
+    sides = [dataclasses.replace(one, images=one.images[:, None, None]) for one in (train, test)]
+    found, expected = Grams.of(shaped, *sides), Grams.of(NETWORK.kernels, train, test)
+    assert all(torch.equal(one, getattr(expected, name)) for name, one in vars(found).items())
+
+
 def test_blocks_and_tables_give_the_same_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     some = tasks()
     whole = gram(NETWORK.kernels, some.images, some.images)
