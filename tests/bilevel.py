@@ -57,6 +57,13 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "cross_domain_fewshot": {"train_ways": 2, "ways": 2, "shots": 1, "queries": 1, "tested": 3, "learning_rate": 1e-3},
     "few_shot_regression": {"tasks": 2, "test_tasks": 2, "shots": 2, "queries": 2},
+    "few_shot_classification": {
+        "way": 2,
+        "queries": 2,
+        "characters": 4,
+        "tasks": 2,
+        "test_tasks": 6,
+    },
     "learned_quadratics": _LEARNED | {"tasks": 2, "test_tasks": 4},
     "learned_perceptron": _LEARNED | {"batch": 8},
     "learned_convnet": _LEARNED | {"batch": 4},

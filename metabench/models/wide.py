@@ -24,6 +24,7 @@ class WideMLP:
         depth: hidden layers.
         activation: applied between layers.
         W_std, b_std: of weights and biases, as above; there are no biases where b_std is 0.
+        outputs: numbers per input; None: one, and no dimension for it.
         standard: whether layers are x -> W x + b, with the same weights and biases scaled: it begins as the other one and trains otherwise.
     """
 
@@ -33,11 +34,12 @@ class WideMLP:
     activation: Callable[[torch.Tensor], torch.Tensor]
     W_std: float
     b_std: float
+    outputs: int | None = None
     standard: bool = False
 
     def initial(self, stream: torch.Generator, dtype: torch.dtype) -> Tree:
         """Return weights and biases from N(0, 1), drawn in float64; in the standard parametrisation scaled."""
-        sizes = [self.inputs, *[self.width] * self.depth, 1]
+        sizes = [self.inputs, *[self.width] * self.depth, self.outputs or 1]
         drawn: Tree = {}
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             weight = torch.randn((fan_out, fan_in), generator=stream, dtype=torch.float64)
@@ -48,7 +50,7 @@ class WideMLP:
         return drawn
 
     def __call__(self, params: Tree, inputs: torch.Tensor) -> torch.Tensor:
-        """Return outputs, shape [n], of inputs [n, dimensions]."""
+        """Return outputs, shape [n] or [n, outputs], of inputs [n, dimensions]."""
         found = inputs
         for i in range(self.depth + 1):
             if i:
@@ -57,7 +59,7 @@ class WideMLP:
             found = scale * found @ params[f"{i}.weight"].mT
             if self.b_std:
                 found = found + (1.0 if self.standard else self.b_std) * params[f"{i}.bias"]
-        return found[:, 0]
+        return found[:, 0] if self.outputs is None else found
 
     def _weight_scale(self, fan_in: int) -> float:
         return self.W_std / fan_in**0.5
@@ -75,16 +77,19 @@ class LinearModel:
     Attributes:
         features: how many each parameter has, by its name: one for the tangent kernel of all layers, or 'body' and 'head' for that of all
             but the last and that of the last.
+        outputs: numbers per point, each with weights of its own; None: one, and no dimension for it.
     """
 
     features: Mapping[str, int]
+    outputs: int | None = None
 
     def initial(self, stream: torch.Generator, dtype: torch.dtype) -> Tree:
         """Return zero weights: the limit of a network that is centred, whatever was drawn."""
-        return {name: torch.zeros(count, dtype=dtype) for name, count in self.features.items()}
+        outputs = () if self.outputs is None else (self.outputs,)
+        return {name: torch.zeros((count, *outputs), dtype=dtype) for name, count in self.features.items()}
 
     def __call__(self, params: Tree, inputs: torch.Tensor) -> torch.Tensor:
-        """Return outputs, shape [n], of the features of all parameters, [n, features]."""
+        """Return outputs, shape [n] or [n, outputs], of the features of all parameters, [n, features]."""
         parts = inputs.split(list(self.features.values()), dim=1)
         first, *others = (part @ params[name] for name, part in zip(self.features, parts, strict=True))
         return sum(others, start=first)
@@ -103,3 +108,19 @@ def factor(gram: torch.Tensor) -> torch.Tensor:
     """
     values, vectors = torch.linalg.eigh(gram)
     return vectors * values.clamp(min=0).sqrt()
+
+
+NEAR_ZERO = 1e-14
+"""Features whose squared length is below as much of the largest, times the number of points, are zero, rounded."""
+
+
+def coordinates(features: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+    """Return features of m further points, shape [m, n], from those of n points, a `factor`, and the kernel across [m, n].
+
+    A point's features have a part in the span of those of the n points, which this is, and one orthogonal to it. Weights that begin at zero
+    and move along features of the n points alone never meet the second: outputs at further points are exactly these features times them.
+    """
+    lengths = features.square().sum(0)
+    kept = lengths > NEAR_ZERO * len(features) * lengths.max()
+    # Columns of a factor are orthogonal: its pseudo-inverse is its transpose, each row divided by its squared length.
+    return across @ features * torch.where(kept, 1 / lengths.clamp(min=torch.finfo(lengths.dtype).tiny), 0.0)

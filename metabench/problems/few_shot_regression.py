@@ -184,7 +184,9 @@ class FewShotRegression(Problem):
             return LinearModel({"body": dimensions // 2, "head": dimensions // 2})
         between = activation(options.activation)
         standard = options.parametrisation == "standard"
-        return WideMLP(dimensions, _width(size), options.depth, between, options.W_std, options.b_std, standard)
+        return WideMLP(
+            dimensions, _width(size), options.depth, between, options.W_std, options.b_std, standard=standard
+        )
 
     def _placed(self, inputs: torch.Tensor, labels: Sequence[torch.Tensor]) -> list[Batch]:
         """Return a batch of each support and of each part that is queried.

@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "cross_lingual": {"size": "chars-32"},
     "cross_domain_fewshot": {"size": "conv4w4"},
     "few_shot_regression": {"size": "w64"},
+    "few_shot_classification": {"size": "w64"},
 }
 
 every_problem = pytest.mark.parametrize("name", list(CASES))
