@@ -54,7 +54,7 @@ def generalisation(subject: Subject) -> Iterator[Row]:
             COMPLEXITY: [row.complexity for row in of],
             TEST_ERROR: [row.test_error for row in of],
         }
-        found |= {with_tasks(name, count): Curve(range(len(of)), mine, along=FAMILY) for name, mine in values.items()}
+        found |= {with_tasks(name, count): Curve(list(range(len(of))), mine, along=FAMILY) for name, mine in values.items()}
     yield {
         "curves": found,
         "meta_summary": {with_tasks(RANKS, count): value for count, value in ranks(rows).items()},

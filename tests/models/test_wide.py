@@ -34,10 +34,10 @@ def test_the_tangent_kernel_of_several_outputs_is_that_of_one_for_each_and_nothi
 
 
 def test_a_linear_model_has_zero_weights_for_each_output() -> None:
-    made = LinearModel(3, 2)
+    made = LinearModel({"weight": 3}, 2)
     params = made.initial(generator(0, "params"), torch.float64)
     assert params["weight"].shape == (3, 2) and not params["weight"].any()
-    assert LinearModel(3).initial(generator(0, "params"), torch.float64)["weight"].shape == (3,)
+    assert LinearModel({"weight": 3}).initial(generator(0, "params"), torch.float64)["weight"].shape == (3,)
     inputs, weight = normal(5, 3), normal(3, 2)
     torch.testing.assert_close(made({"weight": weight}, inputs), inputs @ weight)
 
