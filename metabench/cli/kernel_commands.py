@@ -14,6 +14,7 @@ kernel_app = typer.Typer(help="Kernels of infinitely wide networks.", no_args_is
 app.add_typer(kernel_app, name="kernel")
 
 DEPTHS, WIDTHS, NAMES = [1, 2, 3], ["64", "256", "1024"], ["relu", "erf", "gelu"]
+NONE: list[str] = []
 
 
 @kernel_app.callback()
@@ -27,6 +28,10 @@ def rank_command(
     depth: Annotated[list[int], typer.Option(help="Hidden layers; repeatable.")] = DEPTHS,
     width: Annotated[list[str], typer.Option(help="Units of a hidden layer, or 'infinite'; repeatable.")] = WIDTHS,
     activation: Annotated[list[str], typer.Option(help="An activation; repeatable.")] = NAMES,
+    readout: Annotated[
+        list[str],
+        typer.Option(help="Convolutions of infinite width with this readout, too: flatten, pool or gap; repeatable."),
+    ] = NONE,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks of the kernel, and of meta-training.")] = 6,
     shots: Annotated[int, typer.Option(min=1, help="Examples of a support: per class, for images.")] = 5,
     queries: Annotated[int, typer.Option(min=1, help="Examples that are queried, likewise.")] = 5,
@@ -49,13 +54,14 @@ def rank_command(
     outer_steps: Annotated[int, typer.Option(min=1, help="Outer steps of meta-training.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Rank MLPs by the condition number of their meta kernel, without training, against parameter count and random ranking.
+    """Rank MLPs and convolutional networks by the condition number of their meta kernel, without training.
 
-    An infinite condition number is last: the kernel is not positive definite, and meta-training cannot fit some labels.
+    Beside it: ranking by parameter count, and at random. An infinite condition number is last: the kernel is not positive definite, and
+    meta-training cannot fit some labels.
     """
     from metabench.cli.ranking import print_ranking
     from metabench.kernels.responses import Response, Ridge, Time
-    from metabench.library.architectures import Tasks, mlps
+    from metabench.library.architectures import Candidate, Tasks, convolutions, mlps
     from metabench.library.ranking import correlations, rank
     from metabench.measure.kernels import PORTABLE, choose_kernels, runs
     from metabench.problems.few_shot_regression import Options
@@ -65,7 +71,10 @@ def rank_command(
             f"--ridge {ridge:g} with --tau {tau:g}: the inner run ends at a minimum or after a time, so name one of them"
         )
     response: Response = Time(tau) if tau is not None else Ridge(1e-3 if ridge is None else ridge)
-    networks = mlps(depth, [_width(one) for one in width], activation)
+    networks: list[Candidate] = [
+        *mlps(depth, [_width(one) for one in width], activation),
+        *convolutions(depth, activation, readout),
+    ]
     adapts = "head" if head else "all"
     wanted = Tasks(data, Options(tasks=tasks, shots=shots, queries=queries, adapts=adapts), inner_steps)
     if runs(PORTABLE):

@@ -23,12 +23,13 @@ def print_ranking(found: Sequence[Ranked], correlations: Sequence[Correlation], 
         )
         return
     initial, trained = INITIAL in found[0].scores, bool(found[0].losses)
-    columns = ["rank", "activation", "depth", "width", "parameters", CONDITION]
+    columns = ["rank", "network", "activation", "depth", "width", "parameters", CONDITION]
     columns += ([INITIAL] if initial else []) + (["test loss", "training loss"] if trained else [])
     rows = []
     for place, one in enumerate(found, 1):
         row = [
             str(place),
+            one.of.kind,
             one.of.activation,
             str(one.of.depth),
             "infinite" if one.of.width is None else str(one.of.width),
@@ -39,7 +40,7 @@ def print_ranking(found: Sequence[Ranked], correlations: Sequence[Correlation], 
             _number(_mean([getattr(each, loss) for each in one.losses])) for loss in ("test", "training") if trained
         ]
         rows.append(row)
-    print_table("architectures by condition number of the meta kernel", columns, rows, right=columns[2:])
+    print_table("architectures by condition number of the meta kernel", columns, rows, right=columns[3:])
     for one in found:
         for reason in one.reasons:
             print(f"{one.of.name}: {reason}")
@@ -79,6 +80,7 @@ def _finite(value: float) -> float | None:
 def _plain(place: int, one: Ranked) -> dict[str, Any]:
     return {
         "rank": place,
+        "network": one.of.kind,
         "activation": one.of.activation,
         "depth": one.of.depth,
         "width": one.of.width,

@@ -1,8 +1,4 @@
-"""MLPs to rank on tasks of `few_shot_regression`: their kernels, in closed form and as drawn, and their losses after meta-training.
-
-Another sort of network is ranked by the same functions: it is an `Architecture` with a kernel or a network, and its loss is a function
-of tasks.
-"""
+"""Networks to rank on tasks of `few_shot_regression`: their kernels, in closed form and as drawn, and their losses after meta-training."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 from metabench.core.errors import Diverged, MetabenchError, Unsupported, unknown
 from metabench.core.lazy import torch
@@ -19,7 +15,8 @@ from metabench.core.problem import Setting
 from metabench.core.randomness import generator
 from metabench.kernels.activations import activation
 from metabench.kernels.condition import Architecture
-from metabench.kernels.dense import MLP
+from metabench.kernels.convolutional import ConvNet
+from metabench.kernels.dense import MLP, Kernels
 from metabench.kernels.empirical import Empirical
 from metabench.kernels.flow import Flow
 from metabench.kernels.joint import joint
@@ -87,6 +84,11 @@ class Mlp:
         activation(self.activation)
 
     @property
+    def kind(self) -> str:
+        """Return what sort of network it is, for tables."""
+        return "MLP"
+
+    @property
     def size(self) -> str:
         """Return the size of `few_shot_regression` that this is."""
         return INFINITE if self.width is None else f"w{self.width}"
@@ -113,6 +115,64 @@ class Mlp:
         return Architecture(self.name, count, kernel, drawn)
 
 
+@dataclass(frozen=True)
+class Convolutional:
+    """An infinitely wide network of 3 x 3 convolutions on square images of one channel.
+
+    Attributes:
+        depth: convolutions.
+        activation: a name of an activation with a kernel.
+        readout: 'flatten', 'pool' or 'gap', as `ConvNet` has it.
+    """
+
+    depth: int
+    activation: str
+    readout: str
+
+    width: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        """Raise MetabenchError where there is no such network."""
+        ConvNet(self.depth, self.activation, readout=self.readout)
+
+    @property
+    def kind(self) -> str:
+        """Return what sort of network it is, for tables."""
+        return f"convolutions, {self.readout}"
+
+    @property
+    def name(self) -> str:
+        """Return a name for tables."""
+        return f"{self.activation} {self.depth} convolutions, {self.readout}"
+
+    def architecture(self, inputs: int, options: Options) -> Architecture:
+        """Return what is scored; inputs: pixels of an image.
+
+        Raises:
+            MetabenchError: inputs are no square images.
+        """
+        side = math.isqrt(inputs)
+        if side < 2 or side**2 != inputs:
+            raise MetabenchError(
+                f"inputs of {inputs} dimensions are not square images, which convolutions need: rank them on a data set of images"
+            )
+        network = ConvNet(self.depth, self.activation, options.W_std, options.b_std, self.readout)
+
+        def kernel(rows: torch.Tensor, columns: torch.Tensor) -> Kernels:
+            images = [flat.unflatten(1, (1, side, side)) for flat in (rows, columns)]
+            return network.kernels(images[0], None if columns is rows else images[1])
+
+        return Architecture(self.name, math.inf, kernel)
+
+
+Candidate: TypeAlias = "Mlp | Convolutional"
+
+
+def convolutions(depths: Sequence[int], activations: Sequence[str], readouts: Sequence[str]) -> list[Convolutional]:
+    """Return a convolutional network per depth, activation and readout, each once; raise MetabenchError as `Convolutional`."""
+    return list(dict.fromkeys(Convolutional(*of) for of in itertools.product(depths, activations, readouts)))
+
+
 def mlps(depths: Sequence[int], widths: Sequence[int | None], activations: Sequence[str]) -> list[Mlp]:
     """Return an MLP per depth, width and activation, each once; raise MetabenchError as `Mlp`."""
     return list(dict.fromkeys(Mlp(*of) for of in itertools.product(depths, widths, activations)))
@@ -126,18 +186,23 @@ class Losses:
     training: float
 
 
-def trained(of: Mlp, tasks: Tasks, seed: int, loaded: Any, outer_steps: int, by: str = "unrolled") -> Losses:
+def trained(of: Candidate, tasks: Tasks, seed: int, loaded: Any, outer_steps: int, by: str = "unrolled") -> Losses:
     """Return the losses after meta-training.
 
     By a method of the suite; of infinite width `unrolled` has a closed form, which is MAML's.
 
     Raises:
-        MetabenchError: the method is unknown or cannot learn initial parameters, or the tasks cannot be drawn.
+        MetabenchError: the method is unknown, cannot learn initial parameters, or would train convolutions of infinite width; or the
+            tasks cannot be drawn.
     """
-    problem = tasks.problem(of, seed, loaded)
+    problem = tasks.problem(of if isinstance(of, Mlp) else Mlp(1, None, of.activation), seed, loaded)
     if of.width is None and by == "unrolled":
-        return in_closed_form(
-            MLP(of.depth, of.activation, tasks.options.W_std, tasks.options.b_std).kernels, problem, outer_steps
+        kernel = of.architecture(problem.episodes[0][0].support.shape[1], tasks.options).kernel
+        assert kernel is not None
+        return in_closed_form(kernel, problem, outer_steps)
+    if isinstance(of, Convolutional):
+        raise MetabenchError(
+            f"method '{by}' with convolutions of infinite width: their meta-training has a closed form for 'unrolled' alone"
         )
     called = method(by)
     run = Run.fresh(problem, generator(seed, "training"))

@@ -12,7 +12,7 @@ from metabench.core.errors import MetabenchError
 from metabench.core.types import Progress
 from metabench.kernels.condition import ConditionNumber, RandomRanking, Score, parameter_count
 from metabench.kernels.responses import Response
-from metabench.library.architectures import Losses, Mlp, Tasks, trained
+from metabench.library.architectures import Candidate, Losses, Tasks, trained
 from metabench.methods import method
 from metabench.results.statistics import Estimate, intervals
 
@@ -26,14 +26,14 @@ class Ranked:
     """One architecture.
 
     Attributes:
-        of: the MLP.
+        of: the network.
         parameters: their number; infinite for infinite width.
         scores: by name and seed of the tasks; a condition number may be infinite.
         reasons: why a condition number is infinite: of the first kernel, with how many are.
         losses: by seed, after meta-training; empty unless asked for.
     """
 
-    of: Mlp
+    of: Candidate
     parameters: float
     scores: Mapping[str, Sequence[float]]
     reasons: Sequence[str]
@@ -61,7 +61,7 @@ class Correlation:
 
 
 def rank(
-    networks: Sequence[Mlp],
+    networks: Sequence[Candidate],
     tasks: Tasks,
     *,
     response: Response,

@@ -43,6 +43,13 @@ def test_ranks_are_compared_with_meta_training_on_digits() -> None:
         assert words in done.out
 
 
+def test_convolutions_are_ranked_beside_mlps() -> None:
+    of = (*chosen("depth", "1"), *chosen("width", "infinite"), *chosen("activation", "relu"))
+    done = rank("--seeds", "1", *of, *chosen("readout", "flatten", "gap"))
+    assert done.code == 0, done.err
+    assert all(words in done.out for words in ("convolutions, flatten", "convolutions, gap", "MLP"))
+
+
 def test_an_infinite_condition_number_is_last_with_its_reason() -> None:
     of = (*chosen("depth", "1"), *chosen("width", "8"), *chosen("activation", "identity", "relu"))
     given = ("--data", "sinusoids", "--seeds", "1", "--draws", "0", *of)
@@ -69,6 +76,8 @@ MISTAKES = [
     (("--data", "digist"), "unknown data set with tasks of few_shot_regression 'digist': did you mean 'digits'?"),
     (("--shots", "400"), "a task has two classes with 402 images each, and of 10 classes one has"),
     (("--width", "wide"), "width 'wide': expected a whole number, or 'infinite'"),
+    (("--readout", "sum"), "readout 'sum': expected"),
+    (("--data", "sinusoids", "--readout", "gap", "--depth", "1"), "are not square images"),
     (("--width", "0"), "hidden layers of width 0"),
     (("--ridge", "0"), "a ridge of 0: expected a number above 0"),
     (("--ridge", "1", "--tau", "1"), "name one of them"),

@@ -86,6 +86,10 @@ def test_every_norm_has_a_level_and_the_levels_share_delta() -> None:
     for norm in (0.0, 1e-9, 1.0, 1.25, 1.25**7, 1.25**7 + 1e-12, 1e9):
         j, level = levels.above(norm)
         assert norm <= level == 1.25**j and (j == 0 or level < 1.25 * norm * (1 + 1e-12))
+    # Just above a level the logarithm rounds to the one below.
+    for j in range(100):
+        norm = math.nextafter(1.25**j, math.inf)
+        assert norm <= levels.above(norm)[1]
     assert 0.999 < sum(share(j) for j in range(2000)) < 1
 
 

@@ -13,8 +13,9 @@ import torch
 
 from metabench.core.errors import MetabenchError
 from metabench.core.randomness import generator
+from metabench.kernels.convolutional import ConvNet
 from metabench.kernels.responses import Ridge, Time
-from metabench.library.architectures import Losses, Mlp, Tasks, mlps, trained
+from metabench.library.architectures import Convolutional, Losses, Mlp, Tasks, convolutions, mlps, trained
 from metabench.library.ranking import (
     CONDITION,
     INITIAL,
@@ -155,6 +156,22 @@ def test_the_condition_number_ranks_how_far_training_gets() -> None:
     assert training.spearman is not None and training.spearman.value > 0.8
 
 
+@pytest.mark.parametrize("readout", ["flatten", "pool", "gap"])
+def test_convolutions_of_infinite_width_are_ranked_and_trained(readout: str) -> None:
+    of, loaded = Convolutional(2, "relu", readout), DIGITS.loaded()
+    images = DIGITS.drawn(0, loaded)[0].support
+    kernel = of.architecture(64, SMALL).kernel
+    assert kernel is not None
+    expected = ConvNet(2, "relu", SMALL.W_std, SMALL.b_std, readout).kernels(images.reshape(-1, 1, 8, 8)).ntk
+    assert torch.allclose(kernel(images, images).ntk, expected) and torch.allclose(
+        kernel(images, images.clone()).ntk, expected
+    )
+    found = rank([of, *mlps([1], [8, None], ["relu"])], DIGITS, response=Ridge(1e-3), seeds=1, outer_steps=20)
+    (one,) = (one for one in found if one.of == of)
+    assert 1 < one.score(CONDITION) < math.inf and one.parameters == math.inf
+    assert 0 < one.losses[0].training < 0.5 and one.of.kind == f"convolutions, {readout}"
+
+
 def test_a_run_that_diverges_has_an_infinite_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     from metabench.core.errors import Diverged
 
@@ -170,6 +187,12 @@ def test_a_run_that_diverges_has_an_infinite_loss(monkeypatch: pytest.MonkeyPatc
     [
         (lambda: Mlp(0, 8, "relu"), "0 hidden layers"),
         (lambda: Mlp(1, 0, "relu"), "width 0"),
+        (lambda: Convolutional(1, "relu", "sum"), "readout 'sum': expected"),
+        (lambda: rank(convolutions([1], ["relu"], ["gap"]), SINES, response=Ridge(1.0)), "are not square images"),
+        (
+            lambda: trained(Convolutional(1, "relu", "gap"), DIGITS, 0, DIGITS.loaded(), 1, "first_order"),
+            "for 'unrolled' alone",
+        ),
         (lambda: Mlp(1, 8, "swish"), "unknown activation with a kernel 'swish'"),
         (lambda: Tasks("digist").loaded(), "'digist': did you mean 'digits'?"),
         (lambda: rank([], SINES, response=Ridge(1.0)), "a ranking of 0 architectures"),
