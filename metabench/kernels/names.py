@@ -8,3 +8,8 @@ TEST_OUTPUTS, TRAINING_OUTPUTS = "adapted outputs of test tasks", "adapted outpu
 TEST_LOSS, TRAINING_LOSS = "test loss", "training loss"
 DISTANCE, RELATIVE = "distance from the initial parameters", "distance relative to the initial parameters"
 CONDITION, PREDICTED = "condition of the meta kernel", "distance of MAML in the limit"
+ACCURACY, INTERVAL = "accuracy on unseen classes (%)", "95 % interval over tasks (%)"
+WITHOUT = "without meta-learning (%)"
+PIXELS, EMBEDDING = "nearest image by pixels (%)", "nearest image by embedding (%)"
+MNK, MNK_GAIN, MNK_INTERVAL = "Meta Neural Kernel (%)", "its gain over its own kernel (%)", "95 % interval of that gain (%)"
+"""Kernel regression at infinite times, with and without meta-learning. Wang, Sun & Li 2020, version 1."""

@@ -8,6 +8,7 @@ from metabench.report.results.entries import Suite
 from metabench.report.results.settings import Task
 from metabench.report.section import Part, Section
 from metabench.report.sections.kernel_study.bound import bound_figure, bound_words
+from metabench.report.sections.kernel_study.classification import characters_figure, gain_table, width_figure
 from metabench.report.sections.kernel_study.figures import distance_figure, error_figure, loss_figure, spectra_figure
 from metabench.report.sections.kernel_study.study import Regime, regimes
 from metabench.report.sections.kernel_study.table import kernel_table
@@ -20,6 +21,16 @@ _TOLERANCE = 0.1
 def _parts(suite: Suite) -> list[Part]:
     found = regimes(suite)
     parts = [_part(suite, regime, place) for place, regime in enumerate(found)]
+    shown = (characters_figure(suite), gain_table(suite), width_figure(suite))
+    if blocks := [block for block in shown if block is not None]:
+        parts.append(
+            Part(
+                "kernel-classification",
+                "Unseen characters",
+                blocks,
+                "few-shot classification by wide networks and kernels",
+            )
+        )
     if (figure := spectra_figure(suite)) is not None:
         parts.append(Part("kernel-spectra", "Spectra", [figure], "of each method's hypergradient"))
     if (figure := bound_figure(suite)) is not None:

@@ -44,8 +44,8 @@ def bound_figure(suite: Suite) -> Figure | None:
         "kernel",
         "The bound and the complexity against the test error",
         "A point for each family of sinusoids: five spreads of amplitude and phase, three deviations of the labels' noise. MAML in the "
-        f"limit, trained for ever, with the probability {1 - row['kind_options']['delta']:g}; n = 1 draw of tasks. A bound above the dotted "
-        "level is trivial: no loss counts as more.",
+        f"limit, trained for ever, with the probability {1 - row['kind_options']['delta']:g}; n = 1 draw of tasks. A bound above the "
+        "dotted level is trivial: no loss counts as more.",
         panels,
         styles=styles,
     )

@@ -137,11 +137,15 @@ def regimes(suite: Suite) -> list[Regime]:
 def _wide(suite: Suite) -> Iterator[tuple[Row, int]]:
     """Yield the rows that trained to their end at a width, with it; 0 for infinite."""
     for row in suite.rows:
-        if row["status"] == "ok" and row["outer_steps"] and row["kind"] != "spectrum":
-            if row["size"] == INFINITE:
-                yield row, 0
-            elif (found := re.fullmatch(r"w(\d+)", row["size"])) is not None:
-                yield row, int(found[1])
+        width = width_of(row["size"])
+        if row["status"] == "ok" and row["outer_steps"] and width is not None:
+            yield row, width
+
+
+def width_of(size: str) -> int | None:
+    """Return the width that a size names, 0 for infinite; None if it names none."""
+    found = re.fullmatch(r"w(\d+)", size)
+    return int(found[1]) if found else 0 if size == INFINITE else None
 
 
 def _rate(curve: Curve | None) -> float | None:
