@@ -67,6 +67,10 @@ def check_recorded(what: str, loss: Loss, params: Tree, meta: Tree, batch: Batch
 
         expected = _difference(along, size * VALUE_WIDTH, found)
         if expected is not None and _apart(found, expected):
+            # Across the many kinks of a wide ReLU network two widths may agree by chance. What is stopped is so at every width.
+            nearer = _difference(along, size * VALUE_WIDTH / 16, found)
+            if nearer is not None and not _apart(found, nearer):
+                continue
             raise MetabenchError(
                 _words(f"{what} changes by {expected:.6g} and its recorded derivative is {found:.6g}", value, point)
             )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from bilevel import SMALL, make_problem
 
-from metabench.autodiff.recorded import check_recorded
+from metabench.autodiff.recorded import VALUE_WIDTH, check_recorded
 from metabench.core import MetabenchError, Tree
 from metabench.core.randomness import generator
 from metabench.stages.well_posed import check_derivatives
@@ -102,3 +102,13 @@ def test_the_problems_of_the_suite_say_what_they_stop(name: str, seed: int) -> N
         with pytest.raises(MetabenchError, match="detach"):
             check_derivatives(problem, state, meta, window)
         check_derivatives(make_problem(name, seed=seed, detach=False), state, meta, window)
+
+
+def test_kinks_across_which_two_widths_agree_by_chance_are_looked_at_from_nearer() -> None:
+    nearest = 2 * VALUE_WIDTH / 18
+
+    def bent(params: Tree, meta: Tree, batch: Any) -> torch.Tensor:
+        x = params["x"]
+        return -x - 1.3e-4 * (torch.relu(x - nearest) - torch.relu(-x - nearest))
+
+    check_recorded("the loss", bent, {"x": torch.tensor(0.0, dtype=torch.float64)}, {}, {})
