@@ -9,8 +9,8 @@ import pytest
 
 from metabench.core.curves import Curve
 from metabench.kernels.names import (
+    CONDITION,
     DISTANCE,
-    PREDICTED,
     QUERY,
     RELATIVE,
     TEST_LOSS,
@@ -51,7 +51,7 @@ def rows_of(synthetic: Any, method: str, errors: dict[int, float], seeds: int = 
             rate = 0.1 if not width else 0.08
             numbers = {DISTANCE: 2.0 + error, TEST_LOSS: 0.3 + error}
             row |= {"curves": curves_of(error * (1 + 0.1 * seed), rate), "metrics": numbers}
-            row["meta_summary"] = {RELATIVE: 0.1 + error, **({} if width else {PREDICTED: 2.0})}
+            row["meta_summary"] = {RELATIVE: 0.1 + error, **({} if width else {CONDITION: 1600.0})}
             found.append(row)
     return found
 
@@ -74,7 +74,7 @@ def test_errors_exponents_and_rates_are_those_of_the_curves(load_rows: Any, synt
 def test_the_section_says_draws_and_tabulates_it(load_rows: Any, synthetic: Any) -> None:
     suite = load_rows([*rows_of(synthetic, "unrolled", HALF), *rows_of(synthetic, "t1t2", FLAT)])
     (part,) = KERNELS.parts(suite)
-    sentence, losses, errors, distances, table = part.blocks
+    sentence, theory, losses, errors, distances, table = part.blocks
     assert (
         isinstance(sentence, Sentence)
         and "from width 1,024 on for `unrolled`; at no width here for `t1t2`" in sentence.text
@@ -88,7 +88,9 @@ def test_the_section_says_draws_and_tabulates_it(load_rows: Any, synthetic: Any)
     assert errors.panels[1].notes["unrolled"].startswith("−0.50")
     (guide,) = errors.panels[0].traces
     assert guide.y[0] / guide.y[1] == pytest.approx(8)
-    assert [rule.value for rule in distances.panels[0].rules] == [2.0]
+    assert [rule.value for rule in distances.panels[0].rules] == [2.0, 2.0]
+    assert isinstance(theory, Sentence)
+    assert "largest eigenvalue is 1600 times its least; at width 4,096 the parameters move by up to 40 %" in theory.text
     assert isinstance(table, Table)
     record = table.records[0]
     assert record["slope_test"] == pytest.approx(-0.5) and record["rate"] == pytest.approx(0.8)

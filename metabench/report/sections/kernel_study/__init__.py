@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from metabench.kernels.names import TEST_LOSS, TEST_OUTPUTS, TRAINING_LOSS, TRAINING_OUTPUTS
+import statistics
+
+from metabench.kernels.names import CONDITION, RELATIVE, TEST_LOSS, TEST_OUTPUTS, TRAINING_LOSS, TRAINING_OUTPUTS
+from metabench.report import numbers
 from metabench.report.blocks import Block, Sentence
 from metabench.report.results.entries import Suite
 from metabench.report.results.settings import Task
@@ -10,7 +13,7 @@ from metabench.report.section import Part, Section
 from metabench.report.sections.kernel_study.bound import bound_figure, bound_words
 from metabench.report.sections.kernel_study.classification import characters_figure, gain_table, width_figure
 from metabench.report.sections.kernel_study.figures import distance_figure, error_figure, loss_figure, spectra_figure
-from metabench.report.sections.kernel_study.study import Regime, regimes
+from metabench.report.sections.kernel_study.study import Regime, regimes, values
 from metabench.report.sections.kernel_study.table import kernel_table
 from metabench.results.bounds import BOUND, COMPLEXITY, TEST_ERROR
 from metabench.results.spectra import EIGENVALUES
@@ -48,7 +51,7 @@ def _parts(suite: Suite) -> list[Part]:
 def _part(suite: Suite, regime: Regime, place: int) -> Part:
     figures = [loss_figure(suite, regime), error_figure(suite, regime), distance_figure(suite, regime)]
     blocks: list[Block] = [
-        Sentence(_words(regime)),
+        *(Sentence(text) for text in (_words(regime), _why(regime)) if text),
         *(figure for figure in figures if figure.panels),
         kernel_table(regime),
     ]
@@ -72,6 +75,20 @@ def _words(regime: Regime) -> str:
     return (
         f"The adapted outputs on test tasks are within {_TOLERANCE:.0%} of those of infinite width {'; '.join(said)}."
     )
+
+
+def _why(regime: Regime) -> str:
+    """Return what theory asks about: the condition of the meta kernel, and how far the widest network moves; empty if unknown."""
+    conditions = [value for one in regime.methods for value in values(one.limit, "meta_summary", CONDITION)]
+    widest = regime.widths[-1]
+    moved = [value for one in regime.methods for value in values(one.runs.get(widest, {}), "meta_summary", RELATIVE)]
+    said = []
+    if conditions:
+        condition = numbers.significant(statistics.median(conditions), 2)
+        said.append(f"The meta kernel's largest eigenvalue is {condition} times its least")
+    if any(moved):
+        said.append(f"at width {widest:,} the parameters move by up to {100 * max(moved):.2g} % of their norm")
+    return "; ".join(said) + "." if said else ""
 
 
 def _headline(suite: Suite) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from metabench.kernels.names import DISTANCE, INFINITE, PREDICTED, RELATIVE, TRAINING_LOSS
+from metabench.kernels.names import DISTANCE, INFINITE, RELATIVE, TRAINING_LOSS
 from metabench.report import numbers
 from metabench.report.figure import Axis, Figure, Panel, Point, Rule, Trace
 from metabench.report.figures.parts import joined, seeds
 from metabench.report.palette import INKS, PALETTE, REFERENCE, SHAPES, LabelStyle
 from metabench.report.results.entries import Suite
 from metabench.report.results.settings import slug
-from metabench.report.sections.kernel_study.study import OUTPUTS, Regime, Run, Widths
+from metabench.report.sections.kernel_study.study import OUTPUTS, Regime, Widths, values
 from metabench.results.spectra import EIGENVALUES
 
 _WIDTH = Axis("width", "count")
@@ -78,11 +78,11 @@ def error_figure(suite: Suite, regime: Regime) -> Figure:
 def distance_figure(suite: Suite, regime: Regime) -> Figure:
     """Return how far meta-training moves a network, and relative to where it began."""
     panels = []
-    for name, column, rules in ((DISTANCE, "metrics", _predicted(regime)), (RELATIVE, "meta_summary", [])):
+    for name, column, rules in ((DISTANCE, "metrics", _limits(regime)), (RELATIVE, "meta_summary", [])):
         points: list[Point] = []
         for one in regime.methods:
             points += _points(
-                one, one.finite, lambda width, one=one, name=name, column=column: _values(one.runs[width], column, name)
+                one, one.finite, lambda width, one=one, name=name, column=column: values(one.runs[width], column, name)
             )  # type: ignore[misc]
         panels.append(
             Panel(name[:1].upper() + name[1:], _WIDTH, Axis("distance", "error"), points, joined(points), rules=rules)
@@ -92,7 +92,7 @@ def distance_figure(suite: Suite, regime: Regime) -> Figure:
         regime,
         "kernel_distance",
         "How far meta-training moves the parameters",
-        "Means over seeds, least to greatest. Dotted: how far MAML moves in the limit, the norm in the bound.",
+        "Means over seeds, least to greatest. Dotted: infinite width after as many steps; the distance of MAML is the norm in the bound.",
         [panel for panel in panels if panel.points],
         2,
     )
@@ -166,13 +166,14 @@ def _points(one: Widths, widths: Sequence[int], values: Callable[[int], list[flo
     ]
 
 
-def _values(runs: Mapping[int, Run], column: str, name: str) -> list[float]:
-    return [value for run in runs.values() if (value := (run.row[column] or {}).get(name)) is not None]
-
-
-def _predicted(regime: Regime) -> list[Rule]:
-    found = [value for one in regime.methods for value in _values(one.limit, "meta_summary", PREDICTED)]
-    return [Rule("x", statistics.fmean(found), "MAML in the limit")] if found else []
+def _limits(regime: Regime) -> list[Rule]:
+    """Return how far each method moves the parameters in the limit, after as many outer steps."""
+    found = {one.label: values(one.limit, "metrics", DISTANCE) for one in regime.methods if one.learns}
+    return [
+        Rule("x", statistics.fmean(mine), f"{label}, infinite")
+        for label, mine in found.items()
+        if mine and min(mine) > 0
+    ]
 
 
 def _guide(points: Sequence[Point]) -> list[Trace]:

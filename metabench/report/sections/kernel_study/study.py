@@ -134,6 +134,11 @@ def regimes(suite: Suite) -> list[Regime]:
     return made
 
 
+def values(runs: Mapping[int, Run], column: str, name: str) -> list[float]:
+    """Return a number that rows have by name in a column, of each run that has it."""
+    return [value for run in runs.values() if (value := (run.row[column] or {}).get(name)) is not None]
+
+
 def _wide(suite: Suite) -> Iterator[tuple[Row, int]]:
     """Yield the rows that trained to their end at a width, with it; 0 for infinite."""
     for row in suite.rows:
