@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from metabench.kernels.names import ACCURACY, EMBEDDING, INFINITE, MNK, MNK_GAIN, MNK_INTERVAL, PIXELS, WITHOUT
 from metabench.report import numbers
@@ -104,11 +104,11 @@ def _characters(row: Row) -> int:
     return int(row["problem_options"].get(_CHARACTERS, 0))
 
 
-def _points(rows: Iterable[Row], place: object) -> list[Point]:
+def _points(rows: Iterable[Row], place: Callable[[Row], float]) -> list[Point]:
     """Return a point for each label and place: the mean over seeds, and the least and the greatest."""
     groups: dict[tuple[str, float], list[float]] = {}
     for row in rows:
-        groups.setdefault((row["label"], place(row)), []).append(row["metrics"][ACCURACY])  # type: ignore[operator]
+        groups.setdefault((row["label"], place(row)), []).append(row["metrics"][ACCURACY])
     return [_point(label, x, values) for (label, x), values in sorted(groups.items(), key=lambda item: item[0][1])]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from metabench.kernels.names import DISTANCE, INFINITE, RELATIVE, TRAINING_LOSS
 from metabench.report import numbers
@@ -49,7 +49,7 @@ def error_figure(suite: Suite, regime: Regime) -> Figure:
     for where, which in OUTPUTS.items():
         points, notes = [], {}
         for one in regime.methods:
-            points += _points(one, one.finite, lambda width, one=one, which=which: one.errors(width, which))  # type: ignore[misc]
+            points += _points(one, {width: one.errors(width, which) for width in one.finite})
             if (fit := one.slope(which)) is not None:
                 notes[one.label] = numbers.exponent(fit)
         panel = Panel(
@@ -81,9 +81,7 @@ def distance_figure(suite: Suite, regime: Regime) -> Figure:
     for name, column, rules in ((DISTANCE, "metrics", _limits(regime)), (RELATIVE, "meta_summary", [])):
         points: list[Point] = []
         for one in regime.methods:
-            points += _points(
-                one, one.finite, lambda width, one=one, name=name, column=column: values(one.runs[width], column, name)
-            )  # type: ignore[misc]
+            points += _points(one, {width: values(one.runs[width], column, name) for width in one.finite})
         panels.append(
             Panel(name[:1].upper() + name[1:], _WIDTH, Axis("distance", "error"), points, joined(points), rules=rules)
         )
@@ -156,12 +154,11 @@ def _width_style(place: int) -> LabelStyle:
     return LabelStyle(f"c{place % len(PALETTE)}", PALETTE[place % len(PALETTE)][0], SHAPES[place])
 
 
-def _points(one: Widths, widths: Sequence[int], values: Callable[[int], list[float]]) -> list[Point]:
+def _points(one: Widths, by_width: Mapping[int, list[float]]) -> list[Point]:
     """Return a point for each width with values: their mean, and the least and the greatest."""
-    found = [(width, values(width)) for width in widths]
     return [
         Point(one.label, width, statistics.fmean(mine), y_low=min(mine), y_high=max(mine), n=len(mine))
-        for width, mine in found
+        for width, mine in by_width.items()
         if mine and min(mine) > 0
     ]
 
