@@ -62,7 +62,7 @@ from metabench.kernels.names import (
 )
 from metabench.kernels.responses import Steps
 from metabench.models.wide import LinearModel, WideMLP, coordinates, factor
-from metabench.problems.few_shot_episodes import EMBEDDINGS, LABELS, ONE, ORDERS, accuracies, draw, interval
+from metabench.tasks.episodes import EMBEDDINGS, LABELS, ONE, ORDERS, accuracies, draw, interval
 
 _WIDTHS = (256, 64, 128, 512, 1024, 2048, 4096)
 _RIDGE = 1e-2

@@ -47,7 +47,7 @@ from metabench.kernels.names import (
 )
 from metabench.kernels.responses import Steps
 from metabench.models.wide import LinearModel, WideMLP, factor
-from metabench.problems.few_shot_tasks import PLANE, SINUSOIDS, drawn_tasks
+from metabench.tasks.regression import PLANE, SINUSOIDS, drawn_tasks
 
 _WIDTHS = (256, 64, 128, 512, 1024, 2048, 4096, 8192, 16384)
 
@@ -112,6 +112,8 @@ class FewShotRegression(Problem):
         inner_steps=5,
         outer_steps=50,
     )
+
+    roles = frozenset({MetaRole.START})
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -20,13 +20,14 @@ from metabench.data.few_shot import Domain, FewShot
 from metabench.kernels.dense import MLP
 from metabench.kernels.flow import Flow
 from metabench.kernels.meta_kernel import MetaKernel, labels
+from metabench.kernels.names import MNK, MNK_GAIN, MNK_INTERVAL
 from metabench.methods import method
 from metabench.models.wide import factor
 from metabench.problems.few_shot_classification import FewShotClassification, Options
-from metabench.problems.few_shot_episodes import accuracies, interval
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.predict.one_cell import predict
 from metabench.suite.run.run_cell import run_cell
+from metabench.tasks.episodes import accuracies, interval
 from metabench.training.loop import train
 from metabench.training.run import Run
 
@@ -71,7 +72,7 @@ def test_the_test_is_that_of_a_linear_model_on_a_factor_of_all_images(name: str,
     # The same method on the same windows, each row of features exchanged for that of the joint model.
     joint = made(labels=labels_of)
     rows = torch.cat([study.train.support, study.train.queries], 1)
-    joint._network = dataclasses.replace(joint._network, features=features.shape[1])
+    joint._network = dataclasses.replace(joint._network, features={"weight": features.shape[1]})
     joint._start = {"weight": torch.zeros(features.shape[1], found.shape[-1], dtype=torch.float64)}
     joint.observe = lambda params, meta: {}  # of the test, which is what is computed below
     shots = study.train.support.shape[1]
@@ -136,7 +137,10 @@ def test_the_metrics_are_those_of_the_same_episodes_after_the_last_step() -> Non
     on = made(test_tasks=30)
     meta = trained(on)
     metrics, study = on.evaluate({}, meta), on.study
-    assert list(metrics) == [metric.name for metric in on.card.metrics]
+    assert list(metrics) == [*(metric.name for metric in on.card.metrics), MNK, MNK_GAIN, MNK_INTERVAL]
+    kernels = accuracies(study, kernel_of(on), math.inf, math.inf, 1e-2)
+    assert metrics[MNK] == pytest.approx(float(kernels["MNK"].mean()), rel=1e-12)
+    assert metrics[MNK_GAIN] == pytest.approx(metrics[MNK] - float(kernels["no meta-learning"].mean()), abs=1e-9)
     hits = []
     for outputs, supports in zip(on.adapted(meta), study.test.support_labels, strict=True):
         nearest = torch.cdist(torch.nn.functional.normalize(outputs, dim=1), supports).argmin(1)

@@ -99,7 +99,9 @@ def _headline(suite: Suite) -> str:
 
 
 def _draws(suite: Suite, task: Task, name: str) -> bool:
-    drawn = name.startswith((TRAINING_OUTPUTS, TEST_OUTPUTS)) or name in (TRAINING_LOSS, TEST_LOSS)
+    if name.startswith((TRAINING_OUTPUTS, TEST_OUTPUTS)):
+        return True
+    drawn = name in (TRAINING_LOSS, TEST_LOSS)
     return (
         name == EIGENVALUES
         or name.startswith((BOUND, COMPLEXITY, TEST_ERROR))

@@ -11,7 +11,7 @@ from bilevel import cached_data
 from metabench.data.episodes import Shape
 from metabench.kernels.dense import MLP
 from metabench.kernels.few_shot import Grams
-from metabench.problems.few_shot_episodes import accuracies, draw, interval
+from metabench.tasks.episodes import accuracies, draw, interval
 
 
 def test_tasks_have_classes_of_one_script_and_labels_of_their_supports() -> None:

@@ -1,0 +1,1 @@
+"""Few-shot tasks of wide networks: regression, and classification of unseen classes."""
