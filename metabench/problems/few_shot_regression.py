@@ -111,6 +111,7 @@ class FewShotRegression(Problem):
         options=Options,
         inner_steps=5,
         outer_steps=50,
+        illustration=True,
     )
 
     roles = frozenset({MetaRole.START})
