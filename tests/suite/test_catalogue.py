@@ -68,7 +68,11 @@ def test_the_metadata_of_results_holds_what_the_suite_used_in_its_order() -> Non
     assert metadata.methods["t1t2"]["target"] == "one_step"
     assert list(metadata.problems) == ["toy_1d"]
     assert metadata.problems["toy_1d"]["illustration"] is True
-    assert [name for name, card in problem_cards().items() if card["illustration"]] == ["learned_quadratics", "toy_1d"]
+    assert [name for name, card in problem_cards().items() if card["illustration"]] == [
+        "few_shot_regression",
+        "learned_quadratics",
+        "toy_1d",
+    ]
     assert list(metadata.datasets) == ["analytic"]
     assert metadata.version == __version__
     assert load_suite(yaml.safe_load(metadata.suite)) == planned.suite
