@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from metabench.core.atomic import write_bytes_atomically
 from metabench.core.errors import MetabenchError, missing_file
 from metabench.core.options import build
 from metabench.learned.exported import Exported
 from metabench.learned.problem import LearnedOptimiserProblem
-from metabench.results.atomic import write_bytes_atomically
 from metabench.results.certificate import certificates, read_certificates
 from metabench.results.store import read_rows, rows_of
 from metabench.suite.plan.cell import Cell

@@ -1,4 +1,4 @@
-"""Commands on suites and their cells: plan, predict, run, time, collect, report."""
+"""Commands on suites and their cells: plan, predict, prepare, run, time, collect, report."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ class Part(str, Enum):
     page = "page"
 
 
+Prepared = Annotated[
+    Path | None,
+    typer.Option(help="The folder of what `metabench prepare` prepared; without it cells compute that themselves."),
+]
+
+
 @app.command("run")
 def run_command(
     spec: Annotated[Path, typer.Option(help="The cell: a JSON file as `metabench plan --json` prints it.")],
@@ -45,6 +51,7 @@ def run_command(
             min=0, help="Of a scheduler, from 1: after two without rows a third writes rows that say how they ended."
         ),
     ] = 0,
+    prepared: Prepared = None,
 ) -> None:
     """Run one cell with all its seeds. If the cell fails, its rows say so and the command still succeeds."""
     from metabench.measure.kernels import choose_kernels
@@ -71,7 +78,7 @@ def run_command(
         if predictions and predicted is None:
             print(f"{name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
         with progress_display(name) as progress:
-            rows = supervise(cell, out, progress, predicted=predicted)
+            rows = supervise(cell, out, progress, predicted=predicted, prepared=prepared)
     forget_attempts(out)
     for row in rows:
         figure = f"{row['metric']} {row['quality']:.4g}" if row.get("quality") is not None else ""
@@ -79,6 +86,34 @@ def run_command(
             ": ".join(part for part in (name, f"seed {row['seed']}", row["status"], figure, row["message"]) if part),
             file=sys.stderr,
         )
+
+
+@app.command("prepare")
+def prepare_command(
+    spec: Annotated[Path, typer.Option(help="A cell that needs it: a JSON file as for `metabench run`.")],
+    seed: Annotated[int, typer.Option(min=0, help="One of the cell's seeds.")],
+    prepared: Annotated[Path, typer.Option(help="The folder of what is prepared.")],
+    attempt: Annotated[
+        int, typer.Option(min=0, help="Of a scheduler, from 1: after two that were lost a third says so, and cells try themselves.")
+    ] = 0,
+) -> None:
+    """Compute what many cells of a suite share, such as a Gram matrix. What fails is said in a file, and then in the rows of the cells."""
+    from metabench.suite.plan.cell import ATTEMPTS
+    from metabench.suite.run.lost import forget_attempts, given_up, note_attempt
+    from metabench.suite.run.prepare import give_up, mark, prepare
+
+    cell = read_cell(spec)
+    out = mark(cell, seed, prepared)
+    _check_folder(out)
+    if attempt > ATTEMPTS:
+        reason = given_up(out)[1]
+        give_up(cell, seed, prepared, reason)
+    else:
+        if attempt:
+            note_attempt(out, attempt)
+        reason = prepare(cell, seed, prepared)
+    forget_attempts(out)
+    print(f"{out}: {reason or 'ready'}", file=sys.stderr)
 
 
 @app.command("time")
@@ -89,6 +124,7 @@ def time_command(
     attempt: Annotated[
         int, typer.Option(min=0, help="Of a scheduler, from 1: after two without times a third writes why there are none.")
     ] = 0,
+    prepared: Prepared = None,
 ) -> None:
     """Time the cells of a setting side by side: each in its own process, taking turns. Rows of cells that fail say so."""
     from metabench.results.times import write_times
@@ -105,7 +141,7 @@ def time_command(
         if attempt:
             note_attempt(out, attempt)
         with progress_display(found.name) as progress:
-            lines = time_group(found, progress, memory and memory << 20)
+            lines = time_group(found, progress, memory and memory << 20, prepared=prepared)
     write_times(out, lines)
     forget_attempts(out)
     told = Counter(line["message"] for line in lines if line.get("message"))

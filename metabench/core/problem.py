@@ -206,6 +206,9 @@ class Setting:
         device: where tensors live.
         dtype: of parameters and data.
         data: what `metabench.data.load` returned for the cell's data set; None where the problem needs no data.
+        outer_steps: meta-updates of a run; 0 where none is planned.
+        prepared: the folder of what the problem `prepares`; None: it is computed whenever the problem is built.
+        simulated: whether shapes alone count: numbers that take long may be any then.
     """
 
     size: str
@@ -215,6 +218,9 @@ class Setting:
     device: torch.device
     dtype: torch.dtype
     data: Any
+    outer_steps: int = 0
+    prepared: Path | None = None
+    simulated: bool = False
 
 
 class Problem(Declarable, ABC):
@@ -255,6 +261,15 @@ class Problem(Declarable, ABC):
     def examples_needed(cls, options: Any) -> int:
         """Return how many training examples of a data set these options need: a suite that needs more than exist is refused."""
         return 0
+
+    @classmethod
+    def prepares(cls, size: str, options: Any) -> Mapping[str, Any]:
+        """Return the settings on which a computation depends that many cells share, such as a Gram matrix; empty: there is none.
+
+        It then has a job of its own for each data set and seed, before the cells whose problems agree in these settings. The job builds the
+        problem, which writes into the folder `setting.prepared`, and reads there when it is built again.
+        """
+        return {}
 
     @abstractmethod
     def initial(self) -> Tree:

@@ -10,17 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 import time
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
+from metabench.core.arrays import read_arrays, write_arrays
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.kernels.dense import Kernels
@@ -96,11 +92,38 @@ class Gram:
 
     def key(self, rows: torch.Tensor, columns: torch.Tensor | None = None) -> str:
         """Return the hash of the points, the architecture, the dtype and the format: 32 hexadecimal digits."""
-        found = hashlib.sha256(f"{FORMAT} {self.architecture} {columns is None}".encode())
-        for points in (rows,) if columns is None else (rows, columns):
-            found.update(f" {tuple(points.shape)} {points.dtype} ".encode())
-            found.update(points.detach().cpu().contiguous().numpy().tobytes())
+        return self._key("pairs", (rows,) if columns is None else (rows, columns))
+
+    def _key(self, purpose: str, of: Sequence[torch.Tensor]) -> str:
+        found = hashlib.sha256(f"{FORMAT} {self.architecture} {purpose}".encode())
+        for part in of:
+            found.update(f" {tuple(part.shape)} {part.dtype} ".encode())
+            found.update(part.detach().cpu().contiguous().numpy().tobytes())
         return found.hexdigest()[:32]
+
+    def among(self, points: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> Kernels:
+        """Return the kernels of some pairs: in each group, of rows of a table of points with others, shape [groups, r, c].
+
+        They are kept as one file.
+
+        Args:
+            points: the table, shape [n, ...].
+            rows: of the table, shape [groups, r].
+            columns: likewise, shape [groups, c].
+
+        Raises:
+            MetabenchError: as `kernels`.
+        """
+        key = self._key("groups", (points, rows, columns))
+        path = None if self.folder is None else self.folder / f"{key}.npz"
+        shape = (*rows.shape, columns.shape[1])
+        if path is not None and (stored := read(path, key, shape)) is not None:
+            return _on(stored, points)
+        found = [self.kernel(points[mine], points[others]) for mine, others in zip(rows, columns, strict=True)]
+        whole = Kernels(torch.stack([one.nngp for one in found]), torch.stack([one.ntk for one in found]))
+        if path is not None:
+            _write(path, key, whole)
+        return whole
 
     def path(self, rows: torch.Tensor, columns: torch.Tensor | None = None) -> Path | None:
         """Return the file of a finished Gram matrix; None without a folder."""
@@ -112,6 +135,7 @@ class Gram:
         return self._cost(rows, others, list(self._blocks(len(rows), len(others), columns is None)))
 
     def _cost(self, rows: torch.Tensor, others: torch.Tensor, blocks: Sequence[tuple[slice, slice]]) -> Cost:
+        self.kernel(rows[:1], others[-1:])  # The first call prepares more than its pair.
         seconds, points = self._seconds(rows[:1], others[-1:]), 1
         while seconds < _MEASURABLE and points < min(self.block, max(len(rows), len(others))):
             points *= 2
@@ -200,26 +224,18 @@ class Gram:
         return time.perf_counter() - begun
 
 
-def read(path: Path, key: str, shape: tuple[int, int]) -> Kernels | None:
+def read(path: Path, key: str, shape: tuple[int, ...]) -> Kernels | None:
     """Return the kernels in a file, on the CPU; None where there is none, or it is damaged, with a warning.
 
     Raises:
         MetabenchError: the file is of other points, another architecture or another format.
     """
-    if not path.exists():
+    found = read_arrays(path, key)
+    if found is None:
         return None
-    try:
-        # Every member has a checksum: a file that is cut short or overwritten does not open.
-        with np.load(path, allow_pickle=False) as stored:
-            whose, nngp, ntk = str(stored["key"]), stored["nngp"], stored["ntk"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        warnings.warn(f"'{path}' is damaged and is computed anew: {error}", stacklevel=2)
-        return None
-    if whose != key or nngp.shape != shape or ntk.shape != shape:
-        raise MetabenchError(
-            f"'{path}' is a Gram matrix {list(ntk.shape)} with the hash {whose}, of other points or another architecture: expected "
-            f"{list(shape)} with {key}; move it away"
-        )
+    nngp, ntk = found["nngp"], found["ntk"]
+    if nngp.shape != shape or ntk.shape != shape:
+        raise MetabenchError(f"'{path}' is a Gram matrix {list(ntk.shape)}: expected {list(shape)}; move it away")
     return Kernels(torch.from_numpy(nngp), torch.from_numpy(ntk))
 
 
@@ -243,21 +259,7 @@ def _part(folder: Path, down: slice, across: slice) -> Path:
 
 def _write(path: Path, key: str, kernels: Kernels) -> None:
     """Write a file completely or not at all; raise MetabenchError where that fails."""
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, key=np.array(key), nngp=kernels.nngp.cpu().numpy(), ntk=kernels.ntk.cpu().numpy())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise MetabenchError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    write_arrays(path, key, {"nngp": kernels.nngp.cpu().numpy(), "ntk": kernels.ntk.cpu().numpy()})
 
 
 def _free(like: torch.Tensor) -> int:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import matplotlib
 
+from metabench.core.atomic import write_bytes_atomically, write_text_atomically
 from metabench.report.blocks import Drawing
 from metabench.report.drawing.drawing import draw_figure
 from metabench.report.figure import PANELS_OF_A_FILE, Figure
@@ -21,7 +22,6 @@ from metabench.report.results.entries import Suite
 from metabench.report.results.load import load_suite
 from metabench.report.section import contents
 from metabench.report.tables.table import Table
-from metabench.results.atomic import write_bytes_atomically, write_text_atomically
 
 PANELS_OF_A_REPORT = 180
 """Of all files: a panel takes a fifth of a second."""

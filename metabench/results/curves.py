@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from metabench.core.atomic import write_atomically
 from metabench.core.curves import Curve, after_step, name_and_step
 from metabench.core.errors import MetabenchError
-from metabench.results.atomic import write_atomically
 from metabench.results.schema import BY_NAME, CURVES_COLUMN, Column
 
 CURVES_FILE = "curves.parquet"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metabench.core.atomic import write_atomically
 from metabench.core.errors import MetabenchError
 from metabench.core.pictures import Picture
-from metabench.results.atomic import write_atomically
 from metabench.results.schema import PICTURES_COLUMN
 from metabench.results.typed import decode
 

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from metabench.core.atomic import write_atomically
 from metabench.core.errors import MetabenchError, unknown
-from metabench.results.atomic import write_atomically
 from metabench.results.curves import CURVES_FILE, points_of, write_curves
 from metabench.results.metadata import Metadata, decode_metadata, encode_metadata
 from metabench.results.pictures import PICTURES_FILE, pictures_of, write_pictures

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metabench.core.atomic import write_atomically
 from metabench.core.errors import MESSAGE_LENGTH, MetabenchError
-from metabench.results.atomic import write_atomically
 from metabench.results.schema import BY_NAME, Column
 
 TIMES_FILE = "times.parquet"

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metabench.core.atomic import write_bytes_atomically
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import Problem
 from metabench.core.types import InnerState
-from metabench.results.atomic import write_bytes_atomically
 from metabench.training.record import Record
 from metabench.training.run import Best, Run
 

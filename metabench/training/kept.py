@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metabench.core.atomic import write_bytes_atomically
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import Problem
 from metabench.core.types import Tree
-from metabench.results.atomic import write_bytes_atomically
 
 _VERSION = 1
 MOST_BYTES = 4 * 2**20

@@ -142,7 +142,7 @@ def test_a_file_of_other_points_is_refused(tmp_path: Path) -> None:
     one.rename(other)
     with pytest.raises(MetabenchError) as error:
         gram.kernels(y)
-    assert "of other points or another architecture" in str(error.value) and gram.key(x) in str(error.value)
+    assert "of other data or another architecture" in str(error.value) and gram.key(x) in str(error.value)
     assert str(other) in str(error.value)
 
 

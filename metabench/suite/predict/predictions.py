@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metabench.core.atomic import write_text_atomically
 from metabench.core.errors import MetabenchError
 from metabench.measure.environment import torch_version
 from metabench.measure.kernels import foreseen
-from metabench.results.atomic import write_text_atomically
 from metabench.suite.byte_words import human_bytes
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, predictor_hash

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from metabench.results.atomic import write_text_atomically
+from metabench.core.atomic import write_text_atomically
 from metabench.suite.plan.cell import ATTEMPTS, Cell
 from metabench.suite.run.rows import failed_row
 
