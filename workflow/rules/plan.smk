@@ -68,6 +68,12 @@ def fetched_data(cell):
     return [ancient(mark)] if mark else []
 
 
+def prepared_for(*cells):
+    """Return the option that names the folder of what is prepared, where one of the cells needs any."""
+    needed = any(PLAN.preparation_marks(cell) for cell in cells)
+    return ["--prepared", PLAN.prepared] if needed else []
+
+
 def write_plan():
     """Write what the jobs read. Snakemake calls this as `onstart`: never in a dry run, nor while another run is at work here."""
     try:

@@ -10,6 +10,7 @@ number of times that it was lost is another one then.
 rule run_cell:
     input:
         lambda wildcards: fetched_data(planned(wildcards)),
+        lambda wildcards: PLAN.preparation_marks(planned(wildcards)),
     output:
         rows=f"{CELL}.parquet",
     log:
@@ -44,10 +45,11 @@ rule run_cell:
         spec=lambda wildcards, output: Path(output.rows).with_suffix(".json"),
         title=lambda wildcards, output: title(planned(wildcards)),
         predictions=["--predictions", PLAN.predictions] if SUITE.predict else [],
+        prepared=lambda wildcards: prepared_for(planned(wildcards)),
         attempts=lambda wildcards, output: attempts_file(Path(output.rows)),
     message:
         "{params.title}"
     shell:
         "if [ {resources.attempt} = 1 ]; then : > {log:q}; fi; "
-        "metabench run --spec {params.spec:q} --out {output.rows:q} {params.predictions:q} --attempt {resources.attempt}"
+        "metabench run --spec {params.spec:q} --out {output.rows:q} {params.predictions:q} {params.prepared:q} --attempt {resources.attempt}"
         " >> {log:q} 2>&1 || {{ code=$?; echo exit $code >> {params.attempts:q}; exit $code; }}"

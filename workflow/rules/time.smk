@@ -36,10 +36,11 @@ rule time_setting:
         group_hash=lambda wildcards: JOBS.groups[wildcards.group].hash,
         timer_hash=timer_hash() if PLAN.groups else "",
         version=TIMES_VERSION,
+        prepared=lambda wildcards: prepared_for(*JOBS.groups[wildcards.group].cells),
         n_cells=lambda wildcards: len(JOBS.groups[wildcards.group].cells),
     message:
         "time {wildcards.group}, {params.n_cells} cells side by side"
     shell:
         "if [ {resources.attempt} = 1 ]; then : > {log:q}; fi; "
-        "metabench time --group {params.group:q} --out {output.times:q} --memory {resources.mem_mb} --attempt {resources.attempt}"
+        "metabench time --group {params.group:q} --out {output.times:q} --memory {resources.mem_mb} {params.prepared:q} --attempt {resources.attempt}"
         " >> {log:q} 2>&1 || {{ code=$?; echo exit $code >> {params.attempts:q}; exit $code; }}"

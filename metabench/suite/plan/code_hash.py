@@ -152,6 +152,11 @@ def method_hash(name: str, plugins: Iterable[str] = ()) -> str:
     return _hash(_installed(), (_home(METHODS, name, map(Path, plugins)),))
 
 
+def problem_hash(name: str, plugins: Iterable[str] = ()) -> str:
+    """Return twelve hexadecimal digits over the source of a problem: its module and what that imports."""
+    return _hash(_installed(), (_home(PROBLEMS, name, map(Path, plugins)),))
+
+
 def source_hash(method: Method) -> str:
     """Return `method_hash` of a method that may be in no registry; empty if its module has no file. One of the same name is another."""
     known = getattr(sys.modules.get(method.module), "__file__", None)

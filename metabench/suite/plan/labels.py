@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from metabench import data
@@ -14,6 +15,7 @@ from metabench.kinds import kind
 from metabench.methods import method
 from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.preparations import folder_of
 
 
 def method_of(cell: Cell) -> Method:
@@ -51,8 +53,26 @@ def problem_options(cell: Cell) -> Any:
     return build(problem_class(cell).card.options, cell.problem_options, f"problem '{cell.problem}'")
 
 
-def problem_of(cell: Cell, seed: int, loaded: Any, device: str, dtype: str) -> Problem:
-    """Return the cell's problem for one of its seeds; `loaded` is what `load_data` returned."""
+def problem_of(
+    cell: Cell,
+    seed: int,
+    loaded: Any,
+    device: str,
+    dtype: str,
+    prepared: Path | None = None,
+    simulated: bool = False,
+) -> Problem:
+    """Return the cell's problem for one of its seeds.
+
+    Args:
+        cell: the cell.
+        seed: one of its seeds.
+        loaded: what `load_data` returned.
+        device: where tensors live.
+        dtype: of parameters and data.
+        prepared: the folder of all that problems of the suite prepare.
+        simulated: whether shapes alone count.
+    """
     setting = Setting(
         size=cell.size,
         options=problem_options(cell),
@@ -61,6 +81,9 @@ def problem_of(cell: Cell, seed: int, loaded: Any, device: str, dtype: str) -> P
         device=torch.device(device),
         dtype=getattr(torch, dtype),
         data=loaded,
+        outer_steps=cell.outer_steps,
+        prepared=folder_of(prepared, cell, seed),
+        simulated=simulated,
     )
     return problem_class(cell)(setting)
 

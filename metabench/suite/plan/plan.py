@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from metabench.core.atomic import write_text_atomically
 from metabench.core.errors import MetabenchError
 from metabench.core.kind import Kind
 from metabench.core.method import Method, Target
@@ -23,11 +24,11 @@ from metabench.data.sets.own_text import is_own_text
 from metabench.kinds import kinds
 from metabench.methods import methods
 from metabench.problems import problems
-from metabench.results.atomic import write_text_atomically
 from metabench.suite.config.keys import DEFAULT_BASELINE, Experiment, Suite, Timing
 from metabench.suite.config.load import load_suite, memory_bytes, to_yaml
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.groups import Group, settings
+from metabench.suite.plan.preparations import Preparation, preparation, preparations
 
 __all__ = ["Plan", "load_suite", "plan"]
 
@@ -73,6 +74,21 @@ class Plan:
     def times_file(self, group: Group) -> Path:
         """Return the path of the times of `group`; its description and log are next to it, as .json and .log."""
         return self.folder / "times" / f"{group.name}.parquet"
+
+    @property
+    def prepared(self) -> Path:
+        """Folder of what problems prepare for many cells."""
+        return self.folder / "prepared"
+
+    @functools.cached_property
+    def preparations(self) -> dict[str, Preparation]:
+        """What the problems of the suite prepare, by hash."""
+        return preparations(self.cells)
+
+    def preparation_marks(self, cell: Cell) -> list[Path]:
+        """Return the files that say that what a cell needs is prepared."""
+        found = (preparation(cell, seed) for seed in cell.seeds)
+        return [self.prepared / f"{one.hash}.json" for one in found if one]
 
     @property
     def predictions(self) -> Path:

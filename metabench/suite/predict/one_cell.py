@@ -73,7 +73,7 @@ def _predicted(cell: Cell, device: str, known: Any) -> PredictedCall:
     loaded = _loaded(cell)
     with _threads(cell.threads), _caches_left_real(), fake_tensors() as fakes:
         # On a CPU: the shapes are those on every device.
-        instance = problem_of(cell, seed, loaded, "cpu", cell.dtype)
+        instance = problem_of(cell, seed, loaded, "cpu", cell.dtype, simulated=True)
         meta, window = instance.initial(), next(iter(instance.windows()))[0]
         instance, state = instance.entered(window, None)
         stream = generator(seed, "cost")

@@ -23,11 +23,16 @@ Peaks = Mapping[str, Mapping[int, int]]
 
 
 def time_group(
-    group: Group, progress: Progress, granted_bytes: int | None = None, worker: Sequence[str] = WORKER
+    group: Group,
+    progress: Progress,
+    granted_bytes: int | None = None,
+    worker: Sequence[str] = WORKER,
+    prepared: Path | None = None,
 ) -> list[Line]:
     """Return the lines of a group: one per cell and round, and one for each cell that could not be timed, or no further.
 
     Cells and seeds without a measured memory take no part: their rows say why. `granted_bytes` is what the job may use; None for any.
+    `prepared` is the folder of what problems of the suite prepare.
 
     Raises:
         MetabenchError: a row file is missing or cannot be read.
@@ -54,7 +59,7 @@ def time_group(
                 for cell in part:
                     members.append(Member(cell, files[cell.hash].with_suffix(".json"), worker))
                 with unblocked():
-                    lines += (named | line for line in _time_part(group, number, members, peaks, progress))
+                    lines += (named | line for line in _time_part(group, number, members, peaks, progress, prepared))
             finally:
                 for member in members:
                     member.end()
@@ -78,12 +83,15 @@ def _peaks(path: Path) -> dict[int, int]:
     return {row["seed"]: row["peak_bytes"] for row in rows if row["peak_bytes"] is not None}
 
 
-def _time_part(group: Group, part: int, members: Sequence[Member], peaks: Peaks, progress: Progress) -> Iterator[Line]:
+def _time_part(
+    group: Group, part: int, members: Sequence[Member], peaks: Peaks, progress: Progress, prepared: Path | None
+) -> Iterator[Line]:
     first = members[0].cell
     # Only turns are timed: before them as many may work as there are cores.
     at_once = max(1, len(_cores()) // first.threads)
     progress("starting", 0, 1)
-    for member, answer in zip(members, ask(members, {"open": True}, at_once), strict=True):
+    request = {"open": True, "prepared": str(prepared or "")}
+    for member, answer in zip(members, ask(members, request, at_once), strict=True):
         member.fault = answer.get("failed", "")
     # One seed: what a call takes is a matter of shapes, and each further seed would have to be brought to its checkpoint by all.
     seed = max(first.seeds, key=lambda one: sum(one in peaks[member.cell.hash] for member in members))

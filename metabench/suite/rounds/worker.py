@@ -1,8 +1,8 @@
 """The process of one cell: it goes to the checkpoint of a seed, and times calls whenever it is its turn.
 
-Requests come one per line of JSON on standard input, and each gets one line as its answer: {"open": true} loads torch and the data,
-{"prepare": SEED} ends with the warm-up, {"turn": CORE} times calls on that core, or on any if it is null. {"failed": WHY} answers any of
-them. A process that waits blocks on its pipe. What others print goes to the log.
+Requests come one per line of JSON on standard input, and each gets one line as its answer: {"open": true, "prepared": FOLDER} loads torch
+and the data, and says where what problems prepare is, {"prepare": SEED} ends with the warm-up, {"turn": CORE} times calls on that core, or
+on any if it is null. {"failed": WHY} answers any of them. A process that waits blocks on its pipe. What others print goes to the log.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class _Timed:
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
+        self.prepared: Path | None = None
         self.left = cell.limit_seconds
         self.loaded: Any = None
         self.call: Callable[[], Any] | None = None
@@ -59,6 +60,7 @@ class _Timed:
         begun = time.perf_counter()
         try:
             if "open" in request:
+                self.prepared = Path(request["prepared"]) if request.get("prepared") else None
                 return self._open()
             with self._limits():
                 return self._prepare(request["prepare"]) if "prepare" in request else self._turn(request["turn"])
@@ -102,7 +104,7 @@ class _Timed:
 
         # Before the next seed's: two problems at a time need not fit.
         self.call = None
-        subject = subject_of(self.cell, seed, self.loaded, False, lambda stage, done, total: None, None)
+        subject = subject_of(self.cell, seed, self.loaded, False, lambda stage, done, total: None, None, self.prepared)
         call, _, state, meta, _ = checkpoint_call(subject)
         begun = time.perf_counter()
         found = call()

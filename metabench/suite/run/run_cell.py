@@ -44,10 +44,13 @@ _CHECK_SHARE = 0.05
 _PLAIN = (bool, int, float, str, Mapping, type(None))
 
 
-def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterator[Row]:
+def run_cell(
+    cell: Cell, progress: Progress, out: Path | None = None, prepared: Path | None = None
+) -> Iterator[Row]:
     """Yield one finished row per seed. Failures of a seed are recorded in its row.
 
-    `out` is where the rows will go: checkpoints of its runs are beside it, and the meta-parameters that they lead to.
+    `out` is where the rows will go: checkpoints of its runs are beside it, and the meta-parameters that they lead to. `prepared` is the
+    folder of what problems of the suite prepare.
 
     Raises MetabenchError if this process has loaded torch with other kernels than the cell's.
     """
@@ -71,7 +74,7 @@ def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterato
             yield failed_row(cell, seed, "timeout", message, place)
             continue
         row = base_row(cell, seed, place) | {"message": ""}
-        subject = subject_of(cell, seed, loaded, index == 0, progress, out)
+        subject = subject_of(cell, seed, loaded, index == 0, progress, out, prepared)
         if keeper:
             keeper.row = dict(row)
             subject = dataclasses.replace(subject, keep=keeper.keep)
@@ -90,15 +93,17 @@ def run_cell(cell: Cell, progress: Progress, out: Path | None = None) -> Iterato
         yield row
 
 
-def subject_of(cell: Cell, seed: int, loaded: Any, first: bool, progress: Progress, out: Path | None) -> Subject:
-    """Return what is measured for one seed; `loaded` is what `load_data` returned, `out` the file beside which runs are saved, or None."""
+def subject_of(
+    cell: Cell, seed: int, loaded: Any, first: bool, progress: Progress, out: Path | None, prepared: Path | None
+) -> Subject:
+    """Return what is measured for one seed; `loaded` is what `load_data` returned, `out` and `prepared` as for `run_cell`."""
     checkpoint = None
     if out is not None and cell.checkpoint_every:
         identity = {"cell": cell.hash, "seed": seed, "code": code_hash(cell), "torch": torch.__version__}
         path = out.with_name(f"{out.stem}-seed{seed}.checkpoint")
         checkpoint = Checkpoint(path, cell.checkpoint_every, json.dumps(identity))
     return Subject(
-        make=lambda dtype: problem_of(cell, seed, loaded, cell.device, dtype),
+        make=lambda dtype: problem_of(cell, seed, loaded, cell.device, dtype, prepared),
         dtype=cell.dtype,
         method=method_of(cell),
         options=method_options(cell),

@@ -49,13 +49,15 @@ def supervise(
     runner: Runner | None = None,
     grace: float | None = None,
     predicted: CellPrediction | None = None,
+    prepared: Path | None = None,
 ) -> list[Row]:
     """Run `cell` in its own process, write its rows to `out` and return them, in the order of the cell's seeds.
 
     Seeds without a row get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
     limit if that is more) after the cell's time limit, 'oom' if something else killed it, 'error' for any other end.
 
-    `runner` is `metabench.suite.run.run_cell`, with checkpoints beside `out`, unless given. `predicted` columns are added to every row;
+    `runner` is `metabench.suite.run.run_cell`, with checkpoints beside `out` and what problems of the suite prepare in
+    `prepared`, unless given. `predicted` columns are added to every row;
     a cell predicted to need more memory than its device is declared to have is not started: its rows are 'unsupported'.
 
     Raises:
@@ -71,7 +73,7 @@ def supervise(
         return rows
     patience = max(15.0, 0.1 * cell.limit_seconds) if grace is None else grace
     with stopping_signals() as unblocked:
-        child = _fork(cell, runner or functools.partial(_run_cell, out=out), imports_torch=runner is None)
+        child = _fork(cell, runner or functools.partial(_run_cell, out=out, prepared=prepared), imports_torch=runner is None)
         try:
             with unblocked():
                 # pyarrow and, since pyarrow asks it what the values of a table are, pandas: now, while the other process imports torch.
@@ -102,10 +104,10 @@ def _write(out: Path, rows: list[Row]) -> None:
     write_rows(out, rows)
 
 
-def _run_cell(cell: Cell, progress: Progress, out: Path) -> Iterator[Row]:
+def _run_cell(cell: Cell, progress: Progress, out: Path, prepared: Path | None) -> Iterator[Row]:
     from metabench.suite.run.run_cell import run_cell
 
-    return run_cell(cell, progress, out)
+    return run_cell(cell, progress, out, prepared)
 
 
 @dataclass

@@ -1,0 +1,46 @@
+"""What many cells of a problem share, such as the Gram matrix of a data set by an architecture: one job for each, and for each seed.
+
+It is computed again when the source of the problem changed, which is part of the file's name. What fails is said in the mark, and in the
+rows of the cells that need it.
+"""
+
+
+rule prepare:
+    input:
+        lambda wildcards: fetched_data(PLAN.preparations[wildcards.preparation].cell),
+    output:
+        mark=f"{PLAN.prepared}/{{preparation}}.json",
+    log:
+        f"{PLAN.prepared}/{{preparation}}.log",
+    wildcard_constraints:
+        preparation="[0-9a-f]{12}",
+    retries: 2
+    conda:
+        "../envs/metabench.yaml"
+    threads: lambda wildcards: PLAN.preparations[wildcards.preparation].cell.threads
+    resources:
+        gpu=JOBS.gpus,
+        mem_mb=lambda wildcards, attempt: REQUESTS.memory_mb(
+            PLAN.preparations[wildcards.preparation].cell, attempt
+        ),
+        runtime=lambda wildcards, attempt: REQUESTS.runtime_minutes(
+            PLAN.preparations[wildcards.preparation].cell, attempt
+        ),
+        attempt=lambda wildcards, attempt: attempt,
+    params:
+        lost=lambda wildcards: times_lost(
+            PLAN.prepared / f"{wildcards.preparation}.json"
+        ),
+        attempts=lambda wildcards, output: attempts_file(Path(output.mark)),
+        spec=lambda wildcards: PLAN.row_file(
+            PLAN.preparations[wildcards.preparation].cell
+        ).with_suffix(".json"),
+        seed=lambda wildcards: PLAN.preparations[wildcards.preparation].seed,
+        title=lambda wildcards: PLAN.preparations[wildcards.preparation].title,
+        folder=PLAN.prepared,
+    message:
+        "prepare {params.title}"
+    shell:
+        "if [ {resources.attempt} = 1 ]; then : > {log:q}; fi; "
+        "metabench prepare --spec {params.spec:q} --seed {params.seed} --prepared {params.folder:q} --attempt {resources.attempt}"
+        " >> {log:q} 2>&1 || {{ code=$?; echo exit $code >> {params.attempts:q}; exit $code; }}"
