@@ -43,8 +43,8 @@ from metabench.core.lazy import torch
 from metabench.core.randomness import generator
 from metabench.kernels.families import Sinusoids
 from metabench.kernels.flow import SYMMETRIC, Flow
-from metabench.kernels.joint import Joint, joint
-from metabench.kernels.meta_kernel import MetaKernel
+from metabench.kernels.meta_kernel import Joint, MetaKernel
+from metabench.kernels.responses import alike, listed
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def measured(
     for family in families:
         drawn = family.draw(max(counts), generator(seed, "training tasks"))
         drawn += family.draw(test_tasks, generator(seed, "test tasks"))
-        found = joint(of, drawn)
+        found = of.joint(drawn)
         rows += [_row(family, found, count, max(counts), time, clip, delta) for count in counts]
     return rows
 
@@ -223,7 +223,12 @@ def _row(family: Sinusoids, found: Joint, count: int, trained: int, time: float,
     train, test = found.task < count, found.task >= trained
     residual = found.adapted - found.labels
     flow = Flow(found.phi[train][:, train], residual[train])
-    _, change = flow.after(time)
+    try:
+        _, change = flow.after(time)
+    except MetabenchError as error:
+        task = found.task[train].tolist()
+        same = [f"query {place - task.index(task[place])} of task {task[place]}" for place in alike(flow.kernel)]
+        raise MetabenchError(f"{error}; {listed(same)} adapt alike" if same else str(error)) from error
     errors = (residual[test] + found.phi[test][:, train] @ change).norm(dim=1).clamp(max=clip)
     within = bound(flow, change, found.task[train], clip=clip, delta=delta)
     return Measured(family, count, within, complexity(flow, count), float(errors.mean()))

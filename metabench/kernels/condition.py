@@ -21,7 +21,6 @@ from metabench.core.lazy import torch
 from metabench.core.randomness import generator
 from metabench.kernels.empirical import Empirical
 from metabench.kernels.flow import SINGULAR, SYMMETRIC
-from metabench.kernels.joint import joint
 from metabench.kernels.meta_kernel import Episode, Kernel, MetaKernel
 from metabench.kernels.responses import Response, Ridge
 
@@ -94,9 +93,9 @@ def conditioning(of: MetaKernel, tasks: Sequence[Episode]) -> Conditioning:
     Phi is what adaptation leaves of the network's own kernel, a difference, so it is rounded by parts of that kernel's eigenvalues.
 
     Raises:
-        MetabenchError: Phi is not symmetric, as of first-order MAML, or not finite; or as `joint`.
+        MetabenchError: Phi is not symmetric, as of first-order MAML, or not finite; or as `MetaKernel.joint`.
     """
-    found = joint(of, tasks)
+    found = of.joint(tasks)
     phi = found.phi
     if not bool(phi.isfinite().all()):
         raise MetabenchError("a meta kernel has a number that is not finite: it has no condition number")

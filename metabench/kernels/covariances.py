@@ -89,6 +89,11 @@ def _nonzero(divisor: torch.Tensor) -> torch.Tensor:
     return torch.where(divisor > 0, divisor, torch.ones_like(divisor))
 
 
+def accepted(dtype: torch.dtype) -> float:
+    """Return by how much a correlation may be above 1, relative to 1: rounding."""
+    return max(ROUNDING, 64 * torch.finfo(dtype).eps)
+
+
 def of_moments(rows: torch.Tensor, columns: torch.Tensor, covariance: torch.Tensor) -> Covariances:
     """Return the covariances with given variances [..., n], [..., m] and covariance [..., n, m].
 
@@ -96,7 +101,7 @@ def of_moments(rows: torch.Tensor, columns: torch.Tensor, covariance: torch.Tens
         MetabenchError: a pair has a correlation above 1 by more than rounding.
     """
     gap, product = _roots(rows, columns, torch.sub), _roots(rows, columns, torch.mul)
-    beyond = covariance.abs() > (1 + ROUNDING) * product
+    beyond = covariance.abs() > (1 + accepted(product.dtype)) * product
     if bool(beyond.any()):
         worst = float((covariance / product).abs()[beyond].max())
         raise MetabenchError(f"two values have the correlation {worst:.12g}: expected at most 1, up to rounding")

@@ -11,7 +11,7 @@ from typing import Literal
 
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.kernels.activations import Activation, activation
+from metabench.kernels.activations import Activation, Leaky, activation
 from metabench.kernels.covariances import of_inputs
 
 
@@ -70,11 +70,16 @@ class MLP:
     def kernels(self, rows: torch.Tensor, columns: torch.Tensor | None = None) -> Kernels:
         """Return the kernels of all pairs of inputs, shapes [..., n, dimensions] and [..., m, dimensions]; without columns, of rows.
 
+        Activations other than of the ReLU family are computed in float64 for any dtype.
+
         Raises:
             MetabenchError: inputs are not finite or do not match; one is zero and there are no biases, so that its outputs vanish.
         """
         columns = rows if columns is None else columns
         between: Activation = activation(self.activation)
+        wanted = rows.dtype
+        if wanted.is_floating_point and not isinstance(between, Leaky):
+            rows, columns = rows.double(), columns.double()
         values = of_inputs(rows, columns)
         if self.b_std == 0:
             for name, variances in (("first", values.rows), ("second", values.columns)):
@@ -91,7 +96,7 @@ class MLP:
             own = self._own(values.covariance, width)
             values = values.affine(self.W_std, self.b_std)
             tangents = self.W_std**2 * tangents + (values.covariance if own is None else own)
-        return Kernels(values.covariance, tangents)
+        return Kernels(values.covariance.to(wanted), tangents.to(wanted))
 
     def _own(self, covariance: torch.Tensor, width: int) -> torch.Tensor | None:
         """Return what a layer's own parameters contribute to the tangent kernel; None where it is the covariance after the layer."""

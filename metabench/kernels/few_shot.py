@@ -16,11 +16,10 @@ from dataclasses import dataclass
 
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
-from metabench.kernels.meta_kernel import Episode, Kernel
-from metabench.kernels.responses import Response, Time
-
-BLOCK = 1 << 20
-"""Pairs of images whose kernels are computed together: a dozen arrays of as many numbers are alive at once."""
+from metabench.kernels.dense import Kernels
+from metabench.kernels.gram import Gram
+from metabench.kernels.meta_kernel import Episode
+from metabench.kernels.responses import Response, Time, to_supports
 
 
 @dataclass(frozen=True)
@@ -62,22 +61,14 @@ class Tasks:
         return [Episode(flat[s], y, flat[q], z) for s, y, q, z in parts]
 
 
-def gram(kernel: Kernel, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Return the tangent kernel of all pairs of two tables of images, shape [rows, columns], by blocks of rows."""
-    return torch.cat([kernel(part, columns).ntk for part in rows.split(max(1, BLOCK // len(columns)))])
+def within_gram(table: Kernels, tasks: Tasks) -> Kernels:
+    """Return the kernels of each task's support and queries, in this order, with its support, shape [tasks, n + m, n].
 
-
-def within(kernel: Kernel, tasks: Tasks) -> torch.Tensor:
-    """Return the tangent kernel of each task's support and queries, in this order, with its support, shape [tasks, n + m, n]."""
+    They are parts of those of the whole table, shape [u, u].
+    """
     points = torch.cat([tasks.support, tasks.queries], 1)
-    pairs = zip(points, tasks.support, strict=True)
-    return torch.stack([kernel(tasks.images[both], tasks.images[support]).ntk for both, support in pairs])
-
-
-def within_gram(table: torch.Tensor, tasks: Tasks) -> torch.Tensor:
-    """Return the same from the kernel of the whole table, shape [u, u]."""
-    points = torch.cat([tasks.support, tasks.queries], 1)
-    return table[points.unsqueeze(2), tasks.support.unsqueeze(1)]
+    place = (points.unsqueeze(2), tasks.support.unsqueeze(1))
+    return Kernels(table.nngp[place], table.ntk[place])
 
 
 @dataclass(frozen=True)
@@ -94,14 +85,14 @@ class Adaptation:
 
     @classmethod
     def of(cls, tasks: Tasks, kernels: torch.Tensor, response: Response, ridge: float = 0.0) -> Adaptation:
-        """Return the adaptation by a response to kernels as of `within`; a ridge is added to those of supports.
+        """Return the adaptation by a response to kernels as of `within_gram`; a ridge is added to those of supports.
 
         Raises:
             MetabenchError: as `Response`.
         """
         shots = tasks.support.shape[1]
         inner = kernels[:, :shots] + ridge * torch.eye(shots, dtype=kernels.dtype, device=kernels.device)
-        return cls(tasks, kernels[:, shots:] @ response(inner))
+        return cls(tasks, kernels[:, shots:] @ to_supports(response, inner, tasks.support_labels))
 
     def outputs(self, before: torch.Tensor | None = None) -> torch.Tensor:
         """Return the adapted outputs at queries, shape [tasks, m, outputs], of those before at the images, shape [u, outputs].
@@ -152,19 +143,22 @@ class Grams:
 
     Attributes:
         trained: of the images trained on, shape [u, u].
-        across: of the test's images with these, shape [v, u].
-        tested: of each test task as `within`, shape [tests, n + m, n].
+        across: of the test's images with these, shape [v, u]; None where they were not asked for.
+        tested: of each test task as `within_gram`, shape [tests, n + m, n].
     """
 
-    trained: torch.Tensor
-    across: torch.Tensor
-    tested: torch.Tensor
+    trained: Kernels
+    across: Kernels | None
+    tested: Kernels
 
     @classmethod
-    def of(cls, kernel: Kernel, train: Tasks, test: Tasks) -> Grams:
-        """Return the kernels of some tasks trained on and some of the test."""
+    def of(cls, gram: Gram, train: Tasks, test: Tasks, across: bool = True) -> Grams:
+        """Return the kernels of some tasks trained on and some of the test; raise MetabenchError as `Gram`."""
+        points = torch.cat([test.support, test.queries], 1)
         return cls(
-            gram(kernel, train.images, train.images), gram(kernel, test.images, train.images), within(kernel, test)
+            gram.kernels(train.images),
+            gram.kernels(test.images, train.images) if across else None,
+            gram.among(test.images, points, test.support),
         )
 
 
@@ -188,14 +182,15 @@ def meta_neural_kernel(
         raise MetabenchError(f"a ridge of {ridge:g}: expected 0 or more")
     if not time >= 0:
         raise MetabenchError(f"a meta-training for a time of {time:g}: expected 0 or more")
-    added, inner = ridge * float(given.trained.diagonal().mean()), Time(tau)
-    trained = Adaptation.of(train, within_gram(given.trained, train), inner, added)
-    adapted = Adaptation.of(test, given.tested, inner, added)
+    added, inner = ridge * float(given.trained.ntk.diagonal().mean()), Time(tau)
+    trained = Adaptation.of(train, within_gram(given.trained, train).ntk, inner, added)
+    adapted = Adaptation.of(test, given.tested.ntk, inner, added)
     try:
-        alpha = learned(trained, given.trained, Time(time / train.queries.numel()), added)
+        alpha = learned(trained, given.trained.ntk, Time(time / train.queries.numel()), added)
     except MetabenchError as error:
         raise MetabenchError(
             f"the meta kernel of {len(train.queries)} tasks has no inverse: two of their queries, or more, adapt alike; a ridge above 0 or "
             f"a finite time would do ({error})"
         ) from error
-    return adapted.outputs(given.across @ alpha)
+    assert given.across is not None
+    return adapted.outputs(given.across.ntk @ alpha)

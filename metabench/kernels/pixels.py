@@ -22,7 +22,7 @@ from typing import TypeAlias
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.kernels.activations import Activation, Leaky
-from metabench.kernels.covariances import ROUNDING, of_moments
+from metabench.kernels.covariances import accepted, of_moments
 
 BUFFERS = 8
 """Of the size of a block: two of each state before and after a layer, and four to work in."""
@@ -237,8 +237,7 @@ def deficit_of(product: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
     Raises:
         MetabenchError: a correlation is above 1 by more than rounding.
     """
-    accepted = max(ROUNDING, 64 * torch.finfo(product.dtype).eps)
-    beyond = covariance.abs() > (1 + accepted) * product
+    beyond = covariance.abs() > (1 + accepted(product.dtype)) * product
     if bool(beyond.any()):
         worst = float((covariance / product).abs()[beyond].max())
         raise MetabenchError(f"two pixels have the correlation {worst:.12g}: expected at most 1, up to rounding")

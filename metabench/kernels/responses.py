@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metabench.core.errors import MetabenchError
@@ -19,6 +20,12 @@ from metabench.core.lazy import torch
 
 NEAR_ZERO = 1e-12
 """Eigenvalues below as much of the largest are zero, rounded."""
+_SMALL = 1e-9
+"""A ridge that stands for none, as a part of the largest eigenvalue: rounding is divided by it, and six digits or so are left."""
+
+
+class NoInverse(MetabenchError):
+    """The kernel of a support is singular, and the time infinite."""
 
 
 class Response(ABC):
@@ -26,7 +33,7 @@ class Response(ABC):
 
     @property
     def kept(self) -> float:
-        """The share of a change of the start that stays in directions which the support does not see: 1, except of a series cut short."""
+        """The share of a change of the start that stays where the support sees nothing: 1, unless a series is cut short, or damped."""
         return 1.0
 
     @abstractmethod
@@ -115,10 +122,9 @@ class Time(Response):
         zero = eigenvalues <= NEAR_ZERO * eigenvalues[..., -1:]
         if math.isinf(self.tau):
             if bool(zero.any()):
-                ridge = 1e-10 * float(eigenvalues.max())
-                raise MetabenchError(
-                    "for an infinite time the kernel of a support has no inverse: two of its inputs, or more, agree to the network; a "
-                    f"ridge of {ridge:.1e} has the same outputs to ten digits, if their labels agree"
+                raise NoInverse(
+                    "for an infinite time the kernel of a support has no inverse: two of its inputs, or more, agree to the network or "
+                    f"depend on one another; a ridge of {_SMALL * float(eigenvalues.max()):.1e} would do"
                 )
             return 1 / eigenvalues
         safe = torch.where(zero, torch.ones_like(eigenvalues), eigenvalues)
@@ -136,6 +142,35 @@ class Ridge(Response):
         if not self.ridge > 0:
             raise MetabenchError(f"a ridge of {self.ridge:g}: expected a number above 0")
         return 1 / (eigenvalues + self.ridge)
+
+
+@dataclass(frozen=True)
+class Damped(Response):
+    """What an implicit method with a damped Hessian takes iMAML's response to be: c / (h + damping), with h = e / n + c. `Ridge` without.
+
+    Attributes:
+        proximal: c.
+        damping: added to the Hessian's diagonal.
+    """
+
+    proximal: float
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise MetabenchError where there is no such inverse."""
+        if not self.proximal > 0 or not self.damping >= 0:
+            raise MetabenchError(
+                f"a proximal term of {self.proximal:g} with a damping of {self.damping:g}: expected a number above 0, and 0 or more"
+            )
+
+    @property
+    def kept(self) -> float:
+        """Return c / (c + damping)."""
+        return self.proximal / (self.proximal + self.damping)
+
+    def of(self, eigenvalues: torch.Tensor) -> torch.Tensor:
+        """Return kept / (e + n (c + damping))."""
+        return self.kept / (eigenvalues + eigenvalues.shape[-1] * (self.proximal + self.damping))
 
 
 @dataclass(frozen=True)
@@ -189,3 +224,52 @@ class NeumannSeries(Response):
             found = least * found + alpha * total
             total = 1 + factor * total
         return self.proximal * alpha * found / support
+
+
+def to_supports(response: Response, grams: torch.Tensor, labels: torch.Tensor, first: int = 0) -> torch.Tensor:
+    """Return T of the supports of tasks, and say which inputs of which task agree where there is none.
+
+    Args:
+        response: of the inner run.
+        grams: Theta(X', X') of one task, shape [n, n], or of several, [tasks, n, n].
+        labels: shape [n, outputs], or [tasks, n, outputs].
+        first: the number by which a message names the task, or the first of them.
+
+    Raises:
+        MetabenchError: as the response.
+    """
+    try:
+        return response(grams)
+    except NoInverse as error:
+        pairs = zip(grams.reshape(-1, *grams.shape[-2:]), labels.reshape(-1, *labels.shape[-2:]), strict=True)
+        for task, (gram, given) in enumerate(pairs, first):
+            if same := alike(gram):
+                differ, ridge = bool((given[same] != given[same[0]]).any()), _SMALL * _largest(gram)
+                raise MetabenchError(
+                    f"for an infinite time the kernel of the support of task {task} has no inverse: its inputs {listed(same)} agree to "
+                    f"the network, and their labels {'differ' if differ else 'agree'}; a ridge of {ridge:.1e} would do"
+                    + (", and meets the mean of their labels" if differ else "")
+                ) from error
+        raise
+
+
+def alike(gram: torch.Tensor) -> list[int]:
+    """Return the first points of a kernel, shape [n, n], that have the same features, two or more by ascending number; empty if none have.
+
+    Half the squared distance of two is no less than the smallest eigenvalue, so what is zero of the one is zero of the other.
+    """
+    variances = gram.diagonal()
+    half = (variances.unsqueeze(1) + variances) / 2 - gram
+    same = half <= NEAR_ZERO * _largest(gram)
+    twice = same.triu(1).any(1).nonzero()
+    return same[twice[0, 0]].nonzero()[:, 0].tolist() if len(twice) else []
+
+
+def _largest(gram: torch.Tensor) -> float:
+    return float(torch.linalg.eigvalsh(gram)[-1])
+
+
+def listed(items: Sequence[object]) -> str:
+    """Return '0, 2 and 5' for two or more."""
+    *others, last = map(str, items)
+    return f"{', '.join(others)} and {last}"

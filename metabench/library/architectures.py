@@ -19,7 +19,6 @@ from metabench.kernels.convolutional import ConvNet
 from metabench.kernels.dense import MLP, Kernels
 from metabench.kernels.empirical import Empirical
 from metabench.kernels.flow import Flow
-from metabench.kernels.joint import joint
 from metabench.kernels.meta_kernel import Episode, Kernel, MetaKernel
 from metabench.kernels.responses import Steps
 from metabench.methods import method
@@ -233,7 +232,7 @@ def in_closed_form(kernel: Kernel, problem: FewShotRegression, outer_steps: int)
         curvature = float(torch.linalg.eigvalsh(gram.nngp if head else gram.ntk)[-1]) / len(one.support)
         least = min(least, 2 / (curvature + options.proximal))
     steps = Steps(problem.setting.inner_steps, options.learning_rate * least, options.proximal)
-    found = joint(MetaKernel(kernel, steps, head=head), [*of, *others])
+    found = MetaKernel(kernel, steps, head=head).joint([*of, *others])
     first, residual = found.first(len(of)), found.adapted - found.labels
     flow = Flow(found.phi[first][:, first], residual[first])
     left, change = flow.after_steps(outer_steps, options.outer_learning_rate * flow.largest_rate())

@@ -1,4 +1,4 @@
-"""MLPs of a given width in NTK parametrisation, and the linear model that they become in the limit.
+"""Networks of a given width in NTK parametrisation, and the linear model that they become in the limit.
 
 With all weights from N(0, 1) and a layer x -> W_std / sqrt(fan-in) W x + b_std b, the tangent kernel neither vanishes nor explodes with the
 width. Jacot et al. 2018; names as in Novak et al. 2020 (neural-tangents).
@@ -7,15 +7,68 @@ width. Jacot et al. 2018; names as in Novak et al. 2020 (neural-tangents).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.types import Tree
 
 
+class _Layers(ABC):
+    """What networks of both kinds share: `depth` hidden layers and a dense one, named by their numbers."""
+
+    depth: int
+    W_std: float
+    b_std: float
+    outputs: int | None
+    standard: bool = False
+
+    @property
+    @abstractmethod
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the weights, layer by layer."""
+
+    def initial(self, stream: torch.Generator, dtype: torch.dtype) -> Tree:
+        """Return weights and biases from N(0, 1), drawn in float64; in the standard parametrisation scaled."""
+        drawn: Tree = {}
+        for i, shape in enumerate(self._shapes):
+            weight = torch.randn(shape, generator=stream, dtype=torch.float64)
+            drawn[f"{i}.weight"] = (self._weight_scale(weight) * weight if self.standard else weight).to(dtype)
+            if self.b_std:
+                bias = torch.randn(shape[0], generator=stream, dtype=torch.float64)
+                drawn[f"{i}.bias"] = (self.b_std * bias if self.standard else bias).to(dtype)
+        return drawn
+
+    def _layer(self, params: Tree, i: int, values: torch.Tensor) -> torch.Tensor:
+        """Return what a layer makes of values: a convolution of images, or a product."""
+        weight = params[f"{i}.weight"]
+        values = (1.0 if self.standard else self._weight_scale(weight)) * values
+        convolves = weight.dim() == 4
+        found = torch.nn.functional.conv2d(values, weight, padding=1) if convolves else values @ weight.mT
+        if self.b_std:
+            bias = (1.0 if self.standard else self.b_std) * params[f"{i}.bias"]
+            found = found + (bias[:, None, None] if convolves else bias)
+        return found
+
+    def _last(self, params: Tree, values: torch.Tensor) -> torch.Tensor:
+        """Return the outputs, shape [n] or [n, outputs], of what the hidden layers make of inputs, shape [n, units]."""
+        found = self._layer(params, self.depth, values)
+        return found[:, 0] if self.outputs is None else found
+
+    def _weight_scale(self, weight: torch.Tensor) -> float:
+        return self.W_std / math.prod(weight.shape[1:]) ** 0.5
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the last layer's parameters."""
+        return tuple(f"{self.depth}.{kind}" for kind in (("weight", "bias") if self.b_std else ("weight",)))
+
+
 @dataclass(frozen=True)
-class WideMLP:
+class WideMLP(_Layers):
     """An MLP with hidden layers of one width.
 
     Attributes:
@@ -37,37 +90,69 @@ class WideMLP:
     outputs: int | None = None
     standard: bool = False
 
-    def initial(self, stream: torch.Generator, dtype: torch.dtype) -> Tree:
-        """Return weights and biases from N(0, 1), drawn in float64; in the standard parametrisation scaled."""
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
         sizes = [self.inputs, *[self.width] * self.depth, self.outputs or 1]
-        drawn: Tree = {}
-        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            weight = torch.randn((fan_out, fan_in), generator=stream, dtype=torch.float64)
-            drawn[f"{i}.weight"] = (self._weight_scale(fan_in) * weight if self.standard else weight).to(dtype)
-            if self.b_std:
-                bias = torch.randn(fan_out, generator=stream, dtype=torch.float64)
-                drawn[f"{i}.bias"] = (self.b_std * bias if self.standard else bias).to(dtype)
-        return drawn
+        return [(fan_out, fan_in) for fan_in, fan_out in itertools.pairwise(sizes)]
 
     def __call__(self, params: Tree, inputs: torch.Tensor) -> torch.Tensor:
         """Return outputs, shape [n] or [n, outputs], of inputs [n, dimensions]."""
         found = inputs
-        for i in range(self.depth + 1):
-            if i:
-                found = self.activation(found)
-            scale = 1.0 if self.standard else self._weight_scale(found.shape[-1])
-            found = scale * found @ params[f"{i}.weight"].mT
-            if self.b_std:
-                found = found + (1.0 if self.standard else self.b_std) * params[f"{i}.bias"]
-        return found[:, 0] if self.outputs is None else found
+        for i in range(self.depth):
+            found = self.activation(self._layer(params, i, found))
+        return self._last(params, found)
 
-    def _weight_scale(self, fan_in: int) -> float:
-        return self.W_std / fan_in**0.5
+
+@dataclass(frozen=True)
+class WideConvNet(_Layers):
+    """A network of 3 x 3 convolutions of one width, with stride 1 and zeros around images, and a dense layer.
+
+    Its limit is `metabench.kernels.convolutional.ConvNet`.
+
+    Attributes:
+        image: channels, height and width in pixels of an input.
+        width: channels of a hidden layer.
+        depth: convolutions, each with the activation after it.
+        activation: of single numbers.
+        W_std, b_std: as of `WideMLP`; the fan-in of a convolution is 9 times its input channels.
+        pooling: the layers, counted from 1, whose activation is followed by average pooling of 2 x 2 pixels, as `ConvNet.pooling` has them.
+        gap: whether the dense layer reads the mean over pixels, the readout 'gap'; else it reads all pixels.
+        outputs: numbers per input; None: one, and no dimension for it.
+    """
+
+    image: tuple[int, int, int]
+    width: int
+    depth: int
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    W_std: float
+    b_std: float
+    pooling: Collection[int] = ()
+    gap: bool = False
+    outputs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise MetabenchError where pooling does not divide the image."""
+        _, height, width = self.image
+        if height % 2 ** len(self.pooling) or width % 2 ** len(self.pooling):
+            raise MetabenchError(
+                f"pooling of 2 x 2 pixels after {len(self.pooling)} layers does not divide {height} x {width} pixels: pool after fewer"
+            )
 
     @property
-    def head(self) -> tuple[str, ...]:
-        """Names of the last layer's parameters."""
-        return tuple(f"{self.depth}.{kind}" for kind in (("weight", "bias") if self.b_std else ("weight",)))
+    def _shapes(self) -> list[tuple[int, ...]]:
+        channels, height, width = self.image
+        sizes = itertools.pairwise([channels, *[self.width] * self.depth])
+        pixels = 1 if self.gap else height * width // 4 ** len(self.pooling)
+        return [*((fan_out, fan_in, 3, 3) for fan_in, fan_out in sizes), (self.outputs or 1, self.width * pixels)]
+
+    def __call__(self, params: Tree, inputs: torch.Tensor) -> torch.Tensor:
+        """Return outputs, shape [n] or [n, outputs], of flat images [n, channels * height * width]."""
+        found = inputs.reshape(len(inputs), *self.image)
+        for i in range(self.depth):
+            found = self.activation(self._layer(params, i, found))
+            if i + 1 in self.pooling:
+                found = torch.nn.functional.avg_pool2d(found, 2)
+        return self._last(params, found.mean((2, 3)) if self.gap else found.flatten(1))
 
 
 @dataclass(frozen=True)

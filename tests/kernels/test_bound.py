@@ -15,9 +15,8 @@ from metabench.kernels.bound import Levels, bound, complexity, measured, ranks, 
 from metabench.kernels.dense import MLP
 from metabench.kernels.families import Sinusoids, families
 from metabench.kernels.flow import Flow
-from metabench.kernels.joint import joint
-from metabench.kernels.meta_kernel import MetaKernel, labels
-from metabench.kernels.responses import NeumannSeries, Nothing, Time
+from metabench.kernels.meta_kernel import Episode, MetaKernel, labels
+from metabench.kernels.responses import NeumannSeries, Nothing, Response, Time
 
 MAML = MetaKernel(MLP(1, "relu", 2**0.5, 0.5).kernels, Time(1.0))
 
@@ -39,12 +38,45 @@ def test_tasks_at_once_are_as_block_by_block(of: MetaKernel) -> None:
     tasks = Sinusoids(0.5, 0.1, shots=2, queries=3).draw(3, stream(0)) + Sinusoids(1.0, shots=4, queries=1).draw(
         2, stream(1)
     )
-    found = joint(of, tasks)
-    assert torch.allclose(found.phi, of.between(tasks, tasks), rtol=0, atol=1e-13)
-    assert torch.allclose(found.adapted, of.adapted(tasks), rtol=0, atol=1e-13)
+    found, estimated = of.joint(tasks), of.estimated or of.response
+
+    def theta(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        return of.kernel(rows, columns).ntk
+
+    def answer(one: Episode, response: Response) -> torch.Tensor:
+        inner, outer = of.kernel(one.support, one.support), of.kernel(one.queries, one.support)
+        return outer.nngp @ response(inner.nngp) if of.head else outer.ntk @ response(inner.ntk)
+
+    for i, one in enumerate(tasks):
+        a = answer(one, of.response)
+        assert torch.allclose(found.adapted[found.task == i], a @ one.support_labels, rtol=0, atol=1e-13)
+        for j, other in enumerate(tasks):
+            # (J - A J')(kept J - B J')'.
+            direct = theta(one.queries, other.queries) - a @ theta(one.support, other.queries)
+            back = theta(one.queries, other.support) - a @ theta(one.support, other.support)
+            block = estimated.kept * direct - back @ answer(other, estimated).mT
+            assert torch.allclose(found.phi[found.task == i][:, found.task == j], block, rtol=0, atol=1e-13)
+            assert torch.allclose(of.between([one], [other]), block, rtol=0, atol=1e-13)
+    assert torch.equal(found.phi, of.between(tasks, tasks)) and torch.equal(found.adapted, of.adapted(tasks))
     assert torch.equal(found.labels, labels(tasks)) and found.task.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4]
     queries = torch.cat([one.queries for one in tasks])
     assert torch.allclose(found.tangent, of.kernel(queries, queries).ntk, atol=1e-13)
+
+
+def test_queries_that_adapt_alike_are_named_where_the_time_is_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(self: Sinusoids, count: int, stream: torch.Generator) -> list[Episode]:
+        drawn = draw(self, count, stream)
+        # The first query of the second task again, as its third.
+        if count == 3:
+            drawn[1].queries[2] = drawn[1].queries[0]
+        return drawn
+
+    draw = Sinusoids.draw
+    monkeypatch.setattr(Sinusoids, "draw", twice)
+    given = {"families": [Sinusoids(0.5)], "counts": [3], "test_tasks": 2}
+    with pytest.raises(MetabenchError, match=r"no limit: .*; query 0 of task 1 and query 2 of task 1 adapt alike"):
+        measured(MAML, **given)  # type: ignore[arg-type]
+    assert measured(MAML, time=5.0, **{**given, "counts": [2]})  # type: ignore[arg-type]
 
 
 def test_the_terms_are_those_of_the_derivation() -> None:
@@ -101,7 +133,7 @@ def test_random_signs_gain_no_more_than_the_capacity() -> None:
         dataclasses.replace(one, queries=one.queries.repeat(n, 1), query_labels=one.query_labels.repeat(n, 1))
         for one in drawn
     ]
-    found = joint(MAML, tasks)
+    found = MAML.joint(tasks)
     target = (found.labels - found.adapted).reshape(4, n)
     values, vectors = torch.linalg.eigh(found.phi)
     features = vectors * values.clamp(min=0).sqrt()
@@ -175,7 +207,7 @@ def test_families_see_the_same_inputs_and_differ_in_what_they_say() -> None:
         (lambda: Sinusoids(0.5, shots=0), "0 shots"),
         (lambda: Levels(ratio=1.0), "by factors of 1"),
         (lambda: measured(MAML, families(), []), "with [] training"),
-        (lambda: joint(MAML, []), "a task or more"),
+        (lambda: MAML.joint([]), "a task or more"),
         (lambda: bound(FLOW, ZERO, torch.tensor([0, 1]), clip=0.0), "clip 0"),
         (lambda: bound(FLOW, ZERO, torch.tensor([0, 1]), delta=1.0), "delta 1"),
         (lambda: bound(FLOW, ZERO, torch.tensor([0])), "tasks of shape (1,)"),

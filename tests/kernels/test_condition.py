@@ -23,8 +23,7 @@ from metabench.kernels.condition import (
 from metabench.kernels.dense import MLP, Kernels
 from metabench.kernels.empirical import Empirical
 from metabench.kernels.families import Sinusoids
-from metabench.kernels.joint import Joint, joint
-from metabench.kernels.meta_kernel import Episode, MetaKernel
+from metabench.kernels.meta_kernel import Episode, Joint, MetaKernel
 from metabench.kernels.responses import Nothing, Ridge, Steps, Time
 from metabench.models.wide import WideMLP
 
@@ -125,6 +124,8 @@ def test_an_indefinite_kernel_comes_last_where_published_code_puts_it_first() ->
 def test_a_term_of_phi_with_the_wrong_sign_is_caught(
     signs: tuple[int, int, int], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    joint = MetaKernel.joint
+
     def planted(of: MetaKernel, tasks: list[Episode]) -> Joint:
         right = joint(of, tasks)
         supports, queries = (torch.cat([getattr(one, name) for one in tasks]) for name in ("support", "queries"))
@@ -140,7 +141,7 @@ def test_a_term_of_phi_with_the_wrong_sign_is_caught(
         return dataclasses.replace(right, phi=wrong)
 
     assert ConditionNumber(Time(math.inf))(mlp(1), TASKS) < math.inf
-    monkeypatch.setattr("metabench.kernels.condition.joint", planted)
+    monkeypatch.setattr(MetaKernel, "joint", planted)
     try:
         found = ConditionNumber(Time(math.inf)).found(mlp(1), TASKS)[0]
         assert found.number == math.inf and words in found.reason

@@ -212,6 +212,16 @@ def test_a_correlation_above_one_is_an_error_and_not_clipped() -> None:
     assert of_moments(_tensor([1.0]), _tensor([1.0]), _tensor([[1 + 1e-15]])).deficit.item() == 0
 
 
+@pytest.mark.parametrize("name", ["relu", "erf", "gelu", "tanh"])
+def test_float32_is_float64_rounded_of_near_inputs_too(name: str) -> None:
+    x = torch.randn((6, 5), generator=torch.Generator().manual_seed(0))
+    x = torch.cat([x, x[:2] + 1e-4, 3 * x[:2]])
+    found, exact = (MLP(2, name, 1.4, 0.1).kernels(points) for points in (x, x.double()))
+    assert found.ntk.dtype == torch.float32
+    torch.testing.assert_close(found.ntk.double(), exact.ntk, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.nngp.double(), exact.nngp, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.3, -0.5])
 def test_the_deficit_is_that_of_the_covariance(slope: float) -> None:
     stream = torch.Generator().manual_seed(3)

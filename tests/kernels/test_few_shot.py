@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from metabench.core.errors import MetabenchError
-from metabench.kernels import few_shot
 from metabench.kernels.dense import MLP, Kernels
-from metabench.kernels.few_shot import Adaptation, Grams, Tasks, gram, learned, meta_neural_kernel, within, within_gram
+from metabench.kernels.few_shot import Adaptation, Grams, Tasks, learned, meta_neural_kernel, within_gram
 from metabench.kernels.flow import Flow
+from metabench.kernels.gram import Gram
 from metabench.kernels.meta_kernel import MetaKernel, labels
 from metabench.kernels.responses import Steps, Time
 
 NETWORK = MLP(1, "relu", 1.4, 0.1)
+GRAM = Gram(NETWORK.kernels, repr(NETWORK))
 
 
 def tasks(count: int = 4, seed: int = 0, images: int = 9, n: int = 2, m: int = 3, outputs: int = 2) -> Tasks:
@@ -44,7 +45,7 @@ def test_they_are_the_flow_of_the_meta_kernel_computed_task_by_task(time: float)
     _, change = flow_of(kernel, train).after(time)
     rest = test.episodes()
     expected = kernel.adapted(rest) + kernel.between(rest, train.episodes()) @ change
-    found = meta_neural_kernel(Grams.of(NETWORK.kernels, train, test), train, test, 2.0, time)
+    found = meta_neural_kernel(Grams.of(GRAM, train, test), train, test, 2.0, time)
     assert found.shape == (3, 2, 2)
     torch.testing.assert_close(found.flatten(0, 1), expected, rtol=0, atol=1e-11)
 
@@ -57,17 +58,17 @@ def test_steps_of_meta_training_are_those_of_the_flow() -> None:
     _, change = flow.after_steps(20, rate)
     rest = test.episodes()
     expected = kernel.adapted(rest) + kernel.between(rest, train.episodes()) @ change
-    given = Grams.of(NETWORK.kernels, train, test)
-    adaptation = Adaptation.of(train, within_gram(given.trained, train), inner)
-    alpha = learned(adaptation, given.trained, Steps(20, rate))
-    found = Adaptation.of(test, given.tested, inner).outputs(given.across @ alpha)
+    given = Grams.of(GRAM, train, test)
+    adaptation = Adaptation.of(train, within_gram(given.trained, train).ntk, inner)
+    alpha = learned(adaptation, given.trained.ntk, Steps(20, rate))
+    found = Adaptation.of(test, given.tested.ntk, inner).outputs(given.across.ntk @ alpha)
     torch.testing.assert_close(found.flatten(0, 1), expected, rtol=0, atol=1e-11)
 
 
 def test_infinite_times_with_a_ridge_are_two_explicit_solves() -> None:
     train, test, ridge = tasks(), tasks(2, seed=1), 1e-3
-    given = Grams.of(NETWORK.kernels, train, test)
-    scale = ridge * float(given.trained.diagonal().mean())
+    given = Grams.of(GRAM, train, test)
+    scale = ridge * float(given.trained.ntk.diagonal().mean())
 
     def theta(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         return NETWORK.kernels(rows, columns).ntk
@@ -94,7 +95,7 @@ def test_infinite_times_with_a_ridge_are_two_explicit_solves() -> None:
 
 def test_without_meta_training_they_are_kernel_regression_on_the_support() -> None:
     train, test = tasks(), tasks(2, seed=1)
-    found = meta_neural_kernel(Grams.of(NETWORK.kernels, train, test), train, test, math.inf, 0.0)
+    found = meta_neural_kernel(Grams.of(GRAM, train, test), train, test, math.inf, 0.0)
     for one, outputs in zip(test.episodes(), found, strict=True):
         expected = torch.linalg.solve(NETWORK.kernels(one.support).ntk, one.support_labels)
         torch.testing.assert_close(
@@ -104,7 +105,7 @@ def test_without_meta_training_they_are_kernel_regression_on_the_support() -> No
 
 def test_after_an_infinite_time_the_queries_trained_on_are_met() -> None:
     train = tasks(3, images=20)
-    found = meta_neural_kernel(Grams.of(NETWORK.kernels, train, train), train, train, 1.0, math.inf)
+    found = meta_neural_kernel(Grams.of(GRAM, train, train), train, train, 1.0, math.inf)
     torch.testing.assert_close(found, train.query_labels, rtol=0, atol=1e-8)
 
 
@@ -117,9 +118,9 @@ def test_labels_over_all_orders_of_the_classes_have_no_meta_learned_correction_a
     single = dataclasses.replace(one, support_labels=centred.expand(2, -1, -1), query_labels=centred.expand(2, -1, -1))
 
     def correction(some: Tasks) -> float:
-        given = Grams.of(NETWORK.kernels, some, tasks(2, seed=1))
-        adaptation = Adaptation.of(some, within_gram(given.trained, some), Time(1.0))
-        return float((given.across @ learned(adaptation, given.trained, Time(50.0))).abs().max())
+        given = Grams.of(GRAM, some, tasks(2, seed=1))
+        adaptation = Adaptation.of(some, within_gram(given.trained, some).ntk, Time(1.0))
+        return float((given.across.ntk @ learned(adaptation, given.trained.ntk, Time(50.0))).abs().max())
 
     assert correction(every) < 1e-12 and correction(single) > 1e-2
 
@@ -132,7 +133,7 @@ def test_every_pair_of_images_is_computed_once_however_many_tasks_share_them() -
         pairs.append(len(rows) * len(columns))
         return NETWORK.kernels(rows, columns)
 
-    given = Grams.of(counted, train, test)
+    given = Grams.of(Gram(counted, ""), train, test)
     assert sum(pairs) == 9 * 9 + 9 * 9 + 20 * 5 * 2
     before = len(pairs)
     meta_neural_kernel(given, train, test, math.inf, math.inf, 1e-3)
@@ -147,16 +148,17 @@ def test_images_may_have_channels_where_the_kernel_takes_them() -> None:
         return NETWORK.kernels(rows.flatten(1), columns.flatten(1))
 
     sides = [dataclasses.replace(one, images=one.images[:, None, None]) for one in (train, test)]
-    found, expected = Grams.of(shaped, *sides), Grams.of(NETWORK.kernels, train, test)
-    assert all(torch.equal(one, getattr(expected, name)) for name, one in vars(found).items())
+    found, expected = Grams.of(Gram(shaped, ""), *sides), Grams.of(GRAM, train, test)
+    assert all(torch.equal(one.ntk, getattr(expected, name).ntk) for name, one in vars(found).items())
 
 
-def test_blocks_and_tables_give_the_same_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_within_tasks_are_parts_of_those_of_the_whole_table() -> None:
     some = tasks()
-    whole = gram(NETWORK.kernels, some.images, some.images)
-    torch.testing.assert_close(within_gram(whole, some), within(NETWORK.kernels, some), rtol=1e-13, atol=1e-13)
-    monkeypatch.setattr(few_shot, "BLOCK", 20)
-    torch.testing.assert_close(gram(NETWORK.kernels, some.images, some.images), whole, rtol=1e-14, atol=1e-14)
+    given = Grams.of(GRAM, some, some, across=False)
+    found = within_gram(given.trained, some)
+    torch.testing.assert_close(found.ntk, given.tested.ntk, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(found.nngp, given.tested.nngp, rtol=1e-13, atol=1e-13)
+    assert given.across is None
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_times_and_ridges_that_there_are_not_are_refused(tau: float, time: float
     twice = tasks(1)
     parts = (twice.support, twice.queries, twice.support_labels, twice.query_labels)
     train = Tasks(twice.images, *(torch.cat([part, part]) for part in parts))
-    given = Grams.of(NETWORK.kernels, train, train)
+    given = Grams.of(GRAM, train, train)
     with pytest.raises(MetabenchError) as error:
         meta_neural_kernel(given, train, train, tau, time, ridge)
     assert words in str(error.value)
@@ -182,8 +184,8 @@ def test_times_and_ridges_that_there_are_not_are_refused(tau: float, time: float
 def test_two_equal_images_in_a_support_need_a_ridge_for_an_infinite_time() -> None:
     some = tasks()
     some.images[some.support[0, 1]] = some.images[some.support[0, 0]]
-    given = Grams.of(NETWORK.kernels, some, some)
-    with pytest.raises(MetabenchError, match="two of its inputs, or more, agree to the network"):
+    given = Grams.of(GRAM, some, some)
+    with pytest.raises(MetabenchError, match="support of task 0 has no inverse: its inputs 0 and 1 agree to the network, and their labels differ"):
         meta_neural_kernel(given, some, some, math.inf, 0.0)
     assert meta_neural_kernel(given, some, some, math.inf, 0.0, 1e-6).isfinite().all()
 

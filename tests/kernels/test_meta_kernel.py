@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from metabench.core.errors import MetabenchError
 from metabench.kernels.dense import MLP, Kernels
 from metabench.kernels.flow import Flow
-from metabench.kernels.meta_kernel import Episode, MetaKernel, labels
-from metabench.kernels.responses import Nothing, Response, Ridge, Steps, Time
+from metabench.kernels.meta_kernel import Episode, MetaKernel, Reptile, labels
+from metabench.kernels.responses import Damped, Nothing, Response, Ridge, Steps, Time, to_supports
 
 DIMENSIONS, FEATURES = 3, 40
 
@@ -194,7 +195,7 @@ def test_a_singular_kernel_is_no_special_case_for_a_finite_time() -> None:
         (Steps(3, -1.0), "3 steps at a rate of -1"),
         (Time(-1.0), "an inner run for a time of -1"),
         (Time(math.nan), "an inner run for a time of nan"),
-        (Time(math.inf), "two of its inputs, or more, agree to the network; a ridge of"),
+        (Time(math.inf), "two of its inputs, or more, agree to the network or depend on one another; a ridge of"),
         (Ridge(0.0), "a ridge of 0: expected a number above 0"),
     ],
 )
@@ -204,6 +205,58 @@ def test_an_inner_run_that_there_is_not_is_refused(response: Any, words: str) ->
     with pytest.raises(MetabenchError) as error:
         response(MLP(1).kernels(support).ntk)
     assert words in str(error.value)
+
+
+def repeated(differ: float) -> list[Episode]:
+    """Return tasks; the third has its first input two times more, whose labels differ by so much from the first."""
+    tasks = episodes(3, support=4, outputs=1)
+    support, labels = tasks[2].support, tasks[2].support_labels
+    support[1], support[3] = support[0], support[0]
+    labels[1], labels[3] = labels[0] + differ, labels[0] - differ
+    return tasks
+
+
+@pytest.mark.parametrize("differ", [0.0, 1.0])
+@pytest.mark.parametrize("head", [False, True])
+def test_inputs_that_agree_are_named_and_the_ridge_that_is_does(differ: float, head: bool) -> None:
+    tasks, kernel = repeated(differ), MLP(1, "relu", 1.4, 0.1).kernels
+    of = MetaKernel(kernel, Time(math.inf), head=head)
+    with pytest.raises(MetabenchError) as error:
+        of.between(tasks, tasks)
+    words = "the support of task 2 has no inverse: its inputs 0, 1 and 3 agree to the network, and their labels "
+    assert words + ("differ" if differ else "agree") in str(error.value)
+    assert ("meets the mean of their labels" in str(error.value)) == bool(differ)
+    # The ridge has the outputs of the two inputs that are left, the first with the mean of its labels.
+    (named,) = re.findall("a ridge of ([0-9.e-]+) would do", str(error.value))
+    found = MetaKernel(kernel, Ridge(float(named)), head=head).adapted(tasks[2:])
+    last = tasks[2]
+    once = Episode(last.support[[0, 2]], last.support_labels[[0, 2]], last.queries, last.query_labels)
+    assert torch.allclose(found, of.adapted([once]), rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_goes_for_reptile_and_for_many_tasks_at_once() -> None:
+    tasks, kernel = repeated(1.0), MLP(1, "relu", 1.4, 0.1).kernels
+    of = Reptile(kernel, Time(math.inf))
+    for call in (lambda: of.flow(tasks), lambda: of.adapted(tasks, tasks[:2], torch.zeros(8, 1, dtype=torch.float64))):
+        with pytest.raises(MetabenchError, match="task 2 has no inverse: its inputs 0, 1 and 3 agree"):
+            call()
+    grams = torch.stack([kernel(one.support, one.support).ntk for one in tasks])
+    given = torch.stack([one.support_labels for one in tasks])
+    with pytest.raises(MetabenchError, match="task 12 has no inverse: its inputs 0, 1 and 3 agree"):
+        to_supports(Time(math.inf), grams, given, first=10)
+    assert torch.equal(to_supports(Time(math.inf), grams[:2], given[:2]), Time(math.inf)(grams[:2]))
+    # Three points of a line: the kernel has no inverse, and no two of them agree.
+    line = torch.tensor([[1.0], [2.0], [-1.0]], dtype=torch.float64)
+    with pytest.raises(
+        MetabenchError, match="two of its inputs, or more, agree to the network or depend on one another"
+    ):
+        to_supports(Time(math.inf), line @ line.mT, line)
+
+
+@pytest.mark.parametrize(("proximal", "damping"), [(0.0, 0.1), (1.0, -0.1)])
+def test_a_damped_inverse_that_there_is_not_is_refused(proximal: float, damping: float) -> None:
+    with pytest.raises(MetabenchError, match="expected a number above 0, and 0 or more"):
+        Damped(proximal, damping)
 
 
 def test_the_rate_that_is_named_converges() -> None:
