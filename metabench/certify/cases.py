@@ -26,7 +26,7 @@ from metabench.certify.problems import (
 )
 from metabench.certify.references import Expansion, Minimum, expand, minimise, through_last_steps
 from metabench.certify.scheduled_rates import LearnedSchedule, ScheduledLearningRates, ScheduledRate
-from metabench.certify.shared_roles import SharedRoles, TiedStart
+from metabench.certify.shared_roles import LinearIMAML, SharedRoles, TiedStart
 from metabench.certify.tanh_networks import Initialisation, LearningRates, TanhNetwork
 from metabench.certify.training import Trained, train
 from metabench.core import Batch, InnerState, Target, Tree, Window, tree
@@ -256,6 +256,7 @@ def _moving_problems() -> Iterator[CertificationProblem]:
         SharedRoles(SCHEDULED, ("outer_loss", "update"), inner_steps=k, due=due)
         for k, due in ((1, "end"), (10, "every"))
     )
+    yield from (LinearIMAML(o, inner_steps=k) for o, k in (("sgd", 4), ("adam", 3)))
     yield from (TiedStart(o, inner_steps=k) for o, k in (("sgd", 1), ("adam", 3)))
     yield from (Layouts(o, inner_steps=k, scale=0.2) for o, k in (("momentum", 3), ("adam", 2)))
     yield ManyWeights("sgd", inner_steps=2)
@@ -283,6 +284,9 @@ def _implicit_cases() -> Iterator[Case]:
     yield from (settled(Ridge(o, weight_decay=0.2)) for o in ALL_OPTIMISERS if o != "adamw")
     # As in implicit MAML: a minimum forgets its start, and sees the same meta-parameters in the loss.
     yield moving(SharedRoles("momentum", ("inner_loss", "start"), inner_steps=3, weight_decay=0.1))
+    yield moving(LinearIMAML("adam", inner_steps=3))
+    # Every window begins at l: so many steps end at the minimum.
+    yield settled(LinearIMAML(inner_steps=80))
     yield moving(SharedRoles("sgd", ("outer_loss", "start"), inner_steps=2))
     # Its decay is apart from the gradient: there is no loss that training minimises, and no minimum.
     yield moving(Ridge("adamw", weight_decay=0.2))

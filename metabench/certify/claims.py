@@ -20,6 +20,7 @@ from metabench.certify.learned_updates import OPTIONS as LEARNED
 from metabench.certify.problem import SCHEDULED
 from metabench.certify.problems import ExampleWeights, Ridge
 from metabench.certify.shared_roles import SharedRoles
+from metabench.certify.spectral import estimate_of, linear_cases, spectral
 from metabench.certify.tanh_networks import TanhNetwork
 from metabench.core import Curvature, MetabenchError, MetaRole, Method, Target, Tree, tree
 from metabench.core.lazy import torch
@@ -30,6 +31,7 @@ from metabench.results.certificate import AS_DECLARED, CERTIFIED, FAILED, UNSUPP
 EXACT_TOLERANCE = 3e-9
 """Finite differences are good to about 1e-10 here, and what is exact up to rounding to 1e-12."""
 FORMULA_TOLERANCE = 1e-8
+SPECTRAL_TOLERANCE = 1e-12
 SINGLE_TOLERANCE = {"exact": 1e-5, "formula": 5e-4}
 """In float32: thirty times what rounding does to the package's exact methods, and six times what differences of width 0.01 make of it."""
 SINGLE_STATE_TOLERANCE = 1e-5
@@ -155,6 +157,7 @@ def claims(method: Method) -> Iterator[Claim]:
             yield from _limit(method, case)
     if formula is not None:
         yield from _formulas(method)
+    yield from _spectral(method)
 
 
 def exists(target: Target, case: Case) -> bool:
@@ -327,3 +330,20 @@ def _formula(method: Method, case: Case) -> Iterator[Claim]:
 
         settings = dataclasses.asdict(options)
         yield Claim("formula", case, settings, value, _lazy(method.target, case, settings), FORMULA_TOLERANCE)
+
+
+def _spectral(method: Method) -> Iterator[Claim]:
+    """Yield the claims in linear iMAML, where what a method estimates has a closed form."""
+    if (found := estimate_of(method)) is None:
+        return
+    estimate, option_sets = found
+    kind = "exact" if method.exact else "formula"
+    for case, given in itertools.product(linear_cases(), option_sets):
+        options = complete(method, given)
+
+        def value(case: Case = case, options: dict[str, Any] = options) -> Tree | None:
+            response = estimate(case, build(method.options, options, f"method '{method.name}'"))
+            return None if response is None else spectral(case, response)
+
+        exact = value if method.exact else _lazy(method.target, case, options)
+        yield Claim(kind, case, options, value, exact, SPECTRAL_TOLERANCE)

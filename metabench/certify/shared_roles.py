@@ -86,6 +86,51 @@ class SharedRoles(CertificationProblem):
         return self.fit(params, batch) + direct + late
 
 
+class LinearIMAML(CertificationProblem):
+    """Implicit MAML of a linear model, more weights than examples: l is the start, and pulls w to it. Rajeswaran et al. 2019.
+
+    Whatever a method takes dw_K/dl to be has a closed form here: see `metabench.certify.spectral`.
+    """
+
+    name = "linear_imaml"
+    statement = "[w_0 = l,]  f = |X (u, v) - y|^2 / 2n + |w - l|^2,  F = |Z (u, v) - t|^2 / 2m,  w = (u, v)"
+    examples = 3
+    proximal = 2.0
+
+    def __init__(self, optimiser: str = "sgd", begins: bool = True, **settings: Any) -> None:
+        """Without `begins` the run has begun before the window, and l is in the inner loss alone."""
+        self.restarts = begins
+        self.roles = frozenset({MetaRole.INNER_LOSS} | ({MetaRole.START} if begins else set()))
+        self.name += "" if begins else "_begun"
+        super().__init__(optimiser, **{"features": 5, **settings})
+
+    def learning_rate(self) -> Any:
+        """Return a step with which SGD comes to rest in 80."""
+        return super().learning_rate() * 2 / 3
+
+    def beginning(self) -> tuple[Tree, Tree]:
+        """Return w in two pieces, and l."""
+        params, meta = ({"u": self.normal(f"{of} u", 2), "v": self.normal(f"{of} v", self.features - 2)} for of in "wl")
+        return params, meta
+
+    def start(self, params: Tree, meta: Tree) -> Tree:
+        """Return w_0."""
+        return dict(meta) if self.restarts else params
+
+    def draw(self, stream: torch.Generator) -> Batch:
+        """Return (X, y)."""
+        return linear_data(self, stream)
+
+    def f(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return f."""
+        away = sum((params[name] - leaf).square().sum() for name, leaf in meta.items())
+        return self.outer_loss(params, meta, batch) + self.proximal / 2 * away
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
+        """Return F."""
+        return (batch["inputs"] @ torch.cat([params["u"], params["v"]]) - batch["targets"]).square().mean() / 2
+
+
 class TiedStart(CertificationProblem):
     """Two parameters start as one and the same tensor; two more are one tensor under two names, and stay fixed at the start."""
 
