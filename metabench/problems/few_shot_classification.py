@@ -27,11 +27,14 @@ what meta-learning makes up for these.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,8 +49,10 @@ from metabench.core.randomness import generator
 from metabench.core.types import InnerState
 from metabench.data.episodes import Shape
 from metabench.kernels.activations import ACTIVATIONS, activation
-from metabench.kernels.dense import MLP
-from metabench.kernels.few_shot import Adaptation, Tasks, gram, meta_kernel, within, within_gram
+from metabench.kernels.convolutional import ConvNet
+from metabench.kernels.dense import MLP, Kernels
+from metabench.kernels.few_shot import Adaptation, Grams, Tasks, meta_kernel, within_gram
+from metabench.kernels.gram import Gram
 from metabench.kernels.names import (
     ACCURACY,
     EMBEDDING,
@@ -61,11 +66,15 @@ from metabench.kernels.names import (
     WITHOUT,
 )
 from metabench.kernels.responses import Steps
-from metabench.models.wide import LinearModel, WideMLP, coordinates, factor
-from metabench.tasks.episodes import EMBEDDINGS, LABELS, ONE, ORDERS, accuracies, draw, interval
+from metabench.models.wide import LinearModel, WideConvNet, WideMLP, coordinates, factor
+from metabench.tasks.episodes import EMBEDDINGS, LABELS, NETWORK, ONE, ORDERS, accuracies, draw, interval
 
-_WIDTHS = (256, 64, 128, 512, 1024, 2048, 4096)
-_RIDGE = 1e-2
+_WIDTHS = (256, 16, 64, 128, 512, 1024, 2048, 4096)
+_DENSE = "mlp"
+_BLOCKS = {_DENSE: 1024, "flatten": 256, "pool": 64, "gap": 32}
+"""Points in the rows of a block of a Gram matrix: a second or so."""
+_OF_TRAINING = frozenset({"labels", "adapts", "proximal", "ridge", "learning_rate", "outer_learning_rate"})
+"""Options on which no kernel depends."""
 _OBSERVED = 20
 """Test tasks that are followed along a run: with finite networks each is an inner run."""
 
@@ -84,14 +93,32 @@ class Options:
         "Latin", help="domains joined by '+'; '': the data set's; without domains, half of the classes"
     )
     test_on: str = option("Greek + Cyrillic", help="likewise; without domains, the other half")
-    labels: str = option(EMBEDDINGS, choices=LABELS, help="embeddings of the classes, or centred one-hot vectors")
+    labels: str = option(
+        EMBEDDINGS,
+        choices=LABELS,
+        help="embeddings of the classes, by linear discriminants or by a trained network; or centred one-hot vectors",
+    )
     orders: str = option(
         ONE, choices=ORDERS, help="of one-hot labels: as drawn, or each training task once per order of its classes"
     )
-    depth: int = option(1, minimum=1, help="hidden layers")
+    network: str = option(
+        _DENSE,
+        choices=tuple(_BLOCKS),
+        help="an MLP, or a convolutional network with flattening, pooling or global average pooling before its dense layer",
+    )
+    depth: int = option(1, minimum=1, help="hidden layers, or convolutions")
     activation: str = option("relu", choices=tuple(ACTIVATIONS), help="of the hidden layers")
     W_std: float = option(2**0.5, above=0, help="of weights, before the division by the root of the fan-in")
     b_std: float = option(0.1, minimum=0, help="of biases; 0: there are none")
+    adapts: str = option(
+        "all", choices=("all", "head"), help="what the inner run adapts: all layers, or the last alone (ANIL)"
+    )
+    proximal: float = option(
+        0.0, minimum=0, help="c of the proximal term c / 2 |w - l|^2 in the inner loss (iMAML); 0: there is none"
+    )
+    ridge: float = option(
+        1e-2, minimum=0, help="of Meta Neural Kernels, as a part of the mean of the kernel's diagonal"
+    )
     learning_rate: float = option(
         0.5,
         above=0,
@@ -108,8 +135,8 @@ class FewShotClassification(Problem):
     card = ProblemCard(
         title="few-shot classification of unseen characters by wide networks",
         datasets=("glyphs", "digits", "fashion_mnist_10k", "glyphs28", "omniglot"),
-        sizes={f"w{width}": f"MLP, {width} units in a hidden layer" for width in _WIDTHS}
-        | {INFINITE: "MLP of infinite width: linear in features of its tangent kernel"},
+        sizes={f"w{width}": f"{width} units, or channels, in a layer" for width in _WIDTHS}
+        | {INFINITE: "infinite width: linear in features of the network's tangent kernel"},
         metrics=(
             Metric(ACCURACY, "max", PERCENT),
             Metric(INTERVAL, "min"),
@@ -130,7 +157,7 @@ class FewShotClassification(Problem):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         options: Options = setting.options
-        self._kernel = MLP(options.depth, options.activation, options.W_std, options.b_std).kernels
+        head, limit = options.adapts == "head", setting.size == INFINITE
         # Rates, features and labels are numbers of the tasks, wanted where a prediction runs the rest without values, too.
         with unseen():
             self.study = draw(
@@ -144,17 +171,21 @@ class FewShotClassification(Problem):
                 orders=options.orders,
                 train_on=options.train_on,
                 test_on=options.test_on,
+                folder=setting.prepared,
+                simulated=setting.simulated,
             )
             train, test = self.study.train, self.study.test
-            table = gram(self._kernel, train.images, train.images)
-            kernels, self._tested = within_gram(table, train), within(self._kernel, test)
+            self._grams = Grams.of(self._gram(), train, test, across=limit)
+            trained, self._tested = (
+                _adapting(of, head) for of in (within_gram(self._grams.trained, train), self._grams.tested)
+            )
             shots = train.support.shape[1]
-            largest = max(float(torch.linalg.eigvalsh(one[:, :shots]).max()) for one in (kernels, self._tested))
-            rate = options.learning_rate * 2 * shots / largest
-            self.response = Steps(setting.inner_steps, rate)
-            outer_rate = options.outer_learning_rate * self._largest_outer_rate(table, kernels)
-            self._features = factor(table) if setting.size == INFINITE else None
-            given = (train.images if self._features is None else self._features).numpy()
+            largest = max(float(torch.linalg.eigvalsh(one[:, :shots]).max()) for one in (trained, self._tested))
+            rate = options.learning_rate * 2 / (largest / shots + options.proximal)
+            self.response = Steps(setting.inner_steps, rate, options.proximal)
+            outer_rate = options.outer_learning_rate * self._largest_outer_rate(trained)
+            self._features = _features(self._grams.trained, head) if limit else None
+            given = (train.images if self._features is None else torch.cat(self._features, 1)).numpy()
             tasks = list(_arrays(train))
         self.optimiser = SGD(rate)
         self.outer_optimiser = OuterOptimiser("SGD", outer_rate)
@@ -163,25 +194,73 @@ class FewShotClassification(Problem):
         self._drawn = self._network.initial(generator(setting.seed, "initial params"), torch.float64)
         self._train = list(self._placed(given, tasks))
         self._start = {name: leaf.to(setting.device, setting.dtype) for name, leaf in self._drawn.items()}
+        self._adapted = self._network.head if head else tuple(self._start)
+        inner, outer = [MetaRole.INNER_LOSS] * (head or options.proximal > 0), [MetaRole.OUTER_LOSS] * head
+        self.roles = frozenset({MetaRole.START, *inner, *outer})
+        self.start_only = frozenset(self._adapted if head and not options.proximal else ())
 
-    def _largest_outer_rate(self, table: torch.Tensor, kernels: torch.Tensor) -> float:
+    @classmethod
+    def prepares(cls, size: str, options: Options) -> dict[str, Any]:
+        """Return what kernels of convolutions, and an embedding that is trained, depend on."""
+        embedding = options.labels == NETWORK
+        if options.network == _DENSE and not embedding:
+            return {}
+        on = {name: value for name, value in dataclasses.asdict(options).items() if name not in _OF_TRAINING}
+        return {**on, "infinite": size == INFINITE, "embedding": embedding}
+
+    def _gram(self) -> Gram:
+        """Return what computes the kernels of the study's images, [n, dimensions], at infinite width."""
+        setting, options, image = self.setting, self.setting.options, self.study.image
+        if setting.simulated:
+            return Gram(_stand_in, "", block=1 << 20)
+        if options.network == _DENSE:
+            dense = MLP(options.depth, options.activation, options.W_std, options.b_std)
+            return Gram(dense.kernels, repr(dense), block=_BLOCKS[_DENSE])
+        net = self._convolutions()
+
+        def kernel(rows: torch.Tensor, columns: torch.Tensor) -> Kernels:
+            ours = rows.to(setting.device).unflatten(1, image)
+            theirs = ours if columns is rows else columns.to(setting.device).unflatten(1, image)
+            found = net.kernels(ours, theirs)
+            return Kernels(found.nngp.cpu(), found.ntk.cpu())
+
+        return Gram(
+            kernel,
+            f"{net!r} {image}",
+            setting.prepared,
+            block=_BLOCKS[options.network],
+            block_bytes=lambda rows, columns: net.block_bytes((rows, *image), columns),
+            report=lambda said: print(f"{setting.size}, seed {setting.seed}: {said}", file=sys.stderr),
+        )
+
+    def _convolutions(self) -> ConvNet:
+        options = self.setting.options
+        return ConvNet(options.depth, options.activation, options.W_std, options.b_std, options.network)
+
+    def _largest_outer_rate(self, kernels: torch.Tensor) -> float:
         """Return the outer rate from which on MAML diverges, in the limit.
 
         Raises:
             MetabenchError: adaptation alone fits every query.
         """
-        phi = meta_kernel(Adaptation.of(self.study.train, kernels, self.response).moved(), table)
+        phi = meta_kernel(Adaptation.of(self.study.train, kernels, self.response).moved(), self._grams.trained.ntk)
         largest = float(torch.linalg.eigvalsh(phi)[-1])
         if not largest > 0:
             raise MetabenchError("few_shot_classification: adaptation alone fits every query: nothing is left to learn")
         return 2 * len(phi) / largest
 
-    def _made(self, dimensions: int, outputs: int) -> WideMLP | LinearModel:
+    def _made(self, dimensions: int, outputs: int) -> WideMLP | WideConvNet | LinearModel:
         options, size = self.setting.options, self.setting.size
         if size == INFINITE:
-            return LinearModel({"weight": dimensions}, outputs)
+            if options.adapts == "all":
+                return LinearModel({"weight": dimensions}, outputs)
+            return LinearModel({"body": dimensions // 2, "head": dimensions // 2}, outputs)
         width, between = int(size.removeprefix("w")), activation(options.activation)
-        return WideMLP(dimensions, width, options.depth, between, options.W_std, options.b_std, outputs)
+        if options.network == _DENSE:
+            return WideMLP(dimensions, width, options.depth, between, options.W_std, options.b_std, outputs)
+        pooling, gap = self._convolutions().pooling, options.network == "gap"
+        scales = (options.W_std, options.b_std)
+        return WideConvNet(self.study.image, width, options.depth, between, *scales, pooling, gap, outputs)
 
     def _placed(self, points: np.ndarray, tasks: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[Batch, Batch]]:
         """Yield the batches of support and queries of each task: rows of a table of points, and labels, of either.
@@ -207,24 +286,28 @@ class FewShotClassification(Problem):
         return dict(self._start)
 
     def start(self, params: Tree, meta: Tree) -> Tree:
-        """Return the meta-parameters: every inner run starts there."""
-        return dict(meta)
+        """Return the meta-parameters that are adapted: every inner run starts there."""
+        return {name: meta[name] for name in self._adapted}
 
     def inner_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
-        """Return the mean over a support of |g(x) - y|^2 / 2."""
-        return self._loss(params, batch)
+        """Return the mean over a support of |g(x) - y|^2 / 2, and the proximal term."""
+        loss = self.outer_loss(params, meta, batch)
+        if proximal := self.setting.options.proximal:
+            loss = loss + proximal / 2 * sum((params[name] - meta[name]).square().sum() for name in self._adapted)
+        return loss
 
     def outer_loss(self, params: Tree, meta: Tree, batch: Batch) -> torch.Tensor:
         """Return the mean over queries of |g(x) - y|^2 / 2."""
-        return self._loss(params, batch)
-
-    def _loss(self, params: Tree, batch: Batch) -> torch.Tensor:
-        away = self._network(params, batch["inputs"]) - batch["targets"]
+        away = self._network(self._whole(params, meta), batch["inputs"]) - batch["targets"]
         return away.square().sum() / (2 * len(away))
+
+    def _whole(self, params: Tree, meta: Tree) -> Tree:
+        """Return all parameters: what is not adapted is a meta-parameter."""
+        return params if len(self._adapted) == len(self._start) else {**meta, **params}
 
     def windows(self) -> Iterator[Sequence[Window]]:
         """Yield the windows of all tasks, the same in every outer step."""
-        begins = self.initial()
+        begins = self.start({}, self._start)
         windows = [
             Window.ending_in((support,) * self.setting.inner_steps, queries, begins) for support, queries in self._train
         ]
@@ -251,7 +334,7 @@ class FewShotClassification(Problem):
     @functools.cached_property
     def _regression(self) -> dict[str, float]:
         """The accuracy of Meta Neural Kernels, trained for ever with a ridge, and what meta-learning adds to their own kernel."""
-        found = accuracies(self.study, self._kernel, math.inf, math.inf, _RIDGE)
+        found = accuracies(self.study, self._grams, math.inf, math.inf, self.setting.options.ridge)
         gain = found["MNK"] - found["no meta-learning"]
         return {MNK: float(found["MNK"].mean()), MNK_GAIN: float(gain.mean()), MNK_INTERVAL: interval(gain)}
 
@@ -279,34 +362,54 @@ class FewShotClassification(Problem):
         """
         test = (self.study if tests is None else self.study.first(tests)).test
         if self._features is not None:
-            before = self._coordinates @ meta["weight"].detach().cpu().double()
+            before = sum(self._coordinates[name] @ meta[name].detach().cpu().double() for name in meta)
             return Adaptation.of(test, self._tested[: len(test.support)], self.response).outputs(before)
         found = []
         for support, queries in self._placed(test.images.numpy(), _arrays(test)):
             after = self._after(meta, support)
             with torch.no_grad():
-                away = self._network(after, queries["inputs"]) - self._network(self._start, queries["inputs"])
+                whole = self._whole(after, meta)
+                away = self._network(whole, queries["inputs"]) - self._network(self._start, queries["inputs"])
             found.append(away)
         return torch.stack(found).cpu().double()
 
     def _after(self, meta: Tree, support: Batch) -> Tree:
         """Return the parameters after an inner run from meta-parameters."""
-        start = detached(InnerState(self.start(meta, meta), self.optimiser.init(meta)))
+        params = self.start({}, meta)
+        start = detached(InnerState(params, self.optimiser.init(params)))
         return run(self, start, meta, (support,) * self.setting.inner_steps).params
 
     @functools.cached_property
-    def _coordinates(self) -> torch.Tensor:
-        """The features of the test's images in the span of those trained on, shape [v, u]."""
-        across = gram(self._kernel, self.study.test.images, self.study.train.images)
-        return coordinates(self._features, across)
+    def _coordinates(self) -> dict[str, torch.Tensor]:
+        """By parameter, the features of the test's images in the span of those trained on, shape [v, u]."""
+        across = self._grams.across
+        kernels = [across.ntk] if len(self._features) == 1 else [across.ntk - across.nngp, across.nngp]
+        parts = zip(self._start, self._features, kernels, strict=True)
+        return {name: coordinates(features, kernel) for name, features, kernel in parts}
 
     def _training_loss(self, meta: Tree) -> float:
         losses = []
         for support, queries in self._train:
             after = self._after(meta, support)
             with torch.no_grad():
-                losses.append(float(self._loss(after, queries)))
+                losses.append(float(self.outer_loss(after, meta, queries)))
         return sum(losses) / len(losses)
+
+
+def _adapting(of: Kernels, head: bool) -> torch.Tensor:
+    """Return the kernel by which the inner run adapts."""
+    return of.nngp if head else of.ntk
+
+
+def _features(of: Kernels, head: bool) -> list[torch.Tensor]:
+    """Return features of the tangent kernel, [u, u]; where the head alone adapts, those of the body and those of the head."""
+    return [factor(of.ntk - of.nngp), factor(of.nngp)] if head else [factor(of.ntk)]
+
+
+def _stand_in(rows: torch.Tensor, columns: torch.Tensor) -> Kernels:
+    """Return a kernel that costs nothing, where shapes alone count."""
+    found = rows @ columns.mT / rows.shape[1]
+    return Kernels(found, 2 * found)
 
 
 def _arrays(tasks: Tasks) -> Iterator[tuple[np.ndarray, ...]]:

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,12 @@ from metabench.data.episodes import Episode, Episodes, Shape
 from metabench.data.few_shot import Domain, FewShot
 from metabench.data.unseen import drawn, parts
 from metabench.kernels.few_shot import Grams, Tasks, meta_neural_kernel
-from metabench.kernels.meta_kernel import Kernel
 from metabench.models.discriminants import Discriminants, unit
+from metabench.models.embeddings import Embedding, TrainedEmbedding
 
 Floats = npt.NDArray[np.float64]
-ONE_HOT, EMBEDDINGS = "one_hot", "embeddings"
-LABELS = (ONE_HOT, EMBEDDINGS)
+ONE_HOT, EMBEDDINGS, NETWORK = "one_hot", "embeddings", "network"
+LABELS = (ONE_HOT, EMBEDDINGS, NETWORK)
 ONE, ALL = "one", "all"
 ORDERS = (ONE, ALL)
 
@@ -39,12 +40,14 @@ class Study:
         train: over the training images that tasks use, of norm sqrt(dimensions), shape [u, dimensions].
         test: likewise; the labels of queries are those of their classes' supports.
         embedded: the embeddings of the test's images, shape [v, embedding].
+        image: channels, height and width.
     """
 
     way: int
     train: Tasks
     test: Tasks
     embedded: torch.Tensor
+    image: tuple[int, int, int]
 
     def first(self, tests: int) -> Study:
         """Return the same with the first tasks of the test alone."""
@@ -89,6 +92,8 @@ def draw(
     orders: str = ONE,
     train_on: str = "",
     test_on: str = "",
+    folder: Path | None = None,
+    simulated: bool = False,
 ) -> Study:
     """Return the tasks of a seed.
 
@@ -103,6 +108,8 @@ def draw(
         orders: 'one', or 'all': each training task is there once per order of its classes.
         train_on: as in `parts`.
         test_on: likewise.
+        folder: where a trained embedding is kept; None: nowhere.
+        simulated: whether shapes alone count: an embedding is then not trained.
 
     Raises:
         MetabenchError: classes or images are too few; a domain is unknown; or embeddings have no order.
@@ -112,10 +119,11 @@ def draw(
             f"{characters} characters to train on make no {shape.ways}-way task: ask for {shape.ways} or more, or for fewer ways"
         )
     if orders == ALL and labels != ONE_HOT:
-        raise MetabenchError(f"orders '{ALL}' with labels '{labels}': an embedding has no order; ask for '{ONE_HOT}'")
+        raise MetabenchError(f"orders '{ALL}' with labels '{labels}': embeddings have no order; ask for '{ONE_HOT}'")
     train_domains, test_domains = parts(data, train_on, test_on, seed)
     pool = drawn(train_domains, characters, seed)
-    embedding = Discriminants.fit(_flat(pool.images), pool.targets)
+    embedding = _embedding(pool, labels, seed, folder, simulated)
+    channels, height, width = pool.images.shape[1:]
     ours = _Table.of({"training characters": pool}, shape, seed, "training tasks", tasks)
     theirs = _Table.of(test_domains, shape, seed, "test tasks", tests)
     if labels == ONE_HOT:
@@ -126,26 +134,32 @@ def draw(
         chosen = np.stack([task.classes for task in ours.episodes])
         train, test = (_embedded(one, shape, embedding) for one in (ours, theirs))
         train = replace(train, query_labels=_each(torch.as_tensor(means[chosen]), shape.queries))
-    return Study(shape.ways, train, test, torch.as_tensor(embedding(theirs.pixels)))
+    return Study(shape.ways, train, test, torch.as_tensor(embedding(theirs.pixels)), (channels, height, width))
+
+
+def _embedding(pool: Domain, labels: str, seed: int, folder: Path | None, simulated: bool) -> Embedding:
+    """Return what embeds images [n, dimensions], fitted to the characters trained on."""
+    images = np.asarray(pool.images[np.arange(pool.images.shape[0])])
+    if labels != NETWORK:
+        return Discriminants.fit(_flat(images), pool.targets)
+    return TrainedEmbedding.fit(images, pool.targets, seed, folder, steps=0 if simulated else None)
 
 
 def accuracies(
-    study: Study, kernel: Kernel, tau: float, time: float, ridge: float = 0.0, given: Grams | None = None
+    study: Study, given: Grams, tau: float, time: float, ridge: float = 0.0
 ) -> Mapping[str, torch.Tensor]:
     """Return the accuracy per test task (%), shape [tests], of Meta Neural Kernels, and of the same without meta-learning.
 
     Args:
         study: of `draw`.
-        kernel: of any network, from images [n, dimensions] and [m, dimensions], flattened: one of images with channels unflattens them.
+        given: the kernels of its tasks, by any network.
         tau: as in `meta_neural_kernel`.
         time: likewise.
         ridge: likewise.
-        given: the kernels, where they are computed already.
 
     Returns:
         By name: 'pixels' and 'embedding', the nearest support image; 'no meta-learning', kernel regression; and 'MNK'.
     """
-    given = Grams.of(kernel, study.train, study.test) if given is None else given
     by_kernel = [
         study.predicted(meta_neural_kernel(given, study.train, study.test, tau, until, ridge)) for until in (0.0, time)
     ]
@@ -211,7 +225,7 @@ def _all_orders(tasks: Tasks, shape: Shape) -> Tasks:
     return Tasks(tasks.images, support, queries, *(labels.flatten(0, 1) for labels in permuted))
 
 
-def _embedded(table: _Table, shape: Shape, embedding: Discriminants) -> Tasks:
+def _embedded(table: _Table, shape: Shape, embedding: Embedding) -> Tasks:
     """Return tasks whose classes have the mean embedding of their support as a label, of length 1."""
     found = embedding(table.pixels)[table.support.numpy()]
     classes = torch.as_tensor(unit(found.reshape(len(found), shape.ways, shape.shots, -1).mean(2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ from metabench.core.options import build
 from metabench.core.problem import Setting
 from metabench.core.randomness import generator
 from metabench.data.few_shot import Domain, FewShot
+from metabench.kernels.convolutional import ConvNet
 from metabench.kernels.dense import MLP
+from metabench.kernels.few_shot import Grams
 from metabench.kernels.flow import Flow
+from metabench.kernels.gram import Gram
 from metabench.kernels.meta_kernel import MetaKernel, labels
 from metabench.kernels.names import MNK, MNK_GAIN, MNK_INTERVAL
 from metabench.methods import method
@@ -50,7 +54,11 @@ def trained(on: FewShotClassification, name: str = "unrolled", steps: int = 20) 
 
 def kernel_of(on: FewShotClassification) -> Any:
     options: Options = on.setting.options
-    return MLP(options.depth, options.activation, options.W_std, options.b_std).kernels
+    of = (options.depth, options.activation, options.W_std, options.b_std)
+    if options.network == "mlp":
+        return MLP(*of).kernels
+    net, image = ConvNet(*of, options.network), on.study.image
+    return lambda rows, columns: net.kernels(rows.unflatten(1, image), columns.unflatten(1, image))
 
 
 @pytest.mark.parametrize(
@@ -91,11 +99,22 @@ def test_the_test_is_that_of_a_linear_model_on_a_factor_of_all_images(name: str,
     assert float(weight.norm()) > 1e-3
 
 
-@pytest.mark.parametrize("options", [{}, {"labels": "one_hot", "depth": 2}, {"activation": "erf", "shots": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"labels": "one_hot", "depth": 2},
+        {"activation": "erf", "shots": 2},
+        {"adapts": "head"},
+        {"proximal": 0.3},
+        {"network": "flatten", "depth": 2},
+        {"network": "flatten", "depth": 2, "adapts": "head"},
+    ],
+)
 def test_unrolled_on_the_limit_is_the_closed_form(options: dict[str, Any]) -> None:
     on = made(**options)
     found = on.adapted(trained(on))
-    kernel = MetaKernel(kernel_of(on), on.response)
+    kernel = MetaKernel(kernel_of(on), on.response, head=on.setting.options.adapts == "head")
     ours, rest = on.study.train.episodes(), on.study.test.episodes()
     flow = Flow(kernel.between(ours, ours), kernel.adapted(ours) - labels(ours))
     residual, change = flow.after_steps(20, on.outer_optimiser.learning_rate)
@@ -122,23 +141,89 @@ def test_meta_training_with_embeddings_raises_the_accuracy() -> None:
     assert found["gain by meta-learning (%)"] > found["95 % interval of the gain (%)"] > 0
 
 
-def test_wider_networks_come_nearer_to_the_limit() -> None:
-    limit = made()
+@pytest.mark.parametrize("options", [{}, {"adapts": "head"}, {"proximal": 0.3}])
+def test_wider_networks_come_nearer_to_the_limit(options: dict[str, Any]) -> None:
+    limit = made(**options)
     expected = limit.adapted(trained(limit, steps=5))
 
     def away(size: str) -> float:
-        on = made(size)
+        on = made(size, **options)
         return float((on.adapted(trained(on, steps=5)) - expected).norm())
 
     assert away("w512") < 0.6 * away("w64")
 
+
+@pytest.mark.parametrize("network", ["flatten", "pool", "gap"])
+def test_wider_convolutions_come_nearer_to_the_limit(network: str) -> None:
+    options = {"network": network, "depth": 2, "tasks": 2, "test_tasks": 3, "learning_rate": 0.1}
+    data = _small_scripts()
+    limit = _on(data, "infinite", **options)
+    expected = limit.adapted(trained(limit, steps=3))
+
+    def away(size: str) -> float:
+        on = _on(data, size, **options)
+        return float((on.adapted(trained(on, steps=3)) - expected).norm())
+
+    assert away("w256") < 0.7 * away("w16")
+
+
+def test_an_embedding_is_trained_once_and_kept(tmp_path: Path) -> None:
+    data = _small_scripts()
+    first, again = (_on(data, "infinite", tmp_path, labels="network") for _ in range(2))
+    assert len(list(tmp_path.glob("embedding-*.npz"))) == 1
+    assert torch.equal(first.study.embedded, again.study.embedded)
+    assert first.study.train.query_labels.shape[-1] == 64
+    assert first.study.accuracy(first.study.nearest(first.study.embedded)).mean() > 100 / 3
+    (file,) = tmp_path.glob("*.npz")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="is damaged and is computed anew"):
+        third = _on(data, "infinite", tmp_path, labels="network")
+    assert torch.equal(first.study.embedded, third.study.embedded)
+
+
+def test_what_is_prepared_depends_on_kernels_and_embeddings_alone() -> None:
+    def prepared(size: str = "infinite", **options: Any) -> dict[str, Any]:
+        return FewShotClassification.prepares(size, build(Options, SMALL | options, "x"))
+
+    assert prepared() == {} == prepared("w64")
+    assert prepared(labels="network") == prepared(labels="network", learning_rate=0.1, adapts="head")
+    conv = prepared(network="gap")
+    assert conv == prepared(network="gap", labels="one_hot", proximal=0.3, ridge=1e-4, outer_learning_rate=0.1)
+    others = [
+        prepared("w64", network="gap"),
+        prepared(network="pool"),
+        prepared(network="gap", depth=2),
+        prepared(network="gap", characters=6),
+        prepared(network="gap", labels="network"),
+    ]
+    assert all(conv != other for other in others)
+
+
+def test_kernels_of_convolutions_are_read_where_they_were_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, options = _small_scripts(), {"network": "flatten", "depth": 2}
+    first = _on(data, "infinite", tmp_path, **options)
+    expected = first.evaluate({}, first.initial())
+    assert len(list(tmp_path.glob("*.npz"))) == 3
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("a kernel was computed again")
+
+    monkeypatch.setattr(ConvNet, "kernels", never)
+    again = _on(data, "infinite", tmp_path, **options, learning_rate=0.5, ridge=1e-2)
+    assert again.evaluate({}, again.initial()) == expected
+    # A finite network has the same kernels of the images trained on, to take its rates from.
+    finite = _on(data, "w16", tmp_path, **options)
+    assert finite.outer_optimiser.learning_rate == first.outer_optimiser.learning_rate
 
 def test_the_metrics_are_those_of_the_same_episodes_after_the_last_step() -> None:
     on = made(test_tasks=30)
     meta = trained(on)
     metrics, study = on.evaluate({}, meta), on.study
     assert list(metrics) == [*(metric.name for metric in on.card.metrics), MNK, MNK_GAIN, MNK_INTERVAL]
-    kernels = accuracies(study, kernel_of(on), math.inf, math.inf, 1e-2)
+    given = Grams.of(Gram(kernel_of(on), ""), study.train, study.test)
+    kernels = accuracies(study, given, math.inf, math.inf, 1e-2)
     assert metrics[MNK] == pytest.approx(float(kernels["MNK"].mean()), rel=1e-12)
     assert metrics[MNK_GAIN] == pytest.approx(metrics[MNK] - float(kernels["no meta-learning"].mean()), abs=1e-9)
     hits = []
@@ -151,7 +236,7 @@ def test_the_metrics_are_those_of_the_same_episodes_after_the_last_step() -> Non
     assert metrics["gain by meta-learning (%)"] == pytest.approx(
         metrics["accuracy on unseen classes (%)"] - metrics["without meta-learning (%)"], rel=1e-12
     )
-    found = accuracies(study, kernel_of(on), math.inf, 0.0)
+    found = accuracies(study, given, math.inf, 0.0)
     assert metrics["nearest image by pixels (%)"] == pytest.approx(float(found["pixels"].mean()), rel=1e-12)
     assert metrics["nearest image by embedding (%)"] == pytest.approx(float(found["embedding"].mean()), rel=1e-12)
     assert interval(torch.tensor([1.0, 3.0])) == pytest.approx(1.96 * 2**0.5 / 2**0.5)
@@ -181,17 +266,29 @@ def test_the_limit_is_the_same_in_float32() -> None:
     torch.testing.assert_close(rounded, found, rtol=0, atol=1e-4)
 
 
-def test_scripts_are_those_of_the_data_set_where_none_are_named() -> None:
+def _small_scripts(side: int = 4) -> FewShot:
+    """Scripts of random shapes with noise."""
     stream = np.random.default_rng(0)
 
     def script(classes: int) -> Domain:
-        shown = stream.integers(0, 256, (classes, 1, 6, 6))
-        images = np.uint8((3 * np.repeat(shown, 5, 0) + stream.integers(0, 256, (5 * classes, 1, 6, 6))) / 4)
+        shown = stream.integers(0, 256, (classes, 1, side, side))
+        images = np.uint8((3 * np.repeat(shown, 5, 0) + stream.integers(0, 256, (5 * classes, 1, side, side))) / 4)
         return Domain(images, np.repeat(np.arange(classes), 5), tuple(map(str, range(classes))))
 
-    data = FewShot({"a": script(3), "b": script(4)}, {}, {"d": script(4), "e": script(5)})
-    options = build(Options, SMALL | {"train_on": "", "test_on": "", "characters": 0}, "x")
-    on = FewShotClassification(Setting("infinite", options, 4, 0, torch.device("cpu"), torch.float64, data))
+    return FewShot({"a": script(3), "b": script(4)}, {}, {"d": script(4), "e": script(5)})
+
+
+def _on(data: FewShot, size: str, prepared: Path | None = None, **options: Any) -> FewShotClassification:
+    built = build(Options, SMALL | {"train_on": "", "test_on": "", "characters": 0} | options, "x")
+    return FewShotClassification(
+        Setting(size, built, 4, 0, torch.device("cpu"), torch.float64, data, prepared=prepared)
+    )
+
+
+def test_scripts_are_those_of_the_data_set_where_none_are_named() -> None:
+    data = _small_scripts(6)
+    on = _on(data, "infinite")
+    options = on.setting.options
     assert on.evaluate({}, on.initial())["nearest image by pixels (%)"] > 80
     with pytest.raises(MetabenchError, match="unknown domain under 'train_on' 'Latin': known: a, b, d, e"):
         changed = dataclasses.replace(options, train_on="Latin")
@@ -240,8 +337,9 @@ def test_a_cell_is_predicted_as_it_is_measured(size: str) -> None:
         ({"train_on": "Latn"}, "unknown domain under 'train_on' 'Latn': did you mean 'Latin'?"),
         ({"test_on": "Greek + Latin"}, "domain 'Latin' is trained on and tested"),
         ({"activation": "swish"}, "unknown value of option 'activation' of x 'swish'"),
-        ({"orders": "all"}, "orders 'all' with labels 'embeddings': an embedding has no order; ask for 'one_hot'"),
+        ({"orders": "all"}, "orders 'all' with labels 'embeddings': embeddings have no order; ask for 'one_hot'"),
         ({"learning_rate": 2.5}, "an inner rate of"),
+        ({"network": "pool", "depth": 5}, "pooling of 2 x 2 pixels after layer 5 does not divide 1 x 1 pixels"),
         ({"test_tasks": 1}, "option 'test_tasks' of x: must be at least 2, got 1"),
     ],
 )
@@ -265,3 +363,23 @@ def test_a_method_that_moves_outside_of_the_tasks_is_not_asked_for_more_than_it_
     on = made()
     outputs = on.study.train.support_labels.shape[-1]
     assert tree.count(on.initial()) == len(on.study.train.images) * outputs == len(on.study.train.images) * 4
+
+
+@pytest.mark.parametrize("experiment", ["mnk", "maml", "imaml", "anil"])
+def test_the_experiments_of_the_paper_run_on_small_images(experiment: str, tmp_path: Path) -> None:
+    planned = plan(load_suite([Path(__file__).parents[2] / "config/suites/kernels-paper.yaml"]))
+    cells = [cell for cell in planned.cells if cell.experiment == experiment]
+    assert cells and {cell.dataset for cell in cells} == {"omniglot"}
+    cell = cells[-1]
+    given = cell.problem_options | {"way": 3, "queries": 2, "characters": 5, "tasks": 2, "test_tasks": 3}
+    built = build(Options, given, "x")
+    place = (torch.device("cpu"), torch.float64, _small_scripts())
+    on = FewShotClassification(Setting(cell.size, built, cell.inner_steps, 0, *place, prepared=tmp_path))
+    called = method(cell.method)
+    options = build(called.options, cell.method_options, "y")
+    run = Run.fresh(on, generator(0, "training"))
+    for _ in train(on, called, options, run, 1):
+        pass
+    found = on.evaluate({}, run.meta)
+    assert all(math.isfinite(value) for value in found.values())
+    assert (MNK in found) == (experiment == "mnk")
