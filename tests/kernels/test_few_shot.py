@@ -185,7 +185,8 @@ def test_two_equal_images_in_a_support_need_a_ridge_for_an_infinite_time() -> No
     some = tasks()
     some.images[some.support[0, 1]] = some.images[some.support[0, 0]]
     given = Grams.of(GRAM, some, some)
-    with pytest.raises(MetabenchError, match="support of task 0 has no inverse: its inputs 0 and 1 agree to the network, and their labels differ"):
+    words = "support of task 0 has no inverse: its inputs 0 and 1 agree to the network, and their labels differ"
+    with pytest.raises(MetabenchError, match=words):
         meta_neural_kernel(given, some, some, math.inf, 0.0)
     assert meta_neural_kernel(given, some, some, math.inf, 0.0, 1e-6).isfinite().all()
 

@@ -155,7 +155,7 @@ def _points(rows: Iterable[Row], place: Callable[[Row], float]) -> list[Point]:
 
 
 def _beside(rows: Sequence[Row], name: str, label: str) -> list[Point]:
-    """Return what no method of the suite reached, by characters; without meta-learning it is that of MAML's inner run where there is one."""
+    """Return what no method of the suite reached, by characters; without meta-learning by MAML's inner run, where there is one."""
     groups: dict[int, dict[int, float]] = {}
     for row in sorted(rows, key=_is_variant, reverse=True):
         if name in row["metrics"]:
