@@ -98,6 +98,14 @@ class Flow:
         flow = torch.cat([torch.cat([-share * self.kernel, share * one], 1), torch.cat([0 * one, 0 * one], 1)])
         return self._parts(torch.linalg.matrix_exp(flow), 1.0)
 
+    def distance(self, change: torch.Tensor) -> float:
+        """Return how far the change moves the parameters of MAML, sqrt(c' Phi c) over all outputs: the length of J^T P^T c."""
+        return float((change * (self.kernel @ change)).sum().clamp(min=0).sqrt())
+
+    def loss(self, steps: int, rate: float) -> float:
+        """Return the loss after a number of steps, the mean over queries of (F - y)^2 / 2; raise MetabenchError as `after_steps`."""
+        return float(self.after_steps(steps, rate)[0].square().sum() / (2 * len(self.residual)))
+
     def _one(self) -> torch.Tensor:
         return torch.eye(len(self.kernel), dtype=self.kernel.dtype, device=self.kernel.device)
 

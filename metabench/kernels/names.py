@@ -8,6 +8,11 @@ TEST_OUTPUTS, TRAINING_OUTPUTS = "adapted outputs of test tasks", "adapted outpu
 TEST_LOSS, TRAINING_LOSS = "test loss", "training loss"
 DISTANCE, RELATIVE = "distance from the initial parameters", "distance relative to the initial parameters"
 CONDITION, PREDICTED = "condition of the meta kernel", "distance of MAML in the limit"
+LIMIT_RATE, OWN_RATE = "rate of MAML in the limit", "rate of MAML by the network's own kernel"
+"""By how much the logarithm of the training loss falls in an outer step over the second half of a run, as the flow of a kernel has it:
+that of the limit, and that of the network as drawn. What a network does otherwise than by its own kernel is what its features learn."""
+LEAST_LOSS = 1e-12
+"""Below it a loss is rounding, and has no rate."""
 ACCURACY, INTERVAL = "accuracy on unseen classes (%)", "95 % interval over tasks (%)"
 WITHOUT = "without meta-learning (%)"
 PIXELS, EMBEDDING = "nearest image by pixels (%)", "nearest image by embedding (%)"

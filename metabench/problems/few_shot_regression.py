@@ -13,6 +13,7 @@ Networks are centred: g(x) = h(x; w) - h(x; w_0), with w_0 as drawn, so all begi
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -30,13 +31,17 @@ from metabench.core.randomness import generator
 from metabench.core.types import InnerState
 from metabench.kernels.activations import ACTIVATIONS, activation
 from metabench.kernels.dense import MLP
-from metabench.kernels.flow import SINGULAR
+from metabench.kernels.empirical import Empirical
+from metabench.kernels.flow import SINGULAR, Flow
 from metabench.kernels.meta_kernel import Episode, MetaKernel
 from metabench.kernels.meta_kernel import labels as labels_of
 from metabench.kernels.names import (
     CONDITION,
     DISTANCE,
     INFINITE,
+    LEAST_LOSS,
+    LIMIT_RATE,
+    OWN_RATE,
     PREDICTED,
     QUERY,
     RELATIVE,
@@ -246,21 +251,40 @@ class FewShotRegression(Problem):
         }
 
     def summary(self, meta: Tree) -> dict[str, float]:
-        """Return how far the network moved relative to where it began, and how far MAML moves it in the limit if Phi is regular.
+        """Return how far the network moved relative to where it began, and what MAML does in the limit in as many outer steps.
 
-        In the limit the residual r of the tasks trained on vanishes along the shortest way, of length sqrt(r' Phi^-1 r).
+        How far it moves, and its rate: that of the limit, and that of the network's own kernel where it began.
         """
-        moved = {RELATIVE: float(tree.norm(tree.subtract(meta, self._start)) / tree.norm(self._start))}
-        found = moved if isinstance(self._network, WideMLP) else {}
+        found = {}
         with unseen():
             phi = self._phi
             values = torch.linalg.eigvalsh((phi + phi.mT) / 2)
-            condition = float(values[-1] / values[0]) if values[0] > SINGULAR * values[-1] else math.inf
-            found[CONDITION] = condition
-            if math.isfinite(condition):
-                residual = self.limit.adapted(self._episodes) - labels_of(self._episodes)
-                found[PREDICTED] = float((residual * torch.linalg.solve(phi, residual)).sum().sqrt())
+            if values[0] > SINGULAR * values[-1]:
+                found[CONDITION] = float(values[-1] / values[0])
+            if steps := self.setting.outer_steps:
+                flow = self._flow(self.limit)
+                found[PREDICTED] = flow.distance(flow.after_steps(steps, self.outer_optimiser.learning_rate)[1])
+                found[LIMIT_RATE] = self._rate(flow)
+            if isinstance(self._network, WideMLP):
+                found[RELATIVE] = float(tree.norm(tree.subtract(meta, self._start)) / tree.norm(self._start))
+                if steps:
+                    start = {name: leaf.double().cpu() for name, leaf in self._start.items()}
+                    own = Empirical(self._network, start, head=self._network.head)
+                    found[OWN_RATE] = self._rate(self._flow(dataclasses.replace(self.limit, kernel=own.kernels)))
         return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def _flow(self, kernel: MetaKernel) -> Flow:
+        """Return the meta-training by MAML that a kernel predicts."""
+        joint = kernel.joint(self._episodes)
+        return Flow(joint.phi, joint.adapted - joint.labels)
+
+    def _rate(self, flow: Flow) -> float:
+        """Return the fall of the log training loss in an outer step over the second half of a run; NaN where there is none."""
+        end, rate = self.setting.outer_steps, self.outer_optimiser.learning_rate
+        half = (end + 1) // 2
+        before, after = flow.loss(half, rate), flow.loss(end, rate)
+        known = half < end and LEAST_LOSS < after < math.inf and before < math.inf
+        return (math.log(before) - math.log(after)) / (end - half) if known else math.nan
 
     def observe(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
         """Return the losses along the run, and the adapted outputs at the queries of all tasks."""

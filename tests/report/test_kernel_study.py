@@ -11,6 +11,9 @@ from metabench.core.curves import Curve
 from metabench.kernels.names import (
     CONDITION,
     DISTANCE,
+    LIMIT_RATE,
+    OWN_RATE,
+    PREDICTED,
     QUERY,
     RELATIVE,
     TEST_LOSS,
@@ -51,7 +54,8 @@ def rows_of(synthetic: Any, method: str, errors: dict[int, float], seeds: int = 
             rate = 0.1 if not width else 0.08
             numbers = {DISTANCE: 2.0 + error, TEST_LOSS: 0.3 + error}
             row |= {"curves": curves_of(error * (1 + 0.1 * seed), rate), "metrics": numbers}
-            row["meta_summary"] = {RELATIVE: 0.1 + error, **({} if width else {CONDITION: 1600.0})}
+            own = {RELATIVE: 0.1 + error, OWN_RATE: 0.09} if width else {CONDITION: 1600.0}
+            row["meta_summary"] = {LIMIT_RATE: 0.1, PREDICTED: 2.0, **own}
             found.append(row)
     return found
 
@@ -74,7 +78,7 @@ def test_errors_exponents_and_rates_are_those_of_the_curves(load_rows: Any, synt
 def test_the_section_says_draws_and_tabulates_it(load_rows: Any, synthetic: Any) -> None:
     suite = load_rows([*rows_of(synthetic, "unrolled", HALF), *rows_of(synthetic, "t1t2", FLAT)])
     (part,) = KERNELS.parts(suite)
-    sentence, theory, losses, errors, distances, table = part.blocks
+    sentence, theory, losses, errors, rates, distances, table = part.blocks
     assert (
         isinstance(sentence, Sentence)
         and "from width 1,024 on for `unrolled`; at no width here for `t1t2`" in sentence.text
@@ -86,6 +90,14 @@ def test_the_section_says_draws_and_tabulates_it(load_rows: Any, synthetic: Any)
         ("infinite", True),
     ]
     assert errors.panels[1].notes["unrolled"].startswith("−0.50")
+    # Of the exact method alone: beside what was measured, its own kernel's rate, and that of the limit as a line.
+    assert isinstance(rates, Figure)
+    (panel,) = rates.panels
+    assert panel.title == "unrolled" and [rule.value for rule in panel.rules] == [pytest.approx(0.1)]
+    assert {(point.label, round(point.y, 9)) for point in panel.points} == {
+        ("unrolled", 0.08),
+        ("its own kernel as drawn", 0.09),
+    }
     (guide,) = errors.panels[0].traces
     assert guide.y[0] / guide.y[1] == pytest.approx(8)
     assert [rule.value for rule in distances.panels[0].rules] == [2.0, 2.0]
@@ -94,15 +106,25 @@ def test_the_section_says_draws_and_tabulates_it(load_rows: Any, synthetic: Any)
     assert isinstance(table, Table)
     record = table.records[0]
     assert record["slope_test"] == pytest.approx(-0.5) and record["rate"] == pytest.approx(0.8)
+    assert record["own"] == pytest.approx(0.9) and table.records[1]["own"] is None
     assert record["limit"] == pytest.approx(0.3) and record["error_test"] == pytest.approx(1.05 * HALF[4096])
     assert KERNELS.draws(suite, suite.tasks[0], TRAINING_LOSS) and not KERNELS.draws(
         suite, suite.tasks[0], "outer loss"
     )
 
 
-def test_without_the_limit_or_with_one_width_there_is_no_study(load_rows: Any, synthetic: Any) -> None:
+def test_without_the_limit_the_distance_alone_is_drawn_and_with_one_width_there_is_no_study(
+    load_rows: Any, synthetic: Any
+) -> None:
     rows = rows_of(synthetic, "unrolled", HALF)
-    assert not list(KERNELS.parts(load_rows([row for row in rows if row["size"] != "infinite"])))
+    (part,) = KERNELS.parts(load_rows([row for row in rows if row["size"] != "infinite"]))
+    (figure,) = part.blocks
+    assert isinstance(figure, Figure)
+    (panel,) = figure.panels
+    assert panel.title.startswith("regularisation on digits") and panel.title.endswith(": unrolled")
+    assert panel.notes["unrolled"].startswith("−0.0")
+    assert {(point.x, point.y) for point in panel.points if point.label == "predicted"} == {(w, 2.0) for w in HALF}
+    assert [point.y for point in panel.points if point.label == "unrolled"] == [2.0 + error for error in HALF.values()]
     assert not list(KERNELS.parts(load_rows([row for row in rows if row["size"] in ("w64", "infinite")])))
 
 

@@ -12,7 +12,14 @@ from metabench.report.results.settings import Task
 from metabench.report.section import Part, Section
 from metabench.report.sections.kernel_study.bound import bound_figure, bound_words
 from metabench.report.sections.kernel_study.classification import characters_figure, gain_table, width_figure
-from metabench.report.sections.kernel_study.figures import distance_figure, error_figure, loss_figure, spectra_figure
+from metabench.report.sections.kernel_study.figures import (
+    distance_figure,
+    error_figure,
+    loss_figure,
+    rate_figure,
+    spectra_figure,
+    standard_figure,
+)
 from metabench.report.sections.kernel_study.study import Regime, regimes, values
 from metabench.report.sections.kernel_study.table import kernel_table
 from metabench.results.bounds import BOUND, COMPLEXITY, TEST_ERROR
@@ -24,6 +31,8 @@ _TOLERANCE = 0.1
 def _parts(suite: Suite) -> list[Part]:
     found = regimes(suite)
     parts = [_part(suite, regime, place) for place, regime in enumerate(found)]
+    if (figure := standard_figure(suite)) is not None:
+        parts.append(Part("kernel-standard", "Without a limit", [figure], "how far networks move"))
     shown = (characters_figure(suite), gain_table(suite), width_figure(suite))
     if blocks := [block for block in shown if block is not None]:
         parts.append(
@@ -49,7 +58,7 @@ def _parts(suite: Suite) -> list[Part]:
 
 
 def _part(suite: Suite, regime: Regime, place: int) -> Part:
-    figures = [loss_figure(suite, regime), error_figure(suite, regime), distance_figure(suite, regime)]
+    figures = [of(suite, regime) for of in (loss_figure, error_figure, rate_figure, distance_figure)]
     blocks: list[Block] = [
         *(Sentence(text) for text in (_words(regime), _why(regime)) if text),
         *(figure for figure in figures if figure.panels),

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from metabench.kernels.names import DISTANCE, INFINITE, RELATIVE, TRAINING_LOSS
+from metabench.kernels.names import DISTANCE, INFINITE, LIMIT_RATE, OWN_RATE, PREDICTED, RELATIVE, TRAINING_LOSS
 from metabench.report import numbers
 from metabench.report.figure import Axis, Figure, Panel, Point, Rule, Trace
 from metabench.report.figures.parts import joined, seeds
 from metabench.report.palette import INKS, PALETTE, REFERENCE, SHAPES, LabelStyle
 from metabench.report.results.entries import Suite
 from metabench.report.results.settings import slug
-from metabench.report.sections.kernel_study.study import OUTPUTS, Regime, Widths, values
+from metabench.report.sections.kernel_study.study import OUTPUTS, Regime, Widths, unlimited, values
 from metabench.results.spectra import EIGENVALUES
+from metabench.results.statistics import power_law
 
 _WIDTH = Axis("width", "count")
 _GUIDE = "width to the power -1/2"
+_OWN, _PREDICTED = "its own kernel as drawn", "predicted"
 _STYLES = {_GUIDE: LabelStyle("muted", INKS["muted"][0], REFERENCE)}
 
 
@@ -90,10 +93,64 @@ def distance_figure(suite: Suite, regime: Regime) -> Figure:
         regime,
         "kernel_distance",
         "How far meta-training moves the parameters",
-        "Means over seeds, least to greatest. Dotted: infinite width after as many steps; the distance of MAML is the norm in the bound.",
+        "Means over seeds, least to greatest. Dotted: infinite width after as many outer steps.",
         [panel for panel in panels if panel.points],
         2,
     )
+
+
+def rate_figure(suite: Suite, regime: Regime) -> Figure:
+    """Return the rate of the training loss against width, a panel for each exact method, beside what kernels predict."""
+    panels = []
+    for one in regime.methods:
+        if not one.learns or not one.exact:
+            continue
+        points = _points(one, {width: one.rates(width) for width in one.finite})
+        own = _points(one, {width: values(one.runs[width], "meta_summary", OWN_RATE) for width in one.finite})
+        points += [replace(point, label=_OWN) for point in own]
+        limits = values(one.limit, "meta_summary", LIMIT_RATE)
+        rules = [Rule("x", statistics.fmean(limits), "infinite, predicted")] if limits else []
+        axis = Axis("fall of the log loss in an outer step", "plain", log=False)
+        panels.append(Panel(one.label, _WIDTH, axis, points, joined(points), rules=rules))
+    return _figure(
+        suite,
+        regime,
+        "kernel_rate",
+        "Rates, measured and predicted",
+        "Of the training loss over the second half of the run: means over seeds, least to greatest. Beside them the rates that two kernels "
+        "predict: the network's own as drawn, and that of infinite width. What is measured beyond its own kernel is what features learn.",
+        [panel for panel in panels if panel.points],
+        4,
+        {_OWN: LabelStyle("muted", INKS["muted"][0], REFERENCE)},
+    )
+
+
+def standard_figure(suite: Suite) -> Figure | None:
+    """Return how far networks without a limit move by width, beside what the kernel of each width predicts; None where there are none."""
+    panels = []
+    for (title, label), by_width in unlimited(suite).items():
+        measured = {width: values(runs, "metrics", DISTANCE) for width, runs in by_width.items()}
+        found = {width: statistics.fmean(mine) for width, mine in measured.items() if mine and min(mine) > 0}
+        one = Widths(label, by_width)
+        points = _points(one, measured)
+        predicted = {width: values(runs, "meta_summary", PREDICTED) for width, runs in by_width.items()}
+        points += [replace(point, label=_PREDICTED) for point in _points(one, predicted)]
+        notes = {label: numbers.exponent(power_law(tuple(found), tuple(found.values())))} if len(found) >= 4 else {}
+        axis = Axis("distance", "error")
+        panels.append(Panel(f"{title}: {label}", _WIDTH, axis, points, joined(points), notes=notes))
+    if not panels:
+        return None
+    figure = Figure(
+        "kernel_standard",
+        "kernel",
+        "How far networks without a limit move",
+        "Distance of the parameters from where they began; means over seeds, least to greatest. Predicted: of MAML, by the mean tangent "
+        "kernel of networks of that width, after as many outer steps. b: exponent of the width ± its standard error.",
+        panels,
+        styles={**suite.styles, _PREDICTED: LabelStyle("muted", INKS["muted"][0], REFERENCE)},
+    )
+    figure.keep(2)
+    return figure
 
 
 def spectra_figure(suite: Suite) -> Figure | None:

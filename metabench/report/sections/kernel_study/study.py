@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from metabench.core.curves import Curve
-from metabench.kernels.names import INFINITE, QUERY, TEST_OUTPUTS, TRAINING_LOSS, TRAINING_OUTPUTS
+from metabench.kernels.names import (
+    INFINITE,
+    LEAST_LOSS,
+    PREDICTED,
+    QUERY,
+    TEST_OUTPUTS,
+    TRAINING_LOSS,
+    TRAINING_OUTPUTS,
+)
 from metabench.report.results.entries import Suite
 from metabench.report.results.settings import Row, Task
 from metabench.results.statistics import Fit, power_law
@@ -73,14 +81,20 @@ class Widths:
             return None
         return power_law(*zip(*points, strict=True))
 
+    @property
+    def exact(self) -> bool:
+        """Tell whether the method is exact for the unrolled window: what the closed form of MAML predicts is its own."""
+        rows = [run.row for runs in self.runs.values() for run in runs.values()]
+        return all(row["exact"] and row["target"] == "unrolled" for row in rows)
+
+    def rates(self, width: int) -> list[float]:
+        """Return by how much the logarithm of the training loss falls per outer step, over the second half of a run, of each seed."""
+        found = (_rate(run.curves.get(TRAINING_LOSS)) for run in self.runs.get(width, {}).values())
+        return [rate for rate in found if rate is not None]
+
     def rate(self, width: int) -> float | None:
-        """Return by how much the logarithm of the training loss falls per outer step, over the second half of a run: median over seeds."""
-        found = [
-            rate
-            for run in self.runs.get(width, {}).values()
-            if (rate := _rate(run.curves.get(TRAINING_LOSS))) is not None
-        ]
-        return statistics.median(found) if found else None
+        """Return the median of `rates`."""
+        return statistics.median(found) if (found := self.rates(width)) else None
 
     def trusted_from(self, which: str, tolerance: float) -> int | None:
         """Return the least width from which on the mean error is within a tolerance at all widths; None if at none."""
@@ -134,6 +148,17 @@ def regimes(suite: Suite) -> list[Regime]:
     return made
 
 
+def unlimited(suite: Suite) -> dict[tuple[str, str], dict[int, dict[int, Run]]]:
+    """Return the runs of settings with three widths or more and a predicted distance, but no limit, by their title and the method."""
+    found: dict[tuple[str, str], dict[int, dict[int, Run]]] = {}
+    for row, width in _wide(suite):
+        if PREDICTED in (row["meta_summary"] or {}):
+            title = ", ".join(filter(None, (f"{row['problem']} on {row['dataset']}", row["problem_variant"])))
+            run = Run(row, suite.curves.get((row["cell"], row["seed"]), {}))
+            found.setdefault((title, row["label"]), {}).setdefault(width, {})[row["seed"]] = run
+    return {key: dict(sorted(of.items())) for key, of in found.items() if len(of) >= 3 and 0 not in of}
+
+
 def values(runs: Mapping[int, Run], column: str, name: str) -> list[float]:
     """Return a number that rows have by name in a column, of each run that has it."""
     return [value for run in runs.values() if (value := (run.row[column] or {}).get(name)) is not None]
@@ -157,7 +182,7 @@ def _rate(curve: Curve | None) -> float | None:
     """Return it over the second half of a curve, but not below where the loss is rounding."""
     if curve is None:
         return None
-    points = [(x, y) for x, y in zip(curve.x, curve.values, strict=True) if y > 1e-12]
+    points = [(x, y) for x, y in zip(curve.x, curve.values, strict=True) if y > LEAST_LOSS]
     half = [point for point in points if point[0] >= points[-1][0] / 2] if points else []
     if len(half) < 2 or half[-1][0] == half[0][0]:
         return None

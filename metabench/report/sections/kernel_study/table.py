@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from metabench.kernels.names import TEST_LOSS, TEST_OUTPUTS, TRAINING_OUTPUTS
+from metabench.kernels.names import LIMIT_RATE, OWN_RATE, TEST_LOSS, TEST_OUTPUTS, TRAINING_OUTPUTS
 from metabench.report import numbers
 from metabench.report.results.settings import slug
 from metabench.report.sections.kernel_study.study import Regime, Run, Widths
@@ -20,7 +20,8 @@ def kernel_table(regime: Regime) -> Table:
         f"In the limit and at width {widest:,}",
         f"After {regime.outer_steps} outer steps of {regime.inner_steps} inner steps; means over seeds. Error: of the adapted outputs, "
         "relative to infinite width. Exponent: of that error against width, ± its standard error. Rate: by how much the logarithm of the "
-        "training loss falls in an outer step over the second half of the run, over that of infinite width.",
+        "training loss falls in an outer step over the second half of the run, over that of infinite width. Own kernel: of exact methods, "
+        "as the kernel of the network as drawn predicts it.",
         [
             Column("label", "method", numeric=False),
             Column("limit", "infinite", "test loss"),
@@ -29,7 +30,8 @@ def kernel_table(regime: Regime) -> Table:
             Column("error_test", "test tasks", f"error at width {widest:,}"),
             Column("slope_training", "training tasks", "exponent"),
             Column("slope_test", "test tasks", "exponent"),
-            Column("rate", "rate over the limit's"),
+            Column("rate", "measured", "rate over the limit's"),
+            Column("own", "own kernel", "rate over the limit's"),
         ],
     )
     for one in regime.methods:
@@ -40,6 +42,7 @@ def kernel_table(regime: Regime) -> Table:
             "error_training": _mean(one, widest, TRAINING_OUTPUTS),
             "error_test": _mean(one, widest, TEST_OUTPUTS),
             "rate": _rate(one, widest),
+            "own": _own_rate(one, widest),
         }
         slopes = {
             f"slope_{which}": one.slope(name)
@@ -67,6 +70,15 @@ def _mean(one: Widths, width: int, which: str) -> float | None:
 def _rate(one: Widths, width: int) -> float | None:
     mine, limit = one.rate(width), one.rate(0)
     return mine / limit if mine is not None and limit else None
+
+
+def _own_rate(one: Widths, width: int) -> float | None:
+    """Return the rate that the network's own kernel predicts, over that of the limit: mean over seeds."""
+    if not one.exact:
+        return None
+    rows = [run.row["meta_summary"] or {} for run in one.runs.get(width, {}).values()]
+    found = [row[OWN_RATE] / row[LIMIT_RATE] for row in rows if OWN_RATE in row and row.get(LIMIT_RATE)]
+    return statistics.fmean(found) if found else None
 
 
 def _cell(value: float | None) -> Cell:
