@@ -72,7 +72,8 @@ def test_errors_exponents_and_rates_are_those_of_the_curves(load_rows: Any, synt
     fit = fast.slope(TEST_OUTPUTS)
     assert fit is not None and fit.slope == pytest.approx(-0.5)
     assert (fast.trusted_from(TEST_OUTPUTS, 0.1), flat.trusted_from(TEST_OUTPUTS, 0.1)) == (1024, None)
-    assert (fast.rate(64), fast.rate(0)) == (pytest.approx(0.08), pytest.approx(0.1))
+    assert fast.rates(64) == pytest.approx({0: 0.08, 1: 0.08}) and fast.rates(0) == pytest.approx({0: 0.1, 1: 0.1})
+    assert fast.rate_ratio(64) == pytest.approx(0.8)
 
 
 def test_the_section_says_draws_and_tabulates_it(load_rows: Any, synthetic: Any) -> None:

@@ -105,7 +105,7 @@ def rate_figure(suite: Suite, regime: Regime) -> Figure:
     for one in regime.methods:
         if not one.learns or not one.exact:
             continue
-        points = _points(one, {width: one.rates(width) for width in one.finite})
+        points = _points(one, {width: list(one.rates(width).values()) for width in one.finite})
         own = _points(one, {width: values(one.runs[width], "meta_summary", OWN_RATE) for width in one.finite})
         points += [replace(point, label=_OWN) for point in own]
         limits = values(one.limit, "meta_summary", LIMIT_RATE)

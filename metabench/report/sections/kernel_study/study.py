@@ -87,14 +87,16 @@ class Widths:
         rows = [run.row for runs in self.runs.values() for run in runs.values()]
         return all(row["exact"] and row["target"] == "unrolled" for row in rows)
 
-    def rates(self, width: int) -> list[float]:
-        """Return by how much the logarithm of the training loss falls per outer step, over the second half of a run, of each seed."""
-        found = (_rate(run.curves.get(TRAINING_LOSS)) for run in self.runs.get(width, {}).values())
-        return [rate for rate in found if rate is not None]
+    def rates(self, width: int) -> dict[int, float]:
+        """Return by how much the logarithm of the training loss falls per outer step, over the second half of a run, by seed."""
+        found = {seed: _rate(run.curves.get(TRAINING_LOSS)) for seed, run in self.runs.get(width, {}).items()}
+        return {seed: rate for seed, rate in found.items() if rate is not None}
 
-    def rate(self, width: int) -> float | None:
-        """Return the median of `rates`."""
-        return statistics.median(found) if (found := self.rates(width)) else None
+    def rate_ratio(self, width: int) -> float | None:
+        """Return the rate over that of the limit: the mean over seeds that have both."""
+        mine, limit = self.rates(width), self.rates(0)
+        found = [mine[seed] / limit[seed] for seed in mine if limit.get(seed)]
+        return statistics.fmean(found) if found else None
 
     def trusted_from(self, which: str, tolerance: float) -> int | None:
         """Return the least width from which on the mean error is within a tolerance at all widths; None if at none."""

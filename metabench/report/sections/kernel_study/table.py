@@ -41,7 +41,7 @@ def kernel_table(regime: Regime) -> Table:
             "widest": _loss(one.runs.get(widest, {})),
             "error_training": _mean(one, widest, TRAINING_OUTPUTS),
             "error_test": _mean(one, widest, TEST_OUTPUTS),
-            "rate": _rate(one, widest),
+            "rate": one.rate_ratio(widest),
             "own": _own_rate(one, widest),
         }
         slopes = {
@@ -65,11 +65,6 @@ def _loss(runs: dict[int, Run]) -> float | None:
 def _mean(one: Widths, width: int, which: str) -> float | None:
     found = one.errors(width, which) if width in one.runs else []
     return statistics.fmean(found) if found else None
-
-
-def _rate(one: Widths, width: int) -> float | None:
-    mine, limit = one.rate(width), one.rate(0)
-    return mine / limit if mine is not None and limit else None
 
 
 def _own_rate(one: Widths, width: int) -> float | None:
