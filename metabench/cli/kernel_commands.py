@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,6 +54,9 @@ def rank_command(
     method: Annotated[str, typer.Option(help="The method that finite networks are meta-trained by.")] = "unrolled",
     inner_steps: Annotated[int, typer.Option(min=1, help="K of meta-training.")] = 5,
     outer_steps: Annotated[int, typer.Option(min=1, help="Outer steps of meta-training.")] = 20,
+    figure: Annotated[
+        Path | None, typer.Option(help="With --accuracy: draw losses against condition numbers, as FIGURE.pdf, .png and .csv.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Rank MLPs and convolutional networks by the condition number of their meta kernel, without training.
@@ -59,7 +64,7 @@ def rank_command(
     Beside it: ranking by parameter count, and at random. An infinite condition number is last: the kernel is not positive definite, and
     meta-training cannot fit some labels.
     """
-    from metabench.cli.ranking import print_ranking
+    from metabench.cli.ranking import print_ranking, ranking_figure
     from metabench.kernels.responses import Response, Ridge, Time
     from metabench.library.architectures import Candidate, Tasks, convolutions, mlps
     from metabench.library.ranking import correlations, rank
@@ -70,6 +75,8 @@ def rank_command(
         raise MetabenchError(
             f"--ridge {ridge:g} with --tau {tau:g}: the inner run ends at a minimum or after a time, so name one of them"
         )
+    if figure is not None and not accuracy:
+        raise MetabenchError("--figure draws losses after meta-training: add --accuracy")
     response: Response = Time(tau) if tau is not None else Ridge(1e-3 if ridge is None else ridge)
     networks: list[Candidate] = [
         *mlps(depth, [_width(one) for one in width], activation),
@@ -91,7 +98,13 @@ def rank_command(
             by=method,
             progress=progress,
         )
-    print_ranking(found, correlations(found) if accuracy else [], as_json)
+    related = correlations(found) if accuracy else []
+    print_ranking(found, related, as_json)
+    if figure is not None:
+        from metabench.report.build import save_figure
+
+        for path in save_figure(ranking_figure(found, related), figure.with_suffix("")):
+            print(path, file=sys.stderr)
 
 
 def _width(text: str) -> int | None:

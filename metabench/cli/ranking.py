@@ -9,6 +9,8 @@ from typing import Any
 
 from metabench.cli.output import print_json, print_table
 from metabench.library.ranking import CONDITION, INITIAL, Correlation, Ranked
+from metabench.report.figure import Axis, Figure, Panel, Point
+from metabench.report.palette import PALETTE, SHAPES, LabelStyle
 from metabench.results.statistics import Estimate
 
 
@@ -53,6 +55,30 @@ def print_ranking(found: Sequence[Ranked], correlations: Sequence[Correlation], 
             lines,
         )
         print("1: the score finds the order of the losses; 0: it knows nothing. More parameters are ranked first.")
+
+
+def ranking_figure(found: Sequence[Ranked], correlations: Sequence[Correlation]) -> Figure:
+    """Return the losses after meta-training against the condition number, of the architectures where it is finite; a panel per loss."""
+    activations = list(dict.fromkeys(one.of.activation for one in found))
+    styles = {
+        name: LabelStyle(f"c{place}", PALETTE[place][0], SHAPES[place]) for place, name in enumerate(activations)
+    }
+    known = [one for one in found if math.isfinite(one.score(CONDITION))]
+    panels = []
+    for loss in ("training", "test"):
+        points = []
+        for one in known:
+            losses = [value for each in one.losses if math.isfinite(value := getattr(each, loss))]
+            if losses:
+                ends = {"y_low": min(losses), "y_high": max(losses), "n": len(losses), "note": one.of.name}
+                points.append(Point(one.of.activation, one.score(CONDITION), _mean(losses), **ends))
+        of = next((one.spearman for one in correlations if (one.score, one.loss) == (CONDITION, loss)), None)
+        axes = (Axis("condition number of the meta kernel", "plain"), Axis(f"{loss} loss", "plain"))
+        panels.append(Panel(f"{loss} loss: Spearman {_estimate(of)}", *axes, points))
+    left_out = len(found) - len(known)
+    caption = f"{len(known)} architectures by activation; means over draws of the tasks, least to greatest."
+    caption += f" {left_out} with an infinite condition number are left out." if left_out else ""
+    return Figure("rank", "kernel", "Does the condition number rank architectures?", caption, panels, styles=styles)
 
 
 def _number(value: float) -> str:

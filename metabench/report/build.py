@@ -70,6 +70,11 @@ def build_figures(results: Path | Suite, out: Path, workers: int = 1) -> list[Pa
     return written
 
 
+def save_figure(figure: Figure, out: Path) -> list[Path]:
+    """Write a figure of no suite as `out`.pdf, .png and .csv, and return them; raise MetabenchError where they cannot be written."""
+    return _write(out.parent, out.name, *draw_figure(figure.whole, figure.styles), figure.to_csv())
+
+
 def build_page(results: Path | Suite, out: Path) -> Path:
     """Write `out`/index.html (or `out` itself where it ends in .html) and return it. The same rows give the same bytes.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +43,20 @@ def test_ranks_are_compared_with_meta_training_on_digits() -> None:
     assert done.code == 0, done.err
     for words in ("test loss", "training loss", "Spearman", "infinite", "not defined: all scores agree", "random"):
         assert words in done.out
+
+
+def test_losses_are_drawn_against_condition_numbers(tmp_path: Path) -> None:
+    of = (*chosen("depth", "1", "2"), *chosen("width", "8", "infinite"), *chosen("activation", "relu", "erf"))
+    done = rank("--data", "sinusoids", "--accuracy", "--seeds", "2", "--draws", "0", *of, "--figure", str(tmp_path / "rank"))
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rank.csv", "rank.pdf", "rank.png"]
+    assert f"{tmp_path / 'rank.png'}" in done.err
+    with (tmp_path / "rank.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16 and {row["label"] for row in rows} == {"relu", "erf"} and {row["n"] for row in rows} == {"2"}
+    assert [row["panel"].split(":")[0] for row in rows] == ["training loss"] * 8 + ["test loss"] * 8
+    refused = rank("--figure", str(tmp_path / "rank"))
+    assert refused.code == 2 and "add --accuracy" in refused.err
 
 
 def test_convolutions_are_ranked_beside_mlps() -> None:
