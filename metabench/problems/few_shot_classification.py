@@ -7,9 +7,12 @@ task has, of other scripts: Latin is trained on, Greek and Cyrillic are unseen. 
 characters look alike across the three (Latin o, Greek omicron): unseen in name, not in form. The seed decides which are trained on.
 
 Labels are centred one-hot vectors, whose order means nothing, so little can be learned from them; or embeddings of the classes, as in Wang,
-Sun & Li 2020 (arXiv 2006.14606v1, section 5), here by linear discriminants of the training characters. A support image has the embedding of
-its class's support as a label, and a query trained on the mean one of its character. What is predicted is the class whose label is nearest
-to the outputs.
+Sun & Li 2020 (arXiv 2006.14606v1, section 5), by linear discriminants of the training characters, or by a convolutional network trained to
+tell them apart (`labels: network`). A support image has the embedding of its class's support as a label, and a query trained on the mean
+one of its character. What is predicted is the class whose label is nearest to the outputs.
+
+With a proximal term in f it is iMAML, and ANIL where the head alone adapts, as in `few_shot_regression`. Networks may be of convolutions,
+whose kernels take minutes: they are prepared once for all cells, and kept in files.
 
 Reported is the accuracy after the last outer step, never the best of several evaluations, beside that of the same episodes without
 meta-learning, and of the nearest support image by pixels, and by embedding.
@@ -48,7 +51,7 @@ from metabench.core.problem import PERCENT, OuterOptimiser, Setting
 from metabench.core.randomness import generator
 from metabench.core.types import InnerState
 from metabench.data.episodes import Shape
-from metabench.kernels.activations import ACTIVATIONS, activation
+from metabench.kernels.activations import ACTIVATIONS, Quadrature, activation
 from metabench.kernels.convolutional import ConvNet
 from metabench.kernels.dense import MLP, Kernels
 from metabench.kernels.few_shot import Adaptation, Grams, Tasks, meta_kernel, within_gram
@@ -217,6 +220,8 @@ class FewShotClassification(Problem):
             dense = MLP(options.depth, options.activation, options.W_std, options.b_std)
             return Gram(dense.kernels, repr(dense), block=_BLOCKS[_DENSE])
         net = self._convolutions()
+        # Its nodes, and so its memory, depend on the images.
+        by_quadrature = isinstance(activation(options.activation), Quadrature)
 
         def kernel(rows: torch.Tensor, columns: torch.Tensor) -> Kernels:
             ours = rows.to(setting.device).unflatten(1, image)
@@ -229,7 +234,7 @@ class FewShotClassification(Problem):
             f"{net!r} {image}",
             setting.prepared,
             block=_BLOCKS[options.network],
-            block_bytes=lambda rows, columns: net.block_bytes((rows, *image), columns),
+            block_bytes=None if by_quadrature else lambda rows, columns: net.block_bytes((rows, *image), columns),
             report=lambda said: print(f"{setting.size}, seed {setting.seed}: {said}", file=sys.stderr),
         )
 

@@ -199,6 +199,12 @@ def test_what_is_prepared_depends_on_kernels_and_embeddings_alone() -> None:
     assert all(conv != other for other in others)
 
 
+def test_an_activation_by_quadrature_goes_through_convolutions() -> None:
+    few = {"way": 2, "queries": 1, "tasks": 1, "test_tasks": 2}
+    on = _on(_small_scripts(), "infinite", network="flatten", activation="tanh", **few)
+    assert all(math.isfinite(value) for value in on.evaluate({}, on.initial()).values())
+
+
 def test_kernels_of_convolutions_are_read_where_they_were_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
