@@ -15,9 +15,9 @@ from metabench.core.errors import MetabenchError, Unsupported
 from metabench.core.problem import Problem
 from metabench.core.randomness import generator
 from metabench.kernels.flow import Flow
-from metabench.kernels.meta_kernel import Reptile, labels
+from metabench.kernels.meta_kernel import Episode, Joint, MetaKernel, Reptile, labels
 from metabench.kernels.names import LIMIT_RATE, OWN_RATE, PREDICTED, RELATIVE, TEST_OUTPUTS, TRAINING_OUTPUTS
-from metabench.kernels.responses import NeumannSeries, Nothing, Response, Ridge
+from metabench.kernels.responses import NeumannSeries, Nothing, Response, Ridge, Steps, Time
 from metabench.methods import method
 from metabench.models.wide import WideMLP, factor
 from metabench.problems.few_shot_regression import FewShotRegression
@@ -108,6 +108,59 @@ def test_anil_and_imaml_on_the_limit_are_their_closed_form(case: str) -> None:
     assert agree(on, run_of(on, name, of_method), closed_form(on, estimated))
     other = on if estimated is None else made(**{**options, "proximal": options.get("proximal", 0) + 0.01})
     assert not agree(on, run_of(on, name, of_method, 49), closed_form(other, estimated))
+
+
+def _joint(of: MetaKernel, tasks: list[Episode], mistake: str) -> Joint:
+    """Return the meta kernel of tasks of one shape, written out, with a mistake."""
+    inputs = torch.cat([part for one in tasks for part in (one.support, one.queries)])
+    found, size, n = of.kernel(inputs, inputs), len(inputs) // len(tasks), len(tasks[0].support)
+    supports = [torch.arange(size * i, size * i + n) for i in range(len(tasks))]
+    queries = [torch.arange(size * i + n, size * (i + 1)) for i in range(len(tasks))]
+    inner, outer = (found.nngp if of.head else found.ntk), found.nngp if mistake == "NNGP for NTK" else found.ntk
+
+    def answers(response: Response) -> list[torch.Tensor]:
+        return [inner[q][:, s] @ response(inner[s][:, s]) for s, q in zip(supports, queries, strict=True)]
+
+    left = answers(of.response)
+    right = left if of.estimated is None else answers(of.estimated)
+    left, right = (right, left) if mistake == "transposed" else (left, right)
+    blocks = []
+    for s, q, a in zip(supports, queries, left, strict=True):
+        row = []
+        for s_, q_, b in zip(supports, queries, right, strict=True):
+            block = outer[q][:, q_] - a @ outer[s][:, q_] - outer[q][:, s_] @ b.mT
+            row.append(block if mistake == "no cross term" else block + a @ outer[s][:, s_] @ b.mT)
+        blocks.append(torch.cat(row, 1))
+    adapted = [a @ one.support_labels for a, one in zip(answers(of.response), tasks, strict=True)]
+    task = torch.arange(len(tasks)).repeat_interleave(size - n)
+    return Joint(torch.cat(blocks), torch.cat(adapted), labels(tasks), task, torch.zeros(0))
+
+
+class _Sum(Steps):
+    """Steps on the sum over a support, where the problem's are on the mean."""
+
+    def of(self, eigenvalues: torch.Tensor) -> torch.Tensor:
+        return Steps(self.count, self.rate * eigenvalues.shape[-1]).of(eigenvalues)
+
+
+@pytest.mark.parametrize("case", [("", "none"), ("head", "none"), ("", "first_order")])
+@pytest.mark.parametrize(
+    "mistake", ["", "transposed", "no cross term", "NNGP for NTK", "sum for mean", "rate for time"]
+)
+def test_mistakes_in_the_meta_kernel_would_be_seen(
+    case: tuple[str, str], mistake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = made(adapts=case[0] or "all", learning_rate=0.1)
+    run = run_of(on, "first_order" if case[1] == "first_order" else "unrolled")
+    if mistake == "sum for mean":
+        on.limit = dataclasses.replace(on.limit, response=_Sum(on.limit.response.count, on.limit.response.rate))
+    elif mistake == "rate for time":
+        on.limit = dataclasses.replace(on.limit, response=Time(on.limit.response.rate))
+    monkeypatch.setattr(MetaKernel, "joint", lambda of, tasks: _joint(of, list(tasks), mistake))
+    same = agree(on, run, closed_form(on, Nothing() if case[1] == "first_order" else None))
+    # MAML's kernel is its own transpose, and that of first-order MAML has no cross term.
+    unseen = {"none": {"", "transposed"}, "first_order": {"", "no cross term"}}
+    assert same == (mistake in unseen[case[1]])
 
 
 def test_reptile_on_the_limit_is_regression_on_the_supports() -> None:
