@@ -27,6 +27,9 @@ VALUE_WIDTH, GRADIENT_WIDTH = 1e-5, 1e-7
 """Of the differences of values and of gradients, over the norm of the point. A kink between two points leaves a slope of values nearly
 as it is, and makes one of gradients meaningless: hence the narrower width."""
 
+NEARER = (16, 256, 4096)
+"""By what the width of values is divided where they disagree with the slope, as long as rounding allows."""
+
 TOLERANCE = 1e-4
 """Relative disagreement of a slope with differences: rounding and curvature leave 1e-6 in float64."""
 
@@ -68,8 +71,9 @@ def check_recorded(what: str, loss: Loss, params: Tree, meta: Tree, batch: Batch
         expected = _difference(along, size * VALUE_WIDTH, found)
         if expected is not None and _apart(found, expected):
             # Across the many kinks of a wide ReLU network two widths may agree by chance. What is stopped is so at every width.
-            nearer = _difference(along, size * VALUE_WIDTH / 16, found)
-            if nearer is not None and not _apart(found, nearer):
+            widths = (size * VALUE_WIDTH / factor for factor in NEARER)
+            nearer = (_difference(along, width, found) for width in widths)
+            if any(one is not None and not _apart(found, one) for one in nearer):
                 continue
             raise MetabenchError(
                 _words(f"{what} changes by {expected:.6g} and its recorded derivative is {found:.6g}", value, point)

@@ -104,8 +104,9 @@ def test_the_problems_of_the_suite_say_what_they_stop(name: str, seed: int) -> N
         check_derivatives(make_problem(name, seed=seed, detach=False), state, meta, window)
 
 
-def test_kinks_across_which_two_widths_agree_by_chance_are_looked_at_from_nearer() -> None:
-    nearest = 2 * VALUE_WIDTH / 18
+@pytest.mark.parametrize("times", [18, 200, 3000])
+def test_kinks_across_which_two_widths_agree_by_chance_are_looked_at_from_nearer(times: int) -> None:
+    nearest = 2 * VALUE_WIDTH / times
 
     def bent(params: Tree, meta: Tree, batch: Any) -> torch.Tensor:
         x = params["x"]

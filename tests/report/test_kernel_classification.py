@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from metabench.kernels.names import ACCURACY, EMBEDDING, MNK, MNK_GAIN, MNK_INTERVAL, PIXELS, WITHOUT
+from metabench.report.numbers import ABSENT
 from metabench.report.sections.kernel_study.classification import characters_figure, gain_table, width_figure
 
 OPTIONS = {"labels": "embeddings", "network": "mlp", "adapts": "all", "proximal": 0.0, "test_tasks": 600}
@@ -80,7 +81,9 @@ def test_the_table_has_every_method_beside_the_kernel(suite: Any) -> None:
     found = table.records[3]
     assert found["n"] == 2 and found[MNK] == 88.5 and found[MNK_GAIN] == 6.5 and found["gain_interval"] == 0.7
     assert [found[name] for name in ("unrolled", "unrolled (iMAML)", "unrolled (ANIL)")] == [80.5] * 3
-    assert "unrolled (ANIL)" not in table.records[0]
+    # Nothing adapts the head alone by convolutions.
+    assert table.records[0]["unrolled (ANIL)"] is None and table.rows[0]["unrolled (ANIL)"].text == ABSENT
+    assert table.to_latex().count(r"\\") >= len(table.rows)
     assert {column.key for column in table.columns} >= set(table.rows[3])
 
 

@@ -119,15 +119,18 @@ def gain_table(suite: Suite) -> Table | None:
         means = {name: statistics.fmean(one[name] for one in found) for name in (*_BESIDE, MNK_GAIN)}
         widest = max(one[MNK_INTERVAL] for one in found)
         reached = {point.label: point.y for point in _points(mine, lambda row: 0)}
-        reached = {name: reached[name] for name in learned if name in reached}
+        cells = {
+            name: exact_cell(f"{reached[name]:.1f}", reached[name]) if name in reached else Cell(numbers.ABSENT)
+            for name in learned
+        }
         table.rows.append(
             {"characters": Cell(str(count or "all"), count), "kind": Cell(kind.words)}
             | {name: exact_cell(f"{means[name]:.1f}", means[name]) for name in _BESIDE}
             | {"gain": exact_cell(numbers.with_error(means[MNK_GAIN], widest), means[MNK_GAIN])}
-            | {name: exact_cell(f"{value:.1f}", value) for name, value in reached.items()}
+            | cells
         )
         told = {"characters": count, "network": kind.network, "labels": kind.labels}
-        table.records.append(told | means | {"gain_interval": widest, "n": len(found)} | reached)
+        table.records.append(told | means | {"gain_interval": widest, "n": len(found)} | {name: reached.get(name) for name in learned})
     return table
 
 
