@@ -354,7 +354,8 @@ def test_without_outer_steps_or_with_a_loss_that_is_rounding_nothing_is_predicte
 
 
 def test_the_rate_of_a_wide_network_is_within_a_fifth_of_both_predictions() -> None:
-    """At w4096; with the problem's defaults, 50 steps and three seeds, it is 3 % above to 9 % below that of the limit."""
+    """At w4096, on these two tasks. On the six tasks of the defaults it is 11, 16 and 27 % below that of the limit, three seeds, and the
+    network's own kernel explains 5 % of it at most: the rest is what features learn. In the standard parametrisation it is within 4 %."""
     _, rate, said = told(planned(30, "w4096"))
     assert rate == pytest.approx(said[LIMIT_RATE], rel=0.2) and rate == pytest.approx(said[OWN_RATE], rel=0.2)
     narrow = planned(30, "w64")
