@@ -64,6 +64,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "tasks": 2,
         "test_tasks": 6,
     },
+    "few_shot": {"ways": 2, "queries": 2, "tasks": 2, "tested": 4, "norm": "group"},
+    "architecture_search": {"ways": 2, "queries": 2, "tasks": 2, "tested": 4, "norm": "group", "selected_steps": 1},
     "learned_quadratics": _LEARNED | {"tasks": 2, "test_tasks": 4},
     "learned_perceptron": _LEARNED | {"batch": 8},
     "learned_convnet": _LEARNED | {"batch": 4},

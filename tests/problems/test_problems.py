@@ -33,6 +33,8 @@ CASES: dict[str, dict[str, Any]] = {
     "cross_domain_fewshot": {"size": "conv4w4"},
     "few_shot_regression": {"size": "w64"},
     "few_shot_classification": {"size": "w64"},
+    "architecture_search": {"size": "w6"},
+    "few_shot": {"size": "subnet", "architecture": "conv3-sep3-pool3"},
 }
 
 every_problem = pytest.mark.parametrize("name", list(CASES))

@@ -1,0 +1,252 @@
+"""Spaces of architectures: which there are, by names that can be read, and what each costs.
+
+A net is a stem, layers of one operation each, and a head. It is written as its operations in order, 'conv3-sep5-pool3', followed by '@24'
+where the space has several widths. Two texts may be the same net: between layers that do not halve their maps an identity may stand before
+or behind another operation. The canonical encoding has it behind. Only canonical encodings leave this module, so that a net is counted,
+and paid for, once.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from metabench.core.errors import MetabenchError, unknown
+from metabench.core.randomness import stream_seed
+from metabench.models.choice_blocks import BY_BATCH, IDENTITY, OPERATIONS, BlockNet, Choice, Head, Stem
+
+Genes = tuple[int, ...]
+"""The number of each layer's operation, and of the width where there are several."""
+_LARGEST_LISTED = 200_000
+"""Texts of a space that is listed whole."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Nets of as many layers as `halves` has entries.
+
+    Attributes:
+        name: the word in a suite.
+        title: one line for listings.
+        operations: that each layer chooses from.
+        halves: of each layer, whether it ends in pooling that halves the maps.
+        widths: channels of a net, ascending.
+    """
+
+    name: str
+    title: str
+    operations: tuple[str, ...]
+    halves: tuple[bool, ...]
+    widths: tuple[int, ...]
+
+    @property
+    def layers(self) -> int:
+        """How many layers choose."""
+        return len(self.halves)
+
+    @functools.cached_property
+    def choices(self) -> tuple[int, ...]:
+        """How many values each gene has."""
+        return (len(self.operations),) * self.layers + ((len(self.widths),) if len(self.widths) > 1 else ())
+
+    @functools.cached_property
+    def size(self) -> int:
+        """How many nets there are, equal ones counted once."""
+        found = len(self.widths)
+        for length in self._runs:
+            # An identity moves behind the other operations of its run: what counts is the others, in order.
+            found *= (
+                sum((len(self.operations) - 1) ** others for others in range(length + 1))
+                if self._has_identity
+                else (len(self.operations) ** length)
+            )
+        return found
+
+    @property
+    def _has_identity(self) -> bool:
+        return IDENTITY in self.operations
+
+    @functools.cached_property
+    def _runs(self) -> tuple[int, ...]:
+        """Lengths of the runs of layers between which maps keep their size."""
+        ends = [place + 1 for place, halves in enumerate(self.halves[:-1]) if halves]
+        return tuple(stop - start for start, stop in itertools.pairwise([0, *ends, self.layers]))
+
+    def text(self, genes: Sequence[int]) -> str:
+        """Return the canonical encoding of genes."""
+        named = [self.operations[gene] for gene in genes[: self.layers]]
+        ordered: list[str] = []
+        for length in self._runs:
+            run = named[len(ordered) : len(ordered) + length]
+            ordered += sorted(run, key=lambda operation: operation == IDENTITY)
+        width = f"@{self.widths[genes[self.layers]]}" if len(self.widths) > 1 else ""
+        return "-".join(ordered) + width
+
+    def read(self, text: str) -> str:
+        """Return the canonical encoding of a text.
+
+        Raises:
+            MetabenchError: an operation or a width is unknown, or there are too few or too many layers; the nearest valid one is named.
+        """
+        return self.text(self._genes(text))
+
+    def genes(self, encoding: str) -> Genes:
+        """Return the genes of an encoding; raise MetabenchError as `read`."""
+        return self._genes(self.read(encoding))
+
+    def _genes(self, text: str) -> Genes:
+        body, at, width = text.partition("@")
+        named = [name.strip() for name in body.split("-")]
+        for name in named:
+            if name not in self.operations:
+                raise unknown(f"operation of space '{self.name}' in '{text}'", name, self.operations)
+        if len(named) != self.layers:
+            nearest = self.text(
+                [self.operations.index(name) for name in self._filled(named)] + [0] * (self.layers < len(self.choices))
+            )
+            raise MetabenchError(
+                f"'{text}' has {len(named)} layers, and nets of space '{self.name}' have {self.layers}: for example '{nearest}'"
+            )
+        found = [self.operations.index(name) for name in named]
+        if at or len(self.widths) > 1:
+            found += self._gene_of(width.strip(), text)[: len(self.choices) - self.layers]
+        return tuple(found)
+
+    def _filled(self, named: list[str]) -> list[str]:
+        """Return operations for every layer: those given, as far as there are layers, then identities or the first operation."""
+        rest = IDENTITY if self._has_identity else self.operations[0]
+        return (named + [rest] * self.layers)[: self.layers]
+
+    def _gene_of(self, width: str, text: str) -> list[int]:
+        if not width.isdecimal():
+            said = ", ".join(map(str, self.widths))
+            raise MetabenchError(
+                f"'{text}' names no width: space '{self.name}' has {said}, as in '{text.split('@')[0]}@{self.widths[0]}'"
+            )
+        if int(width) not in self.widths:
+            nearest = min(self.widths, key=lambda one: abs(one - int(width)))
+            raise MetabenchError(f"'{text}': space '{self.name}' has no width {width}: the nearest is {nearest}")
+        return [self.widths.index(int(width))]
+
+    def operations_of(self, encoding: str) -> tuple[str, ...]:
+        """Return the operation of each layer."""
+        return tuple(self.operations[gene] for gene in self.genes(encoding)[: self.layers])
+
+    def width_of(self, encoding: str) -> int:
+        """Return the channels of a net."""
+        genes = self.genes(encoding)
+        return self.widths[genes[self.layers]] if len(self.widths) > 1 else self.widths[0]
+
+    def all(self) -> tuple[str, ...]:
+        """Return every encoding, in the order of genes.
+
+        Raises:
+            MetabenchError: there are more than can be listed.
+        """
+        if math.prod(self.choices) > _LARGEST_LISTED:
+            raise MetabenchError(f"space '{self.name}' has {self.size:,} nets: too many to list; draw some")
+        return self._all
+
+    @functools.cached_property
+    def _all(self) -> tuple[str, ...]:
+        every = itertools.product(*(range(count) for count in self.choices))
+        return tuple(dict.fromkeys(self.text(genes) for genes in every))
+
+    def drawn(self, seed: int, purpose: str) -> Iterator[str]:
+        """Yield encodings without repetition, in an order that the seed decides, until there are no more."""
+        seen: set[str] = set()
+        for number in itertools.count():
+            if len(seen) == self.size:
+                return
+            raw = np.random.PCG64(stream_seed(seed, f"{purpose} {number}")).random_raw(len(self.choices))
+            found = self.text([int(one % count) for one, count in zip(raw, self.choices, strict=True)])
+            if found not in seen:
+                seen.add(found)
+                yield found
+
+    def neighbours(self, encoding: str) -> tuple[str, ...]:
+        """Return the nets that differ in one gene, in the order of genes, the net itself left out."""
+        genes = self.genes(encoding)
+        found = (
+            self.text((*genes[:place], value, *genes[place + 1 :]))
+            for place, count in enumerate(self.choices)
+            for value in range(count)
+        )
+        return tuple(one for one in dict.fromkeys(found) if one != encoding)
+
+    def one_hot(self, encodings: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Return the genes as one-hot vectors, shape [n, values of all genes]."""
+        firsts = np.cumsum([0, *self.choices[:-1]])
+        found = np.zeros((len(encodings), sum(self.choices)))
+        for row, encoding in enumerate(encodings):
+            found[row, firsts + np.array(self.genes(encoding))] = 1
+        return found
+
+    def net(self, encoding: str, shape: Sequence[int], ways: int, norm: str = BY_BATCH) -> BlockNet:
+        """Return the net for images of a shape [channels, side, side].
+
+        Raises:
+            MetabenchError: as `read`; or the images are too small for its pooling.
+        """
+        width, (inputs, *_, side) = self.width_of(encoding), shape
+        blocks = [("stem", Stem(inputs, width, norm))]
+        for place, operation in enumerate(self.operations_of(encoding)):
+            blocks.append((part_name(place, operation), Choice(operation, width, norm, self.halves[place])))
+        return BlockNet(tuple(blocks), Head(ways, width, self.last_side(side)))
+
+    def last_side(self, side: int) -> int:
+        """Return the side of the last maps, for images of a side; raise MetabenchError if nothing is left."""
+        last = side >> sum(self.halves)
+        if last < 1:
+            raise MetabenchError(
+                f"images of {side} x {side} pixels are too small for space '{self.name}', which halves them {sum(self.halves)} times"
+            )
+        return last
+
+    def parameters(self, encoding: str, shape: Sequence[int], ways: int) -> int:
+        """Return how many parameters a net has."""
+        return self.net(encoding, shape, ways).parameters()
+
+    def flops(self, encoding: str, shape: Sequence[int], ways: int) -> int:
+        """Return the FLOPs of scoring one image of a shape [channels, side, side], as torch counts them, without building the net."""
+        width, (inputs, *_, side) = self.width_of(encoding), shape
+        found = 2 * 9 * inputs * width * side**2
+        for operation, halves in zip(self.operations_of(encoding), self.halves, strict=True):
+            found += OPERATIONS[operation].flops(width, side)
+            side = side // 2 if halves else side
+        return found + 2 * ways * width * side**2
+
+
+def part_name(layer: int, operation: str) -> str:
+    """Return the name of a layer's operation among the parts of a net, and of a supernet."""
+    return f"layer{layer}.{operation}"
+
+
+_FIVE = ("conv3", "sep3", "sep5", "pool3", IDENTITY)
+SPACES = {
+    space.name: space
+    for space in (
+        Space("tiny", "3 layers of 5 operations: 125 nets", _FIVE, (True, True, True), (12,)),
+        Space("small", "4 layers of 5 operations, 2 widths: 1,250 nets", _FIVE, (True,) * 4, (8, 16)),
+        Space(
+            "large",
+            "8 layers of 7 operations, 3 widths, for GPUs",
+            ("conv3", "conv5", "sep3", "sep5", "dil3", "pool3", IDENTITY),
+            (False, True) * 4,
+            (16, 32, 64),
+        ),
+    )
+}
+
+
+def space(name: str) -> Space:
+    """Return a space by name; raise MetabenchError if there is none."""
+    if name not in SPACES:
+        raise unknown("space", name, SPACES)
+    return SPACES[name]
