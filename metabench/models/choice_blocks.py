@@ -416,12 +416,16 @@ class BlockNet:
         """Return the names of the parameters of a block, or of 'head'."""
         return tuple(f"{part}.{name}" for name in dict(self._parts)[part].shapes())
 
-    def scores(self, params: Tree, images: torch.Tensor, normalise: Normalise = by_batch) -> torch.Tensor:
-        """Return the scores [n, ways] of images; statistics of batches are those that `normalise` takes."""
+    def maps(self, params: Tree, images: torch.Tensor, normalise: Normalise = by_batch) -> torch.Tensor:
+        """Return the last feature maps [n, width, side, side] of images."""
         maps = images
         for part, block in self.blocks:
             maps = block.maps(own(params, part, block.shapes()), maps, normalise, part)
-        return self.head.scores(own(params, "head", self.head.shapes()), maps)
+        return maps
+
+    def scores(self, params: Tree, images: torch.Tensor, normalise: Normalise = by_batch) -> torch.Tensor:
+        """Return the scores [n, ways] of images; statistics of batches are those that `normalise` takes."""
+        return self.head.scores(own(params, "head", self.head.shapes()), self.maps(params, images, normalise))
 
 
 def own(params: Tree, part: str, names: Sequence[str] | Shapes) -> Tree:

@@ -14,15 +14,12 @@ and how many layers select an operation without weights.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metabench.autodiff.optimisers import SGD
-from metabench.autodiff.outer import OuterUpdate
-from metabench.autodiff.unrolled.sweep import through_graph
-from metabench.core import MetaRole, Metric, ProblemCard, Tree, option, tree
+from metabench.core import MetaRole, Metric, ProblemCard, Tree, option
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
@@ -32,6 +29,7 @@ from metabench.models.search_space import SPACES, Space, space
 from metabench.problems.few_shot import SUBNET, FewShot
 from metabench.problems.few_shot import Options as FewShotOptions
 from metabench.tasks.adapting import AdaptingClassifier, interval
+from metabench.tasks.trained import meta_trained
 
 DARTS, TNAS = "darts", "tnas"
 _WIDTHS = (12, 6, 24, 48)
@@ -140,15 +138,7 @@ class ArchitectureSearch(AdaptingClassifier):
         if not options.selected_steps:
             return torch.full((options.tested,), math.nan)
         problem = self.alone(encoding)
-        update, meta = OuterUpdate(problem.outer_optimiser), problem.initial()
-        state = update.init(meta)
-        for tasks in itertools.islice(problem.windows(), options.selected_steps):
-            found = []
-            for window in tasks:
-                entered, begins = problem.entered(window, None)
-                found.append(through_graph(entered, begins, meta, window).meta)
-            meta, state = update.update(tree.mean(found), meta, state)
-        return problem.tested(meta)[0][1]
+        return problem.tested(meta_trained(problem, options.selected_steps))[0][1]
 
     def alone(self, encoding: str) -> FewShot:
         """Return `few_shot` for a net of the space, on the same tasks."""

@@ -29,6 +29,7 @@ from metabench.core.problem import PERCENT, OuterOptimiser, Setting
 from metabench.models.block_losses import proximal
 from metabench.models.choice_blocks import BY_BATCH, NORMS, BlockNet, Choice, Head, Residual, Stem
 from metabench.models.search_space import SPACES, space
+from metabench.models.supernet import Supernet
 from metabench.tasks.adapting import AdaptingClassifier, interval
 
 START, PROXIMAL, HEAD = "start", "proximal", "head"
@@ -119,6 +120,11 @@ class FewShot(AdaptingClassifier):
         other = self.with_net(_net(SUBNET, options, self.tasks.image))
         other.setting = dataclasses.replace(self.setting, size=SUBNET, options=options)
         return other
+
+    def supernet(self) -> Supernet:
+        """Return the supernet of the option `space`, for images and classes of this problem's tasks."""
+        options = self.setting.options
+        return Supernet(space(options.space), self.tasks.image, options.ways, options.norm)
 
     def with_net(self, net: BlockNet) -> FewShot:
         """Return the same problem, with its tasks and data, for another network."""

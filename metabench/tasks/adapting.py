@@ -100,9 +100,13 @@ class AdaptingClassifier(Problem):
         """Yield the windows after the first ones, which need not be drawn: tasks are drawn by number."""
         begins, count, step = self._begins(), self.setting.options.tasks, outer_steps
         while True:
-            drawn = [self.tasks.training(number) for number in range(step * count, (step + 1) * count)]
-            yield [Window.ending_in((support,) * self.setting.inner_steps, query, begins) for support, query in drawn]
+            yield [self.window(number, begins) for number in range(step * count, (step + 1) * count)]
             step += 1
+
+    def window(self, number: int, begins: Tree) -> Window:
+        """Return the window of a training task, whose run begins with some parameters."""
+        support, query = self.tasks.training(number)
+        return Window.ending_in((support,) * self.setting.inner_steps, query, begins)
 
     def tested(self, meta: Tree) -> tuple[torch.Tensor, torch.Tensor, Curve]:
         """Return the accuracy (%) on each test task after as many steps as in training, and the curve against the steps.

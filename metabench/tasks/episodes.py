@@ -145,9 +145,7 @@ def _embedding(pool: Domain, labels: str, seed: int, folder: Path | None, simula
     return TrainedEmbedding.fit(images, pool.targets, seed, folder, steps=0 if simulated else None)
 
 
-def accuracies(
-    study: Study, given: Grams, tau: float, time: float, ridge: float = 0.0
-) -> Mapping[str, torch.Tensor]:
+def accuracies(study: Study, given: Grams, tau: float, time: float, ridge: float = 0.0) -> Mapping[str, torch.Tensor]:
     """Return the accuracy per test task (%), shape [tests], of Meta Neural Kernels, and of the same without meta-learning.
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 
 from metabench.core.errors import MetabenchError, unknown
 from metabench.core.lazy import torch
+from metabench.core.randomness import stream_seed
 from metabench.core.types import Batch
 from metabench.data.episodes import Episode, Episodes, Shape
 from metabench.data.few_shot import Domain, FewShot
@@ -103,6 +104,23 @@ class ImageTasks:
             for start in range(0, len(numbers), largest):
                 some = numbers[start : start + largest]
                 yield some, self._stack(part, name, [self._stream(part, name)[number // len(names)] for number in some])
+
+    def classes(self, part: str) -> int:
+        """Return how many classes the domains of a part have together."""
+        return sum(len(self._domain(part, name).classes) for name in self.domains(part))
+
+    def jointly(self, part: str, number: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `count` images of a part drawn by number, of all domains alike, and their classes among all classes of the part."""
+        names = self.domains(part)
+        sizes = [self._domain(part, name).images.shape[0] for name in names]
+        firsts = np.cumsum([0, *(len(self._domain(part, name).classes) for name in names)])
+        raw = np.random.PCG64(stream_seed(self._seed, f"joint {part} {number}")).random_raw(2 * count)
+        images, targets = [], []
+        for domain, place in zip(raw[:count] % len(names), raw[count:], strict=True):
+            row = int(place % sizes[domain])
+            images.append(self._images(part, names[domain], np.array([row])))
+            targets.append(int(firsts[domain] + self._domain(part, names[domain]).targets[row]))
+        return torch.cat(images), torch.tensor(targets, device=self._device)
 
     def _stack(self, part: str, name: str, tasks: Sequence[Episode]) -> Stack:
         def images(rows: Sequence[np.ndarray]) -> torch.Tensor:

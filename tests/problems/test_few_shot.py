@@ -19,6 +19,7 @@ from metabench.models.block_losses import from_meta
 from metabench.models.choice_blocks import BlockNet
 from metabench.problems.few_shot import FewShot
 from metabench.tasks.adapting import AdaptingClassifier
+from metabench.tasks.trained import meta_trained
 from metabench.tasks.images import TEST, TRAIN, VALIDATION, ImageTasks
 
 
@@ -206,13 +207,7 @@ def test_meta_training_teaches() -> None:
     )
     meta = on.initial()
     before = on.evaluate({}, meta)["accuracy on unseen classes (%)"]
-    from metabench.autodiff.outer import OuterUpdate
-
-    update = OuterUpdate(on.outer_optimiser)
-    state = update.init(meta)
-    for tasks in itertools.islice(on.windows(), 40):
-        found = [call("unrolled", *on.entered(window, None), meta, window).meta for window in tasks]
-        meta, state = update.update(tree.mean(found), meta, state)
+    meta = meta_trained(on, 40)
     assert on.evaluate({}, meta)["accuracy on unseen classes (%)"] > before + 5
 
 
