@@ -19,8 +19,8 @@ from metabench.models.block_losses import from_meta
 from metabench.models.choice_blocks import BlockNet
 from metabench.problems.few_shot import FewShot
 from metabench.tasks.adapting import AdaptingClassifier
-from metabench.tasks.trained import meta_trained
 from metabench.tasks.images import TEST, TRAIN, VALIDATION, ImageTasks
+from metabench.tasks.trained import meta_trained
 
 
 def made(size: str = "subnet", **options: Any) -> FewShot:
