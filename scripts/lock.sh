@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 "${PYTHON:-python3}" -m venv "$fresh"
-"$fresh/bin/python" -m pip install --quiet "torch==${TORCH:-2.13.0}" -e '.[test,workflow,peers,browser,cluster,text,nlp]'
+"$fresh/bin/python" -m pip install --quiet "torch==${TORCH:-2.13.0}" -e '.[test,workflow,peers,browser,cluster,text,nlp,search]'
 "$fresh/bin/python" -m pip check >&2
 {
     sed '/^[^#]/,$d' requirements.lock

@@ -136,7 +136,7 @@ def test_list_as_a_table() -> None:
 
 def test_list_as_json() -> None:
     found = json.loads(metabench("list", "--json").out)
-    assert list(found) == ["methods", "problems", "datasets", "sizes", "optimisers", "learned", "kinds", "suites"]
+    assert list(found) == ["methods", "problems", "datasets", "sizes", "optimisers", "learned", "strategies", "kinds", "suites"]
     methods = {entry["name"]: entry for entry in found["methods"]}
     assert methods["evograd"]["options"][0] == {
         "name": "copies",

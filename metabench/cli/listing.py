@@ -1,4 +1,4 @@
-"""`metabench list`: methods, problems, data sets, sizes, optimisers, kinds of experiment and suites, as tables or JSON."""
+"""`metabench list`: methods, problems, data sets, sizes, optimisers, strategies, kinds of experiment and suites, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from metabench.suite.plan.catalogue import (
     optimiser_cards,
     problem_cards,
     size_cards,
+    strategy_cards,
 )
 
 Entries = list[dict[str, Any]]
@@ -32,6 +33,7 @@ class Kind(str, Enum):
     sizes = "sizes"
     optimisers = "optimisers"
     learned = "learned"
+    strategies = "strategies"
     kinds = "kinds"
     suites = "suites"
 
@@ -178,6 +180,11 @@ _LISTINGS: dict[Kind, _Listing] = {
         lambda plugins: _named(learned_cards(plugins)),
         ("name", "learned optimiser", "options", "paper"),
         lambda o: (o["name"], o["title"], _options(o["options"]), o["citation_key"]),
+    ),
+    Kind.strategies: _Listing(
+        lambda plugins: _named(strategy_cards(plugins)),
+        ("name", "search strategy", "options", "paper"),
+        lambda s: (s["name"], s["title"], _options(s["options"]), s["citation_key"]),
     ),
     Kind.kinds: _Listing(
         lambda plugins: _named(kind_cards(plugins)),

@@ -1,4 +1,4 @@
-"""`metabench new-method` and `new-problem`: a complete, working example to start from, and its test."""
+"""`metabench new-method`, `new-problem` and `new-strategy`: a complete, working example to start from, and its test."""
 
 from __future__ import annotations
 
@@ -57,6 +57,28 @@ def write_problem(name: str, folder: Path) -> tuple[Path, Path, Path]:
     inputs, targets = load_diabetes(return_X_y=True, scaled=False)
     np.savez(data, inputs=inputs, targets=targets)
     return *written, data
+
+
+def write_strategy(name: str, folder: Path) -> tuple[Path, Path]:
+    """Write NAME.py and test_NAME.py into `folder`; raise MetabenchError as `write_method`."""
+    from metabench.search.strategy import strategies
+
+    known = strategies()
+    taken = {taken: f"{known.homes[taken]}: {found.card.title}" for taken, found in known.items()}
+    return _write("strategy", name, folder, taken)
+
+
+def after_strategy(name: str, written: tuple[Path, Path]) -> str:
+    """Return what to do with the two files: run the strategy's test, and compare it with random search."""
+    strategy, test = (shlex.quote(str(path)) for path in written)
+    return f"""\
+written: {strategy}, {test}
+
+Does it keep the rules?
+  pytest {test}
+Does it beat random search, on nets that are trained as it asks for them?
+  metabench search random {name} --plugin {strategy} --fitness train --outer-steps 20 --budget 10 --seeds 3
+"""
 
 
 def after_method(name: str, written: tuple[Path, Path]) -> str:

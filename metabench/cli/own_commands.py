@@ -180,6 +180,17 @@ def new_problem_command(
     print(after_problem(name, write_problem(name, out)), end="")
 
 
+@app.command("new-strategy")
+def new_strategy_command(
+    name: Annotated[str, typer.Argument(help="The strategy's name: a Python identifier not used by another strategy.")],
+    out: Annotated[Path, typer.Option(help="The folder for its two files.")] = Path(),
+) -> None:
+    """Write a complete search strategy of about forty lines, for you to change, and its test."""
+    from metabench.cli.new_files import after_strategy, write_strategy
+
+    print(after_strategy(name, write_strategy(name, out)), end="")
+
+
 @app.command("config-reference")
 def config_reference_command(
     out: Annotated[Path, typer.Option(help="The Markdown file.")] = Path("config/README.md"),

@@ -25,7 +25,7 @@ from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import PERCENT, OuterOptimiser, Setting
 from metabench.models.choice_blocks import BY_BATCH, LOGITS, NORMS, OPERATIONS, BlockNet, Head, Mixture, Stem
-from metabench.models.search_space import SPACES, Space, space
+from metabench.models.search_space import Space, space
 from metabench.problems.few_shot import SUBNET, FewShot
 from metabench.problems.few_shot import Options as FewShotOptions
 from metabench.tasks.adapting import AdaptingClassifier, interval
@@ -44,7 +44,7 @@ class Options:
         choices=(DARTS, TNAS),
         help="logits are meta-parameters of both losses; or weights and logits are initial parameters, and adapt",
     )
-    space: str = option("tiny", choices=tuple(SPACES), help="whose layers and operations are mixed")
+    space: str = option("tiny", check=space, help="whose layers and operations are mixed: tiny, small or large")
     temperature: float = option(1.0, above=0, help="by which logits are divided before the softmax")
     part: int = option(
         1, minimum=1, help="one over the part of the channels that are mixed, the rest pass by: memory for accuracy"

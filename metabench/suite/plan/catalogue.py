@@ -84,6 +84,23 @@ def learned_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
     }
 
 
+def strategy_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
+    """Return every search strategy by name: its options and its paper."""
+    # Here: it imports numpy, and cells that search for nothing need none of it.
+    from metabench.search.strategy import strategies
+
+    return {
+        name: {
+            "title": found.card.title,
+            "options": describe(found.card.options),
+            "citation_key": citation_key(found.card.citation),
+            "citation": bibtex(found.card.citation),
+            "module": found.__module__,
+        }
+        for name, found in strategies(plugins).items()
+    }
+
+
 def kind_cards(plugins: Iterable[Path] = ()) -> dict[str, Card]:
     """Return every kind of experiment by name: its options, and whether it trains."""
     return {

@@ -1,0 +1,89 @@
+"""How well one ranking of nets agrees with another: of all nets, and of the best quarter, where it is lower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from metabench.core.randomness import stream_seed
+from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
+
+Floats = npt.NDArray[np.float64]
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two rankings of the same nets.
+
+    Attributes:
+        what: the two, in words.
+        kendall: tau-b of all nets.
+        spearman: rho of all nets.
+        low: of tau, the 2.5 % quantile over resampled nets.
+        high: the 97.5 % quantile.
+        best: tau-b of the best quarter by the second ranking.
+    """
+
+    what: str
+    kendall: float
+    spearman: float
+    low: float
+    high: float
+    best: float
+
+
+def agreement(what: str, found: Floats, truth: Floats) -> Agreement:
+    """Return how `found` ranks nets, shape [nets], against `truth`; the best quarter is that of `truth`."""
+    from scipy.stats import kendalltau, spearmanr
+
+    stream = np.random.Generator(np.random.PCG64(stream_seed(0, "resampled nets")))
+    rows = stream.integers(len(truth), size=(_RESAMPLES, len(truth)))
+    drawn = [kendalltau(found[some], truth[some]).statistic for some in rows]
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    best = np.argsort(-truth, kind="stable")[: max(2, len(truth) // 4)]
+    return Agreement(
+        what,
+        float(kendalltau(found, truth).statistic),
+        float(spearmanr(found, truth).statistic),
+        float(low),
+        float(high),
+        float(kendalltau(found[best], truth[best]).statistic),
+    )
+
+
+def ceilings(table: NetTable) -> list[Agreement]:
+    """Return what no predictor of a table can be expected to exceed: its seeds, its tasks and its parts against each other.
+
+    Beside them stands the number of parameters, which costs nothing: the baseline to beat.
+    """
+    found = []
+    if len(table.seeds) > 1:
+        first, rest = table.seeds[:1], table.seeds[1:]
+        found.append(_between(table, f"seed {first[0]} and the other seeds, test", seeds=(first, rest)))
+        found.append(_between(table, f"seeds {first[0]} and {rest[0]}, test", seeds=(first, rest[:1])))
+    count = len(table.pixels[TEST])
+    found.append(_between(table, "halves of the test tasks", tasks=(range(0, count, 2), range(1, count, 2))))
+    test = table.accuracies(TEST)
+    found.append(agreement("validation and test tasks", table.accuracies(VALIDATION), test))
+    for name in ("parameters", "flops"):
+        words = {"parameters": "number of parameters", "flops": "FLOPs"}[name]
+        found.append(agreement(f"{words} and test", table.costs[name], test))
+    return found
+
+
+def _between(table: NetTable, what: str, seeds: tuple = (None, None), tasks: tuple = (None, None)) -> Agreement:
+    one, other = (table.accuracies(TEST, seeds=seeds[i], tasks=tasks[i]) for i in range(2))
+    return agreement(what, one, other)
+
+
+def additive(table: NetTable, one_hot: Floats) -> float:
+    """Return R^2 of the test accuracy by a ridge on one-hot operations, in cross-validation of ten parts: how easy the space is."""
+    from sklearn.linear_model import Ridge  # type: ignore[import-untyped]
+    from sklearn.model_selection import KFold, cross_val_predict  # type: ignore[import-untyped]
+
+    truth = table.accuracies(TEST)
+    found = cross_val_predict(Ridge(1.0), one_hot, truth, cv=KFold(min(10, len(truth)), shuffle=True, random_state=0))
+    return float(1 - ((truth - found) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())

@@ -1,0 +1,229 @@
+"""A search: a strategy asks, a fitness is paid for, until the budget is spent.
+
+The driver keeps what was paid for. A net that comes up again is answered from there, for nothing; more tasks of a net cost the
+difference. A net that diverges has the worst fitness, and its line says so: a strategy is never told NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from metabench.core.errors import MetabenchError
+from metabench.search.strategy import Recorded, Strategy
+
+_PATIENCE = 1000
+"""Asks in a row without a net that is new, after which a strategy has nothing more to say."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is paid, where the money goes.
+
+    Attributes:
+        adaptations: inner runs.
+        gradients: gradients on a batch.
+        flops: of all of them, as torch counts.
+    """
+
+    adaptations: float = 0
+    gradients: float = 0
+    flops: float = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            *(one + another for one, another in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True))
+        )
+
+
+class Fitness(Protocol):
+    """What nets are judged by.
+
+    Attributes:
+        tasks: of a full evaluation.
+    """
+
+    tasks: int
+
+    def __call__(self, encoding: str, tasks: int) -> float:
+        """Return the fitness on the first `tasks` tasks; NaN, or a Diverged, where the net diverges."""
+
+    def cost(self, encoding: str, tasks: int) -> Cost:
+        """Return what that costs."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One evaluation.
+
+    Attributes:
+        number: from 1 on.
+        encoding: of the net.
+        tasks: that it was judged on.
+        fitness: what was found; None where the net diverged.
+        spent: full evaluations paid for, this one included.
+        cost: of all of them.
+        best: the net with the highest fitness on all tasks so far; empty before there is one.
+    """
+
+    number: int
+    encoding: str
+    tasks: int
+    fitness: float | None
+    spent: float
+    cost: Cost
+    best: str
+
+
+@dataclass
+class Search:
+    """A search under way.
+
+    Attributes:
+        strategy: with its calls.
+        fitness: what nets are judged by.
+        budget: full evaluations that may be paid for.
+        paid: by net, what was found by the number of tasks; None where it diverged.
+        lines: one for each evaluation.
+        told: why it ended; empty while it goes on.
+        foreign: nets whose fitness another island paid for.
+    """
+
+    strategy: Recorded
+    fitness: Fitness
+    budget: int
+    paid: dict[str, dict[int, float | None]] = field(default_factory=dict)
+    lines: list[Line] = field(default_factory=list)
+    told: str = ""
+    foreign: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, strategy: Strategy, fitness: Fitness, budget: int, state: Mapping[str, Any] | None = None) -> Search:
+        """Return a search, or the one that a state was taken of.
+
+        Raises:
+            MetabenchError: the budget is not positive.
+        """
+        if budget < 1:
+            raise MetabenchError(f"a budget of {budget} evaluations: expected 1 or more")
+        if state is None:
+            return cls(Recorded(strategy), fitness, budget)
+        paid = {net: {int(tasks): value for tasks, value in found.items()} for net, found in state["paid"].items()}
+        lines = [Line(**{**line, "cost": Cost(**line["cost"])}) for line in state["lines"]]
+        return cls(
+            Recorded(strategy, state["calls"]), fitness, budget, paid, lines, state["told"], set(state["foreign"])
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return the search as JSON: another process goes on from it as this one would."""
+        return {
+            "calls": self.strategy.calls,
+            "paid": {net: {str(tasks): value for tasks, value in found.items()} for net, found in self.paid.items()},
+            "lines": [dataclasses.asdict(line) for line in self.lines],
+            "told": self.told,
+            "foreign": sorted(self.foreign),
+        }
+
+    @property
+    def spent(self) -> float:
+        """Full evaluations paid for."""
+        return self.lines[-1].spent if self.lines else 0.0
+
+    @property
+    def best(self) -> str:
+        """The net with the highest fitness on all tasks; empty before there is one. Of equal ones the first."""
+        full = {net: value for net, found in self.paid.items() if (value := found.get(self.fitness.tasks)) is not None}
+        return max(full, key=lambda net: full[net]) if full else ""
+
+    def run(self) -> Iterator[Line]:
+        """Go on until the budget is spent, the space is exhausted, or the strategy has nothing new; yield every evaluation.
+
+        Between two of them the state is whole.
+
+        Raises:
+            MetabenchError: the strategy asks for a net outside the space, or for none at all.
+        """
+        space, quiet = self.strategy.strategy.space, 0
+        while not self.told:
+            if self.spent + 1e-9 >= self.budget:
+                self.told = "the budget is spent"
+            elif self._exhausted(space.size):
+                self.told = f"all {space.size} nets of the space were evaluated: the answer is exhaustive"
+            elif quiet >= _PATIENCE:
+                self.told = f"the strategy asked {quiet} times for nothing new"
+            else:
+                asked = self.strategy.ask(1)
+                quiet += 1
+                for net in asked:
+                    known = len(self.lines)
+                    value = self._judged(net)
+                    if len(self.lines) > known:
+                        quiet = 0
+                    self.strategy.tell([net], [value])
+                    if len(self.lines) > known:
+                        yield self.lines[-1]
+        if not self.lines:
+            raise MetabenchError("the strategy asked for no net: 'ask' returned nothing")
+
+    def _exhausted(self, size: int) -> bool:
+        return sum(self.fitness.tasks in found for found in self.paid.values()) >= size
+
+    def _judged(self, net: str) -> float:
+        """Return the fitness that the strategy learns, paid for if it was not."""
+        part = self.strategy.strategy.part(net)
+        if not 0 < part <= 1:
+            raise MetabenchError(
+                f"the strategy wants '{net}' judged on {part} of the tasks: expected more than 0, at most 1"
+            )
+        tasks = max(1, round(part * self.fitness.tasks))
+        found = self.paid.setdefault(net, {})
+        if tasks not in found:
+            before = max((count for count in found if count < tasks), default=0)
+            found[tasks] = _finite(self.fitness, net, tasks)
+            self._note(net, tasks, before, found[tasks])
+        value = found[tasks]
+        return self._worst() if value is None else value
+
+    def _note(self, net: str, tasks: int, before: int, value: float | None) -> None:
+        """Add the line of an evaluation; tasks seen before were paid for."""
+        whole, known = self.fitness.cost(net, tasks), self.fitness.cost(net, before) if before else Cost()
+        paid = Cost(*(a - b for a, b in zip(dataclasses.astuple(whole), dataclasses.astuple(known), strict=True)))
+        total = (self.lines[-1].cost if self.lines else Cost()) + paid
+        spent = self.spent + (tasks - before) / self.fitness.tasks
+        self.lines.append(Line(len(self.lines) + 1, net, tasks, value, spent, total, self.best))
+
+    def _worst(self) -> float:
+        """Return a fitness below all that was found."""
+        known = [value for found in self.paid.values() for value in found.values() if value is not None]
+        return min([0.0, *known]) - 1
+
+    def receive(self, migrants: Mapping[str, float]) -> None:
+        """Tell the strategy of nets that another island has paid for; here they cost nothing."""
+        new = {net: value for net, value in migrants.items() if self.fitness.tasks not in self.paid.get(net, {})}
+        for net, value in new.items():
+            self.paid.setdefault(net, {})[self.fitness.tasks] = value
+            self.foreign.add(net)
+        if new:
+            self.strategy.tell(list(new), list(new.values()))
+
+
+def _finite(fitness: Fitness, net: str, tasks: int) -> float | None:
+    from metabench.core.errors import Diverged
+
+    try:
+        value = float(fitness(net, tasks))
+    except Diverged:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def regret(lines: Sequence[Line], accuracy: Mapping[str, float]) -> list[float]:
+    """Return, after each evaluation, how far the best net so far is below the best of all, by true accuracies (points).
+
+    Before there is a best one the regret is that of a net at random: the mean over the space.
+    """
+    top, mean = max(accuracy.values()), sum(accuracy.values()) / len(accuracy)
+    return [top - accuracy[line.best] if line.best else top - mean for line in lines]

@@ -1,0 +1,176 @@
+"""What nets are judged by: a table, the shared weights of a supernet, or training from nothing.
+
+All judge on tasks of the validation domains, the same for every net of a search: its seed draws them, and nothing that a strategy does
+moves the stream. Test tasks are touched once, after the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metabench.core import Tree
+from metabench.core.errors import MetabenchError
+from metabench.core.randomness import stream_seed
+from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
+from metabench.models.search_space import Space
+from metabench.models.supernet import Supernet
+from metabench.problems.few_shot import FewShot
+from metabench.search.driver import Cost
+from metabench.tasks.trained import meta_trained
+
+TABLE, SUPERNET, TRAIN = "table", "supernet", "train"
+FITNESSES = (TABLE, SUPERNET, TRAIN)
+_FURTHEST = 1_000_000
+"""Tasks are numbered below this; searches of other seeds begin elsewhere."""
+
+
+def adaptation_cost(
+    space: Space, net: str, image: Sequence[int], ways: int, images: tuple[int, int], steps: int
+) -> Cost:
+    """Return what adapting to a task costs: gradients on its support, and one pass over its queries.
+
+    A gradient costs three passes, less that by the input of the stem, whose derivative nobody needs.
+
+    Args:
+        space: of the net.
+        net: its encoding.
+        image: shape [channels, side, side].
+        ways: classes.
+        images: in a support, and queried.
+        steps: of adaptation.
+    """
+    forward, width = space.flops(net, image, ways), space.width_of(net)
+    stem = 2 * 9 * image[0] * width * image[-1] ** 2
+    support, queried = images
+    return Cost(1, steps, float(steps * support * (3 * forward - stem) + queried * forward))
+
+
+class _OnTasks:
+    """A fitness whose tasks cost the same, one like the other."""
+
+    tasks: int
+
+    def _each(self, encoding: str) -> Cost:
+        raise NotImplementedError
+
+    def _once(self, encoding: str) -> Cost:
+        """Return what a net costs before its first task."""
+        return Cost()
+
+    def cost(self, encoding: str, tasks: int) -> Cost:
+        """Return what judging a net on some tasks costs."""
+        each, once = self._each(encoding), self._once(encoding)
+        many = Cost(each.adaptations * tasks, each.gradients * tasks, each.flops * tasks)
+        return many + once
+
+
+class TableFitness(_OnTasks):
+    """Looks nets up; what is paid is what training and judging them would cost.
+
+    Args:
+        table: of the nets.
+        space: of the table.
+        seed: draws the tasks among those of the table.
+        tasks: how many; 0: all.
+        training_seed: whose nets are looked up; None: the mean over all seeds of the table, which no search could afford.
+
+    Raises:
+        MetabenchError: the table has fewer tasks.
+    """
+
+    def __init__(
+        self, table: NetTable, space: Space, seed: int, tasks: int = 0, training_seed: int | None = None
+    ) -> None:
+        stored = len(table.pixels[VALIDATION])
+        if tasks > stored:
+            raise MetabenchError(f"{tasks} validation tasks, and the table has {stored}")
+        self.table, self.space, self.tasks = table, space, tasks or stored
+        order = np.argsort(np.random.PCG64(stream_seed(seed, "tasks of the table")).random_raw(stored), kind="stable")
+        self._order = order if tasks else np.arange(stored)
+        self._seeds = None if training_seed is None else [table.seeds[training_seed % len(table.seeds)]]
+        self._known: dict[int, np.ndarray] = {}
+
+    def __call__(self, encoding: str, tasks: int) -> float:
+        """Return the accuracy (%) on the first `tasks` of the tasks drawn."""
+        if tasks not in self._known:
+            self._known[tasks] = self.table.accuracies(VALIDATION, seeds=self._seeds, tasks=self._order[:tasks])
+        return float(self._known[tasks][self.table.row(encoding)])
+
+    def _shape(self) -> tuple[Any, ...]:
+        about = self.table.about
+        images = (about["ways"] * about["shots"], about["ways"] * about["queries"])
+        return tuple(about["image"]), about["ways"], images, about["inner_steps"]
+
+    def _each(self, encoding: str) -> Cost:
+        image, ways, images, steps = self._shape()
+        return adaptation_cost(self.space, encoding, image, ways, images, steps)
+
+    def _once(self, encoding: str) -> Cost:
+        """Return the cost of training: each task's inner run, and a backward pass through it, of about twice its FLOPs."""
+        each, about = self._each(encoding), self.table.about
+        windows = about["outer_steps"] * about["tasks_per_step"]
+        return Cost(windows, windows * (about["inner_steps"] + 1), 3 * windows * each.flops)
+
+    def regret(self, encoding: str) -> float:
+        """Return how far a net's test accuracy is below the best net's, in points, over all seeds and tasks of the table."""
+        test = self.table.accuracies(TEST)
+        return float(test.max() - test[self.table.row(encoding)])
+
+
+class SupernetFitness(_OnTasks):
+    """Adapts a net from shared weights.
+
+    Args:
+        problem: of any net of the space, whose tasks judge.
+        weights: shared, by name.
+        seed: draws the tasks.
+        tasks: how many.
+    """
+
+    def __init__(self, problem: FewShot, weights: Tree, seed: int, tasks: int) -> None:
+        self.problem, self.tasks, self._weights = problem, tasks, weights
+        self._supernet: Supernet = problem.supernet()
+        self._first = first_task(seed, tasks)
+
+    def __call__(self, encoding: str, tasks: int) -> float:
+        """Return the accuracy (%) on the first `tasks` tasks."""
+        return self.problem.subnet(encoding).validation_accuracy(self.weights_of(encoding), tasks, self._first)
+
+    def weights_of(self, encoding: str) -> Tree:
+        """Return the weights that a net adapts from; raise Diverged where they are trained and training does."""
+        return self._supernet.cut(self._weights, encoding)
+
+    def _each(self, encoding: str) -> Cost:
+        shape, problem = self.problem.tasks.shape, self.problem
+        images = (shape.ways * shape.shots, shape.ways * shape.queries)
+        return adaptation_cost(
+            self._supernet.space, encoding, problem.tasks.image, shape.ways, images, problem.setting.inner_steps
+        )
+
+
+class TrainFitness(SupernetFitness):
+    """Trains a net from nothing by MAML, for as many outer steps as the problem's setting says, then judges it."""
+
+    def __init__(self, problem: FewShot, seed: int, tasks: int) -> None:
+        super().__init__(problem, {}, seed, tasks)
+        self._trained: dict[str, Tree] = {}
+
+    def weights_of(self, encoding: str) -> Tree:
+        """Return the weights that a net adapts from, trained once."""
+        if encoding not in self._trained:
+            self._trained[encoding] = meta_trained(self.problem.subnet(encoding), self.problem.setting.outer_steps)
+        return self._trained[encoding]
+
+    def _once(self, encoding: str) -> Cost:
+        """Return the cost of training, as `TableFitness`."""
+        setting, each = self.problem.setting, self._each(encoding)
+        windows = setting.outer_steps * setting.options.tasks
+        return Cost(windows, windows * (setting.inner_steps + 1), 3 * windows * each.flops)
+
+
+def first_task(seed: int, tasks: int) -> int:
+    """Return the number of the first validation task of a search: searches of other seeds see others."""
+    return stream_seed(seed, "validation tasks") % (_FURTHEST // max(1, tasks)) * tasks

@@ -1,0 +1,302 @@
+"""Meta-training the weights of a supernet, by any method of the suite.
+
+At each outer step every operation of every layer is used once, by as many nets as there are operations (strict fairness, Chu et al. 2021).
+Each net is a problem of its own, to which a method answers as in any cell; its hypergradient goes back to the net's place among the shared
+weights, those of all nets are averaged, and Adam moves the whole.
+
+Four ways lead to shared weights. `meta` is that. `joint` trains without inner runs: one softmax over all training classes, whose head is
+dropped. `joint_meta` begins the first with the second. `untrained` leaves the weights as drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metabench.autodiff.outer import OuterUpdate
+from metabench.core import Tree, tree
+from metabench.core.atomic import write_bytes_atomically
+from metabench.core.errors import Diverged, MetabenchError, missing_file, unknown
+from metabench.core.lazy import torch
+from metabench.core.options import build
+from metabench.core.problem import OuterOptimiser
+from metabench.core.randomness import generator, stream_seed
+from metabench.core.types import OptimiserState
+from metabench.methods import method as method_named
+from metabench.models.choice_blocks import Head
+from metabench.models.supernet import Supernet
+from metabench.problems.few_shot import FewShot
+from metabench.tasks.images import TRAIN
+
+META, JOINT, JOINT_META, UNTRAINED = "meta", "joint", "joint_meta", "untrained"
+WAYS = (META, JOINT, JOINT_META, UNTRAINED)
+_FORMAT = b"metabench shared weights 1\n"
+_JOINT = "joint."
+"""Before the names of the head over all classes."""
+
+
+@dataclass(frozen=True)
+class SharedTraining:
+    """How shared weights are trained.
+
+    Attributes:
+        way: one of `WAYS`.
+        method: whose hypergradients move them, where the way is 'meta' or 'joint_meta'.
+        method_options: of the method.
+        outer_steps: of meta-training; each has as many nets as a layer has operations.
+        outer_learning_rate: of Adam.
+        joint_steps: of joint training.
+        joint_batch: images of a net in a joint step.
+        joint_learning_rate: of Adam.
+
+    Raises:
+        MetabenchError: the way is unknown.
+    """
+
+    way: str = META
+    method: str = "unrolled"
+    method_options: tuple[tuple[str, Any], ...] = ()
+    outer_steps: int = 150
+    outer_learning_rate: float = 3e-3
+    joint_steps: int = 600
+    joint_batch: int = 64
+    joint_learning_rate: float = 3e-3
+
+    def __post_init__(self) -> None:
+        if self.way not in WAYS:
+            raise unknown("way to shared weights", self.way, WAYS)
+
+    @property
+    def phases(self) -> tuple[tuple[str, int], ...]:
+        """What is done, in order: 'joint' or 'meta', and the number of steps."""
+        joint, meta = (JOINT, self.joint_steps), (META, self.outer_steps)
+        return {META: (meta,), JOINT: (joint,), JOINT_META: (joint, meta), UNTRAINED: ()}[self.way]
+
+
+@dataclass
+class Shared:
+    """Shared weights on their way.
+
+    Attributes:
+        weights: by name.
+        optimiser: the state of Adam in the present phase.
+        phase: number of the phase.
+        step: steps done in it.
+        adaptations: inner runs paid for so far.
+        gradients: inner and outer gradients on a batch of images paid for so far.
+    """
+
+    weights: Tree
+    optimiser: OptimiserState
+    phase: int = 0
+    step: int = 0
+    adaptations: int = 0
+    gradients: int = 0
+
+
+def paths(supernet: Supernet, seed: int, step: int) -> list[str]:
+    """Return the nets of a step: together they use every operation of every layer once. Their widths are drawn."""
+    space = supernet.space
+    stream = np.random.Generator(np.random.PCG64(stream_seed(seed, f"paths {step}")))
+    layers = [stream.permutation(len(space.operations)) for _ in range(space.layers)]
+    widths = stream.integers(len(space.widths), size=len(space.operations))
+    several = len(space.widths) > 1
+    return [
+        space.text([*(int(layer[i]) for layer in layers), *([int(widths[i])] if several else [])])
+        for i in range(len(space.operations))
+    ]
+
+
+class SharedTrainer:
+    """Trains the shared weights of the space of a `few_shot` problem.
+
+    Args:
+        problem: of any net of the space; its seed decides weights, tasks and paths.
+        training: how.
+    """
+
+    def __init__(self, problem: FewShot, training: SharedTraining) -> None:
+        self.problem, self.training = problem, training
+        self.supernet = problem.supernet()
+        self._method = method_named(training.method)
+        self._options = build(self._method.options, dict(training.method_options), f"method '{training.method}'")
+        self._seed = problem.setting.seed
+
+    def fresh(self) -> Shared:
+        """Return the weights as drawn."""
+        drawn = self.supernet.initial(generator(self._seed, "shared weights"), self.problem.setting.dtype)
+        weights = {name: leaf.to(self.problem.setting.device) for name, leaf in drawn.items()}
+        return self._entered(Shared(weights, {}))
+
+    def _entered(self, shared: Shared) -> Shared:
+        """Return the state in which the present phase begins."""
+        if shared.phase < len(self.training.phases):
+            shared.optimiser = self._update(shared).init(self._moved(shared))
+        return shared
+
+    def _update(self, shared: Shared) -> OuterUpdate:
+        training = self.training
+        joint = training.phases[shared.phase][0] == JOINT
+        return OuterUpdate(
+            OuterOptimiser("Adam", training.joint_learning_rate if joint else training.outer_learning_rate)
+        )
+
+    def _moved(self, shared: Shared) -> Tree:
+        """Return what the present phase moves: jointly, the head over all classes besides the body."""
+        if self.training.phases[shared.phase][0] == META:
+            return shared.weights
+        if _JOINT + "weight" in shared.weights:
+            return shared.weights
+        head = self._joint_head()
+        stream = generator(self._seed, "joint head")
+        for name, shape in head.shapes().items():
+            like = next(iter(shared.weights.values()))
+            scale = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.0
+            drawn = torch.randn(shape, generator=stream, dtype=torch.float64) * float(scale)
+            shared.weights[_JOINT + name] = drawn.to(like)
+        return shared.weights
+
+    def _joint_head(self) -> Head:
+        tasks, net = self.problem.tasks, self.supernet.shapes["head.weight"]
+        return Head(tasks.classes(TRAIN), net[1], net[2])
+
+    def run(self, shared: Shared | None = None) -> Iterator[Shared]:
+        """Train on from `shared`, or from the weights as drawn; yield after every step, the last one included.
+
+        Raises:
+            Diverged: a gradient is not finite.
+        """
+        shared = self.fresh() if shared is None else shared
+        phases = self.training.phases
+        if not phases:
+            yield shared
+        while shared.phase < len(phases):
+            kind, steps = phases[shared.phase]
+            while shared.step < steps:
+                gradient = self._meta(shared) if kind == META else self._joint(shared)
+                if not tree.all_finite(gradient):
+                    raise Diverged(
+                        f"shared weights: the gradient is not finite in {kind} step {shared.step + 1} of {steps}"
+                    )
+                shared.weights, shared.optimiser = self._update(shared).update(
+                    gradient, shared.weights, shared.optimiser
+                )
+                shared.step += 1
+                if shared.step < steps:
+                    yield shared
+            shared.phase, shared.step = shared.phase + 1, 0
+            # A head over all classes is of no use behind.
+            shared.weights = {name: leaf for name, leaf in shared.weights.items() if not name.startswith(_JOINT)}
+            self._entered(shared)
+            yield shared
+
+    def _meta(self, shared: Shared) -> Tree:
+        """Return the mean hypergradient of a step's nets, each at its place."""
+        stream = generator(self._seed, f"hypergradients {shared.step}")
+        nets, found = paths(self.supernet, self._seed, shared.step), []
+        count = self.problem.setting.options.tasks
+        for place, net in enumerate(nets):
+            subnet = self.problem.subnet(net)
+            meta = {name: leaf.clone() for name, leaf in self.supernet.cut(shared.weights, net).items()}
+            for i in range(count):
+                number = (shared.step * len(nets) + place) * count + i
+                window = subnet.window(number, subnet.start(meta, meta))
+                answer = self._method(*subnet.entered(window, None), meta, window, self._options, stream)
+                found.append(self.supernet.scatter(net, answer.meta))
+                shared.adaptations += 1
+                shared.gradients += len(window.inner) + 1
+        return tree.mean(found)
+
+    def _joint(self, shared: Shared) -> Tree:
+        """Return the mean gradient of a step's nets on batches of training images, over all classes."""
+        found: list[Tree] = []
+        head = self._joint_head()
+        for place, net in enumerate(paths(self.supernet, self._seed, shared.step)):
+            part = self.supernet.net(net)
+            number = shared.step * len(self.supernet.space.operations) + place
+            images, targets = self.problem.tasks.jointly(TRAIN, number, self.training.joint_batch)
+            body = {name: leaf for name, leaf in shared.weights.items() if not name.startswith(_JOINT)}
+            leaves = {
+                name: leaf.detach().clone().requires_grad_() for name, leaf in self.supernet.cut(body, net).items()
+            }
+            joint = {name: shared.weights[_JOINT + name].detach().clone().requires_grad_() for name in head.shapes()}
+            width = leaves["head.weight"].shape[1]
+            cut = {name: leaf[:, :width] if name == "weight" else leaf for name, leaf in joint.items()}
+            scores = dataclasses.replace(head, width=width).scores(cut, part.maps(leaves, images))
+            loss = torch.nn.functional.cross_entropy(scores, targets)
+            names = [*leaves, *(_JOINT + name for name in joint)]
+            gradients = torch.autograd.grad(
+                loss, [*leaves.values(), *joint.values()], materialize_grads=True, allow_unused=True
+            )
+            by_name = dict(zip(names, gradients, strict=True))
+            whole = self.supernet.scatter(net, {name: by_name[name] for name in leaves})
+            found.append(whole | {_JOINT + name: by_name[_JOINT + name] for name in joint})
+            shared.gradients += 1
+        return tree.mean(found)
+
+
+def save(path: Path, shared: Shared, identity: str) -> None:
+    """Write shared weights, whole or not at all; `identity` says of what run they are."""
+    archive = io.BytesIO()
+    values = {field.name: getattr(shared, field.name) for field in dataclasses.fields(shared)}
+    torch.save({"identity": identity, "shared": values}, archive)
+    content = archive.getvalue()
+    write_bytes_atomically(path, _FORMAT + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def read(path: Path, identity: str) -> Shared | None:
+    """Return the shared weights of a file; None where there is none.
+
+    Raises:
+        MetabenchError: the file is damaged, of another version, or of another space, seed or training.
+    """
+    if not path.exists():
+        return None
+    values = _values(path)
+    if values["identity"] != identity:
+        raise MetabenchError(
+            f"'{path}' holds shared weights of another run ({values['identity']}, expected {identity}): move it away"
+        )
+    return Shared(**values["shared"])
+
+
+def read_weights(path: Path) -> Tree:
+    """Return the weights of a file, whatever run they are of; raise MetabenchError as `read`, or if there is no such file."""
+    if not path.is_file():
+        raise missing_file("shared weights", path)
+    weights: Tree = _values(path)["shared"]["weights"]
+    return {name: leaf for name, leaf in weights.items() if not name.startswith(_JOINT)}
+
+
+def _values(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    if not content.startswith(_FORMAT):
+        raise MetabenchError(f"'{path}' holds no shared weights of this version: move it away")
+    digest, _, archive = content[len(_FORMAT) :].partition(b"\n")
+    if hashlib.sha256(archive).hexdigest().encode() != digest:
+        raise MetabenchError(f"'{path}' is damaged: move it away, and the weights are trained anew")
+    found: dict[str, Any] = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    return found
+
+
+def identity_of(problem: FewShot, training: SharedTraining) -> str:
+    """Return the hash of what shared weights depend on: space, tasks, training and seed."""
+    setting = problem.setting
+    options = dataclasses.asdict(setting.options) | {"architecture": ""}
+    said = [
+        options,
+        dataclasses.asdict(training),
+        setting.inner_steps,
+        setting.seed,
+        str(setting.dtype),
+        list(problem.tasks.image),
+    ]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

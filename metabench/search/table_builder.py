@@ -1,0 +1,237 @@
+"""Building a table of nets: every net of a space trained from nothing by a method, several seeds, on the same tasks.
+
+A shard is one net and one seed, a file of its own, so that shards can be built anywhere, in any order, and again after a kill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metabench.core.arrays import read_arrays, write_arrays
+from metabench.core.errors import Diverged, MetabenchError, unknown
+from metabench.core.lazy import torch
+from metabench.core.options import build
+from metabench.core.problem import Problem, Setting
+from metabench.core.randomness import generator
+from metabench.core.types import InnerState, Tree, Window
+from metabench.data import card, load
+from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
+from metabench.methods import method as method_named
+from metabench.models.search_space import Space, space
+from metabench.problems.few_shot import SUBNET, FewShot, Options
+from metabench.tasks.trained import meta_trained
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """What decides a table, besides the code.
+
+    Attributes:
+        space: whose nets are trained.
+        dataset: of the tasks.
+        seeds: of training.
+        method: whose hypergradients train.
+        outer_steps: of training.
+        inner_steps: of training.
+        steps: of adaptation, after which answers are counted, ascending.
+        tasks: how many of the validation domains, and of the test domains.
+        options: of `few_shot`, where they are not its defaults.
+    """
+
+    space: str = "tiny"
+    dataset: str = "glyphs"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    method: str = "unrolled"
+    outer_steps: int = 300
+    inner_steps: int = 3
+    steps: tuple[int, ...] = (1, 2, 3, 5, 10)
+    tasks: tuple[int, int] = (400, 600)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.inner_steps not in self.steps or sorted(set(self.steps)) != list(self.steps):
+            raise MetabenchError(
+                f"a table counts answers after {self.steps} steps of adaptation: expected ascending numbers, {self.inner_steps} among them"
+            )
+
+    def about(self) -> dict[str, Any]:
+        """Return the settings as JSON, the shape of the tasks and the sha256 of the data among them."""
+        options = build(Options, {**self.options, "space": self.space}, "problem 'few_shot'")
+        said = dataclasses.asdict(self) | {"options": dict(self.options)}
+        shape = {
+            "ways": options.ways,
+            "shots": options.shots,
+            "queries": options.queries,
+            "tasks_per_step": options.tasks,
+        }
+        source = {"data": [file.sha256 for file in card(self.dataset).files]}
+        return json.loads(json.dumps(said | shape | source))
+
+    def key(self) -> str:
+        """Return the hash of the settings."""
+        return hashlib.sha256(json.dumps(self.about(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Builder:
+    """Trains nets of a table, one after another, on data that are loaded once."""
+
+    def __init__(self, settings: TableSettings) -> None:
+        self.settings = settings
+        self.space: Space = space(settings.space)
+        self._method = method_named(settings.method)
+        self._options = build(self._method.options, {}, f"method '{settings.method}'")
+        options = build(Options, {**settings.options, "space": settings.space}, "problem 'few_shot'")
+        data = load(settings.dataset)
+        first = self.space.all()[0]
+        self._problems = {
+            seed: FewShot(
+                Setting(
+                    SUBNET,
+                    dataclasses.replace(options, architecture=first),
+                    settings.inner_steps,
+                    seed,
+                    torch.device("cpu"),
+                    torch.float32,
+                    data,
+                    outer_steps=settings.outer_steps,
+                )
+            )
+            for seed in settings.seeds
+        }
+
+    def shard(self, net: str, seed: int, folder: Path) -> Path:
+        """Train one net with one seed, unless its file is there; return the file.
+
+        Raises:
+            MetabenchError: the file is of other settings.
+        """
+        path, key = shard_file(folder, net, seed), f"{self.settings.key()} {net} {seed}"
+        if read_arrays(path, key) is None:
+            write_arrays(path, key, self._answers(net, seed))
+        return path
+
+    def _answers(self, net: str, seed: int) -> dict[str, np.ndarray]:
+        problem = self._problems[seed].subnet(net)
+        began = time.process_time()
+        found: dict[str, np.ndarray] = {}
+        try:
+            meta = meta_trained(problem, self.settings.outer_steps, self._answer(seed))
+        except Diverged:
+            # Its answers are what it would give: none is right.
+            meta = None
+        found["seconds"] = np.array(time.process_time() - began)
+        # One set of tasks for all seeds.
+        judge = self._problems[self.settings.seeds[0]].subnet(net)
+        for part, count in zip((VALIDATION, TEST), self.settings.tasks, strict=True):
+            if meta is None:
+                found[part] = np.zeros((len(self.settings.steps), count), np.uint8)
+                continue
+            answers = judge.answers(meta, part, count, max(self.settings.steps))
+            found[part] = answers.together[list(self.settings.steps)].numpy().astype(np.uint8)
+        return found
+
+    def _answer(self, seed: int) -> Any:
+        stream = generator(seed, "table of nets")
+
+        def answer(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Any:
+            return self._method(problem, state, meta, window, self._options, stream)
+
+        return answer
+
+    def collected(self, folder: Path) -> NetTable:
+        """Return the table of a folder's shards.
+
+        Raises:
+            MetabenchError: shards are missing; the first is named.
+        """
+        settings, nets = self.settings, self.space.all()
+        key = settings.key()
+        rows: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+        for net in nets:
+            for seed in settings.seeds:
+                shard = read_arrays(shard_file(folder, net, seed), f"{key} {net} {seed}")
+                if shard is None:
+                    raise MetabenchError(
+                        f"the shard of '{net}' with seed {seed} is missing from '{folder}': build it first"
+                    )
+                rows[net, seed] = shard
+        judge = self._problems[settings.seeds[0]]
+        parts = dict(zip((VALIDATION, TEST), settings.tasks, strict=True))
+        image, ways = judge.tasks.image, judge.setting.options.ways
+        return NetTable(
+            about=settings.about() | {"image": list(image)},
+            nets=nets,
+            seeds=settings.seeds,
+            steps=settings.steps,
+            domains={part: _domains(judge.tasks.domains(part), count) for part, count in parts.items()},
+            right={
+                part: np.stack([np.stack([rows[net, seed][part] for seed in settings.seeds]) for net in nets])
+                for part in parts
+            },
+            pixels={part: _pixels(judge, part, count) for part, count in parts.items()},
+            costs={
+                "parameters": np.array([self.space.parameters(net, image, ways) for net in nets], np.float64),
+                "flops": np.array([self.space.flops(net, image, ways) for net in nets], np.float64),
+                "seconds": np.array(
+                    [np.mean([rows[net, seed]["seconds"] for seed in settings.seeds]) for net in nets]
+                ).round(2),
+            },
+        )
+
+
+def read_settings(path: Path | None) -> TableSettings:
+    """Return the settings in a YAML file; None: those of the table that ships.
+
+    Raises:
+        MetabenchError: the file cannot be read, or a key is unknown.
+    """
+    if path is None:
+        return TableSettings()
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        given = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, OmegaConfBaseException, YAMLError) as error:
+        raise MetabenchError(f"settings '{path}' cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise MetabenchError(f"settings '{path}': expected keys and values")
+    known = {field.name for field in dataclasses.fields(TableSettings)}
+    for key in given:
+        if key not in known:
+            raise unknown(f"key of '{path}'", str(key), known)
+    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return TableSettings(**tuples)  # type: ignore[misc]
+
+
+def shard_file(folder: Path, net: str, seed: int) -> Path:
+    """Return where a net's answers are."""
+    return folder / f"{net}.{seed}.npz"
+
+
+def shards(settings: TableSettings, part: tuple[int, int] = (0, 1)) -> Sequence[tuple[str, int]]:
+    """Return the nets and seeds of one of several parts of the work, `part` = (number, of how many)."""
+    every = [(net, seed) for seed in settings.seeds for net in space(settings.space).all()]
+    return every[part[0] :: part[1]]
+
+
+def _domains(names: Sequence[str], count: int) -> tuple[str, ...]:
+    return tuple(names[number % len(names)] for number in range(count))
+
+
+def _pixels(judge: FewShot, part: str, count: int) -> np.ndarray:
+    found = np.zeros(count, np.uint8)
+    stacks: Iterable[Any] = judge.tasks.stacks(part, count)
+    for numbers, stack in stacks:
+        found[numbers] = stack.nearest().cpu().numpy()
+    return found

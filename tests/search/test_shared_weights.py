@@ -1,0 +1,169 @@
+"""Shared weights: strictly fair paths, hypergradients that add up, four ways to them, and a run that goes on to the bit."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bilevel import call, make_problem, relative_error
+
+from metabench.core import Tree, tree
+from metabench.core.errors import MetabenchError
+from metabench.problems.few_shot import FewShot
+from metabench.search.shared_weights import (
+    WAYS,
+    Shared,
+    SharedTrainer,
+    SharedTraining,
+    identity_of,
+    paths,
+    read,
+    read_weights,
+    save,
+)
+
+SHORT: dict[str, Any] = {"outer_steps": 3, "joint_steps": 3, "joint_batch": 8}
+
+
+def made(seed: int = 0, **options: Any) -> FewShot:
+    found = make_problem("few_shot", size="subnet", seed=seed, **{"tasks": 1} | options)
+    assert isinstance(found, FewShot)
+    return found
+
+
+def trained(problem: FewShot, training: SharedTraining, shared: Shared | None = None) -> Shared:
+    return list(SharedTrainer(problem, training).run(shared))[-1]
+
+
+@pytest.mark.parametrize("space", ["tiny", "small"])
+def test_a_step_uses_every_operation_of_every_layer_once(space: str) -> None:
+    supernet = made(
+        space=space, architecture="conv3-conv3-conv3-conv3@8" if space == "small" else "conv3-conv3-conv3"
+    ).supernet()
+    for step in range(5):
+        nets = paths(supernet, 0, step)
+        layers = zip(*(supernet.space.operations_of(net) for net in nets), strict=True)
+        assert all(sorted(layer) == sorted(supernet.space.operations) for layer in layers)
+        assert nets == paths(supernet, 0, step) != paths(supernet, 1, step)
+
+
+def hypergradient_of_the_sum(problem: FewShot, weights: Tree) -> Tree:
+    """Return the derivative of the mean outer loss of a step's nets by the shared weights, by one graph through all of them."""
+    supernet, leaves = problem.supernet(), {name: leaf.clone().requires_grad_() for name, leaf in weights.items()}
+    losses = []
+    nets = paths(supernet, problem.setting.seed, 0)
+    for place, net in enumerate(nets):
+        subnet = problem.subnet(net)
+        support, query = problem.tasks.training(place)
+        params = supernet.cut(leaves, net)
+        for _ in range(problem.setting.inner_steps):
+            gradient = torch.autograd.grad(
+                subnet.inner_loss(params, {}, support), list(params.values()), create_graph=True
+            )
+            rate = problem.setting.options.learning_rate
+            params = {name: leaf - rate * one for (name, leaf), one in zip(params.items(), gradient, strict=True)}
+        losses.append(subnet.outer_loss(params, {}, query))
+    found = torch.autograd.grad(
+        torch.stack(losses).mean(), list(leaves.values()), materialize_grads=True, allow_unused=True
+    )
+    return dict(zip(leaves, found, strict=True))
+
+
+@pytest.mark.parametrize("method", ["unrolled", "mixflow"])
+def test_a_step_moves_by_the_hypergradient_of_all_its_nets_together(method: str) -> None:
+    problem = made()
+    trainer = SharedTrainer(problem, SharedTraining(method=method, outer_steps=1))
+    shared = trainer.fresh()
+    found = trainer._meta(shared)
+    expected = hypergradient_of_the_sum(problem, shared.weights)
+    assert relative_error({name: found[name] for name in expected}, expected) <= 1e-9
+    assert (shared.adaptations, shared.gradients) == (5, 20)
+
+
+def test_nets_that_share_a_block_are_not_forgotten() -> None:
+    # A meta-gradient that keeps the last net's alone would differ wherever two nets meet: at the stem and the head.
+    problem = made()
+    trainer = SharedTrainer(problem, SharedTraining(outer_steps=1))
+    shared = trainer.fresh()
+    expected = hypergradient_of_the_sum(problem, shared.weights)
+    supernet = problem.supernet()
+    net = paths(supernet, 0, 0)[-1]
+    subnet = problem.subnet(net)
+    meta = supernet.cut(shared.weights, net)
+    last = call(
+        "unrolled", *subnet.entered(subnet.window(4, subnet.start(meta, meta)), None), meta, subnet.window(4, meta)
+    ).meta
+    forgetful = tree.scale(1 / 5, supernet.scatter(net, last))
+    assert relative_error(forgetful, expected) > 0.1
+    assert float(tree.norm({"stem": forgetful["stem.weight"] - expected["stem.weight"]})) > 0
+
+
+def test_weights_that_are_put_back_before_the_backward_pass_give_another_hypergradient() -> None:
+    # What a public code of T-NAS does: the outer gradient is then taken at the weights from before adaptation.
+    problem = made()
+    (state, meta), window = problem.initial_state(), next(problem.windows())[0]
+    right = call("unrolled", problem, state, meta, window).meta
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in meta.items()}
+    put_back = torch.autograd.grad(problem.outer_loss(leaves, leaves, window.outer[-1]), list(leaves.values()))
+    assert relative_error(dict(zip(leaves, put_back, strict=True)), right) > 0.1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_is_interrupted_goes_on_to_the_bit(way: str, tmp_path: Path) -> None:
+    problem, training = made(), SharedTraining(way=way, **SHORT)
+    whole, identity = trained(problem, training), identity_of(problem, training)
+    steps = sum(count for _, count in training.phases)
+    for stop in range(1, steps):
+        path = tmp_path / f"{stop}.pt"
+        for shared in itertools.islice(SharedTrainer(problem, training).run(), stop):
+            save(path, shared, identity)
+        again = trained(problem, training, read(path, identity))
+        assert all(torch.equal(again.weights[name], leaf) for name, leaf in whole.weights.items())
+        assert (again.adaptations, again.gradients) == (whole.adaptations, whole.gradients)
+    assert list(whole.weights) == list(problem.supernet().shapes)
+
+
+def test_ways_differ_in_what_they_do() -> None:
+    problem = made()
+    ends = {way: trained(problem, SharedTraining(way=way, **SHORT)) for way in WAYS}
+    fresh = SharedTrainer(problem, SharedTraining()).fresh().weights
+    assert all(torch.equal(leaf, ends["untrained"].weights[name]) for name, leaf in fresh.items())
+    assert ends["joint"].adaptations == 0 and ends["meta"].adaptations == 15
+    # Jointly the head is that over all classes, which is dropped: the head of tasks stays as drawn.
+    assert torch.equal(ends["joint"].weights["head.weight"], fresh["head.weight"])
+    assert not torch.equal(ends["joint"].weights["stem.weight"], fresh["stem.weight"])
+    assert not torch.equal(ends["joint_meta"].weights["head.weight"], fresh["head.weight"])
+
+
+def test_joint_training_learns_to_tell_training_classes_apart() -> None:
+    problem = make_problem(
+        "few_shot", size="subnet", tasks=1, dtype=torch.float32, norm="batch", ways=5, queries=5, tested=60
+    )
+    assert isinstance(problem, FewShot)
+    ends = [trained(problem, SharedTraining(way=way, joint_steps=40)).weights for way in ("untrained", "joint")]
+    net = "conv3-conv3-conv3"
+    accuracy = [problem.subnet(net).validation_accuracy(problem.supernet().cut(weights, net), 100) for weights in ends]
+    assert accuracy[1] > accuracy[0]
+
+
+def test_files_that_do_not_belong_are_refused(tmp_path: Path) -> None:
+    problem, training = made(), SharedTraining(way="untrained")
+    path, identity = tmp_path / "shared.pt", identity_of(problem, training)
+    save(path, trained(problem, training), identity)
+    assert list(read_weights(path)) == list(problem.supernet().shapes)
+    assert read(tmp_path / "none.pt", identity) is None
+    with pytest.raises(MetabenchError, match="holds shared weights of another run"):
+        read(path, identity_of(made(seed=1), training))
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(MetabenchError, match="is damaged"):
+        read(path, identity)
+    path.write_bytes(b"metabench shared weights 0\n")
+    with pytest.raises(MetabenchError, match="of this version"):
+        read(path, identity)
+    with pytest.raises(MetabenchError, match=r"sharde\.pt' does not exist: did you mean"):
+        read_weights(tmp_path / "sharde.pt")
+    with pytest.raises(MetabenchError, match="unknown way to shared weights 'mata': did you mean 'meta'"):
+        SharedTraining(way="mata")
