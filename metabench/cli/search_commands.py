@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from metabench.search.study import Outcome
 
 NONE: list[Path] = []
-ENTRANTS = ["random", "evolution", "evolution+ridge"]
+ENTRANTS = ["random", "random+ridge", "evolution", "evolution+ridge"]
 Space = Annotated[str, typer.Option(help="The space of architectures: tiny, small or large.")]
 Dataset = Annotated[str, typer.Option(help="The few-shot data set of the tasks.")]
 
@@ -71,12 +71,12 @@ def search_command(
         made: Any = lambda seed: TableFitness(stored, of, seed, tasks)  # noqa: E731
         test: Any = lambda judge, net: judge.regret(net)  # noqa: E731
     else:
-        problem = _problem(space, dataset, outer_steps)
+        problem = _problem(space, dataset)
         if fitness == SUPERNET:
             shared = _weights(problem, weights)
             made = lambda seed: SupernetFitness(problem, shared, seed, tasks or 100)  # noqa: E731
         else:
-            made = lambda seed: TrainFitness(problem, seed, tasks or 100)  # noqa: E731
+            made = lambda seed: TrainFitness(problem, seed, tasks or 100, outer_steps)  # noqa: E731
         test = _tested
     outcomes: list[Outcome] = []
     with progress_display("search") as progress:
@@ -108,14 +108,15 @@ def supernet_command(
 ) -> None:
     """Train the shared weights of a supernet, by any method of the suite."""
     from metabench.search.shared_weights import SharedTrainer, SharedTraining, identity_of, read, save
+    from metabench.search.table_builder import method_answer
 
-    training = SharedTraining(way=way, method=method, outer_steps=outer_steps, joint_steps=joint_steps)
+    training = SharedTraining(way=way, outer_steps=outer_steps, joint_steps=joint_steps)
     alone()
-    problem = _problem(space, dataset, 0, seed)
-    identity, total = identity_of(problem, training), sum(steps for _, steps in training.phases)
+    problem = _problem(space, dataset, seed)
+    identity, total = identity_of(problem, training, method), sum(steps for _, steps in training.phases)
     last = read(out, identity)
     with progress_display("supernet") as progress:
-        for shared in SharedTrainer(problem, training).run(last):
+        for shared in SharedTrainer(problem, training, method_answer(method, seed)).run(last):
             done = sum(steps for _, steps in training.phases[: shared.phase]) + shared.step
             progress("steps", done, total)
             if done % every == 0 or done == total:
@@ -123,7 +124,7 @@ def supernet_command(
     print(f"{out}: {shared.adaptations:,} inner runs, {shared.gradients:,} gradients", file=sys.stderr)
 
 
-def _problem(space: str, dataset: str, outer_steps: int, seed: int = 0) -> FewShot:
+def _problem(space: str, dataset: str, seed: int = 0) -> FewShot:
     """Return `few_shot` with its defaults, for nets of a space."""
     from metabench.core.lazy import torch
     from metabench.core.options import build
@@ -137,7 +138,7 @@ def _problem(space: str, dataset: str, outer_steps: int, seed: int = 0) -> FewSh
     options = build(FewShot.card.options, {"space": space, "architecture": first}, "problem 'few_shot'")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = FewShot.card.inner_steps
-    return FewShot(Setting(SUBNET, options, steps, seed, device, torch.float32, load(dataset), outer_steps=outer_steps))
+    return FewShot(Setting(SUBNET, options, steps, seed, device, torch.float32, load(dataset)))
 
 
 def _weights(problem: FewShot, path: Path | None) -> Any:

@@ -171,14 +171,27 @@ class Space:
                 yield found
 
     def neighbours(self, encoding: str) -> tuple[str, ...]:
-        """Return the nets that differ in one gene, in the order of genes, the net itself left out."""
+        """Return the nets that differ in one gene of any spelling, the net itself left out: whose neighbour a net is, is its neighbour."""
+        canonical, found = self.read(encoding), dict[str, None]()
+        for spelt in self._spellings(canonical):
+            for place, count in enumerate(self.choices):
+                for value in range(count):
+                    found[self.text((*spelt[:place], value, *spelt[place + 1 :]))] = None
+        return tuple(one for one in found if one != canonical)
+
+    def _spellings(self, encoding: str) -> Iterator[Genes]:
+        """Yield the genes of every text of a net: within a run identities may stand anywhere, the others keep their order."""
         genes = self.genes(encoding)
-        found = (
-            self.text((*genes[:place], value, *genes[place + 1 :]))
-            for place, count in enumerate(self.choices)
-            for value in range(count)
-        )
-        return tuple(one for one in dict.fromkeys(found) if one != encoding)
+        runs, first = [], 0
+        for length in self._runs:
+            run = genes[first : first + length]
+            others = [gene for gene in run if self.operations[gene] != IDENTITY]
+            bare = self.operations.index(IDENTITY) if self._has_identity else 0
+            places = itertools.combinations(range(length), len(others))
+            runs.append([_at(chosen, others, length, bare) for chosen in places])
+            first += length
+        for run in itertools.product(*runs):
+            yield (*itertools.chain.from_iterable(run), *genes[self.layers :])
 
     def one_hot(self, encodings: Sequence[str]) -> npt.NDArray[np.float64]:
         """Return the genes as one-hot vectors, shape [n, values of all genes]."""
@@ -221,6 +234,14 @@ class Space:
             found += OPERATIONS[operation].flops(width, side)
             side = side // 2 if halves else side
         return found + 2 * ways * width * side**2
+
+
+def _at(places: Sequence[int], values: Sequence[int], length: int, rest: int) -> Genes:
+    """Return `values` at their places, and `rest` elsewhere."""
+    found = [rest] * length
+    for place, value in zip(places, values, strict=True):
+        found[place] = value
+    return tuple(found)
 
 
 def part_name(layer: int, operation: str) -> str:

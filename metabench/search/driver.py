@@ -1,7 +1,8 @@
 """A search: a strategy asks, a fitness is paid for, until the budget is spent.
 
 The driver keeps what was paid for. A net that comes up again is answered from there, for nothing; more tasks of a net cost the
-difference. A net that diverges has the worst fitness, and its line says so: a strategy is never told NaN.
+difference, and fewer nothing. Nothing is begun that the rest of the budget does not pay for. A net that diverges has the
+worst fitness, and its line says so: a strategy is never told NaN.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Protocol
 
 from metabench.core.errors import MetabenchError
@@ -90,6 +92,8 @@ class Search:
         lines: one for each evaluation.
         told: why it ended; empty while it goes on.
         foreign: nets whose fitness another island paid for.
+        waiting: the net that was asked for and not told; empty: none.
+        emptying: whether the strategy has nothing new to say, and the rest of a space that the budget pays for is looked at in order.
     """
 
     strategy: Recorded
@@ -99,23 +103,28 @@ class Search:
     lines: list[Line] = field(default_factory=list)
     told: str = ""
     foreign: set[str] = field(default_factory=set)
+    waiting: str = ""
+    emptying: bool = False
 
     @classmethod
     def of(cls, strategy: Strategy, fitness: Fitness, budget: int, state: Mapping[str, Any] | None = None) -> Search:
         """Return a search, or the one that a state was taken of.
 
         Raises:
-            MetabenchError: the budget is not positive.
+            MetabenchError: the budget is not positive; the state is damaged, or of another strategy, seed, space or options.
         """
         if budget < 1:
             raise MetabenchError(f"a budget of {budget} evaluations: expected 1 or more")
         if state is None:
             return cls(Recorded(strategy), fitness, budget)
-        paid = {net: {int(tasks): value for tasks, value in found.items()} for net, found in state["paid"].items()}
-        lines = [Line(**{**line, "cost": Cost(**line["cost"])}) for line in state["lines"]]
-        return cls(
-            Recorded(strategy, state["calls"]), fitness, budget, paid, lines, state["told"], set(state["foreign"])
-        )
+        try:
+            paid = {net: {int(tasks): value for tasks, value in found.items()} for net, found in state["paid"].items()}
+            lines = [Line(**{**line, "cost": Cost(**line["cost"])}) for line in state["lines"]]
+            calls = [(call, given, answer) for call, given, answer in state["calls"]]
+            rest = (state["told"], set(state["foreign"]), state["waiting"], state["emptying"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MetabenchError(f"the state of a search is damaged: {type(error).__name__}: {error}") from error
+        return cls(Recorded(strategy, calls), fitness, budget, paid, lines, *rest)
 
     def state(self) -> dict[str, Any]:
         """Return the search as JSON: another process goes on from it as this one would."""
@@ -125,6 +134,8 @@ class Search:
             "lines": [dataclasses.asdict(line) for line in self.lines],
             "told": self.told,
             "foreign": sorted(self.foreign),
+            "waiting": self.waiting,
+            "emptying": self.emptying,
         }
 
     @property
@@ -141,50 +152,67 @@ class Search:
     def run(self) -> Iterator[Line]:
         """Go on until the budget is spent, the space is exhausted, or the strategy has nothing new; yield every evaluation.
 
-        Between two of them the state is whole.
+        The state is whole whenever something else runs: between two of them, and while a net is judged, which is then judged again.
 
         Raises:
             MetabenchError: the strategy asks for a net outside the space, or for none at all.
         """
         space, quiet = self.strategy.strategy.space, 0
         while not self.told:
-            if self.spent + 1e-9 >= self.budget:
+            if self.spent + 1e-9 >= self.budget or (
+                self.waiting and self._price(self.waiting) > self.budget - self.spent + 1e-9
+            ):
                 self.told = "the budget is spent"
             elif self._exhausted(space.size):
                 self.told = f"all {space.size} nets of the space were evaluated: the answer is exhaustive"
+            elif self.waiting:
+                known = len(self.lines)
+                value = self._judged(self.waiting)
+                if not self.emptying:
+                    self.strategy.tell([self.waiting], [value])
+                self.waiting = ""
+                if len(self.lines) > known:
+                    quiet = 0
+                    yield self.lines[-1]
+            elif self.emptying or (quiet >= _PATIENCE and self.lines and self.budget >= space.size):
+                self.emptying = True
+                self.waiting = next(net for net in space.all() if self.fitness.tasks not in self.paid.get(net, {}))
             elif quiet >= _PATIENCE:
                 self.told = f"the strategy asked {quiet} times for nothing new"
             else:
-                asked = self.strategy.ask(1)
                 quiet += 1
-                for net in asked:
-                    known = len(self.lines)
-                    value = self._judged(net)
-                    if len(self.lines) > known:
-                        quiet = 0
-                    self.strategy.tell([net], [value])
-                    if len(self.lines) > known:
-                        yield self.lines[-1]
+                self.waiting = next(iter(self.strategy.ask(1)), "")
         if not self.lines:
             raise MetabenchError("the strategy asked for no net: 'ask' returned nothing")
 
     def _exhausted(self, size: int) -> bool:
         return sum(self.fitness.tasks in found for found in self.paid.values()) >= size
 
+    def _tasks(self, net: str) -> tuple[int, int]:
+        """Return on how many tasks a net is to be judged, and on how many it was: at least as many if it is paid for."""
+        part = 1.0 if self.emptying else self.strategy.strategy.part(net)
+        if isinstance(part, bool) or not isinstance(part, Real) or not 0 < part <= 1:
+            raise MetabenchError(
+                f"the strategy wants '{net}' judged on {part!r} of the tasks: expected more than 0, at most 1"
+            )
+        tasks, known = max(1, round(part * self.fitness.tasks)), self.paid.get(net, {})
+        # The nearest number of tasks that is enough, else the most.
+        return tasks, min((count for count in known if count >= tasks), default=max(known, default=0))
+
+    def _price(self, net: str) -> float:
+        """Return what judging a net takes of the budget, in full evaluations."""
+        tasks, before = self._tasks(net)
+        return max(0, tasks - before) / self.fitness.tasks
+
     def _judged(self, net: str) -> float:
         """Return the fitness that the strategy learns, paid for if it was not."""
-        part = self.strategy.strategy.part(net)
-        if not 0 < part <= 1:
-            raise MetabenchError(
-                f"the strategy wants '{net}' judged on {part} of the tasks: expected more than 0, at most 1"
-            )
-        tasks = max(1, round(part * self.fitness.tasks))
-        found = self.paid.setdefault(net, {})
-        if tasks not in found:
-            before = max((count for count in found if count < tasks), default=0)
-            found[tasks] = _finite(self.fitness, net, tasks)
-            self._note(net, tasks, before, found[tasks])
-        value = found[tasks]
+        tasks, before = self._tasks(net)
+        if before < tasks:
+            value = _finite(self.fitness, net, tasks)
+            self.paid.setdefault(net, {})[tasks] = value
+            self._note(net, tasks, before, value)
+        else:
+            value = self.paid[net][before]
         return self._worst() if value is None else value
 
     def _note(self, net: str, tasks: int, before: int, value: float | None) -> None:

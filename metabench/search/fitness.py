@@ -152,22 +152,23 @@ class SupernetFitness(_OnTasks):
 
 
 class TrainFitness(SupernetFitness):
-    """Trains a net from nothing by MAML, for as many outer steps as the problem's setting says, then judges it."""
+    """Trains a net from nothing by MAML, for some outer steps, then judges it."""
 
-    def __init__(self, problem: FewShot, seed: int, tasks: int) -> None:
+    def __init__(self, problem: FewShot, seed: int, tasks: int, outer_steps: int) -> None:
         super().__init__(problem, {}, seed, tasks)
+        self._outer_steps = outer_steps
         self._trained: dict[str, Tree] = {}
 
     def weights_of(self, encoding: str) -> Tree:
         """Return the weights that a net adapts from, trained once."""
         if encoding not in self._trained:
-            self._trained[encoding] = meta_trained(self.problem.subnet(encoding), self.problem.setting.outer_steps)
+            self._trained[encoding] = meta_trained(self.problem.subnet(encoding), self._outer_steps)
         return self._trained[encoding]
 
     def _once(self, encoding: str) -> Cost:
         """Return the cost of training, as `TableFitness`."""
         setting, each = self.problem.setting, self._each(encoding)
-        windows = setting.outer_steps * setting.options.tasks
+        windows = self._outer_steps * setting.options.tasks
         return Cost(windows, windows * (setting.inner_steps + 1), 3 * windows * each.flops)
 
 

@@ -51,7 +51,7 @@ class Screened(Strategy):
         minimum: evaluations before the predictor is asked.
 
     Raises:
-        MetabenchError: the predictor is unknown, or needs more points than the budget pays for.
+        MetabenchError: the predictor is unknown, or needs more points than the budget pays for; or no net is to be imagined.
     """
 
     card = None  # type: ignore[assignment]  # it is made of a strategy, and not chosen by name
@@ -62,6 +62,8 @@ class Screened(Strategy):
                 f"predictor '{name}' is fitted to {minimum} evaluations or more, and the budget pays for {strategy.budget}: expected "
                 "2 or more, and fewer than the budget"
             )
+        if candidates < 1:
+            raise MetabenchError(f"predictor '{name}' is to rank {candidates} candidates: expected 1 or more")
         super().__init__(strategy.space, strategy.budget, strategy.seed, strategy.options)
         self._inner, self._name, self._candidates, self._minimum = strategy, name, candidates, minimum
         self._known: dict[str, float] = {}

@@ -22,19 +22,19 @@ from typing import Any
 import numpy as np
 
 from metabench.autodiff.outer import OuterUpdate
+from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import Tree, tree
 from metabench.core.atomic import write_bytes_atomically
 from metabench.core.errors import Diverged, MetabenchError, missing_file, unknown
 from metabench.core.lazy import torch
-from metabench.core.options import build
 from metabench.core.problem import OuterOptimiser
 from metabench.core.randomness import generator, stream_seed
 from metabench.core.types import OptimiserState
-from metabench.methods import method as method_named
 from metabench.models.choice_blocks import Head
 from metabench.models.supernet import Supernet
 from metabench.problems.few_shot import FewShot
 from metabench.tasks.images import TRAIN
+from metabench.tasks.trained import Answer
 
 META, JOINT, JOINT_META, UNTRAINED = "meta", "joint", "joint_meta", "untrained"
 WAYS = (META, JOINT, JOINT_META, UNTRAINED)
@@ -49,8 +49,6 @@ class SharedTraining:
 
     Attributes:
         way: one of `WAYS`.
-        method: whose hypergradients move them, where the way is 'meta' or 'joint_meta'.
-        method_options: of the method.
         outer_steps: of meta-training; each has as many nets as a layer has operations.
         outer_learning_rate: of Adam.
         joint_steps: of joint training.
@@ -62,8 +60,6 @@ class SharedTraining:
     """
 
     way: str = META
-    method: str = "unrolled"
-    method_options: tuple[tuple[str, Any], ...] = ()
     outer_steps: int = 150
     outer_learning_rate: float = 3e-3
     joint_steps: int = 600
@@ -121,13 +117,12 @@ class SharedTrainer:
     Args:
         problem: of any net of the space; its seed decides weights, tasks and paths.
         training: how.
+        answer: the method with its options, where hypergradients move the weights.
     """
 
-    def __init__(self, problem: FewShot, training: SharedTraining) -> None:
-        self.problem, self.training = problem, training
+    def __init__(self, problem: FewShot, training: SharedTraining, answer: Answer = through_graph) -> None:
+        self.problem, self.training, self._answer = problem, training, answer
         self.supernet = problem.supernet()
-        self._method = method_named(training.method)
-        self._options = build(self._method.options, dict(training.method_options), f"method '{training.method}'")
         self._seed = problem.setting.seed
 
     def fresh(self) -> Shared:
@@ -200,7 +195,6 @@ class SharedTrainer:
 
     def _meta(self, shared: Shared) -> Tree:
         """Return the mean hypergradient of a step's nets, each at its place."""
-        stream = generator(self._seed, f"hypergradients {shared.step}")
         nets, found = paths(self.supernet, self._seed, shared.step), []
         count = self.problem.setting.options.tasks
         for place, net in enumerate(nets):
@@ -209,7 +203,7 @@ class SharedTrainer:
             for i in range(count):
                 number = (shared.step * len(nets) + place) * count + i
                 window = subnet.window(number, subnet.start(meta, meta))
-                answer = self._method(*subnet.entered(window, None), meta, window, self._options, stream)
+                answer = self._answer(*subnet.entered(window, None), meta, window)
                 found.append(self.supernet.scatter(net, answer.meta))
                 shared.adaptations += 1
                 shared.gradients += len(window.inner) + 1
@@ -287,13 +281,14 @@ def _values(path: Path) -> dict[str, Any]:
     return found
 
 
-def identity_of(problem: FewShot, training: SharedTraining) -> str:
-    """Return the hash of what shared weights depend on: space, tasks, training and seed."""
+def identity_of(problem: FewShot, training: SharedTraining, method: str) -> str:
+    """Return the hash of what shared weights depend on: space, tasks, training, the method by name, and seed."""
     setting = problem.setting
     options = dataclasses.asdict(setting.options) | {"architecture": ""}
     said = [
         options,
         dataclasses.asdict(training),
+        method,
         setting.inner_steps,
         setting.seed,
         str(setting.dtype),

@@ -7,6 +7,8 @@ same calls give the same answers: a search that was interrupted repeats them (`R
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +17,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from metabench.core.citations import bibtex
+from metabench.core.declarations import check_citation, check_fields
 from metabench.core.errors import MetabenchError
 from metabench.core.method import NoOptions
+from metabench.core.options import build, describe
 from metabench.core.randomness import stream_seed
-from metabench.core.registry import Declarable, Found, Registry
+from metabench.core.registry import Declarable, Found, Registry, pick
 from metabench.models.search_space import Space
 
 
@@ -74,23 +77,42 @@ class Strategy(Declarable, ABC):
 
 
 class Recorded:
-    """A strategy whose calls are kept, and can be repeated: its state is what it was asked and told."""
+    """A strategy whose calls are kept, and can be repeated: its state is what it was asked, what it answered, and what it was told.
+
+    Args:
+        strategy: new, without a call.
+        calls: to repeat.
+
+    Raises:
+        MetabenchError: the strategy answers otherwise than it did: it is another one, was edited, or has another seed, space or options.
+    """
 
     def __init__(self, strategy: Strategy, calls: Iterable[Sequence[Any]] = ()) -> None:
-        self.strategy, self.calls = strategy, []
-        for call in calls:
-            if call[0] == "ask":
-                self.ask(call[1])
-            else:
-                self.tell(call[1], call[2])
+        self.strategy: Strategy = strategy
+        self.calls: list[list[Any]] = []
+        for call, given, answer in calls:
+            if call == "tell":
+                self.tell(given, answer)
+            elif (found := self.ask(given)) != list(answer):
+                raise MetabenchError(
+                    f"the state is of another search: there the strategy asked for {list(answer)}, and here for {found}; it was edited, or "
+                    "seed, space or options differ"
+                )
 
     def ask(self, n: int) -> list[str]:
-        """Return what the strategy asks for, in canonical encodings."""
-        self.calls.append(["ask", n])
-        found = list(self.strategy.ask(n))
-        if len(found) > n:
-            raise MetabenchError(f"the strategy was asked for {n} nets and returned {len(found)}")
-        return [self.strategy.space.read(one) for one in found]
+        """Return what the strategy asks for, in canonical encodings; raise MetabenchError if it asks for what is no net of the space."""
+        asked = self.strategy.ask(n)
+        # A text is a sequence of texts, too.
+        if isinstance(asked, str) or not isinstance(asked, Iterable):
+            raise MetabenchError(f"the strategy's 'ask' returned {asked!r}, expected a list of encodings")
+        nets = list(asked)
+        if len(nets) > n:
+            raise MetabenchError(f"the strategy was asked for {n} nets and returned {len(nets)}")
+        if strange := [net for net in nets if not isinstance(net, str)]:
+            raise MetabenchError(f"the strategy's 'ask' returned {strange[0]!r} among its nets, expected encodings")
+        found = [self.strategy.space.read(net) for net in nets]
+        self.calls.append(["ask", n, found])
+        return found
 
     def tell(self, encodings: Sequence[str], fitness: Sequence[float]) -> None:
         """Tell the strategy."""
@@ -99,13 +121,23 @@ class Recorded:
 
 
 def check_strategy(strategy: type[Strategy], name: str) -> None:
-    """Raise MetabenchError if a strategy's declaration cannot be listed or used."""
+    """Raise MetabenchError if a strategy lacks a method or its card, or if the card cannot be listed or used."""
+    what = f"strategy '{name}'"
+    if inspect.isabstract(strategy):
+        raise MetabenchError(f"{what}: {strategy.__name__} lacks {', '.join(sorted(strategy.__abstractmethods__))}")
     card = getattr(strategy, "card", None)
     if not isinstance(card, StrategyCard):
         raise MetabenchError(
-            f"strategy '{name}': {strategy.__name__}.card is {card!r}, expected a metabench.search.StrategyCard"
+            f"{what}: {strategy.__name__}.card is {'missing' if card is None else repr(card)}, expected a "
+            "metabench.search.strategy.StrategyCard"
         )
-    bibtex(card.citation)
+    check_fields(card, {"title": (str,), "citation": (str,), "options": (type,), "name": (str,)}, what)
+    check_citation(card.citation, what)
+    if not (dataclasses.is_dataclass(card.options) and card.options.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        raise MetabenchError(f"{what}: options is {card.options.__name__}, expected a dataclass with frozen=True")
+    for one in describe(card.options):
+        if one["default"] is dataclasses.MISSING:
+            raise MetabenchError(f"option '{one['name']}' of {what} has no default")
 
 
 STRATEGIES: Registry[type[Strategy]] = Registry(
@@ -113,7 +145,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
     kind=Strategy,
     package="metabench.search.strategies",
     group="metabench.strategies",
-    name=lambda strategy, stem: strategy.card.name or stem,
+    name=lambda strategy, stem: str(getattr(getattr(strategy, "card", None), "name", "")) or stem,
     check=check_strategy,
     hint="derive a class from metabench.search.strategy.Strategy",
     classes=True,
@@ -133,8 +165,11 @@ def make_strategy(
     options: Mapping[str, Any] | None = None,
     plugins: Iterable[Path] = (),
 ) -> Strategy:
-    """Return a strategy by name; raise MetabenchError naming the nearest valid one, or the option that is wrong."""
-    from metabench.core.options import build
+    """Return a strategy by name, of the package, other packages, `plugins` and the plugins that this process has loaded.
 
-    kind = STRATEGIES.pick(name, plugins)
+    Raises:
+        MetabenchError: there is none, and the nearest is named; or an option is wrong.
+    """
+    STRATEGIES(plugins)
+    kind = pick("strategy", name, STRATEGIES.loaded())
     return kind(space, budget, seed, build(kind.card.options, dict(options or {}), f"strategy '{name}'"))

@@ -19,6 +19,7 @@ import numpy as np
 from metabench.core.arrays import read_arrays, write_arrays
 from metabench.core.errors import Diverged, MetabenchError, unknown
 from metabench.core.lazy import torch
+from metabench.core.method import Hypergradient
 from metabench.core.options import build
 from metabench.core.problem import Problem, Setting
 from metabench.core.randomness import generator
@@ -28,7 +29,7 @@ from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
 from metabench.methods import method as method_named
 from metabench.models.search_space import Space, space
 from metabench.problems.few_shot import SUBNET, FewShot, Options
-from metabench.tasks.trained import meta_trained
+from metabench.tasks.trained import Answer, meta_trained
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,6 @@ class Builder:
     def __init__(self, settings: TableSettings) -> None:
         self.settings = settings
         self.space: Space = space(settings.space)
-        self._method = method_named(settings.method)
-        self._options = build(self._method.options, {}, f"method '{settings.method}'")
         options = build(Options, {**settings.options, "space": settings.space}, "problem 'few_shot'")
         data = load(settings.dataset)
         first = self.space.all()[0]
@@ -124,7 +123,7 @@ class Builder:
         began = time.process_time()
         found: dict[str, np.ndarray] = {}
         try:
-            meta = meta_trained(problem, self.settings.outer_steps, self._answer(seed))
+            meta = meta_trained(problem, self.settings.outer_steps, method_answer(self.settings.method, seed))
         except Diverged:
             # Its answers are what it would give: none is right.
             meta = None
@@ -138,14 +137,6 @@ class Builder:
             answers = judge.answers(meta, part, count, max(self.settings.steps))
             found[part] = answers.together[list(self.settings.steps)].numpy().astype(np.uint8)
         return found
-
-    def _answer(self, seed: int) -> Any:
-        stream = generator(seed, "table of nets")
-
-        def answer(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Any:
-            return self._method(problem, state, meta, window, self._options, stream)
-
-        return answer
 
     def collected(self, folder: Path) -> NetTable:
         """Return the table of a folder's shards.
@@ -186,6 +177,17 @@ class Builder:
                 ).round(2),
             },
         )
+
+
+def method_answer(name: str, seed: int) -> Answer:
+    """Return a method with its default options, whose draws a seed decides; raise MetabenchError if there is none."""
+    method, stream = method_named(name), generator(seed, "hypergradients")
+    options = build(method.options, {}, f"method '{name}'")
+
+    def answer(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Hypergradient:
+        return method(problem, state, meta, window, options, stream)
+
+    return answer
 
 
 def read_settings(path: Path | None) -> TableSettings:

@@ -51,7 +51,11 @@ def test_every_way_to_a_net_gives_its_canonical_encoding() -> None:
     known = set(PAIRS.all())
     assert all(PAIRS.text(genes) in known for genes in itertools.product(*(range(count) for count in PAIRS.choices)))
     assert set(PAIRS.neighbours("conv3-identity-pool3-pool3@4")) <= known
-    assert "conv3-identity-pool3-pool3@4" not in PAIRS.neighbours("conv3-identity-pool3-pool3@4")
+    near = {net: PAIRS.neighbours(net) for net in known}
+    assert all(net not in others and len(others) == len(set(others)) for net, others in near.items())
+    assert all(net in near[other] for net, others in near.items() for other in others)
+    assert "conv3-conv3-pool3-pool3@4" in PAIRS.neighbours(" identity-conv3-pool3-pool3@4")
+    assert len(TINY.neighbours("conv3-conv3-conv3")) == 12
     drawn = list(PAIRS.drawn(0, "test"))
     assert sorted(drawn) == sorted(known)
     assert drawn == list(PAIRS.drawn(0, "test")) != list(PAIRS.drawn(1, "test"))

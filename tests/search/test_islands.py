@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from searching import TINY, Looked
 
 from metabench.core.errors import MetabenchError
 from metabench.search.driver import Search
-from metabench.search.islands import Round, migrants, read_round, write_round
+from metabench.search.islands import Round, begun, migrants, read_round, write_round
 from metabench.search.strategy import make_strategy
 
 ISLANDS, ROUNDS, BUDGET = 3, 3, 12
@@ -18,15 +20,12 @@ ISLANDS, ROUNDS, BUDGET = 3, 3, 12
 
 def run(of: Round, folder: Path) -> Path:
     """Run one round of an island: its budget grows by a third of the whole each time."""
-    fitness = Looked()
-    strategy = make_strategy("evolution", TINY, BUDGET, of.seed * 100 + of.island, {"population": 4})
-    state = None
-    if of.number:
-        own, left = of.before(ISLANDS)
-        state = read_round(own, folder) | {"told": ""}
-    search = Search.of(strategy, fitness, BUDGET * (of.number + 1) // ROUNDS, state)
-    if of.number:
-        search.receive(migrants(read_round(left, folder), fitness.tasks))
+
+    def make(state: Mapping[str, Any] | None) -> Search:
+        strategy = make_strategy("evolution", TINY, BUDGET, of.strategy_seed, {"population": 4})
+        return Search.of(strategy, Looked(), BUDGET * (of.number + 1) // ROUNDS, state)
+
+    search = begun(of, ISLANDS, folder, make)
     list(search.run())
     return write_round(of, search, folder)
 
@@ -73,4 +72,33 @@ def test_rounds_that_do_not_belong_are_refused(tmp_path: Path) -> None:
         read_round(Round("test", 0, 1, 0), tmp_path)
     path.write_bytes(Round("test", 0, 1, 0).file(tmp_path).read_bytes()[:200])
     with pytest.raises(MetabenchError, match="is damaged: remove it"):
+        read_round(one, tmp_path)
+
+
+def test_a_round_whose_neighbour_is_missing_or_of_another_seed_does_not_begin(tmp_path: Path) -> None:
+    run(Round("test", 0, 1, 0), tmp_path)
+    second = Round("test", 0, 1, 1)
+    with pytest.raises(MetabenchError, match="round 0 of island 0 is missing"):
+        run(second, tmp_path)
+    run(Round("test", 5, 0, 0), tmp_path)
+    with pytest.raises(MetabenchError, match="is of seed 5, expected 0"):
+        run(second, tmp_path)
+    assert not second.file(tmp_path).exists()
+
+
+def test_a_state_that_was_changed_by_hand_or_by_a_disk_is_refused(tmp_path: Path) -> None:
+    one = Round("test", 0, 0, 0)
+    path = run(one, tmp_path)
+    good = json.loads(path.read_text())
+    for change in (
+        {"state": {**good["state"], "told": "nothing"}},
+        {"state": [1]},
+        {"round": "first"},
+        {"sha256": None},
+    ):
+        path.write_text(json.dumps(good | change))
+        with pytest.raises(MetabenchError, match="is damaged: remove it"):
+            read_round(one, tmp_path)
+    path.write_text(json.dumps(good | {"version": 1}))
+    with pytest.raises(MetabenchError, match="is of version 1, expected 2"):
         read_round(one, tmp_path)

@@ -24,6 +24,7 @@ from metabench.search.shared_weights import (
     read_weights,
     save,
 )
+from metabench.search.table_builder import method_answer
 
 SHORT: dict[str, Any] = {"outer_steps": 3, "joint_steps": 3, "joint_batch": 8}
 
@@ -75,7 +76,7 @@ def hypergradient_of_the_sum(problem: FewShot, weights: Tree) -> Tree:
 @pytest.mark.parametrize("method", ["unrolled", "mixflow"])
 def test_a_step_moves_by_the_hypergradient_of_all_its_nets_together(method: str) -> None:
     problem = made()
-    trainer = SharedTrainer(problem, SharedTraining(method=method, outer_steps=1))
+    trainer = SharedTrainer(problem, SharedTraining(outer_steps=1), method_answer(method, 0))
     shared = trainer.fresh()
     found = trainer._meta(shared)
     expected = hypergradient_of_the_sum(problem, shared.weights)
@@ -114,7 +115,7 @@ def test_weights_that_are_put_back_before_the_backward_pass_give_another_hypergr
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_that_is_interrupted_goes_on_to_the_bit(way: str, tmp_path: Path) -> None:
     problem, training = made(), SharedTraining(way=way, **SHORT)
-    whole, identity = trained(problem, training), identity_of(problem, training)
+    whole, identity = trained(problem, training), identity_of(problem, training, "unrolled")
     steps = sum(count for _, count in training.phases)
     for stop in range(1, steps):
         path = tmp_path / f"{stop}.pt"
@@ -151,12 +152,12 @@ def test_joint_training_learns_to_tell_training_classes_apart() -> None:
 
 def test_files_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     problem, training = made(), SharedTraining(way="untrained")
-    path, identity = tmp_path / "shared.pt", identity_of(problem, training)
+    path, identity = tmp_path / "shared.pt", identity_of(problem, training, "unrolled")
     save(path, trained(problem, training), identity)
     assert list(read_weights(path)) == list(problem.supernet().shapes)
     assert read(tmp_path / "none.pt", identity) is None
     with pytest.raises(MetabenchError, match="holds shared weights of another run"):
-        read(path, identity_of(made(seed=1), training))
+        read(path, identity_of(made(seed=1), training, "unrolled"))
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(MetabenchError, match="is damaged"):
         read(path, identity)

@@ -42,7 +42,7 @@ def test_a_search_spends_its_budget_on_nets_of_the_space_and_repeats_under_a_see
     fitness = Looked()
     search = searched(name, predictor, fitness=fitness)
     assert search.told == "the budget is spent"
-    assert search.spent == pytest.approx(25, abs=1)
+    assert search.spent == pytest.approx(25)
     assert {line.encoding for line in search.lines} <= set(TINY.all())
     assert [line.number for line in search.lines] == list(range(1, len(search.lines) + 1))
     # What was paid for is what was looked at, and the costs are theirs.
@@ -92,8 +92,62 @@ def test_random_search_is_without_replacement_and_finds_every_net() -> None:
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_a_budget_beyond_the_space_ends(name: str) -> None:
     search = searched(name, budget=400)
-    assert search.told.startswith(("all 125 nets", "the strategy asked 1000 times", "the budget is spent"))
-    assert search.best in TINY.all()
+    assert search.told == "all 125 nets of the space were evaluated: the answer is exhaustive"
+    assert search.best == max(made_table(), key=made_table().__getitem__)
+    assert search.spent == pytest.approx(125)
+
+
+def test_a_space_that_is_emptied_in_order_is_emptied_in_the_same_order_after_an_interruption() -> None:
+    whole = searched("regularised_evolution", budget=400)
+    assert whole.emptying
+    for stop in (100, len(whole.lines) - 2, len(whole.lines) - 1):
+        search = Search.of(made("regularised_evolution", budget=400), Looked(), 400)
+        list(zip(range(stop), search.run(), strict=False))
+        again = Search.of(
+            made("regularised_evolution", budget=400), Looked(), 400, json.loads(json.dumps(search.state()))
+        )
+        list(again.run())
+        assert again.lines == whole.lines and again.told == whole.told
+
+
+@pytest.mark.parametrize("tasks", [100, 50, 7])
+@pytest.mark.parametrize("budget", [3, 10, 25])
+def test_nothing_is_begun_that_the_budget_does_not_pay_for(tasks: int, budget: int) -> None:
+    search = searched("successive_halving", budget=budget, fitness=Looked(tasks))
+    assert search.told == "the budget is spent" and search.best
+    assert budget - 1 < search.spent <= budget + 1e-9
+
+
+@every_strategy
+def test_a_search_that_is_killed_while_a_net_is_judged_judges_it_again(name: str, predictor: str) -> None:
+    class Killed(Looked):
+        stop = 0
+
+        def __call__(self, encoding: str, tasks: int) -> float:
+            if len(self.looks) == self.stop:
+                raise KeyboardInterrupt
+            return super().__call__(encoding, tasks)
+
+    whole = searched(name, predictor)
+    for stop in (0, 3, 12, 20):
+        fitness = Killed()
+        fitness.stop = stop
+        search = Search.of(made(name, predictor), fitness, 25)
+        with pytest.raises(KeyboardInterrupt):
+            list(search.run())
+        again = Search.of(made(name, predictor), Looked(), 25, json.loads(json.dumps(search.state())))
+        list(again.run())
+        assert again.state() == whole.state()
+
+
+def test_a_state_of_another_search_or_a_damaged_one_is_refused() -> None:
+    state = searched("evolution").state()
+    for strategy in (made("evolution", seed=1), made("local_search"), made("evolution", mutation=0.9)):
+        with pytest.raises(MetabenchError, match="the state is of another search: there the strategy asked for"):
+            Search.of(strategy, Looked(), 25, state)
+    for damaged in ({}, {**state, "calls": [["ask", 1]]}, {**state, "lines": [{}]}, {**state, "paid": [1]}):
+        with pytest.raises(MetabenchError, match="the state of a search is damaged"):
+            Search.of(made("evolution"), Looked(), 25, damaged)
 
 
 def gains(name: str, predictor: str, seeds: int) -> np.ndarray:
@@ -123,6 +177,42 @@ def test_a_predictor_adds_to_evolution() -> None:
     assert found.mean() - 1.96 * found.std() / len(found) ** 0.5 > 0
 
 
+class Guarded(Search):
+    """A search whose table raises where a net is looked at that is not being paid for."""
+
+    def _judged(self, net: str) -> float:
+        self.fitness.due = net  # type: ignore[attr-defined]
+        try:
+            return super()._judged(net)
+        finally:
+            self.fitness.due = ""  # type: ignore[attr-defined]
+
+
+class PaidTable(Looked):
+    due = ""
+
+    def __call__(self, encoding: str, tasks: int) -> float:
+        assert encoding == self.due, "looked at and not paid for"
+        return super().__call__(encoding, tasks)
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_candidates_are_predicted_and_never_looked_up(predictor: str) -> None:
+    search = Guarded.of(made("evolution", predictor, budget=14), PaidTable(), 14)
+    assert len(list(search.run())) == 14
+
+    fitness = PaidTable()
+
+    class LookingUp(Screened):
+        def ask(self, n: int) -> Sequence[str]:
+            fitness(self.drawn(), fitness.tasks)
+            return super().ask(n)
+
+    search = Guarded.of(LookingUp(made("evolution", budget=14), predictor), fitness, 14)
+    with pytest.raises(AssertionError, match="looked at and not paid for"):
+        list(search.run())
+
+
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_a_predictor_reads_nothing_that_was_not_paid_for(predictor: str) -> None:
     fitness = Looked()
@@ -140,6 +230,13 @@ def test_a_predictor_that_looks_its_candidates_up_would_be_seen() -> None:
     search = Search.of(Looking(made("random"), "ridge"), fitness, 25)
     with pytest.raises(AssertionError, match="paid for twice"):
         list(search.run())
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS[1:])
+@pytest.mark.parametrize("value", [20.0, float("nan")])
+def test_a_predictor_bears_equal_fitness_and_nets_that_all_diverge(predictor: str, value: float) -> None:
+    search = searched("evolution", predictor, budget=13, fitness=Looked(values=dict.fromkeys(TINY.all(), value)))
+    assert search.told == "the budget is spent" and bool(search.best) == (value == 20)
 
 
 @every_strategy
@@ -195,12 +292,52 @@ class Silent(Outside):
         return []
 
 
+class OneText(Outside):
+    def ask(self, n: int) -> Sequence[str]:
+        return "conv3-conv3-conv3"
+
+
+class Nothing(Outside):
+    def ask(self, n: int) -> Sequence[str]:
+        return None  # type: ignore[return-value]
+
+
+class Genes(Outside):
+    def ask(self, n: int) -> Sequence[str]:
+        return [(0, 1, 2)]  # type: ignore[list-item]
+
+
+class WordyPart(Outside):
+    def ask(self, n: int) -> Sequence[str]:
+        return ["conv3-conv3-conv3"]
+
+    def part(self, encoding: str) -> float:
+        return "half"  # type: ignore[return-value]
+
+
+class Falling(WordyPart):
+    """Wants fewer tasks of a net of which all were paid for."""
+
+    asked = 0
+
+    def ask(self, n: int) -> Sequence[str]:
+        self.asked += 1
+        return super().ask(n)
+
+    def part(self, encoding: str) -> float:
+        return 1 / self.asked
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
         (Outside, "unknown operation of space 'tiny' in 'conv3-conv9-conv3' 'conv9': did you mean 'conv3'?"),
         (TooMany, "the strategy was asked for 1 nets and returned 125"),
         (Silent, "the strategy asked for no net"),
+        (OneText, "'ask' returned 'conv3-conv3-conv3', expected a list of encodings"),
+        (Nothing, "'ask' returned None, expected a list of encodings"),
+        (Genes, "'ask' returned (0, 1, 2) among its nets, expected encodings"),
+        (WordyPart, "wants 'conv3-conv3-conv3' judged on 'half' of the tasks: expected more than 0, at most 1"),
     ],
 )
 def test_what_a_strategy_does_wrongly_is_said(kind: type[Strategy], said: str) -> None:
@@ -216,9 +353,16 @@ def test_two_spellings_of_one_net_are_one_evaluation_and_asking_for_it_for_ever_
     assert search.told == "the strategy asked 1000 times for nothing new"
 
 
+def test_fewer_tasks_of_a_net_that_was_paid_for_cost_nothing() -> None:
+    search = Search.of(Falling(TINY, 25, 0, None), Looked(), 25)
+    assert [line.tasks for line in search.run()] == [90]
+    assert search.told == "the strategy asked 1000 times for nothing new"
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (lambda: Screened(made("random"), "ridge", candidates=0), "is to rank 0 candidates: expected 1 or more"),
         (lambda: made("evolution", budget=5), "a budget of 5 evaluations is smaller than a population of 10"),
         (lambda: made("regularised_evolution", budget=5), "smaller than a population of 10"),
         (lambda: made("successive_halving", budget=2), "smaller than a bracket of 9 nets, which costs 3"),
@@ -268,3 +412,32 @@ def test_a_plugin_is_a_strategy_like_the_others(tmp_path: Path) -> None:
     strategy = make_strategy("in_order", TINY, 3, 0, plugins=[tmp_path / "mine.py"])
     search = Search.of(strategy, Looked(), 3)
     assert [line.encoding for line in search.run()] == list(TINY.all()[:3])
+
+
+_ASK, _TELL = "    def ask(self, n): return []\n", "    def tell(self, encodings, fitness): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (_ASK + _TELL, "strategy 'mine': Mine.card is missing, expected a metabench.search.strategy.StrategyCard"),
+        ("    card = 'mine'\n" + _ASK + _TELL, "strategy 'mine': Mine.card is 'mine', expected"),
+        ("    card = StrategyCard('mine')\n" + _ASK, "strategy 'mine': Mine lacks tell"),
+        ("    card = StrategyCard(3)\n" + _ASK + _TELL, "strategy 'mine': title is 3, expected str"),
+        ("    card = StrategyCard('mine', citation='nobody')\n" + _ASK + _TELL, "unknown citation 'nobody'"),
+        (
+            "    card = StrategyCard('mine', options=list)\n" + _ASK + _TELL,
+            "options is list, expected a dataclass with frozen=True",
+        ),
+        (
+            "    card = StrategyCard('mine', name='random')\n" + _ASK + _TELL,
+            "declares the strategy 'random', a name that",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_be_used_is_refused(tmp_path: Path, body: str, said: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"from metabench.search.strategy import Strategy, StrategyCard\nclass Mine(Strategy):\n{body}")
+    with pytest.raises(MetabenchError) as refused:
+        strategies([path])
+    assert said in str(refused.value)

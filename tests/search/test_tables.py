@@ -213,7 +213,7 @@ def test_a_supernet_and_training_judge_as_the_problem_does() -> None:
     shared = SupernetFitness(problem, weights, 3, 6)
     cut = problem.supernet().cut(weights, net)
     assert shared(net, 6) == problem.subnet(net).validation_accuracy(cut, 6, first_task(3, 6))
-    trained = TrainFitness(problem, 3, 6)
+    trained = TrainFitness(problem, 3, 6, 2)
     assert trained(net, 6) == trained(net, 6) and len(trained._trained) == 1
     assert trained.cost(net, 6).adaptations == 6 + 2 * 2
     search = Search.of(make_strategy("random", FOUR, 4, 0), shared, 4)
