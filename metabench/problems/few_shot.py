@@ -12,6 +12,8 @@ All classes of a task are of one domain. Reported is the accuracy on tasks of th
 as a curve, after fewer and more. Normalisation by the batch takes the statistics of a task's queries all together, as in MAML: the
 accuracy is then *transductive*, and the one beside it normalises each query by the support's statistics, as if it came alone. By groups
 of channels (`norm: group`) the two are the same.
+
+The two learning rates were chosen among six pairs by the accuracy on validation scripts of two nets of the space 'tiny', seed 0.
 """
 
 from __future__ import annotations
@@ -62,8 +64,8 @@ class Options:
     norm: str = option(
         BY_BATCH, choices=NORMS, help="statistics of normalisation: of the batch, or of groups of channels"
     )
-    learning_rate: float = option(0.2, above=0, help="of SGD on a task's support")
-    outer_learning_rate: float = option(3e-3, above=0, help="of the outer optimiser, Adam")
+    learning_rate: float = option(0.4, above=0, help="of SGD on a task's support")
+    outer_learning_rate: float = option(1e-2, above=0, help="of the outer optimiser, Adam")
     tested: int = option(200, minimum=2, help="test tasks, of the test domains in turn")
 
 

@@ -23,10 +23,10 @@ from metabench.results.statistics import Estimate, paired_differences
 Row = Mapping[str, Any]
 _KIND, _RANDOM = "search", "random"
 _WAYS = {
-    "meta": "weights meta-trained by {method}",
-    "joint": "weights trained jointly on all classes",
-    "joint_meta": "weights trained jointly, then meta-trained by {method}",
-    "untrained": "weights as drawn",
+    "meta": "with weights meta-trained by {method}",
+    "joint": "with weights trained jointly on all classes",
+    "joint_meta": "with weights trained jointly, then meta-trained by {method}",
+    "untrained": "with weights as drawn",
 }
 _RECONSTRUCTED = (
     "Meta-learned shared weights, and evolution over the nets that are parts of them, follow AT-NAS (Rong et al. 2021), reconstructed from "
@@ -139,7 +139,8 @@ def _figure(suite: Suite, dataset: str, space: str, budget: int, groups: Sequenc
             curves = [
                 curve
                 for row in group.rows
-                if (curve := suite.curves[row["cell"], row["seed"]].get(names.of(entrant, names.BEST))) is not None
+                if (curve := suite.curves.get((row["cell"], row["seed"]), {}).get(names.of(entrant, names.BEST)))
+                is not None
             ]
             if not curves:
                 continue
@@ -171,8 +172,8 @@ def _table(dataset: str, space: str, budget: int, groups: Sequence[_Group]) -> T
         slug("searches", dataset, space, str(budget)),
         "What was chosen, and what it cost",
         f"Means over seeds; at most {budget} full evaluations each. Above random: paired by seed, with its 95 % interval. Regret: how far "
-        "the net is below the best of the table when it is trained from nothing. Costs: of the search alone; those of the shared weights, "
-        "which all strategies share, stand beside them. Test tasks are touched once, after the choice.",
+        "the net is below the best of the table when it is trained from nothing. Costs: of the search alone; the shared weights have a column of "
+        "their own. Test tasks are touched once, after the choice.",
         [
             Column("judged", "nets", numeric=False),
             Column("entrant", "strategy", numeric=False),
@@ -241,8 +242,8 @@ def _rankings(dataset: str, space: str, budget: int, groups: Sequence[_Group]) -
     table = Table(
         slug("rankings", dataset, space, str(budget)),
         "What ranks nets",
-        "Kendall's tau-b with the test accuracy of the table, of all nets and of its best quarter, where it is lower: means over seeds, and "
-        "the interval over nets of the first seed. The number of parameters costs nothing: it is the baseline to beat. Another seed of "
+        "Kendall's tau-b with the test accuracy of the table, of all nets and of its best quarter, where it is lower: means over seeds, "
+        "and the interval over nets of the first seed. The number of parameters costs nothing: it is the baseline to beat. Another seed of "
         "training is the ceiling: more agreement is not to be had.",
         [
             Column("judged", "nets", numeric=False),
