@@ -172,8 +172,8 @@ def _table(dataset: str, space: str, budget: int, groups: Sequence[_Group]) -> T
         slug("searches", dataset, space, str(budget)),
         "What was chosen, and what it cost",
         f"Means over seeds; at most {budget} full evaluations each. Above random: paired by seed, with its 95 % interval. Regret: how far "
-        "the net is below the best of the table when it is trained from nothing. Costs: of the search alone; the shared weights have a column of "
-        "their own. Test tasks are touched once, after the choice.",
+        "the net is below the best of the table when it is trained from nothing. Costs: of the search alone; the shared weights have a "
+        "column of their own. Test tasks are touched once, after the choice.",
         [
             Column("judged", "nets", numeric=False),
             Column("entrant", "strategy", numeric=False),
