@@ -34,13 +34,13 @@ def search_command(
     ] = ENTRANTS,
     fitness: Annotated[
         str, typer.Option(help="table: look nets up; supernet: adapt shared weights; train: train each net.")
-    ] = "table",
+    ] = "train",
     budget: Annotated[int, typer.Option(min=1, help="Nets that a search may evaluate.")] = 25,
     tasks: Annotated[
         int,
         typer.Option(min=0, help="Validation tasks that judge a net; 0: as many as there are, 100 without a table."),
     ] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Searches of each, numbered from 0.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches of each, numbered from 0.")] = 3,
     space: Space = "tiny",
     dataset: Dataset = "glyphs",
     table: Annotated[Path | None, typer.Option(help="A file of a table; by default the one that ships.")] = None,

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from metabench.core.errors import MetabenchError
 from metabench.models.search_space import Space
+from metabench.results.statistics import paired_differences
 from metabench.search.driver import Fitness, Line, Search
 from metabench.search.predictors import Screened
 from metabench.search.strategy import make_strategy
@@ -109,7 +108,7 @@ class Paired:
 
     Attributes:
         mean: of the differences.
-        half: half the 95 % interval of the mean, by Student's t; NaN for one pair.
+        half: half the 95 % interval of the mean, by Student's t; NaN for fewer than three pairs.
         wins: seeds where the first is higher.
         losses: seeds where it is lower.
         pairs: seeds.
@@ -126,9 +125,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     """Return the differences first - second; raise MetabenchError if they are not as many."""
     if len(first) != len(second) or not first:
         raise MetabenchError(f"{len(first)} and {len(second)} outcomes make no pairs")
-    from scipy.stats import t
-
-    away = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    count = len(away)
-    half = float(t.ppf(0.975, count - 1) * away.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
-    return Paired(float(away.mean()), half, int((away > 0).sum()), int((away < 0).sum()), count)
+    (found,) = paired_differences([(dict(enumerate(first)), dict(enumerate(second)))])
+    assert found is not None
+    half = math.nan if found.high is None else found.high - found.value
+    away = [one - other for one, other in zip(first, second, strict=True)]
+    return Paired(found.value, half, sum(one > 0 for one in away), sum(one < 0 for one in away), len(away))

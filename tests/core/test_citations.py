@@ -13,6 +13,7 @@ from metabench.data import datasets
 from metabench.learned.declared import LEARNED_OPTIMISERS
 from metabench.methods import methods
 from metabench.problems import problems
+from metabench.search.strategy import strategies
 
 
 def test_every_reference_is_a_balanced_entry_in_the_order_of_the_keys() -> None:
@@ -24,7 +25,7 @@ def test_every_reference_is_a_balanced_entry_in_the_order_of_the_keys() -> None:
 
 def test_every_reference_is_cited() -> None:
     declared = [*methods().values(), *(kind.card for kind in problems().values()), *datasets().values()]
-    declared += LEARNED_OPTIMISERS().values()
+    declared += [*LEARNED_OPTIMISERS().values(), *(kind.card for kind in strategies().values())]
     assert {key for one in declared for key in keys(one.citation)} == set(references())
 
 

@@ -239,6 +239,8 @@ def test_commands_on_a_table(built: tuple[Path, NetTable], tmp_path: Path, monke
         "local_search",
         "--space",
         "four",
+        "--fitness",
+        "table",
         "--table",
         str(path),
         "--budget",
@@ -254,8 +256,12 @@ def test_commands_on_a_table(built: tuple[Path, NetTable], tmp_path: Path, monke
     assert told["entrants"][1]["test above random"]["pairs"] == 4
     assert len(trace.read_text().splitlines()) == 1 + 2 * 4 * 3
     for arguments, said in (
-        (("search", "--table", str(path)), "the table is of the space 'four', and 'tiny' is searched"),
+        (
+            ("search", "--fitness", "table", "--table", str(path)),
+            "the table is of the space 'four', and 'tiny' is searched",
+        ),
         (("search", "--fitness", "supernet"), "needs --weights"),
+        (("search", "--fitness", "table"), "no table of nets is installed: make one with `metabench table build`"),
         (("search", "--fitness", "tabel"), "unknown fitness 'tabel': did you mean 'table'?"),
         (("table", "query", "--table", str(trace)), "holds no table of nets"),
         (("table", "build", "--shards", str(tmp_path), "--part", "3/2"), "part '3/2': expected two whole numbers"),
