@@ -76,7 +76,8 @@ def search_command(
             shared = _weights(problem, weights)
             made = lambda seed: SupernetFitness(problem, shared, seed, tasks or 100)  # noqa: E731
         else:
-            made = lambda seed: TrainFitness(problem, seed, tasks or 100, outer_steps)  # noqa: E731
+            trained: dict[str, Any] = {}
+            made = lambda seed: TrainFitness(problem, seed, tasks or 100, outer_steps, trained)  # noqa: E731
         test = _tested
     outcomes: list[Outcome] = []
     with progress_display("search") as progress:

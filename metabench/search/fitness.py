@@ -152,12 +152,17 @@ class SupernetFitness(_OnTasks):
 
 
 class TrainFitness(SupernetFitness):
-    """Trains a net from nothing by MAML, for some outer steps, then judges it."""
+    """Trains a net from nothing by MAML, for some outer steps, then judges it.
 
-    def __init__(self, problem: FewShot, seed: int, tasks: int, outer_steps: int) -> None:
+    `trained` holds what was trained: a net of several searches is trained once, and every one of them pays for it.
+    """
+
+    def __init__(
+        self, problem: FewShot, seed: int, tasks: int, outer_steps: int, trained: dict[str, Tree] | None = None
+    ) -> None:
         super().__init__(problem, {}, seed, tasks)
         self._outer_steps = outer_steps
-        self._trained: dict[str, Tree] = {}
+        self._trained = {} if trained is None else trained
 
     def weights_of(self, encoding: str) -> Tree:
         """Return the weights that a net adapts from, trained once."""

@@ -96,6 +96,7 @@ class _Judge:
     space: Space
     table: NetTable | None
     weights: Tree | None = None
+    trained: dict[str, Tree] = field(default_factory=dict)
     seconds: float = 0.0
     paid: Cost = field(default_factory=Cost)
 
@@ -136,14 +137,7 @@ class _Judge:
         if options.fitness == SUPERNET:
             assert self.weights is not None
             return SupernetFitness(self.problem, self.weights, seed, options.tasks)
-        return self._training(options.tasks)
-
-    @functools.cache  # noqa: B019 - one judge for one seed of a cell: nets are trained once for all its searches
-    def _training(self, tasks: int) -> TrainFitness:
-        return TrainFitness(self.problem, self.subject.seed, tasks, max(1, self.subject.kind_options.net_steps))
-
-    def __hash__(self) -> int:
-        return id(self)
+        return TrainFitness(self.problem, seed, options.tasks, options.net_steps, self.trained)
 
     def _test(self, net: str) -> float:
         """Return the accuracy (%) of a net on test tasks."""
