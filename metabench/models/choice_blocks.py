@@ -86,11 +86,8 @@ class Separable:
         return conv2d(maps, params["point.weight"])
 
 
-@dataclass(frozen=True)
-class MeanPool:
-    """The mean over `kernel` x `kernel` pixels, those outside not counted."""
-
-    kernel: int
+class _Bare:
+    """What operations without weights share."""
 
     def shapes(self, width: int) -> Shapes:
         """Return nothing: it has no weights."""
@@ -99,6 +96,13 @@ class MeanPool:
     def flops(self, width: int, side: int) -> int:
         """Return 0: pooling is not counted."""
         return 0
+
+
+@dataclass(frozen=True)
+class MeanPool(_Bare):
+    """The mean over `kernel` x `kernel` pixels, those outside not counted."""
+
+    kernel: int
 
     def __call__(self, params: Tree, maps: torch.Tensor) -> torch.Tensor:
         """Return the maps."""
@@ -107,18 +111,10 @@ class MeanPool:
 
 
 @dataclass(frozen=True)
-class MaxPool:
+class MaxPool(_Bare):
     """The maximum over `kernel` x `kernel` pixels."""
 
     kernel: int
-
-    def shapes(self, width: int) -> Shapes:
-        """Return nothing: it has no weights."""
-        return {}
-
-    def flops(self, width: int, side: int) -> int:
-        """Return 0: pooling is not counted."""
-        return 0
 
     def __call__(self, params: Tree, maps: torch.Tensor) -> torch.Tensor:
         """Return the maps."""
@@ -126,16 +122,8 @@ class MaxPool:
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(_Bare):
     """The maps as they are: a layer less."""
-
-    def shapes(self, width: int) -> Shapes:
-        """Return nothing: it has no weights."""
-        return {}
-
-    def flops(self, width: int, side: int) -> int:
-        """Return 0."""
-        return 0
 
     def __call__(self, params: Tree, maps: torch.Tensor) -> torch.Tensor:
         """Return the maps."""
