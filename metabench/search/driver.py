@@ -28,7 +28,7 @@ class Cost:
     Attributes:
         adaptations: inner runs.
         gradients: gradients on a batch.
-        flops: of all of them, as torch counts.
+        flops: of all of them, as torch counts; of training from nothing an estimate.
     """
 
     adaptations: float = 0

@@ -6,6 +6,7 @@ moves the stream. Test tasks are touched once, after the choice.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,13 +49,14 @@ def adaptation_cost(
     return Cost(1, steps, float(steps * support * (3 * forward - stem) + queried * forward))
 
 
-class _OnTasks:
+class _OnTasks(ABC):
     """A fitness whose tasks cost the same, one like the other."""
 
     tasks: int
 
+    @abstractmethod
     def _each(self, encoding: str) -> Cost:
-        raise NotImplementedError
+        """Return what one task costs."""
 
     def _once(self, encoding: str) -> Cost:
         """Return what a net costs before its first task."""
@@ -109,7 +111,7 @@ class TableFitness(_OnTasks):
         return adaptation_cost(self.space, encoding, image, ways, images, steps)
 
     def _once(self, encoding: str) -> Cost:
-        """Return the cost of training: each task's inner run, and a backward pass through it, of about twice its FLOPs."""
+        """Return the cost of training: each task's inner run, and a backward pass through it, estimated at twice its FLOPs."""
         each, about = self._each(encoding), self.table.about
         windows = about["outer_steps"] * about["tasks_per_step"]
         return Cost(windows, windows * (about["inner_steps"] + 1), 3 * windows * each.flops)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,8 @@ class Round:
 
     def before(self, islands: int) -> tuple[Round, Round]:
         """Return the rounds that it reads: its own last one, and that of its left neighbour."""
-        return tuple(
-            Round(self.search, self.seed, island, self.number - 1)
-            for island in (self.island, (self.island - 1) % islands)
-        )  # type: ignore[return-value]
+        own = replace(self, number=self.number - 1)
+        return own, replace(own, island=(self.island - 1) % islands)
 
 
 def write_round(of: Round, search: Search, folder: Path) -> Path:
