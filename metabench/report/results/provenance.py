@@ -59,8 +59,9 @@ def warnings(suite: Suite) -> list[str]:
     found: list[str] = []
     codes: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for row in suite.rows:
-        # Kinds, sizes and what options name have sources of their own.
-        codes[row["method"], row["problem"], row["kind"], row["size"], row["problem_variant"]].add(row["code_hash"])
+        # Kinds, data sets, sizes and what options name have sources of their own.
+        about = (row["kind"], row["dataset"], row["size"], row["problem_variant"])
+        codes[row["method"], row["problem"], *about].add(row["code_hash"])
         codes[row["method"], ""].add(row["method_hash"])
     mixed = [" on ".join(filter(None, key[:2])) for key, hashes in codes.items() if len(hashes) > 1]
     if mixed:
