@@ -118,7 +118,7 @@ def supernet_command(
     last = read(out, identity)
     with progress_display("supernet") as progress:
         for shared in SharedTrainer(problem, training, method_answer(method, seed)).run(last):
-            done = sum(steps for _, steps in training.phases[: shared.phase]) + shared.step
+            done = training.done(shared)
             progress("steps", done, total)
             if done % every == 0 or done == total:
                 save(out, shared, identity)

@@ -96,6 +96,9 @@ def prepare_command(
     attempt: Annotated[
         int, typer.Option(min=0, help="Of a scheduler, from 1: after two that were lost a third says so, and cells try themselves.")
     ] = 0,
+    part: Annotated[
+        str, typer.Option(help="Of the cell's kind of experiment, such as shared-weights; by default what its problem prepares.")
+    ] = "",
 ) -> None:
     """Compute what many cells of a suite share, such as a Gram matrix. What fails is said in a file, and then in the rows of the cells."""
     from metabench.suite.plan.cell import ATTEMPTS
@@ -103,15 +106,16 @@ def prepare_command(
     from metabench.suite.run.prepare import give_up, mark, prepare
 
     cell = read_cell(spec)
-    out = mark(cell, seed, prepared)
+    out = mark(cell, seed, prepared, part)
     _check_folder(out)
     if attempt > ATTEMPTS:
         reason = given_up(out)[1]
-        give_up(cell, seed, prepared, reason)
+        give_up(cell, seed, prepared, reason, part)
     else:
         if attempt:
             note_attempt(out, attempt)
-        reason = prepare(cell, seed, prepared)
+        with progress_display(part or cell.problem) as progress:
+            reason = prepare(cell, seed, prepared, part, progress)
     forget_attempts(out)
     print(f"{out}: {reason or 'ready'}", file=sys.stderr)
 

@@ -108,6 +108,8 @@ def check_kind(kind: Kind, name: str) -> None:
         )
     if kind.check is not None and not callable(kind.check):
         raise MetabenchError(f"{what}: check is {kind.check!r}, expected a function, or None")
+    if callable(kind.prepares) != callable(kind.prepare) or (kind.prepares is not None and not callable(kind.prepares)):
+        raise MetabenchError(f"{what}: prepares and prepare are two functions, or None both")
     _check_options(kind.options, what)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,6 +15,25 @@ Stage: TypeAlias = "Callable[[Any], Iterator[Mapping[str, Any]]]"
 """From what is measured, a `metabench.stages.subject.Subject`, to columns of its row, some at a time.
 
 What was yielded stays in the row if the stage fails later."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is computed for a cell and seed before the cell runs, in a job of its own: shared weights, a round of an island.
+
+    Cells of other options share it if they agree in problem, method and `settings`.
+
+    Attributes:
+        name: within the cell and seed; letters, digits and hyphens.
+        settings: the options of the kind on which it depends, values of JSON.
+        needs: names of the parts that it reads, which stand before it.
+        picks: registries with names in them, whose source it depends on besides what the kind imports.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    needs: tuple[str, ...] = ()
+    picks: tuple[tuple[Any, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,8 @@ class Kind(Declarable):
         options: frozen dataclass of its options.
         check: raises MetabenchError where these options do not suit a problem and a method, given the problem's class, its options and the
             method; None: they suit all.
+        prepares: from these options to the parts that each cell and seed needs, those that others need first; None: there are none.
+        prepare: from what is measured and the name of a part, computes it, into the folder `subject.prepared[name]`.
         order: its place in listings, ascending; kinds without one follow by name.
         module: the module that declares it, `__name__`: its source is part of the code hash.
     """
@@ -48,5 +69,7 @@ class Kind(Declarable):
     curves: Mapping[str, str] = field(default_factory=dict)
     options: type = NoOptions
     check: Callable[[Any, type[Problem], Mapping[str, Any], Method], None] | None = None
+    prepares: Callable[[Any], Sequence[Part]] | None = None
+    prepare: Callable[[Any, str], None] | None = None
     order: float = math.inf
     module: str = ""

@@ -38,6 +38,7 @@ def option(
     choices: Collection[str] | None = None,
     check: Callable[[Any], object] | None = None,
     needs: Callable[[Any], Iterable[Path]] | None = None,
+    picks: Callable[[Any], Iterable[tuple[Any, str]]] | None = None,
     execution: bool = False,
 ) -> Any:
     """Declare an option: its default, what it means, and its closed (`minimum`, `maximum`) or open (`above`) bounds or `choices`.
@@ -46,11 +47,12 @@ def option(
 
     `check` raises MetabenchError for a value that it cannot read, as `read_schedule` does.
     `needs` returns the files that a value names: a cell depends on their content.
+    `picks` returns the registries that a value chooses from, each with the name that it chooses: a cell depends on their source.
     `execution` marks an option that changes how the arithmetic runs (compiled, captured) but not the result: a certificate, which judges
     the mathematics, leaves it at its default.
     """
     bounds = {"minimum": minimum, "above": above, "maximum": maximum, "choices": choices, "execution": execution or None}
-    return dataclasses.field(default=default, metadata={"help": help, "check": check, "needs": needs, **bounds})
+    return dataclasses.field(default=default, metadata={"help": help, "check": check, "needs": needs, "picks": picks, **bounds})
 
 
 def build(options: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -94,7 +96,7 @@ def describe(options: type) -> list[dict[str, Any]]:
     hints = _hints(options)
     rows = []
     for field in dataclasses.fields(options):
-        bounds = {k: v for k, v in field.metadata.items() if k not in ("help", "check", "needs") and v is not None}
+        bounds = {k: v for k, v in field.metadata.items() if k not in ("help", "check", "needs", "picks") and v is not None}
         if "choices" in bounds:
             bounds["choices"] = tuple(bounds["choices"])
         rows.append(

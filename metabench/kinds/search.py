@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from metabench.core import option
 from metabench.core.errors import MetabenchError, unknown
-from metabench.core.kind import Kind
+from metabench.core.kind import Kind, Part
 from metabench.core.method import Method, Target
 from metabench.core.problem import Problem
+from metabench.results import searches as names
 from metabench.stages.subject import Row, Subject
 from metabench.stages.well_posed import SIZES, well_posed
 
@@ -36,6 +39,13 @@ def read_strategies(text: str) -> list[tuple[str, str]]:
     return found
 
 
+def picked(text: str) -> list[tuple[Any, str]]:
+    """Return the strategies of such a text with their registry: rows depend on their source."""
+    from metabench.search.strategy import STRATEGIES
+
+    return [(STRATEGIES, strategy) for strategy, _ in read_strategies(text)]
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of the kind `search`."""
@@ -43,6 +53,7 @@ class Options:
     strategies: str = option(
         "random, random + ridge, evolution, evolution + ridge",
         check=read_strategies,
+        picks=picked,
         help="each with a predictor that screens, if one follows a plus; the first gives the row its quality",
     )
     fitness: str = option(
@@ -54,6 +65,16 @@ class Options:
     tasks: int = option(100, minimum=1, help="validation tasks of a full evaluation")
     searches: int = option(1, minimum=1, help="searches of each strategy and seed, on other tasks each")
     way: str = option("meta", choices=WAYS, help="to shared weights; 'joint' and 'untrained' go with the method `none`")
+    islands: int = option(
+        1, minimum=1, help="searches side by side that share a budget, in a ring; each round of each is a job"
+    )
+    rounds: int = option(
+        1, minimum=1, help="of every island; between two of them its best net moves on to the right neighbour"
+    )
+    new_tasks: int = option(
+        0, minimum=0, help="test tasks each of which has a short search of its own on its support; `supernet` alone"
+    )
+    new_budget: int = option(10, minimum=1, help="nets that such a search may look at")
     joint_steps: int = option(600, minimum=1, help="of joint training, which precedes meta-training with 'joint_meta'")
     net_steps: int = option(150, minimum=1, help="outer steps by which a net is trained, where the fitness is 'train'")
 
@@ -61,7 +82,15 @@ class Options:
 def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: Method) -> None:
     """Raise MetabenchError where a method would have nothing to do, or nothing would be there for it."""
     del problem, own
+    if options.islands > 1:
+        from metabench.search.islands import check_ring
+
+        check_ring(options.budget, options.islands, options.rounds)
+    elif options.rounds > 1:
+        raise MetabenchError(f"kind 'search': {options.rounds} rounds of one island: expected 2 islands or more")
     shared = options.fitness == "supernet"
+    if options.new_tasks and not shared:
+        raise MetabenchError("kind 'search': new tasks adapt shared weights: `new_tasks` goes with `fitness: supernet`")
     wants = shared and options.way not in _WITHOUT_METHOD
     if wants == (method.target is Target.NONE):
         what = f"fitness '{options.fitness}'" + (f" and way '{options.way}'" if shared else "")
@@ -69,6 +98,29 @@ def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: 
         raise MetabenchError(
             f"kind 'search': {what} {words}: {'name a method' if wants else 'go with the method none'}"
         )
+
+
+def prepares(options: Any) -> list[Part]:
+    """Return the shared weights where they are trained, then the rounds of islands, which read those before them."""
+    found, shared = [], options.fitness == "supernet" and options.way != "untrained"
+    if shared:
+        found.append(Part(names.SHARED_PART, {"way": options.way, "joint_steps": options.joint_steps}))
+    if options.islands > 1:
+        settings, picks = dataclasses.asdict(options), tuple(picked(options.strategies))
+        for number, island in itertools.product(range(options.rounds), range(options.islands)):
+            read = [
+                names.round_part(one, number - 1) for one in dict.fromkeys((island, (island - 1) % options.islands))
+            ]
+            needs = (names.SHARED_PART,) * shared + tuple(read) * (number > 0)
+            found.append(Part(names.round_part(island, number), settings, needs, picks))
+    return found
+
+
+def prepare(subject: Subject, part: str) -> None:
+    """Compute a part, as `metabench.stages.search`."""
+    from metabench.stages import search as stage
+
+    stage.prepare(subject, part)
 
 
 def search(subject: Subject) -> Iterator[Row]:
@@ -87,6 +139,8 @@ SEARCH = Kind(
     trains_none=False,
     options=Options,
     check=check,
+    prepares=prepares,
+    prepare=prepare,
     module=__name__,
     order=7,
 )

@@ -37,6 +37,7 @@ class Space:
         operations: that each layer chooses from.
         halves: of each layer, whether it ends in pooling that halves the maps.
         widths: channels of a net, ascending.
+        stem_halves: whether pooling follows the stem.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Space:
     operations: tuple[str, ...]
     halves: tuple[bool, ...]
     widths: tuple[int, ...]
+    stem_halves: bool = False
 
     @property
     def layers(self) -> int:
@@ -208,17 +210,18 @@ class Space:
             MetabenchError: as `read`; or the images are too small for its pooling.
         """
         width, (inputs, *_, side) = self.width_of(encoding), shape
-        blocks = [("stem", Stem(inputs, width, norm))]
+        blocks = [("stem", Stem(inputs, width, norm, self.stem_halves))]
         for place, operation in enumerate(self.operations_of(encoding)):
             blocks.append((part_name(place, operation), Choice(operation, width, norm, self.halves[place])))
         return BlockNet(tuple(blocks), Head(ways, width, self.last_side(side)))
 
     def last_side(self, side: int) -> int:
         """Return the side of the last maps, for images of a side; raise MetabenchError if nothing is left."""
-        last = side >> sum(self.halves)
+        times = sum(self.halves) + self.stem_halves
+        last = side >> times
         if last < 1:
             raise MetabenchError(
-                f"images of {side} x {side} pixels are too small for space '{self.name}', which halves them {sum(self.halves)} times"
+                f"images of {side} x {side} pixels are too small for space '{self.name}', which halves them {times} times"
             )
         return last
 
@@ -230,6 +233,7 @@ class Space:
         """Return the FLOPs of scoring one image of a shape [channels, side, side], as torch counts them, without building the net."""
         width, (inputs, *_, side) = self.width_of(encoding), shape
         found = 2 * 9 * inputs * width * side**2
+        side = side // 2 if self.stem_halves else side
         for operation, halves in zip(self.operations_of(encoding), self.halves, strict=True):
             found += OPERATIONS[operation].flops(width, side)
             side = side // 2 if halves else side
@@ -253,8 +257,8 @@ _FIVE = ("conv3", "sep3", "sep5", "pool3", IDENTITY)
 SPACES = {
     space.name: space
     for space in (
-        Space("tiny", "3 layers of 5 operations: 125 nets", _FIVE, (True, True, True), (12,)),
-        Space("small", "4 layers of 5 operations, 2 widths: 1,250 nets", _FIVE, (True,) * 4, (8, 16)),
+        Space("tiny", "3 layers of 5 operations: 125 nets", _FIVE, (True, True, False), (16,), True),
+        Space("small", "4 layers of 5 operations, 2 widths: 1,250 nets", _FIVE, (True, True, True, False), (8, 16)),
         Space(
             "large",
             "8 layers of 7 operations, 3 widths, for GPUs",

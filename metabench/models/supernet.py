@@ -37,7 +37,7 @@ class Supernet:
     def shapes(self) -> Shapes:
         """The shape of every weight by name."""
         space, widest = self.space, self.space.widths[-1]
-        parts = {"stem": Stem(self.shape[0], widest, self.norm).shapes()}
+        parts = {"stem": Stem(self.shape[0], widest, self.norm, space.stem_halves).shapes()}
         for layer, halves in enumerate(space.halves):
             for operation in space.operations:
                 parts[part_name(layer, operation)] = Choice(operation, widest, self.norm, halves).shapes()

@@ -172,7 +172,7 @@ class ArchitectureSearch(AdaptingClassifier):
 
 def _mixtures(of: Space, width: int, options: Options, image: Sequence[int]) -> BlockNet:
     """Return the network of mixtures for images of a shape [channels, side, side]."""
-    blocks: list[tuple[str, Stem | Mixture]] = [("stem", Stem(image[0], width, options.norm))]
+    blocks: list[tuple[str, Stem | Mixture]] = [("stem", Stem(image[0], width, options.norm, of.stem_halves))]
     for layer, halves in enumerate(of.halves):
         mixture = Mixture(of.operations, width, options.norm, halves, options.temperature, options.part)
         blocks.append((f"layer{layer}", mixture))

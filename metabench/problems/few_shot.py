@@ -28,6 +28,7 @@ from metabench.core import MetaRole, Metric, ProblemCard, Tree, option
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.problem import PERCENT, OuterOptimiser, Setting
+from metabench.core.schedules import read_schedule
 from metabench.models.block_losses import proximal
 from metabench.models.choice_blocks import BY_BATCH, NORMS, BlockNet, Choice, Head, Residual, Stem
 from metabench.models.search_space import space
@@ -64,8 +65,9 @@ class Options:
     norm: str = option(
         BY_BATCH, choices=NORMS, help="statistics of normalisation: of the batch, or of groups of channels"
     )
-    learning_rate: float = option(0.4, above=0, help="of SGD on a task's support")
+    learning_rate: float = option(0.3, above=0, help="of SGD on a task's support")
     outer_learning_rate: float = option(1e-2, above=0, help="of the outer optimiser, Adam")
+    outer_schedule: str = option("constant", check=read_schedule, help="of that, over outer steps: 'cosine 400'")
     tested: int = option(200, minimum=2, help="test tasks, of the test domains in turn")
 
 
@@ -88,7 +90,7 @@ class FewShot(AdaptingClassifier):
         ),
         citation="finn2017model",
         options=Options,
-        inner_steps=3,
+        inner_steps=5,
         outer_steps=150,
     )
     roles = frozenset({MetaRole.START})
@@ -97,7 +99,9 @@ class FewShot(AdaptingClassifier):
         super().__init__(setting)
         options: Options = setting.options
         self.optimiser = SGD(options.learning_rate)
-        self.outer_optimiser = OuterOptimiser("Adam", options.outer_learning_rate)
+        self.outer_optimiser = OuterOptimiser(
+            "Adam", options.outer_learning_rate, schedule=read_schedule(options.outer_schedule)
+        )
         self._choose(_net(setting.size, options, self.tasks.image))
 
     def _choose(self, net: BlockNet) -> None:

@@ -14,11 +14,42 @@ RANKING, RANKING_LOW, RANKING_HIGH, RANKING_BEST = (
     "Kendall, 97.5 %",
     "Kendall, best quarter",
 )
-SHARED, BY_PARAMETERS, CEILING = "shared weights", "number of parameters", "another seed of training"
-RANKED = (SHARED, BY_PARAMETERS, CEILING)
-"""What ranks nets as their test accuracy in the table does, more or less."""
+SHARED, BY_PARAMETERS, BY_FLOPS = "shared weights", "number of parameters", "FLOPs"
+FITTED = "ridge on {count} nets trained from nothing"
+CEILING, BEYOND, HALVES = "another seed of training", "validation tasks", "one half of the test tasks, the other"
+"""What ranks nets as their test accuracy in the table does, more or less; the last three are ceilings."""
+STEPS = "test against steps of adaptation (%)"
+OWN, AVERAGE, OWN_LOW, OWN_HIGH = (
+    "test of a net chosen by each task (%)",
+    "test of the net best on average (%)",
+    "difference, low",
+    "difference, high",
+)
+NEW_TASKS = "new tasks"
+"""Searches of new tasks' own, beside the net that is best on average."""
 BY_HAND = "largest net, by hand"
 """The net with the most parameters, for which nothing is searched."""
+
+SHARED_PART, SHARED_FILE = "shared-weights", "weights.pt"
+"""The part of a cell that is its shared weights, and their file."""
+
+
+def round_part(island: int, number: int) -> str:
+    """Return the name of the part that is a round of an island."""
+    return f"island-{island}-round-{number}"
+
+
+def ranked(names: object) -> list[str]:
+    """Return what ranks nets whose numbers are among `names`, in their order."""
+    assert hasattr(names, "__iter__")
+    ending = f": {RANKING}"
+    return [str(name).removesuffix(ending) for name in names if str(name).endswith(ending)]
+
+
+def island_and_round(part: str) -> tuple[int, int]:
+    """Return the island and the round of a part."""
+    _, island, _, number = part.split("-")
+    return int(island), int(number)
 
 
 def of(entrant: str, name: str) -> str:

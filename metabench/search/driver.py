@@ -28,7 +28,7 @@ class Cost:
     Attributes:
         adaptations: inner runs.
         gradients: gradients on a batch.
-        flops: of all of them, as torch counts; of training from nothing an estimate.
+        flops: of all of them, as torch counts.
     """
 
     adaptations: float = 0
@@ -38,6 +38,11 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             *(one + another for one, another in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True))
+        )
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(
+            *(one - another for one, another in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True))
         )
 
 
@@ -218,8 +223,7 @@ class Search:
     def _note(self, net: str, tasks: int, before: int, value: float | None) -> None:
         """Add the line of an evaluation; tasks seen before were paid for."""
         whole, known = self.fitness.cost(net, tasks), self.fitness.cost(net, before) if before else Cost()
-        paid = Cost(*(a - b for a, b in zip(dataclasses.astuple(whole), dataclasses.astuple(known), strict=True)))
-        total = (self.lines[-1].cost if self.lines else Cost()) + paid
+        total = (self.lines[-1].cost if self.lines else Cost()) + (whole - known)
         spent = self.spent + (tasks - before) / self.fitness.tasks
         self.lines.append(Line(len(self.lines) + 1, net, tasks, value, spent, total, self.best))
 

@@ -20,6 +20,7 @@ from metabench.models.search_space import Space
 from metabench.models.supernet import Supernet
 from metabench.problems.few_shot import FewShot
 from metabench.search.driver import Cost
+from metabench.search.flops import of_training
 from metabench.tasks.trained import meta_trained
 
 TABLE, SUPERNET, TRAIN = "table", "supernet", "train"
@@ -111,10 +112,11 @@ class TableFitness(_OnTasks):
         return adaptation_cost(self.space, encoding, image, ways, images, steps)
 
     def _once(self, encoding: str) -> Cost:
-        """Return the cost of training: each task's inner run, and a backward pass through it, estimated at twice its FLOPs."""
-        each, about = self._each(encoding), self.table.about
+        """Return the cost of training."""
+        about = self.table.about
         windows = about["outer_steps"] * about["tasks_per_step"]
-        return Cost(windows, windows * (about["inner_steps"] + 1), 3 * windows * each.flops)
+        flops = float(self.table.costs["training_flops"][self.table.row(encoding)])
+        return Cost(windows, windows * (about["inner_steps"] + 1), flops)
 
     def regret(self, encoding: str) -> float:
         """Return how far a net's test accuracy is below the best net's, in points, over all seeds and tasks of the table."""
@@ -165,6 +167,7 @@ class TrainFitness(SupernetFitness):
         super().__init__(problem, {}, seed, tasks)
         self._outer_steps = outer_steps
         self._trained = {} if trained is None else trained
+        self._flops: dict[str, float] = {}
 
     def weights_of(self, encoding: str) -> Tree:
         """Return the weights that a net adapts from, trained once."""
@@ -173,10 +176,11 @@ class TrainFitness(SupernetFitness):
         return self._trained[encoding]
 
     def _once(self, encoding: str) -> Cost:
-        """Return the cost of training, as `TableFitness`."""
-        setting, each = self.problem.setting, self._each(encoding)
-        windows = self._outer_steps * setting.options.tasks
-        return Cost(windows, windows * (setting.inner_steps + 1), 3 * windows * each.flops)
+        """Return the cost of training."""
+        if encoding not in self._flops:
+            self._flops[encoding] = of_training(self.problem.subnet(encoding), self._outer_steps)
+        windows = self._outer_steps * self.problem.setting.options.tasks
+        return Cost(windows, windows * (self.problem.setting.inner_steps + 1), self._flops[encoding])
 
 
 def first_task(seed: int, tasks: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 from metabench.core.atomic import write_text_atomically
 from metabench.core.errors import MetabenchError
 from metabench.core.randomness import stream_seed
-from metabench.search.driver import Search
+from metabench.models.search_space import Space
+from metabench.search.driver import Cost, Fitness, Line, Search
+from metabench.search.study import Entrant, Outcome
 
 _VERSION = 2
 
@@ -100,13 +102,15 @@ def migrants(state: Mapping[str, Any], tasks: int, count: int = 1) -> dict[str, 
     return {net: full[net] for net in sorted(full, key=lambda net: (-full[net], net))[:count]}
 
 
-def begun(of: Round, islands: int, folder: Path, make: Callable[[Mapping[str, Any] | None], Search]) -> Search:
+def begun(
+    of: Round, islands: int, folder_of: Callable[[Round], Path], make: Callable[[Mapping[str, Any] | None], Search]
+) -> Search:
     """Return the search of a round before it runs: from the island's last round, with the best net of its left neighbour's.
 
     Args:
         of: the round.
         islands: of the ring.
-        folder: of the files.
+        folder_of: from a round to the folder of its file.
         make: from a state, or None for the first round, to the search, with what all rounds up to this one may pay for as its budget.
 
     Raises:
@@ -114,8 +118,108 @@ def begun(of: Round, islands: int, folder: Path, make: Callable[[Mapping[str, An
     """
     if of.number == 0:
         return make(None)
-    own, left = (read_round(one, folder) for one in of.before(islands))
+    own, left = (read_round(one, folder_of(one)) for one in of.before(islands))
     # It ended when the budget of its last round did.
     search = make({**own, "told": ""})
     search.receive(migrants(left, search.fitness.tasks))
     return search
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A search on islands, each of which sends its best net to its right neighbour after every round but the last.
+
+    Attributes:
+        entrant: whose strategy every island has.
+        space: of the nets.
+        budget: full evaluations of all islands together.
+        seed: of the search.
+        islands: how many.
+        rounds: how many.
+        name: what the fitness is of: a round of another one is refused.
+
+    Raises:
+        MetabenchError: the budget does not give each island an evaluation a round.
+    """
+
+    entrant: Entrant
+    space: Space
+    budget: int
+    seed: int
+    islands: int
+    rounds: int
+    name: str
+
+    def __post_init__(self) -> None:
+        check_ring(self.budget, self.islands, self.rounds)
+
+    def round(self, island: int, number: int) -> Round:
+        """Return a round, whose file says of what ring it is."""
+        said = [self.entrant.name, self.space.name, self.budget, self.islands, self.rounds, self.name]
+        return Round(hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16], self.seed, island, number)
+
+    def share(self, island: int) -> int:
+        """Return how many evaluations an island may pay for: the first ones of an uneven budget one more."""
+        return self.budget // self.islands + (island < self.budget % self.islands)
+
+    def run(self, of: Round, fitness: Fitness, folder_of: Callable[[Round], Path]) -> Path:
+        """Run a round, after those that it reads, and return its file.
+
+        Raises:
+            MetabenchError: as `read_round`, or as `Entrant.search`.
+        """
+        share = self.share(of.island)
+
+        def make(state: Mapping[str, Any] | None) -> Search:
+            search = self.entrant.search(self.space, share, of.strategy_seed, fitness, state)
+            search.budget = share * (of.number + 1) // self.rounds
+            return search
+
+        search = begun(of, self.islands, folder_of, make)
+        for _ in search.run():
+            pass
+        return write_round(of, search, folder_of(of))
+
+    def outcome(self, fitness: Fitness, test: Callable[[str], float], folder_of: Callable[[Round], Path]) -> Outcome:
+        """Return what the ring came to: the best net of all islands, of equal ones the first by name.
+
+        Raises:
+            MetabenchError: as `read_round`; or every net diverged.
+        """
+        last = [self.round(island, self.rounds - 1) for island in range(self.islands)]
+        states = [read_round(one, folder_of(one)) for one in last]
+        best = {net: value for state in states for net, value in migrants(state, fitness.tasks).items()}
+        if not best:
+            raise MetabenchError(
+                f"{self.entrant.name}, seed {self.seed}: no net was judged on all tasks without diverging"
+            )
+        chosen = min(best, key=lambda net: (-best[net], net))
+        told = f"{self.islands} islands, {self.rounds} rounds"
+        lines = [[Line(**{**line, "cost": Cost(**line["cost"])}) for line in state["lines"]] for state in states]
+        together = _side_by_side(lines, fitness.tasks)
+        return Outcome(self.entrant.name, self.seed, chosen, best[chosen], test(chosen), together, told)
+
+
+def check_ring(budget: int, islands: int, rounds: int) -> None:
+    """Raise MetabenchError unless a budget gives each island an evaluation in every round."""
+    if islands < 1 or rounds < 1 or budget < islands * rounds:
+        least = max(1, islands) * max(1, rounds)
+        raise MetabenchError(
+            f"a budget of {budget} evaluations for {islands} islands and {rounds} rounds: expected {least} or more"
+        )
+
+
+def _side_by_side(islands: Sequence[Sequence[Line]], tasks: int) -> list[Line]:
+    """Return the lines of islands that work beside each other as those of one search: costs and evaluations add up."""
+    steps = sorted((line.spent, island, line.number) for island, lines in enumerate(islands) for line in lines)
+    before = [(0.0, Cost())] * len(islands)
+    spent, cost, best, value = 0.0, Cost(), "", float("-inf")
+    found = []
+    for _, island, number in steps:
+        line, (known, paid) = islands[island][number - 1], before[island]
+        before[island] = (line.spent, line.cost)
+        spent, cost = spent + line.spent - known, cost + line.cost - paid
+        if line.tasks == tasks and line.fitness is not None and line.fitness > value:
+            best, value = line.encoding, line.fitness
+        found.append(replace(line, number=len(found) + 1, spent=spent, cost=cost, best=best))
+    return found

@@ -11,9 +11,11 @@ dropped. `joint_meta` begins the first with the second. `untrained` leaves the w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +35,13 @@ from metabench.core.types import OptimiserState
 from metabench.models.choice_blocks import Head
 from metabench.models.supernet import Supernet
 from metabench.problems.few_shot import FewShot
+from metabench.search.flops import counted
 from metabench.tasks.images import TRAIN
 from metabench.tasks.trained import Answer
 
 META, JOINT, JOINT_META, UNTRAINED = "meta", "joint", "joint_meta", "untrained"
 WAYS = (META, JOINT, JOINT_META, UNTRAINED)
-_FORMAT = b"metabench shared weights 1\n"
+_FORMAT = b"metabench shared weights 2\n"
 _JOINT = "joint."
 """Before the names of the head over all classes."""
 
@@ -76,6 +79,10 @@ class SharedTraining:
         joint, meta = (JOINT, self.joint_steps), (META, self.outer_steps)
         return {META: (meta,), JOINT: (joint,), JOINT_META: (joint, meta), UNTRAINED: ()}[self.way]
 
+    def done(self, shared: Shared) -> int:
+        """Return how many steps of all phases are done."""
+        return sum(steps for _, steps in self.phases[: shared.phase]) + shared.step
+
 
 @dataclass
 class Shared:
@@ -88,6 +95,10 @@ class Shared:
         step: steps done in it.
         adaptations: inner runs paid for so far.
         gradients: inner and outer gradients on a batch of images paid for so far.
+        flops: of all steps so far. Those of a phase's first step are counted, and every other takes as many: each uses every operation of
+            every layer once. Where nets have several widths that holds on average.
+        step_flops: of a step of the present phase.
+        seconds: of training, in all processes that had a part in it.
     """
 
     weights: Tree
@@ -96,6 +107,9 @@ class Shared:
     step: int = 0
     adaptations: int = 0
     gradients: int = 0
+    flops: float = 0.0
+    step_flops: float = 0.0
+    seconds: float = 0.0
 
 
 def paths(supernet: Supernet, seed: int, step: int) -> list[str]:
@@ -171,12 +185,13 @@ class SharedTrainer:
         """
         shared = self.fresh() if shared is None else shared
         phases = self.training.phases
-        if not phases:
+        if shared.phase == len(phases):
             yield shared
         while shared.phase < len(phases):
             kind, steps = phases[shared.phase]
             while shared.step < steps:
-                gradient = self._meta(shared) if kind == META else self._joint(shared)
+                began = time.perf_counter()
+                gradient = self._gradient(kind, shared)
                 if not tree.all_finite(gradient):
                     raise Diverged(
                         f"shared weights: the gradient is not finite in {kind} step {shared.step + 1} of {steps}"
@@ -185,6 +200,8 @@ class SharedTrainer:
                     gradient, shared.weights, shared.optimiser
                 )
                 shared.step += 1
+                shared.flops += shared.step_flops
+                shared.seconds += time.perf_counter() - began
                 if shared.step < steps:
                     yield shared
             shared.phase, shared.step = shared.phase + 1, 0
@@ -192,6 +209,15 @@ class SharedTrainer:
             shared.weights = {name: leaf for name, leaf in shared.weights.items() if not name.startswith(_JOINT)}
             self._entered(shared)
             yield shared
+
+    def _gradient(self, kind: str, shared: Shared) -> Tree:
+        """Return the gradient of a step; the FLOPs of the first one of a phase are counted."""
+        call = functools.partial(self._meta if kind == META else self._joint, shared)
+        if shared.step:
+            return call()
+        found, flops = counted(call)
+        shared.step_flops = float(flops)
+        return found
 
     def _meta(self, shared: Shared) -> Tree:
         """Return the mean hypergradient of a step's nets, each at its place."""

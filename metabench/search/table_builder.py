@@ -26,10 +26,19 @@ from metabench.core.randomness import generator
 from metabench.core.types import InnerState, Tree, Window
 from metabench.data import card, load
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
+from metabench.measure.memory.meter import measure_memory
 from metabench.methods import method as method_named
 from metabench.models.search_space import Space, space
 from metabench.problems.few_shot import SUBNET, FewShot, Options
+from metabench.search.flops import of_training
 from metabench.tasks.trained import Answer, meta_trained
+
+_TOGETHER = {"unrolled": True, "first_order": False}
+"""Methods that are computed for all tasks of an outer step at once, and whether with second derivatives."""
+
+
+_RATES = {"learning_rate": 0.1, "outer_learning_rate": 0.01, "outer_schedule": "cosine 400"}
+"""Chosen for `first_order` on validation tasks, with one net and one seed, among six pairs of rates."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,12 @@ class TableSettings:
     space: str = "tiny"
     dataset: str = "glyphs"
     seeds: tuple[int, ...] = (0, 1, 2)
-    method: str = "unrolled"
-    outer_steps: int = 300
-    inner_steps: int = 3
-    steps: tuple[int, ...] = (1, 2, 3, 5, 10)
-    tasks: tuple[int, int] = (400, 600)
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    method: str = "first_order"
+    outer_steps: int = 400
+    inner_steps: int = 5
+    steps: tuple[int, ...] = (1, 2, 3, 4, 5)
+    tasks: tuple[int, int] = (300, 500)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=lambda: dict(_RATES))
 
     def __post_init__(self) -> None:
         if self.inner_steps not in self.steps or sorted(set(self.steps)) != list(self.steps):
@@ -120,26 +129,30 @@ class Builder:
 
     def _answers(self, net: str, seed: int) -> dict[str, np.ndarray]:
         problem = self._problems[seed].subnet(net)
+        method = self.settings.method
+        answer = method_answer(method, seed)
         began = time.process_time()
         found: dict[str, np.ndarray] = {}
         try:
-            meta = meta_trained(problem, self.settings.outer_steps, method_answer(self.settings.method, seed))
+            alone = None if method in _TOGETHER else answer
+            meta = meta_trained(problem, self.settings.outer_steps, alone, exact=_TOGETHER.get(method, True))
         except Diverged:
             # Its answers are what it would give: none is right.
             meta = None
         found["seconds"] = np.array(time.process_time() - began)
+        found["flops"] = np.array(of_training(problem, self.settings.outer_steps, answer))
+        found["peak_bytes"] = np.array(_peak_bytes(problem, answer))
         # One set of tasks for all seeds.
         judge = self._problems[self.settings.seeds[0]].subnet(net)
         for part, count in zip((VALIDATION, TEST), self.settings.tasks, strict=True):
             if meta is None:
                 found[part] = np.zeros((len(self.settings.steps), count), np.uint8)
                 continue
-            answers = judge.answers(meta, part, count, max(self.settings.steps))
-            found[part] = answers.together[list(self.settings.steps)].numpy().astype(np.uint8)
+            found[part] = judge.answers(meta, part, count, self.settings.steps).together.numpy().astype(np.uint8)
         return found
 
-    def collected(self, folder: Path) -> NetTable:
-        """Return the table of a folder's shards.
+    def collected(self, *folders: Path) -> NetTable:
+        """Return the table of the shards in some folders.
 
         Raises:
             MetabenchError: shards are missing; the first is named.
@@ -149,10 +162,11 @@ class Builder:
         rows: dict[tuple[str, int], dict[str, np.ndarray]] = {}
         for net in nets:
             for seed in settings.seeds:
-                shard = read_arrays(shard_file(folder, net, seed), f"{key} {net} {seed}")
+                found = (read_arrays(shard_file(folder, net, seed), f"{key} {net} {seed}") for folder in folders)
+                shard = next((one for one in found if one is not None), None)
                 if shard is None:
                     raise MetabenchError(
-                        f"the shard of '{net}' with seed {seed} is missing from '{folder}': build it first"
+                        f"the shard of '{net}' with seed {seed} is missing from '{folders[0]}': build it first"
                     )
                 rows[net, seed] = shard
         judge = self._problems[settings.seeds[0]]
@@ -172,6 +186,8 @@ class Builder:
             costs={
                 "parameters": np.array([self.space.parameters(net, image, ways) for net in nets], np.float64),
                 "flops": np.array([self.space.flops(net, image, ways) for net in nets], np.float64),
+                "training_flops": np.array([rows[net, settings.seeds[0]]["flops"] for net in nets], np.float64),
+                "peak_bytes": np.array([rows[net, settings.seeds[0]]["peak_bytes"] for net in nets], np.float64),
                 "seconds": np.array(
                     [np.mean([rows[net, seed]["seconds"] for seed in settings.seeds]) for net in nets]
                 ).round(2),
@@ -225,6 +241,16 @@ def shards(settings: TableSettings, part: tuple[int, int] = (0, 1)) -> Sequence[
     """Return the nets and seeds of one of several parts of the work, `part` = (number, of how many)."""
     every = [(net, seed) for seed in settings.seeds for net in space(settings.space).all()]
     return every[part[0] :: part[1]]
+
+
+def _peak_bytes(problem: Problem, answer: Answer) -> int:
+    """Return the peak memory of one hypergradient, of one task, to the byte."""
+    meta, window = problem.initial(), next(iter(problem.windows()))[0]
+    on, state = problem.entered(window, None)
+    # What is made once per process is made by the first call.
+    answer(on, state, meta, window)
+    arguments = (state.params, state.optimiser, meta, window.inner, window.outer)
+    return measure_memory(lambda: answer(on, state, meta, window), arguments, "cpu")[1].peak_bytes
 
 
 def _domains(names: Sequence[str], count: int) -> tuple[str, ...]:

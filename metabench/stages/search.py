@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import metabench.search.strategies  # noqa: F401 - rows depend on all of them: the code hash follows imports
 from metabench.core import Tree
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
@@ -18,20 +18,31 @@ from metabench.core.problem import Problem
 from metabench.core.randomness import stream_seed
 from metabench.core.types import InnerState, Window
 from metabench.data import datasets, load
-from metabench.data.formats.net_table import TEST, NetTable
+from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
 from metabench.models.search_space import Space, space
 from metabench.problems.few_shot import FewShot
 from metabench.results import searches as names
 from metabench.search.agreement import agreement
-from metabench.search.driver import Cost, Fitness
-from metabench.search.fitness import SUPERNET, TABLE, SupernetFitness, TableFitness, TrainFitness
-from metabench.search.shared_weights import SharedTrainer, SharedTraining
-from metabench.search.study import Entrant, Outcome, searched
+from metabench.search.driver import Fitness
+from metabench.search.fitness import SUPERNET, TABLE, TRAIN, SupernetFitness, TableFitness, TrainFitness
+from metabench.search.islands import Ring, Round
+from metabench.search.new_task import OwnSearches
+from metabench.search.predictors import predictor
+from metabench.search.shared_weights import Shared, SharedTrainer, SharedTraining, identity_of, read, save
+from metabench.search.study import Entrant, Outcome, paired, searched
 from metabench.stages.subject import Row, Subject
 
 SHIPPED_TABLE = "few_shot_table"
 _RANKED = 200
 """Nets of a space, at most, that shared weights rank as a whole."""
+_FITTED = 40
+"""Nets of the table to which a ridge is fitted, as a baseline of shared weights."""
+_CURVE = (5, 60)
+"""Nets and test tasks of the curve over steps of adaptation."""
+_FURTHEST = 3
+"""How many times as many steps as in training that curve follows."""
+_SAVED = 10
+"""Steps of training shared weights from one writing of their file to the next."""
 
 
 def search(subject: Subject) -> Iterator[Row]:
@@ -43,31 +54,33 @@ def search(subject: Subject) -> Iterator[Row]:
         MetabenchError: the problem is not `few_shot` with the size 'subnet'; there is no table of its space; or as `searched`.
         Diverged: training the shared weights does.
     """
-    options, problem = subject.kind_options, subject.problem
-    if not isinstance(problem, FewShot) or problem.setting.size != "subnet":
-        raise MetabenchError(
-            "kind 'search' needs the problem few_shot with the size 'subnet': its option `space` is searched"
-        )
-    of = space(problem.setting.options.space)
-    table = _table(of)
-    judge = _Judge(subject, problem, of, table)
+    options, judge = subject.kind_options, _judge(subject)
+    problem, of = judge.problem, judge.space
     if options.fitness == SUPERNET:
         judge.train()
-        yield {"train_s": judge.seconds, "meta_summary": judge.summary()}
+        yield {"train_s": judge.shared.seconds, "meta_summary": judge.summary()}
     found: dict[str, list[Outcome]] = {}
     entrants = [Entrant.read(one) for one in options.strategies.split(",")]
-    for number in range(options.searches):
-        for one in entrants:
-            subject.tell(one.name, number, options.searches)
-            seed = stream_seed(subject.seed, f"search {number}")
-            found.setdefault(one.name, []).append(
-                searched(one, of, options.budget, seed, judge.fitness(number), judge.test)
-            )
+    with tempfile.TemporaryDirectory() as own:
+        for number in range(options.searches):
+            for one in entrants:
+                subject.tell(one.name, number, options.searches)
+                if options.islands == 1:
+                    seed, fitness = stream_seed(subject.seed, f"search {number}"), judge.fitness(number)
+                    outcome = searched(one, of, options.budget, seed, fitness, judge.test)
+                else:
+                    outcome = _of_islands(judge, one, number, Path(own))
+                found.setdefault(one.name, []).append(outcome)
     summary = judge.summary()
+    summary |= judge.new_tasks(
+        max((one for mine in found.values() for one in mine), key=lambda one: one.validation).chosen
+    )
     curves: dict[str, Curve] = {}
     for name, mine in found.items():
         summary |= judge.numbers(name, mine)
         curves[names.of(name, names.BEST)] = _best_so_far(mine, options.budget)
+    if (steps := judge.steps()) is not None:
+        curves[names.STEPS] = steps
     by_hand = max(of.all(), key=lambda net: of.parameters(net, problem.tasks.image, problem.setting.options.ways))
     summary |= judge.by_hand(by_hand)
     quality = summary[names.of(entrants[0].name, names.TEST)]
@@ -77,6 +90,67 @@ def search(subject: Subject) -> Iterator[Row]:
         "metrics": {problem.card.metrics[0].name: quality},
         "quality": quality,
     }
+
+
+def prepare(subject: Subject, part: str) -> None:
+    """Compute a part that a cell needs, into its folder: shared weights, or a round of an island for all entrants and searches.
+
+    Raises:
+        MetabenchError: as `search`.
+        Diverged: training the shared weights does.
+    """
+    options, judge = subject.kind_options, _judge(subject)
+    if options.fitness == SUPERNET:
+        judge.train()
+    if part == names.SHARED_PART:
+        return
+    island, number = names.island_and_round(part)
+    for place in range(options.searches):
+        for text in options.strategies.split(","):
+            ring, fitness = _ring(judge, Entrant.read(text), place), judge.fitness(place)
+            subject.tell(f"{ring.entrant.name}, {part}", place, options.searches)
+            ring.run(ring.round(island, number), fitness, _folders(subject, ring, place, None))
+
+
+def _judge(subject: Subject) -> _Judge:
+    problem = subject.problem
+    if not isinstance(problem, FewShot) or problem.setting.size != "subnet":
+        raise MetabenchError(
+            "kind 'search' needs the problem few_shot with the size 'subnet': its option `space` is searched"
+        )
+    of = space(problem.setting.options.space)
+    return _Judge(subject, problem, of, _table(of))
+
+
+def _ring(judge: _Judge, entrant: Entrant, number: int) -> Ring:
+    options, seed = judge.subject.kind_options, stream_seed(judge.subject.seed, f"search {number}")
+    judged = [options.fitness, options.tasks, options.way, judge.subject.method.name, judge.subject.seed, number]
+    return Ring(entrant, judge.space, options.budget, seed, options.islands, options.rounds, " ".join(map(str, judged)))
+
+
+def _folders(subject: Subject, ring: Ring, number: int, own: Path | None) -> Callable[[Round], Path]:
+    """Return where the files of a ring's rounds are: in the folders of the parts that were prepared; `own` where none is."""
+    name = f"{ring.entrant.strategy}-{ring.entrant.predictor or 'alone'}-{number}"
+
+    def folder_of(one: Round) -> Path:
+        prepared = subject.prepared.get(names.round_part(one.island, one.number))
+        at = own / name if own and (prepared is None or not one.file(prepared / name).is_file()) else prepared / name  # type: ignore[operator]
+        at.mkdir(parents=True, exist_ok=True)
+        return at
+
+    return folder_of
+
+
+def _of_islands(judge: _Judge, entrant: Entrant, number: int, own: Path) -> Outcome:
+    """Return the outcome of a search on islands; rounds that were not prepared are run here."""
+    ring, fitness = _ring(judge, entrant, number), judge.fitness(number)
+    folder_of = _folders(judge.subject, ring, number, own)
+    for at in range(ring.rounds):
+        for island in range(ring.islands):
+            one = ring.round(island, at)
+            if not one.file(folder_of(one)).is_file():
+                ring.run(one, fitness, folder_of)
+    return ring.outcome(fitness, judge.test, folder_of)
 
 
 def _table(of: Space) -> NetTable | None:
@@ -97,8 +171,7 @@ class _Judge:
     table: NetTable | None
     weights: Tree | None = None
     trained: dict[str, Tree] = field(default_factory=dict)
-    seconds: float = 0.0
-    paid: Cost = field(default_factory=Cost)
+    shared: Shared = field(default_factory=lambda: Shared({}, {}))
 
     def __post_init__(self) -> None:
         if self.subject.kind_options.fitness == TABLE and self.table is None:
@@ -108,7 +181,7 @@ class _Judge:
         self.test = functools.cache(self._test)
 
     def train(self) -> None:
-        """Train the shared weights by the method."""
+        """Train the shared weights by the method, or read those that were prepared; a run that was killed goes on."""
         options, subject = self.subject.kind_options, self.subject
         stream = subject.stream("shared weights")
 
@@ -121,12 +194,19 @@ class _Judge:
             outer_learning_rate=self.problem.setting.options.outer_learning_rate,
             joint_steps=options.joint_steps,
         )
-        began, total = time.perf_counter(), sum(steps for _, steps in training.phases)
-        for shared in SharedTrainer(self.problem, training, answer).run():
-            done = sum(steps for _, steps in training.phases[: shared.phase]) + shared.step
+        total = sum(steps for _, steps in training.phases)
+        folder, identity = subject.prepared.get(names.SHARED_PART), identity_of(self.problem, training, _said(subject))
+        last = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            last = read(folder / names.SHARED_FILE, identity)
+        before = training.done(last) if last else 0
+        for shared in SharedTrainer(self.problem, training, answer).run(last):
+            done = training.done(shared)
             subject.tell(names.TRAINING, done, total)
-        self.weights, self.seconds = shared.weights, time.perf_counter() - began
-        self.paid = Cost(shared.adaptations, shared.gradients)
+            if folder is not None and done > before and (done % _SAVED == 0 or done == total):
+                save(folder / names.SHARED_FILE, shared, identity)
+        self.weights, self.shared = shared.weights, shared
 
     def fitness(self, number: int) -> Fitness:
         """Return the fitness of the searches of a number."""
@@ -181,30 +261,90 @@ class _Judge:
 
     @functools.cached_property
     def _rankings(self) -> dict[str, float]:
-        """How well shared weights rank all nets by their test accuracies in the table; beside it what costs nothing, and the ceiling."""
+        """How well nets are ranked as by their test accuracies in the table, by shared weights and by what costs less, and the ceilings."""
         table = self.table
-        if table is None or self.weights is None or self.space.size > _RANKED:
+        if table is None or self.subject.kind_options.fitness == TRAIN or self.space.size > _RANKED:
             return {}
         self.subject.tell("ranking of all nets")
-        test, judged = table.accuracies(TEST), self.fitness(0)
-        scores: dict[str, Any] = {
-            names.SHARED: np.array([judged(net, judged.tasks) for net in table.nets]),
-            names.BY_PARAMETERS: table.costs["parameters"],
-        }
-        found = {}
-        for name, values in scores.items():
-            found |= _ranked(name, values, test)
+        test, validation = table.accuracies(TEST), table.accuracies(VALIDATION)
+        scores: dict[str, tuple[Any, Any]] = {}
+        if self.weights is not None:
+            judged = self.fitness(0)
+            scores[names.SHARED] = (np.array([judged(net, judged.tasks) for net in table.nets]), test)
+        scores[names.FITTED.format(count=_FITTED)] = (self._fitted(table), test)
+        scores[names.BY_PARAMETERS] = (table.costs["parameters"], test)
+        scores[names.BY_FLOPS] = (table.costs["flops"], test)
         if len(table.seeds) > 1:
             first, rest = (table.accuracies(TEST, seeds=seeds) for seeds in (table.seeds[:1], table.seeds[1:]))
-            found |= _ranked(names.CEILING, first, rest)
+            scores[names.CEILING] = (first, rest)
+        scores[names.BEYOND] = (validation, test)
+        count = len(table.pixels[TEST])
+        one, other = (table.accuracies(TEST, tasks=range(start, count, 2)) for start in range(2))
+        scores[names.HALVES] = (one, other)
+        found: dict[str, float] = {}
+        for name, (values, truth) in scores.items():
+            found |= _ranked(name, values, truth)
         return found
 
-    def summary(self) -> dict[str, float]:
-        """Return what training the shared weights cost, and how they rank."""
+    def _fitted(self, table: NetTable) -> np.ndarray:
+        """Return what a ridge expects of every net that was fitted to a few, with one seed of training and validation tasks."""
+        drawn = self.space.drawn(self.subject.seed, "nets of the ridge")
+        known = [table.row(next(drawn)) for _ in range(min(_FITTED, len(table.nets)))]
+        seed = table.seeds[self.subject.seed % len(table.seeds)]
+        features, found = self.space.one_hot(table.nets), table.accuracies(VALIDATION, seeds=[seed])
+        expected: np.ndarray = predictor("ridge", 0).fit(features[known], found[known]).predict(features)
+        return expected
+
+    def steps(self) -> Curve | None:
+        """Return the accuracy from shared weights against the steps of adaptation, on test tasks; the nets are the same for every way."""
         if self.weights is None:
+            return None
+        fitness = self.fitness(0)
+        assert isinstance(fitness, SupernetFitness)
+        self.subject.tell("accuracy against steps")
+        most, drawn = _FURTHEST * self.problem.setting.inner_steps, self.space.drawn(0, "nets of the curve")
+        right = [
+            self.problem.percent(
+                self.problem.subnet(net).answers(fitness.weights_of(net), TEST, _CURVE[1], range(most + 1)).together
+            ).mean(1)
+            for net, _ in zip(drawn, range(_CURVE[0]), strict=False)
+        ]
+        values = np.array([one.numpy() for one in right])
+        low, high = values.min(0).tolist(), values.max(0).tolist()
+        return Curve(range(most + 1), values.mean(0).tolist(), "%", "steps of adaptation", low, high, len(values))
+
+    def new_tasks(self, average: str) -> dict[str, float]:
+        """Return what searches of new tasks' own came to, beside the net that is best on average."""
+        options = self.subject.kind_options
+        if not options.new_tasks:
             return {}
-        costs = {names.ADAPTATIONS: self.paid.adaptations, names.GRADIENTS: self.paid.gradients}
+        fitness = self.fitness(0)
+        assert isinstance(fitness, SupernetFitness)
+        self.subject.tell("searches of new tasks' own")
+        searches = OwnSearches(self.problem, fitness.weights_of, options.new_tasks)
+        found = searches.run(Entrant("random"), self.space, options.new_budget, self.subject.seed, average)
+        away = paired(found.own.tolist(), found.average.tolist())
+        said = {
+            names.OWN: found.own.mean(),
+            names.AVERAGE: found.average.mean(),
+            names.OWN_LOW: away.mean - away.half,
+            names.OWN_HIGH: away.mean + away.half,
+            names.ADAPTATIONS: found.adaptations,
+        }
+        return {names.of(names.NEW_TASKS, name): float(value) for name, value in said.items()}
+
+    def summary(self) -> dict[str, float]:
+        """Return what training the shared weights cost, and how they rank; of a table, how far its rankings agree."""
+        if self.weights is None:
+            return self._rankings
+        shared = self.shared
+        costs = {names.ADAPTATIONS: shared.adaptations, names.GRADIENTS: shared.gradients, names.FLOPS: shared.flops}
         return {names.of(names.TRAINING, name): float(value) for name, value in costs.items()} | self._rankings
+
+
+def _said(subject: Subject) -> str:
+    """Return the method with its options, as the file of shared weights names it."""
+    return f"{subject.method.name} {subject.options}"
 
 
 def _ranked(name: str, found: Any, truth: Any) -> dict[str, float]:

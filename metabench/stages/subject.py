@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from metabench.core.lazy import torch
@@ -42,6 +43,8 @@ class Subject:
         progress: called with what runs.
         kind_options: the options of the kind of experiment, typed.
         checkpoint: where a run is saved to and resumed from; None for nowhere.
+        dataset: of the problem, by name.
+        prepared: the folders of the parts that the kind of experiment prepares, by name; none where the stages compute them.
         keep: called with the problem that was trained on and the meta-parameters that its run led to.
     """
 
@@ -60,6 +63,8 @@ class Subject:
     kind_options: Any = None
     checkpoint: Checkpoint | None = None
     curve: Collection[int] = ()
+    dataset: str = ""
+    prepared: Mapping[str, Path] = field(default_factory=dict)
     keep: Callable[[Problem, Tree], None] = lambda problem, meta: None
 
     @functools.cached_property

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from metabench.core import Batch, Problem, Tree, Window
 from metabench.core.curves import Curve
+from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import MetaRole, Setting
 from metabench.core.randomness import generator
@@ -27,8 +28,8 @@ class Answers(NamedTuple):
     """How many queries of each task are answered rightly, integers.
 
     Attributes:
-        together: after 0, 1, ... steps, all queries normalised together, shape [steps + 1, tasks].
-        alone: after K steps, each query normalised by the statistics of the support, shape [tasks].
+        together: after each of the numbers of steps asked for, all queries normalised together, shape [numbers, tasks].
+        alone: after K steps, each query normalised by the statistics of the support, shape [tasks]; zero unless asked for.
         pixels: by the nearest support image, shape [tasks].
     """
 
@@ -116,7 +117,8 @@ class AdaptingClassifier(Problem):
             the nearest pixels, shape [2, tasks]; and the curve of the first, with the 95 % interval over tasks.
         """
         steps, count = self.setting.inner_steps, self.setting.options.tested
-        together, alone, pixels = (self.percent(found) for found in self.answers(meta, TEST, count, _FURTHER * steps))
+        found = self.answers(meta, TEST, count, range(_FURTHER * steps + 1), alone=True)
+        together, alone, pixels = (self.percent(one) for one in found)
         means, halves = [float(one.mean()) for one in together], [interval(one) for one in together]
         curve = Curve(
             range(len(means)),
@@ -136,40 +138,80 @@ class AdaptingClassifier(Problem):
     def validation_accuracy(self, meta: Tree, count: int = 200, first: int = 0) -> float:
         """Return the accuracy on tasks of the validation domains (%), by which defaults were chosen; test tasks are not touched."""
         steps = self.setting.inner_steps
-        return float(self.percent(self.answers(meta, VALIDATION, count, steps, first=first).together[steps]).mean())
+        return float(self.percent(self.answers(meta, VALIDATION, count, [steps], first=first).together).mean())
 
-    def answers(self, meta: Tree, part: str, count: int, steps: int, *, first: int = 0) -> Answers:
+    def answers(
+        self, meta: Tree, part: str, count: int, after: Sequence[int], *, first: int = 0, alone: bool = False
+    ) -> Answers:
         """Return how many queries of each task are answered rightly.
 
         Args:
             meta: from which the network adapts.
             part: of the classes, as in `ImageTasks`.
             count: tasks.
-            steps: of adaptation, at most.
+            after: numbers of steps of adaptation, ascending, after each of which answers are counted.
             first: number of the first task.
+            alone: whether queries are also answered one at a time.
         """
         # One task after another would cost several times as much: small networks wait for Python.
-        together = torch.zeros(steps + 1, count, dtype=torch.int64)
-        alone, pixels = (torch.zeros(count, dtype=torch.int64) for _ in range(2))
+        together = torch.zeros(len(after), count, dtype=torch.int64)
+        single, pixels = (torch.zeros(count, dtype=torch.int64) for _ in range(2))
+        last = max(*after, self.setting.inner_steps) if alone else max(after)
         meta = {name: leaf.detach() for name, leaf in meta.items()}
         for numbers, stack in self.tasks.stacks(part, count, first=first):
             rows = torch.tensor(numbers) - first
             pixels[rows] = stack.nearest().cpu()
-            for step, params in enumerate(self._adapting(meta, stack, steps)):
-                together[step, rows] = self._right(params, meta, stack, alone=False)
-                if step == self.setting.inner_steps:
-                    alone[rows] = self._right(params, meta, stack, alone=True)
-        return Answers(together, alone, pixels)
+            for step, params in enumerate(self._adapting(meta, stack.support, last)):
+                if step in after:
+                    together[after.index(step), rows] = self._right(params, meta, stack, alone=False)
+                if alone and step == self.setting.inner_steps:
+                    single[rows] = self._right(params, meta, stack, alone=True)
+        return Answers(together, single, pixels)
 
-    def _adapting(self, meta: Tree, stack: Stack, steps: int) -> Iterator[Tree]:
+    def check_halves(self) -> None:
+        """Raise MetabenchError if a support cannot be divided."""
+        if self.tasks.shape.shots < 2:
+            raise MetabenchError(
+                f"{self.tasks.shape.shots} image a class: a support of its own is judged in two halves, so expected `shots: 2` or more"
+            )
+
+    def halved_answers(self, meta: Tree, part: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the accuracy (%) on each task, shape [count]: by cross-validation of its support in two halves, and on its queries.
+
+        Each half has every class; of an odd number of images the second has one more. Queries are answered after adapting to the whole.
+
+        Raises:
+            MetabenchError: a support cannot be divided.
+        """
+        self.check_halves()
+        shape, steps = self.tasks.shape, self.setting.inner_steps
+        meta = {name: leaf.detach() for name, leaf in meta.items()}
+        inside, outside = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
+        first = torch.arange(shape.shots).repeat(shape.ways) < shape.shots // 2
+        for numbers, stack in self.tasks.stacks(part, count):
+            right = torch.zeros(len(numbers), dtype=torch.int64)
+            for known in (first, ~first):
+                half = stack.support[:, known]
+                *_, params = self._adapting(meta, half, steps, self.tasks.support_targets[known])
+                other = Stack(shape, half, stack.support[:, ~known])
+                right += self._right(params, meta, other, alone=False, targets=self.tasks.support_targets[~known])
+            inside[numbers] = 100 * right.double() / len(first)
+            *_, params = self._adapting(meta, stack.support, steps)
+            outside[numbers] = self.percent(self._right(params, meta, stack, alone=False))
+        return inside, outside
+
+    def _adapting(
+        self, meta: Tree, support: torch.Tensor, steps: int, targets: torch.Tensor | None = None
+    ) -> Iterator[Tree]:
         """Yield the parameters of every task after 0, 1, ..., `steps` steps, each leaf with the tasks as its first dimension."""
+        classes = self.tasks.support_targets if targets is None else targets
 
         def step(params: Tree, state: OptimiserState, images: torch.Tensor) -> tuple[Tree, OptimiserState]:
-            batch = image_batch(images, self.tasks.support_targets)
+            batch = image_batch(images, classes)
             gradient = torch.func.grad(self.inner_loss)(params, meta, batch)
             return self.optimiser.update(gradient, params, state, meta)
 
-        count, start = len(stack.support), self.start(self._begins(), meta)
+        count, start = len(support), self.start(self._begins(), meta)
         slots = self.optimiser.init(start)
         params, *kept = (
             {name: leaf.expand(count, *leaf.shape) for name, leaf in one.items()} for one in (start, *slots.values())
@@ -178,10 +220,12 @@ class AdaptingClassifier(Problem):
         yield params
         for _ in range(steps):
             with torch.no_grad():
-                params, state = torch.func.vmap(step)(params, state, stack.support)
+                params, state = torch.func.vmap(step)(params, state, support)
             yield params
 
-    def _right(self, params: Tree, meta: Tree, stack: Stack, *, alone: bool) -> torch.Tensor:
+    def _right(
+        self, params: Tree, meta: Tree, stack: Stack, *, alone: bool, targets: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return how many queries of each task are answered rightly, normalised together or each by the support's statistics."""
 
         def scores(own: Tree, support: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
@@ -194,7 +238,7 @@ class AdaptingClassifier(Problem):
 
         with torch.no_grad():
             found = torch.func.vmap(scores)(params, stack.support, stack.query)
-        return (found.argmax(2) == self.tasks.query_targets).sum(1).cpu()
+        return (found.argmax(2) == (self.tasks.query_targets if targets is None else targets)).sum(1).cpu()
 
 
 def interval(values: torch.Tensor) -> float:

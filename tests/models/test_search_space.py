@@ -103,7 +103,7 @@ def test_an_operation_keeps_the_shape_and_counts_what_torch_counts(operation: st
             "'conv3-sep5' has 2 layers, and nets of space 'tiny' have 3: for example 'conv3-sep5-identity'",
         ),
         (TINY, "conv3-sep5-pool3-pool3", "have 3: for example 'conv3-sep5-pool3'"),
-        (TINY, "conv3-sep5-pool3@9", "space 'tiny' has no width 9: the nearest is 12"),
+        (TINY, "conv3-sep5-pool3@9", "space 'tiny' has no width 9: the nearest is 16"),
         (SMALL, "conv3-sep5-pool3-pool3", "names no width: space 'small' has 8, 16"),
         (SMALL, "conv3-sep5-pool3-pool3@15", "has no width 15: the nearest is 16"),
     ],

@@ -118,7 +118,7 @@ def test_a_subnet_is_the_problem_made_with_its_architecture_and_shares_its_data(
 def test_answers_are_those_of_one_task_after_another(adaptation: str) -> None:
     on = made("conv4-8", ways=3, queries=4, norm="batch", adaptation=adaptation, tested=6)
     meta, shape = on.initial(), on.tasks.shape
-    found = on.answers(meta, TEST, 6, 3)
+    found = on.answers(meta, TEST, 6, range(4), alone=True)
     for numbers, stack in on.tasks.stacks(TEST, 6, largest=1):
         state, _ = on.initial_state()
         support = {"images": stack.support[0], "targets": on.tasks.support_targets}
@@ -147,7 +147,7 @@ def test_an_answer_alone_does_not_depend_on_other_queries_and_one_together_does(
             if changed:
                 query[0, 1:] = -query[0, 1:]
             for alone in (False, True):
-                params = next(iter(on._adapting(meta, stack, 0)))
+                params = next(iter(on._adapting(meta, stack.support, 0)))
                 with torch.no_grad():
                     on._right(params, meta, type(stack)(stack.shape, stack.support, query), alone=alone)
                 scores[alone].append(torch._C._functorch.get_unwrapped(seen[-1])[0, 0].clone())
@@ -157,7 +157,7 @@ def test_an_answer_alone_does_not_depend_on_other_queries_and_one_together_does(
 
 def test_groups_of_channels_make_both_accuracies_one() -> None:
     found = made("conv4-8", ways=3, norm="group", tested=6)
-    answers = found.answers(found.initial(), TEST, 6, 3)
+    answers = found.answers(found.initial(), TEST, 6, range(4), alone=True)
     assert torch.equal(answers.alone, answers.together[3])
 
 

@@ -25,7 +25,7 @@ def run(of: Round, folder: Path) -> Path:
         strategy = make_strategy("evolution", TINY, BUDGET, of.strategy_seed, {"population": 4})
         return Search.of(strategy, Looked(), BUDGET * (of.number + 1) // ROUNDS, state)
 
-    search = begun(of, ISLANDS, folder, make)
+    search = begun(of, ISLANDS, lambda one: folder, make)
     list(search.run())
     return write_round(of, search, folder)
 

@@ -10,25 +10,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bilevel import cached_data
+from bilevel import cached_data, call, make_problem, relative_error
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
+from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.cli.app import app
+from metabench.core import tree
 from metabench.core.errors import MetabenchError
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable, decode, encode
 from metabench.models.search_space import SPACES, Space
 from metabench.search.agreement import additive, agreement, ceilings
 from metabench.search.driver import Search
 from metabench.search.fitness import SupernetFitness, TableFitness, TrainFitness, adaptation_cost, first_task
+from metabench.search.flops import of_training
 from metabench.search.shared_weights import SharedTrainer, SharedTraining
 from metabench.search.strategy import make_strategy
 from metabench.search.study import Entrant, paired, searched
 from metabench.search.table_builder import Builder, TableSettings, read_settings, shard_file, shards
+from metabench.tasks.trained import side_by_side
 
 FOUR = Space("four", "two layers of two operations", ("conv3", "pool3"), (True, True), (4,))
 FEW = TableSettings(
-    space="four", seeds=(0, 1), outer_steps=2, tasks=(6, 8), steps=(1, 3), options={"ways": 3, "queries": 2, "tasks": 2}
+    space="four",
+    method="unrolled",
+    seeds=(0, 1),
+    outer_steps=2,
+    inner_steps=3,
+    tasks=(6, 8),
+    steps=(1, 3),
+    options={"ways": 3, "queries": 2, "tasks": 2},
 )
 
 
@@ -68,7 +79,7 @@ def made_table(nets: int = 125, seeds: int = 3, tasks: int = 300) -> NetTable:
         "outer_steps": 150,
         "tasks_per_step": 4,
     }
-    costs = {name: np.arange(1.0, nets + 1) for name in ("parameters", "flops", "seconds")}
+    costs = {name: np.arange(1.0, nets + 1) for name in ("parameters", "flops", "training_flops", "seconds")}
     pixels = {part: np.full(tasks, 12, np.uint8) for part in right}
     domains = dict.fromkeys(right, ("script",) * tasks)
     return NetTable(about, space.all()[:nets], tuple(range(seeds)), (3,), domains, right, pixels, costs)
@@ -276,7 +287,7 @@ def test_a_table_of_other_settings_is_not_checked_but_refused(
     path, settings = tmp_path / "table.xz", tmp_path / "settings.yaml"
     path.write_bytes(encode(built[1]))
     settings.write_text(
-        "space: four\nseeds: [0, 1]\nouter_steps: 2\ntasks: [6, 8]\nsteps: [1, 3]\noptions: {ways: 3, queries: 2, tasks: 2}\n"
+        "space: four\nmethod: unrolled\nseeds: [0, 1]\nouter_steps: 2\ninner_steps: 3\ntasks: [6, 8]\nsteps: [1, 3]\noptions: {ways: 3, queries: 2, tasks: 2}\n"
     )
     assert read_settings(settings) == FEW
     same = run(
@@ -298,6 +309,27 @@ def test_a_table_of_other_settings_is_not_checked_but_refused(
     settings.write_text("outer_step: 2\n")
     with pytest.raises(MetabenchError, match="did you mean 'outer_steps'"):
         read_settings(settings)
-    with pytest.raises(MetabenchError, match="expected ascending numbers, 3 among them"):
+    with pytest.raises(MetabenchError, match="expected ascending numbers, 5 among them"):
         TableSettings(steps=(1, 2))
     assert cached_data("glyphs").train
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("adaptation", ["start", "head"])
+def test_tasks_side_by_side_give_the_mean_of_their_hypergradients(exact: bool, adaptation: str) -> None:
+    problem = make_problem("few_shot", size="subnet", dtype=torch.float64, tasks=3, adaptation=adaptation)
+    if adaptation == "head" and not exact:
+        pytest.skip("its inner loss reads meta-parameters")
+    meta, windows = problem.initial(), next(iter(problem.windows()))
+    method = "unrolled" if exact else "first_order"
+    one_by_one = tree.mean([call(method, *problem.entered(one, None), meta, one).meta for one in windows])
+    together = side_by_side(problem, meta, windows, exact=exact)
+    assert relative_error(together, one_by_one) < 1e-12
+
+
+def test_flops_of_training_are_those_that_torch_counts() -> None:
+    problem = make_problem("few_shot", size="subnet", tasks=2)
+    window = next(iter(problem.windows()))[0]
+    with FlopCounterMode(display=False) as counter:
+        through_graph(*problem.entered(window, None), problem.initial(), window)
+    assert of_training(problem, 7) == counter.get_total_flops() * 2 * 7

@@ -1,13 +1,18 @@
-"""What many cells of a problem share, such as the Gram matrix of a data set by an architecture: one job for each, and for each seed.
+"""What is computed before cells, one job for each, and for each seed: what a problem shares between many, such as a Gram matrix, and the
+parts of a kind of experiment, such as shared weights or the rounds of islands, some of which read others.
 
-It is computed again when the source of the problem changed, which is part of the file's name. What fails is said in the mark, and in the
-rows of the cells that need it.
+It is computed again when the source behind it changed, which is part of the file's name. What fails is said in the mark, and in the rows of
+the cells that need it.
 """
 
 
 rule prepare:
     input:
         lambda wildcards: fetched_data(PLAN.preparations[wildcards.preparation].cell),
+        lambda wildcards: [
+            PLAN.preparation_mark(need)
+            for need in PLAN.preparations[wildcards.preparation].needs
+        ],
     output:
         mark=f"{PLAN.prepared}/{{preparation}}.json",
     log:
@@ -36,11 +41,12 @@ rule prepare:
             PLAN.preparations[wildcards.preparation].cell
         ).with_suffix(".json"),
         seed=lambda wildcards: PLAN.preparations[wildcards.preparation].seed,
+        part=lambda wildcards: PLAN.preparations[wildcards.preparation].name,
         title=lambda wildcards: PLAN.preparations[wildcards.preparation].title,
         folder=PLAN.prepared,
     message:
         "prepare {params.title}"
     shell:
         "if [ {resources.attempt} = 1 ]; then : > {log:q}; fi; "
-        "metabench prepare --spec {params.spec:q} --seed {params.seed} --prepared {params.folder:q} --attempt {resources.attempt}"
+        "metabench prepare --spec {params.spec:q} --seed {params.seed} --part {params.part:q} --prepared {params.folder:q} --attempt {resources.attempt}"
         " >> {log:q} 2>&1 || {{ code=$?; echo exit $code >> {params.attempts:q}; exit $code; }}"

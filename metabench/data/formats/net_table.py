@@ -34,7 +34,8 @@ class NetTable:
         domains: of each part, the name of every task's domain.
         right: of each part, right answers, uint8 of shape [nets, seeds, steps, tasks]; the tasks are the same for all nets and seeds.
         pixels: of each part, right answers by the nearest support image, uint8 of shape [tasks].
-        costs: of each net, by name: parameters, FLOPs, predicted peak bytes, and seconds of training, shape [nets] each.
+        costs: of each net, by name: parameters, FLOPs of scoring an image, FLOPs and seconds of training, and the peak bytes of
+            one hypergradient of one task, shape [nets] each.
     """
 
     about: Mapping[str, Any]

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,12 @@ def code_hash(cell: Cell) -> str:
     return _digest([code, *(f"{path.name} {content_sha256(path)}" for path in files)])
 
 
+def part_hash(cell: Cell, picks: Iterable[tuple[Registry[Any], str]]) -> str:
+    """Return the hash of the source behind a part that the cell's kind prepares; of what the kind's options pick, `picks` alone count."""
+    picked = (_home(registry, name, cell.plugin_files) for registry, name in picks)
+    return _hash(_installed(), (*_modules(cell, whole=False), *picked))
+
+
 @functools.cache
 def predictor_hash() -> str:
     """Return twelve hexadecimal digits over the source that predicts. Predictions depend on it and on the cell's own source."""
@@ -217,15 +223,25 @@ def _files_outside(module: str) -> list[Path]:
     return [path, *(file for file in found if file is not None and file != path)]
 
 
-def _modules(cell: Cell) -> tuple[str, ...]:
+def _modules(cell: Cell, whole: bool = True) -> tuple[str, ...]:
     """Return the modules that decide the cell's rows. A user's own text has none: every loader can read it.
 
-    The registries find what a cell names, so no import leads there.
+    The registries find what a cell names, so no import leads there. Without `whole` what the options of its kind pick is left out.
     """
     plugins = cell.plugin_files
     loader = () if is_own_text(cell.dataset) else (_home(DATASETS, cell.dataset, plugins),)
     named = [(KINDS, cell.kind), (METHODS, cell.method), (PROBLEMS, cell.problem), *_chosen(cell)]
+    if whole:
+        named += _picked(KINDS.pick(cell.kind, plugins).options, cell.kind_options)
     return (RUNNER, *(_home(registry, name, plugins) for registry, name in named), *loader)
+
+
+def _picked(options: type, values: Mapping[str, Any]) -> Iterator[tuple[Registry[Any], str]]:
+    """Yield what the values of options pick from registries."""
+    for field in dataclasses.fields(options):
+        picks = field.metadata.get("picks")
+        if picks and field.name in values:
+            yield from picks(values[field.name])
 
 
 def _needs(cell: Cell) -> Iterator[Path]:

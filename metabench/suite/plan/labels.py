@@ -15,7 +15,7 @@ from metabench.kinds import kind
 from metabench.methods import method
 from metabench.problems import problem
 from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.preparations import folder_of
+from metabench.suite.plan.preparations import PROBLEM, folders_of
 
 
 def method_of(cell: Cell) -> Method:
@@ -70,7 +70,7 @@ def problem_of(
         loaded: what `load_data` returned.
         device: where tensors live.
         dtype: of parameters and data.
-        prepared: the folder of all that problems of the suite prepare.
+        prepared: the folder of all that is prepared for the suite.
         simulated: whether shapes alone count.
     """
     setting = Setting(
@@ -82,7 +82,7 @@ def problem_of(
         dtype=getattr(torch, dtype),
         data=loaded,
         outer_steps=cell.outer_steps,
-        prepared=folder_of(prepared, cell, seed),
+        prepared=folders_of(prepared, cell, seed).get(PROBLEM),
         simulated=simulated,
     )
     return problem_class(cell)(setting)

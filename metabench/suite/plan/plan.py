@@ -28,7 +28,7 @@ from metabench.suite.config.keys import DEFAULT_BASELINE, Experiment, Suite, Tim
 from metabench.suite.config.load import load_suite, memory_bytes, to_yaml
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.groups import Group, settings
-from metabench.suite.plan.preparations import Preparation, preparation, preparations
+from metabench.suite.plan.preparations import Preparation, preparations, preparations_of
 
 __all__ = ["Plan", "load_suite", "plan"]
 
@@ -77,18 +77,21 @@ class Plan:
 
     @property
     def prepared(self) -> Path:
-        """Folder of what problems prepare for many cells."""
+        """Folder of what is prepared before cells."""
         return self.folder / "prepared"
 
     @functools.cached_property
     def preparations(self) -> dict[str, Preparation]:
-        """What the problems of the suite prepare, by hash."""
+        """What is prepared before the cells of the suite, by hash."""
         return preparations(self.cells)
 
     def preparation_marks(self, cell: Cell) -> list[Path]:
         """Return the files that say that what a cell needs is prepared."""
-        found = (preparation(cell, seed) for seed in cell.seeds)
-        return [self.prepared / f"{one.hash}.json" for one in found if one]
+        return [self.preparation_mark(one) for seed in cell.seeds for one in preparations_of(cell, seed).values()]
+
+    def preparation_mark(self, one: Preparation) -> Path:
+        """Return the file that says that something is prepared."""
+        return self.prepared / f"{one.hash}.json"
 
     @property
     def predictions(self) -> Path:

@@ -32,7 +32,7 @@ def time_group(
     """Return the lines of a group: one per cell and round, and one for each cell that could not be timed, or no further.
 
     Cells and seeds without a measured memory take no part: their rows say why. `granted_bytes` is what the job may use; None for any.
-    `prepared` is the folder of what problems of the suite prepare.
+    `prepared` is the folder of what is prepared for the suite.
 
     Raises:
         MetabenchError: a row file is missing or cannot be read.

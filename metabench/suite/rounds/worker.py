@@ -1,7 +1,7 @@
 """The process of one cell: it goes to the checkpoint of a seed, and times calls whenever it is its turn.
 
 Requests come one per line of JSON on standard input, and each gets one line as its answer: {"open": true, "prepared": FOLDER} loads torch
-and the data, and says where what problems prepare is, {"prepare": SEED} ends with the warm-up, {"turn": CORE} times calls on that core, or
+and the data, and says where what is prepared lies, {"prepare": SEED} ends with the warm-up, {"turn": CORE} times calls on that core, or
 on any if it is null. {"failed": WHY} answers any of them. A process that waits blocks on its pipe. What others print goes to the log.
 """
 

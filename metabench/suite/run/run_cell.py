@@ -27,6 +27,7 @@ from metabench.stages.well_posed import SIZES
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash
 from metabench.suite.plan.labels import kind_of, kind_options, load_data, method_of, method_options, problem_of
+from metabench.suite.plan.preparations import folders_of
 from metabench.suite.run.rows import base_row, failed_row
 from metabench.training.checkpoint import Checkpoint
 from metabench.training.kept import Keeper, kept_file
@@ -50,7 +51,7 @@ def run_cell(
     """Yield one finished row per seed. Failures of a seed are recorded in its row.
 
     `out` is where the rows will go: checkpoints of its runs are beside it, and the meta-parameters that they lead to. `prepared` is the
-    folder of what problems of the suite prepare.
+    folder of what is prepared for the suite.
 
     Raises MetabenchError if this process has loaded torch with other kernels than the cell's.
     """
@@ -118,6 +119,8 @@ def subject_of(
         kind_options=kind_options(cell),
         checkpoint=checkpoint,
         curve=cell.curve,
+        dataset=cell.dataset,
+        prepared=folders_of(prepared, cell, seed),
     )
 
 

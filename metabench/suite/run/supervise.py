@@ -56,7 +56,7 @@ def supervise(
     Seeds without a row get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
     limit if that is more) after the cell's time limit, 'oom' if something else killed it, 'error' for any other end.
 
-    `runner` is `metabench.suite.run.run_cell`, with checkpoints beside `out` and what problems of the suite prepare in
+    `runner` is `metabench.suite.run.run_cell`, with checkpoints beside `out` and what is prepared for the suite in
     `prepared`, unless given. `predicted` columns are added to every row;
     a cell predicted to need more memory than its device is declared to have is not started: its rows are 'unsupported'.
 

@@ -1,0 +1,83 @@
+"""A table of nets: every net of a space trained from nothing by the method, several seeds, on the same tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metabench.core import option
+from metabench.core.errors import MetabenchError
+from metabench.core.kind import Kind, Part
+from metabench.core.method import Method, Target
+from metabench.core.problem import Problem
+from metabench.results import net_tables as names
+from metabench.stages.subject import Row, Subject
+from metabench.stages.well_posed import SIZES, well_posed
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of '0, 1, 2'; raise MetabenchError if these are no ascending whole numbers."""
+    try:
+        found = tuple(int(one) for one in str(text).split(","))
+    except ValueError:
+        found = ()
+    if not found or sorted(set(found)) != list(found) or found[0] < 0:
+        raise MetabenchError(f"'{text}': expected ascending whole numbers such as '0, 1, 2'")
+    return found
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the kind `net_table`."""
+
+    training_seeds: str = option("0, 1, 2", check=whole_numbers, help="with which every net is trained")
+    validation: int = option(400, minimum=1, help="tasks of the validation domains on which answers are counted")
+    test: int = option(600, minimum=1, help="tasks of the test domains")
+    steps: str = option("1, 2, 3, 5, 10", check=whole_numbers, help="of adaptation, after which answers are counted")
+    jobs: int = option(8, minimum=1, help="into which the training is divided")
+
+
+def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: Method) -> None:
+    """Raise MetabenchError where nothing would train the nets."""
+    del options, problem, own
+    if method.target is Target.NONE:
+        raise MetabenchError("kind 'net_table' trains nets by hypergradients: name a method")
+
+
+def prepares(options: Any) -> list[Part]:
+    """Return the jobs among which the nets are divided, then the table of all."""
+    settings = dataclasses.asdict(options)
+    shards = [Part(names.shards_part(number), settings) for number in range(options.jobs)]
+    return [*shards, Part(names.TABLE_PART, settings, tuple(part.name for part in shards))]
+
+
+def prepare(subject: Subject, part: str) -> None:
+    """Compute a part, as `metabench.stages.net_table`."""
+    from metabench.stages import net_table as stage
+
+    stage.prepare(subject, part)
+
+
+def net_table(subject: Subject) -> Iterator[Row]:
+    """Yield what a table says of its nets, as `metabench.stages.net_table`."""
+    from metabench.stages import net_table as stage
+
+    yield from stage.net_table(subject)
+
+
+NET_TABLE = Kind(
+    name="net_table",
+    title="tables of nets, each trained from nothing: what a search can be held to, and how far rankings agree",
+    stages=(well_posed, net_table),
+    columns=(*SIZES, "quality", "metrics", "meta_summary", "curves"),
+    trains=True,
+    trains_none=False,
+    options=Options,
+    check=check,
+    prepares=prepares,
+    prepare=prepare,
+    module=__name__,
+    order=8,
+)

@@ -1,0 +1,85 @@
+"""Tables of nets: how good nets trained from nothing are, how easy the space is, and how far any ranking of them can agree with another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from metabench.report import numbers
+from metabench.report.blocks import Facts, Sentence
+from metabench.report.results.entries import Suite
+from metabench.report.results.settings import slug
+from metabench.report.section import Part, Section
+from metabench.report.tables.table import Cell, Column, Table, exact_cell
+from metabench.results import net_tables as names
+
+_KIND = "net_table"
+
+
+def _parts(suite: Suite) -> list[Part]:
+    found = []
+    rows = [row for row in suite.rows if row["kind"] == _KIND and row["status"] == "ok" and row["meta_summary"]]
+    for place, row in enumerate(rows):
+        said, space = row["meta_summary"], row["problem_options"]["space"]
+        subtitle = f"space {space}, {row['dataset']}, trained by {row['label']}"
+        blocks = (_verdict(said), _facts(said, row), _rankings(said, space, row))
+        found.append(Part(f"net-tables-{place}", "A table of nets", blocks, subtitle))
+    return found
+
+
+def _verdict(said: Mapping[str, float]) -> Sentence:
+    above = said[names.QUARTER]
+    trained = "so nets are trained enough for the best to say something" if above > 0 else "so no net is trained enough"
+    where = f"{abs(above):.1f} points {'above' if above > 0 else 'below'} the nearest pixels"
+    return Sentence(
+        f"The best quarter of {numbers.count(round(said[names.NETS]))} nets is {where} on test tasks, {trained}."
+    )
+
+
+def _facts(said: Mapping[str, float], row: Mapping[str, Any]) -> Facts:
+    options = row["kind_options"]
+    pairs = [
+        ("test accuracy over nets", f"{said[names.MEAN]:.1f} ± {said[names.SPREAD]:.1f} % (sd)"),
+        ("the best net", f"{said[names.BEST]:.1f} %"),
+        ("the net that is best on validation tasks", f"{said[names.CHOSEN]:.1f} %"),
+        ("the nearest pixels", f"{said[names.PIXELS]:.1f} %"),
+        ("R² of a ridge on one-hot operations", f"{said[names.ADDITIVE]:.2f}"),
+        ("seeds of training", options["training_seeds"]),
+        ("tasks", f"{options['validation']} of validation domains, {options['test']} of test domains"),
+        ("to train a net", f"{said[names.SECONDS]:.1f} s"),
+        ("file", numbers.memory(round(said[names.BYTES]))),
+    ]
+    return Facts(pairs)
+
+
+def _rankings(said: Mapping[str, float], space: str, row: Mapping[str, Any]) -> Table:
+    """Return how far rankings of the table agree."""
+    table = Table(
+        slug("net-table", row["dataset"], space, row["label"]),
+        "How far rankings agree",
+        "Kendall's tau-b of all nets, with the 95 % interval over nets, and of the best quarter by the second ranking, where it is "
+        "lower. What two seeds of training do not agree on, no predictor can know.",
+        [
+            Column("ranked", "rankings", numeric=False),
+            Column("kendall", "all nets", "Kendall"),
+            Column("best", "best quarter", "Kendall"),
+        ],
+    )
+    for ranking in names.rankings(said):
+        value, low, high, best = (
+            said[names.of(ranking, name)]
+            for name in (names.KENDALL, names.KENDALL_LOW, names.KENDALL_HIGH, names.KENDALL_BEST)
+        )
+        table.rows.append(
+            {
+                "ranked": Cell(ranking, ranking),
+                "kendall": exact_cell(f"{value:.2f} [{low:.2f}, {high:.2f}]", value),
+                "best": exact_cell(f"{best:.2f}", best),
+            }
+        )
+        table.records.append({"ranked": ranking, "kendall": value, "low": low, "high": high, "best": best})
+    return table
+
+
+NET_TABLES = Section("net-tables", "Tables of nets", _parts, order=17, module=__name__)
+"""The section."""
