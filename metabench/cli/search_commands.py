@@ -45,7 +45,8 @@ def search_command(
     dataset: Dataset = "glyphs",
     table: Annotated[Path | None, typer.Option(help="A file of a table; by default the one that ships.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Shared weights, of `metabench supernet`.")] = None,
-    outer_steps: Annotated[int, typer.Option(min=1, help="Of training a net from nothing.")] = 150,
+    net_way: Annotated[str, typer.Option(help="How a net is trained from nothing: joint, over all classes, or meta, by MAML.")] = "joint",
+    net_steps: Annotated[int, typer.Option(min=1, help="Steps or outer steps of that.")] = 300,
     trace: Annotated[Path | None, typer.Option(help="Write every evaluation to this CSV file.")] = None,
     plugin: Plugins = NONE,
     as_json: Json = False,
@@ -57,6 +58,9 @@ def search_command(
     from metabench.models.search_space import space as space_named
     from metabench.search.fitness import FITNESSES, SUPERNET, TABLE, SupernetFitness, TableFitness, TrainFitness
     from metabench.search.study import Entrant, searched
+    from metabench.search.table_builder import JOINT
+    from metabench.search.table_builder import WAYS as TABLE_WAYS
+    from metabench.tasks.joint import Joint
 
     if fitness not in FITNESSES:
         raise unknown("fitness", fitness, FITNESSES)
@@ -77,7 +81,10 @@ def search_command(
             made = lambda seed: SupernetFitness(problem, shared, seed, tasks or 100)  # noqa: E731
         else:
             trained: dict[str, Any] = {}
-            made = lambda seed: TrainFitness(problem, seed, tasks or 100, outer_steps, trained)  # noqa: E731
+            if net_way not in TABLE_WAYS:
+                raise unknown("way to train a net", net_way, TABLE_WAYS)
+            training = Joint(net_steps) if net_way == JOINT else net_steps
+            made = lambda seed: TrainFitness(problem, seed, tasks or 100, training, trained)  # noqa: E731
         test = _tested
     outcomes: list[Outcome] = []
     with progress_display("search") as progress:
@@ -110,8 +117,9 @@ def supernet_command(
     """Train the shared weights of a supernet, by any method of the suite."""
     from metabench.search.shared_weights import SharedTrainer, SharedTraining, identity_of, read, save
     from metabench.search.table_builder import method_answer
+    from metabench.tasks.joint import Joint
 
-    training = SharedTraining(way=way, outer_steps=outer_steps, joint_steps=joint_steps)
+    training = SharedTraining(way=way, outer_steps=outer_steps, joint=Joint(joint_steps, batch=64, learning_rate=0.01))
     alone()
     problem = _problem(space, dataset, seed)
     identity, total = identity_of(problem, training, method), sum(steps for _, steps in training.phases)

@@ -1,4 +1,4 @@
-"""A table of nets: every net of a space trained from nothing by the method, several seeds, on the same tasks."""
+"""A table of nets: every net of a space trained from nothing with several seeds, and judged on the same tasks."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 class Options:
     """Options of the kind `net_table`."""
 
+    way: str = option(
+        "joint",
+        choices=("joint", "meta"),
+        help="over all training classes, with the method `none`; or by a method's hypergradients",
+    )
+    joint_steps: int = option(800, minimum=1, help="of joint training")
+    joint_batch: int = option(128, minimum=1, help="images of such a step")
+    joint_learning_rate: float = option(0.02, above=0, help="of Adam in it, at the beginning of a cosine")
     training_seeds: str = option("0, 1, 2", check=whole_numbers, help="with which every net is trained")
     validation: int = option(400, minimum=1, help="tasks of the validation domains on which answers are counted")
     test: int = option(600, minimum=1, help="tasks of the test domains")
@@ -40,10 +48,15 @@ class Options:
 
 
 def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: Method) -> None:
-    """Raise MetabenchError where nothing would train the nets."""
-    del options, problem, own
-    if method.target is Target.NONE:
-        raise MetabenchError("kind 'net_table' trains nets by hypergradients: name a method")
+    """Raise MetabenchError where a method would have nothing to do, or nothing would train the nets."""
+    del problem, own
+    if (options.way == "meta") == (method.target is Target.NONE):
+        words = (
+            "trains by hypergradients: name a method"
+            if options.way == "meta"
+            else "has none: it goes with the method none"
+        )
+        raise MetabenchError(f"kind 'net_table': way '{options.way}' {words}")
 
 
 def prepares(options: Any) -> list[Part]:

@@ -76,7 +76,12 @@ class Options:
     )
     new_budget: int = option(10, minimum=1, help="nets that such a search may look at")
     joint_steps: int = option(600, minimum=1, help="of joint training, which precedes meta-training with 'joint_meta'")
-    net_steps: int = option(150, minimum=1, help="outer steps by which a net is trained, where the fitness is 'train'")
+    net_way: str = option(
+        "joint",
+        choices=("joint", "meta"),
+        help="how a net is trained, where the fitness is 'train': over all classes, or by MAML",
+    )
+    net_steps: int = option(300, minimum=1, help="steps or outer steps of that")
 
 
 def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: Method) -> None:

@@ -59,14 +59,14 @@ class Supernet:
             MetabenchError: these are not the weights of this supernet.
         """
         self._check(shared)
-        return {name: shared[name][_first(shape)] for name, shape in self.net(encoding).shapes().items()}
+        return {name: shared[name][first(shape)] for name, shape in self.net(encoding).shapes().items()}
 
     def scatter(self, encoding: str, leaves: Tree) -> Tree:
         """Return the transpose of `cut`: leaves of a net in their places among zeros shaped as the shared weights."""
         some = next(iter(leaves.values()))
         found = {name: some.new_zeros(shape) for name, shape in self.shapes.items()}
         for name, leaf in leaves.items():
-            found[name][_first(leaf.shape)] = leaf
+            found[name][first(leaf.shape)] = leaf
         return found
 
     def _check(self, shared: Tree) -> None:
@@ -81,6 +81,6 @@ class Supernet:
                 )
 
 
-def _first(shape: Sequence[int]) -> tuple[slice, ...]:
+def first(shape: Sequence[int]) -> tuple[slice, ...]:
     """Return the index of the first channels of each dimension."""
     return tuple(slice(size) for size in shape)

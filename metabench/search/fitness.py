@@ -20,7 +20,8 @@ from metabench.models.search_space import Space
 from metabench.models.supernet import Supernet
 from metabench.problems.few_shot import FewShot
 from metabench.search.driver import Cost
-from metabench.search.flops import of_training
+from metabench.search.flops import of_joint_training, of_training
+from metabench.tasks.joint import Joint, jointly_trained
 from metabench.tasks.trained import meta_trained
 
 TABLE, SUPERNET, TRAIN = "table", "supernet", "train"
@@ -113,10 +114,9 @@ class TableFitness(_OnTasks):
 
     def _once(self, encoding: str) -> Cost:
         """Return the cost of training."""
-        about = self.table.about
-        windows = about["outer_steps"] * about["tasks_per_step"]
-        flops = float(self.table.costs["training_flops"][self.table.row(encoding)])
-        return Cost(windows, windows * (about["inner_steps"] + 1), flops)
+        about, row = self.table.about, self.table.row(encoding)
+        flops = float(self.table.costs["training_flops"][row])
+        return Cost(about["training_adaptations"], about["training_gradients"], flops)
 
     def regret(self, encoding: str) -> float:
         """Return how far a net's test accuracy is below the best net's, in points, over all seeds and tasks of the table."""
@@ -156,30 +156,43 @@ class SupernetFitness(_OnTasks):
 
 
 class TrainFitness(SupernetFitness):
-    """Trains a net from nothing by MAML, for some outer steps, then judges it.
+    """Trains a net from nothing, then judges it.
 
-    `trained` holds what was trained: a net of several searches is trained once, and every one of them pays for it.
+    Args:
+        problem: of any net of the space, whose tasks judge.
+        seed: draws the tasks.
+        tasks: how many.
+        training: over all training classes, or outer steps of MAML.
+        trained: what was trained: a net of several searches is trained once, and every one of them pays for it.
     """
 
     def __init__(
-        self, problem: FewShot, seed: int, tasks: int, outer_steps: int, trained: dict[str, Tree] | None = None
+        self, problem: FewShot, seed: int, tasks: int, training: Joint | int, trained: dict[str, Tree] | None = None
     ) -> None:
         super().__init__(problem, {}, seed, tasks)
-        self._outer_steps = outer_steps
+        self._training = training
         self._trained = {} if trained is None else trained
         self._flops: dict[str, float] = {}
 
     def weights_of(self, encoding: str) -> Tree:
         """Return the weights that a net adapts from, trained once."""
         if encoding not in self._trained:
-            self._trained[encoding] = meta_trained(self.problem.subnet(encoding), self._outer_steps)
+            net = self.problem.subnet(encoding)
+            joint = isinstance(self._training, Joint)
+            self._trained[encoding] = (
+                jointly_trained(net, self._training) if joint else meta_trained(net, self._training)
+            )
         return self._trained[encoding]
 
     def _once(self, encoding: str) -> Cost:
         """Return the cost of training."""
+        training, net = self._training, self.problem.subnet(encoding)
         if encoding not in self._flops:
-            self._flops[encoding] = of_training(self.problem.subnet(encoding), self._outer_steps)
-        windows = self._outer_steps * self.problem.setting.options.tasks
+            joint = isinstance(training, Joint)
+            self._flops[encoding] = of_joint_training(net, training) if joint else of_training(net, training)
+        if isinstance(training, Joint):
+            return Cost(0, training.steps, self._flops[encoding])
+        windows = training * self.problem.setting.options.tasks
         return Cost(windows, windows * (self.problem.setting.inner_steps + 1), self._flops[encoding])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -9,6 +10,8 @@ from typing import Any, TypeVar
 from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import Problem
 from metabench.measure.predicted.flops import flop_formula
+from metabench.tasks.adapting import AdaptingClassifier
+from metabench.tasks.joint import Joint, jointly_trained
 from metabench.tasks.trained import Answer
 
 T = TypeVar("T")
@@ -34,6 +37,12 @@ def counted(call: Callable[[], T]) -> tuple[T, int]:
     with Counting() as mode:
         result = call()
     return result, mode.total
+
+
+def of_joint_training(problem: AdaptingClassifier, joint: Joint) -> float:
+    """Return the FLOPs of joint training: those of its first step, times the steps."""
+    one = dataclasses.replace(joint, steps=1)
+    return float(counted(lambda: jointly_trained(problem, one))[1] * joint.steps)
 
 
 def of_training(problem: Problem, outer_steps: int, answer: Answer = through_graph) -> float:

@@ -17,7 +17,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,16 @@ from metabench.core.problem import OuterOptimiser
 from metabench.core.randomness import generator, stream_seed
 from metabench.core.types import OptimiserState
 from metabench.models.choice_blocks import Head
-from metabench.models.supernet import Supernet
+from metabench.models.supernet import Supernet, first
 from metabench.problems.few_shot import FewShot
 from metabench.search.flops import counted
 from metabench.tasks.images import TRAIN
+from metabench.tasks.joint import OVER_ALL, Joint, drawn_head, head_over_all, joint_gradient, without_head
 from metabench.tasks.trained import Answer
 
 META, JOINT, JOINT_META, UNTRAINED = "meta", "joint", "joint_meta", "untrained"
 WAYS = (META, JOINT, JOINT_META, UNTRAINED)
 _FORMAT = b"metabench shared weights 2\n"
-_JOINT = "joint."
-"""Before the names of the head over all classes."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,7 @@ class SharedTraining:
         way: one of `WAYS`.
         outer_steps: of meta-training; each has as many nets as a layer has operations.
         outer_learning_rate: of Adam.
-        joint_steps: of joint training.
-        joint_batch: images of a net in a joint step.
-        joint_learning_rate: of Adam.
+        joint: how joint training goes; each of its steps has as many nets, with a batch of their own.
 
     Raises:
         MetabenchError: the way is unknown.
@@ -65,9 +62,7 @@ class SharedTraining:
     way: str = META
     outer_steps: int = 150
     outer_learning_rate: float = 3e-3
-    joint_steps: int = 600
-    joint_batch: int = 64
-    joint_learning_rate: float = 3e-3
+    joint: Joint = field(default_factory=lambda: Joint(600, batch=64, learning_rate=0.01))
 
     def __post_init__(self) -> None:
         if self.way not in WAYS:
@@ -76,7 +71,7 @@ class SharedTraining:
     @property
     def phases(self) -> tuple[tuple[str, int], ...]:
         """What is done, in order: 'joint' or 'meta', and the number of steps."""
-        joint, meta = (JOINT, self.joint_steps), (META, self.outer_steps)
+        joint, meta = (JOINT, self.joint.steps), (META, self.outer_steps)
         return {META: (meta,), JOINT: (joint,), JOINT_META: (joint, meta), UNTRAINED: ()}[self.way]
 
     def done(self, shared: Shared) -> int:
@@ -153,29 +148,22 @@ class SharedTrainer:
 
     def _update(self, shared: Shared) -> OuterUpdate:
         training = self.training
-        joint = training.phases[shared.phase][0] == JOINT
-        return OuterUpdate(
-            OuterOptimiser("Adam", training.joint_learning_rate if joint else training.outer_learning_rate)
-        )
+        if training.phases[shared.phase][0] == JOINT:
+            return OuterUpdate(training.joint.optimiser)
+        return OuterUpdate(OuterOptimiser("Adam", training.outer_learning_rate))
 
     def _moved(self, shared: Shared) -> Tree:
         """Return what the present phase moves: jointly, the head over all classes besides the body."""
         if self.training.phases[shared.phase][0] == META:
             return shared.weights
-        if _JOINT + "weight" in shared.weights:
-            return shared.weights
-        head = self._joint_head()
-        stream = generator(self._seed, "joint head")
-        for name, shape in head.shapes().items():
-            like = next(iter(shared.weights.values()))
-            scale = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.0
-            drawn = torch.randn(shape, generator=stream, dtype=torch.float64) * float(scale)
-            shared.weights[_JOINT + name] = drawn.to(like)
+        if OVER_ALL + "weight" not in shared.weights:
+            some = next(iter(shared.weights.values()))
+            shared.weights |= drawn_head(self._joint_head(), self._seed, some)
         return shared.weights
 
     def _joint_head(self) -> Head:
-        tasks, net = self.problem.tasks, self.supernet.shapes["head.weight"]
-        return Head(tasks.classes(TRAIN), net[1], net[2])
+        shape = self.supernet.shapes["head.weight"]
+        return head_over_all(self.problem.tasks, Head(shape[0], shape[1], shape[2]))
 
     def run(self, shared: Shared | None = None) -> Iterator[Shared]:
         """Train on from `shared`, or from the weights as drawn; yield after every step, the last one included.
@@ -205,8 +193,8 @@ class SharedTrainer:
                 if shared.step < steps:
                     yield shared
             shared.phase, shared.step = shared.phase + 1, 0
-            # A head over all classes is of no use behind.
-            shared.weights = {name: leaf for name, leaf in shared.weights.items() if not name.startswith(_JOINT)}
+            if kind == JOINT:
+                shared.weights = without_head(shared.weights)
             self._entered(shared)
             yield shared
 
@@ -238,27 +226,22 @@ class SharedTrainer:
     def _joint(self, shared: Shared) -> Tree:
         """Return the mean gradient of a step's nets on batches of training images, over all classes."""
         found: list[Tree] = []
-        head = self._joint_head()
+        whole, joint = self._joint_head(), self.training.joint
+        over_all = {name: leaf for name, leaf in shared.weights.items() if name.startswith(OVER_ALL)}
+        body = {name: leaf for name, leaf in shared.weights.items() if name not in over_all}
         for place, net in enumerate(paths(self.supernet, self._seed, shared.step)):
-            part = self.supernet.net(net)
             number = shared.step * len(self.supernet.space.operations) + place
-            images, targets = self.problem.tasks.jointly(TRAIN, number, self.training.joint_batch)
-            body = {name: leaf for name, leaf in shared.weights.items() if not name.startswith(_JOINT)}
-            leaves = {
-                name: leaf.detach().clone().requires_grad_() for name, leaf in self.supernet.cut(body, net).items()
-            }
-            joint = {name: shared.weights[_JOINT + name].detach().clone().requires_grad_() for name in head.shapes()}
-            width = leaves["head.weight"].shape[1]
-            cut = {name: leaf[:, :width] if name == "weight" else leaf for name, leaf in joint.items()}
-            scores = dataclasses.replace(head, width=width).scores(cut, part.maps(leaves, images))
-            loss = torch.nn.functional.cross_entropy(scores, targets)
-            names = [*leaves, *(_JOINT + name for name in joint)]
-            gradients = torch.autograd.grad(
-                loss, [*leaves.values(), *joint.values()], materialize_grads=True, allow_unused=True
-            )
-            by_name = dict(zip(names, gradients, strict=True))
-            whole = self.supernet.scatter(net, {name: by_name[name] for name in leaves})
-            found.append(whole | {_JOINT + name: by_name[_JOINT + name] for name in joint})
+            images, targets = self.problem.tasks.jointly(TRAIN, number, joint.batch)
+            part = self.supernet.net(net)
+            head = dataclasses.replace(whole, width=part.head.width)
+            # A narrower net reads the first channels.
+            own = {OVER_ALL + name: over_all[OVER_ALL + name][first(shape)] for name, shape in head.shapes().items()}
+            gradient = joint_gradient(part, head, self.supernet.cut(body, net) | own, images, targets)
+            of_head = tree.zeros_like(over_all)
+            for name in of_head:
+                leaf = gradient.pop(name)
+                of_head[name][first(leaf.shape)] = leaf
+            found.append(self.supernet.scatter(net, gradient) | of_head)
             shared.gradients += 1
         return tree.mean(found)
 
@@ -293,7 +276,7 @@ def read_weights(path: Path) -> Tree:
     if not path.is_file():
         raise missing_file("shared weights", path)
     weights: Tree = _values(path)["shared"]["weights"]
-    return {name: leaf for name, leaf in weights.items() if not name.startswith(_JOINT)}
+    return {name: leaf for name, leaf in weights.items() if not name.startswith(OVER_ALL)}
 
 
 def _values(path: Path) -> dict[str, Any]:

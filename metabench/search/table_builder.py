@@ -30,15 +30,16 @@ from metabench.measure.memory.meter import measure_memory
 from metabench.methods import method as method_named
 from metabench.models.search_space import Space, space
 from metabench.problems.few_shot import SUBNET, FewShot, Options
-from metabench.search.flops import of_training
+from metabench.search.flops import of_joint_training, of_training
+from metabench.tasks.joint import Joint, jointly_trained
 from metabench.tasks.trained import Answer, meta_trained
 
 _TOGETHER = {"unrolled": True, "first_order": False}
 """Methods that are computed for all tasks of an outer step at once, and whether with second derivatives."""
 
 
-_RATES = {"learning_rate": 0.1, "outer_learning_rate": 0.01, "outer_schedule": "cosine 400"}
-"""Chosen for `first_order` on validation tasks, with one net and one seed, among six pairs of rates."""
+JOINT, META = "joint", "meta"
+WAYS = (JOINT, META)
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class TableSettings:
 
     Attributes:
         space: whose nets are trained.
+        way: 'joint', over all training classes, or 'meta', by the hypergradients of a method.
         dataset: of the tasks.
         seeds: of training.
-        method: whose hypergradients train.
-        outer_steps: of training.
-        inner_steps: of training.
+        joint: how joint training goes.
+        method: whose hypergradients train, with 'meta'.
+        outer_steps: of that.
+        inner_steps: of adaptation in it, and of searches.
         steps: of adaptation, after which answers are counted, ascending.
         tasks: how many of the validation domains, and of the test domains.
         options: of `few_shot`, where they are not its defaults.
@@ -60,14 +63,18 @@ class TableSettings:
     space: str = "tiny"
     dataset: str = "glyphs"
     seeds: tuple[int, ...] = (0, 1, 2)
-    method: str = "first_order"
+    way: str = JOINT
+    joint: Joint = dataclasses.field(default_factory=Joint)
+    method: str = "unrolled"
     outer_steps: int = 400
     inner_steps: int = 5
     steps: tuple[int, ...] = (1, 2, 3, 4, 5)
     tasks: tuple[int, int] = (300, 500)
-    options: Mapping[str, Any] = dataclasses.field(default_factory=lambda: dict(_RATES))
+    options: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"learning_rate": 0.1})
 
     def __post_init__(self) -> None:
+        if self.way not in WAYS:
+            raise unknown("way to train the nets of a table", self.way, WAYS)
         if self.inner_steps not in self.steps or sorted(set(self.steps)) != list(self.steps):
             raise MetabenchError(
                 f"a table counts answers after {self.steps} steps of adaptation: expected ascending numbers, {self.inner_steps} among them"
@@ -76,15 +83,20 @@ class TableSettings:
     def about(self) -> dict[str, Any]:
         """Return the settings as JSON, the shape of the tasks and the sha256 of the data among them."""
         options = build(Options, {**self.options, "space": self.space}, "problem 'few_shot'")
-        said = dataclasses.asdict(self) | {"options": dict(self.options)}
+        said = dataclasses.asdict(self) | {"options": dict(self.options)} | self._paid(options.tasks)
         shape = {
             "ways": options.ways,
             "shots": options.shots,
             "queries": options.queries,
-            "tasks_per_step": options.tasks,
         }
         source = {"data": [file.sha256 for file in card(self.dataset).files]}
         return json.loads(json.dumps(said | shape | source))
+
+    def _paid(self, tasks: int) -> dict[str, Any]:
+        """Return what training a net costs, in inner runs and gradients."""
+        runs = 0 if self.way == JOINT else self.outer_steps * tasks
+        gradients = self.joint.steps if self.way == JOINT else runs * (self.inner_steps + 1)
+        return {"training_adaptations": runs, "training_gradients": gradients}
 
     def key(self) -> str:
         """Return the hash of the settings."""
@@ -134,13 +146,12 @@ class Builder:
         began = time.process_time()
         found: dict[str, np.ndarray] = {}
         try:
-            alone = None if method in _TOGETHER else answer
-            meta = meta_trained(problem, self.settings.outer_steps, alone, exact=_TOGETHER.get(method, True))
+            meta = self._trained(problem, answer)
         except Diverged:
             # Its answers are what it would give: none is right.
             meta = None
         found["seconds"] = np.array(time.process_time() - began)
-        found["flops"] = np.array(of_training(problem, self.settings.outer_steps, answer))
+        found["flops"] = np.array(self._flops(problem, answer))
         found["peak_bytes"] = np.array(_peak_bytes(problem, answer))
         # One set of tasks for all seeds.
         judge = self._problems[self.settings.seeds[0]].subnet(net)
@@ -150,6 +161,18 @@ class Builder:
                 continue
             found[part] = judge.answers(meta, part, count, self.settings.steps).together.numpy().astype(np.uint8)
         return found
+
+    def _trained(self, problem: FewShot, answer: Answer) -> Tree:
+        settings, method = self.settings, self.settings.method
+        if settings.way == JOINT:
+            return jointly_trained(problem, settings.joint)
+        alone = None if method in _TOGETHER else answer
+        return meta_trained(problem, settings.outer_steps, alone, exact=_TOGETHER.get(method, True))
+
+    def _flops(self, problem: FewShot, answer: Answer) -> float:
+        if self.settings.way == META:
+            return of_training(problem, self.settings.outer_steps, answer)
+        return of_joint_training(problem, self.settings.joint)
 
     def collected(self, *folders: Path) -> NetTable:
         """Return the table of the shards in some folders.
@@ -229,6 +252,12 @@ def read_settings(path: Path | None) -> TableSettings:
         if key not in known:
             raise unknown(f"key of '{path}'", str(key), known)
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    if "joint" in tuples:
+        joint = tuples["joint"] if isinstance(tuples["joint"], dict) else {}
+        known = {field.name for field in dataclasses.fields(Joint)}
+        if not joint or not joint.keys() <= known:
+            raise MetabenchError(f"'joint' of '{path}': expected keys among {', '.join(sorted(known))}")
+        tuples["joint"] = Joint(**joint)
     return TableSettings(**tuples)  # type: ignore[misc]
 
 

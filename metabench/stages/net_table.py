@@ -17,8 +17,9 @@ from metabench.models.search_space import space
 from metabench.problems.few_shot import FewShot
 from metabench.results import net_tables as names
 from metabench.search.agreement import additive, ceilings
-from metabench.search.table_builder import Builder, TableSettings, shards
+from metabench.search.table_builder import META, Builder, TableSettings, shards
 from metabench.stages.subject import Row, Subject
+from metabench.tasks.joint import Joint
 
 
 def prepare(subject: Subject, part: str) -> None:
@@ -77,12 +78,14 @@ def _settings(subject: Subject) -> TableSettings:
     for taken in ("space", "architecture"):
         own.pop(taken, None)
     numbers = [tuple(map(int, text.split(","))) for text in (options.training_seeds, options.steps)]
+    meta = {"method": subject.method.name, "outer_steps": max(1, subject.outer_steps)} if options.way == META else {}
     return TableSettings(
         space=problem.setting.options.space,
         dataset=subject.dataset,
         seeds=numbers[0],
-        method=subject.method.name,
-        outer_steps=max(1, subject.outer_steps),
+        way=options.way,
+        joint=Joint(options.joint_steps, options.joint_batch, options.joint_learning_rate),
+        **meta,
         inner_steps=problem.setting.inner_steps,
         steps=numbers[1],
         tasks=(options.validation, options.test),

@@ -28,9 +28,10 @@ from metabench.search.fitness import SUPERNET, TABLE, TRAIN, SupernetFitness, Ta
 from metabench.search.islands import Ring, Round
 from metabench.search.new_task import OwnSearches
 from metabench.search.predictors import predictor
-from metabench.search.shared_weights import Shared, SharedTrainer, SharedTraining, identity_of, read, save
+from metabench.search.shared_weights import JOINT, Shared, SharedTrainer, SharedTraining, identity_of, read, save
 from metabench.search.study import Entrant, Outcome, paired, searched
 from metabench.stages.subject import Row, Subject
+from metabench.tasks.joint import Joint
 
 SHIPPED_TABLE = "few_shot_table"
 _RANKED = 200
@@ -192,7 +193,7 @@ class _Judge:
             way=options.way,
             outer_steps=max(1, subject.outer_steps),
             outer_learning_rate=self.problem.setting.options.outer_learning_rate,
-            joint_steps=options.joint_steps,
+            joint=Joint(options.joint_steps, batch=64, learning_rate=0.01),
         )
         total = sum(steps for _, steps in training.phases)
         folder, identity = subject.prepared.get(names.SHARED_PART), identity_of(self.problem, training, _said(subject))
@@ -217,7 +218,8 @@ class _Judge:
         if options.fitness == SUPERNET:
             assert self.weights is not None
             return SupernetFitness(self.problem, self.weights, seed, options.tasks)
-        return TrainFitness(self.problem, seed, options.tasks, options.net_steps, self.trained)
+        training = Joint(options.net_steps) if options.net_way == JOINT else options.net_steps
+        return TrainFitness(self.problem, seed, options.tasks, training, self.trained)
 
     def _test(self, net: str) -> float:
         """Return the accuracy (%) of a net on test tasks."""

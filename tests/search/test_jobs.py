@@ -144,12 +144,22 @@ def test_an_edited_strategy_leaves_shared_weights_alone_and_reruns_its_own_searc
     assert after[1][0] != before[1][0] and after[1][1] == before[1][1]
 
 
-TABLE = {"training_seeds": "0, 1", "validation": 4, "test": 6, "steps": "1, 2", "jobs": 3}
+TABLE = {
+    "joint_steps": 2,
+    "joint_batch": 8,
+    "training_seeds": "0, 1",
+    "validation": 4,
+    "test": 6,
+    "steps": "1, 2",
+    "jobs": 3,
+}
 
 
-@pytest.mark.parametrize("method", ["unrolled", "first_order", "reptile"])
-def test_a_table_is_built_in_jobs_and_the_row_says_what_it_is(tmp_path: Path, method: str) -> None:
-    cell = planned("net_table", method, **TABLE)
+@pytest.mark.parametrize(
+    ("way", "method"), [("joint", "none"), ("meta", "unrolled"), ("meta", "first_order"), ("meta", "reptile")]
+)
+def test_a_table_is_built_in_jobs_and_the_row_says_what_it_is(tmp_path: Path, way: str, method: str) -> None:
+    cell = planned("net_table", method, **TABLE | {"way": way})
     parts = preparations_of(cell, 0)
     assert list(parts) == [*(net_tables.shards_part(i) for i in range(3)), net_tables.TABLE_PART]
     assert [one.name for one in parts[net_tables.TABLE_PART].needs] == list(parts)[:3]
@@ -174,9 +184,10 @@ def test_a_table_is_built_in_jobs_and_the_row_says_what_it_is(tmp_path: Path, me
 @pytest.mark.parametrize(
     ("method", "own", "words"),
     [
-        ("none", {}, "kind 'net_table' trains nets by hypergradients: name a method"),
-        ("unrolled", {"steps": "2, 1"}, "'2, 1': expected ascending whole numbers such as '0, 1, 2'"),
-        ("unrolled", {"training_seeds": "a"}, "'a': expected ascending whole numbers"),
+        ("none", {"way": "meta"}, "kind 'net_table': way 'meta' trains by hypergradients: name a method"),
+        ("unrolled", {}, "kind 'net_table': way 'joint' has none: it goes with the method none"),
+        ("none", {"steps": "2, 1"}, "'2, 1': expected ascending whole numbers such as '0, 1, 2'"),
+        ("none", {"training_seeds": "a"}, "'a': expected ascending whole numbers"),
     ],
 )
 def test_what_makes_no_table_is_refused_when_it_is_planned(method: str, own: dict[str, Any], words: str) -> None:

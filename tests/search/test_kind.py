@@ -67,10 +67,19 @@ def test_rows_repeat() -> None:
 
 
 def test_nets_may_be_trained_one_by_one() -> None:
-    row = row_of("none", fitness="train", net_steps=2)
+    row = row_of("none", fitness="train", net_steps=2, net_way="meta")
     assert row["status"] == "ok", row["message"]
     # Three nets, of two outer steps and one task each, then judged on six tasks.
     assert row["meta_summary"][names.of("random", names.ADAPTATIONS)] == 3 * (2 + 6)
+
+
+def test_nets_may_be_trained_over_all_classes() -> None:
+    row = row_of("none", fitness="train", net_steps=2)
+    assert row["status"] == "ok", row["message"]
+    # No inner run trains them; each is judged on six tasks, by two gradients each.
+    said = row["meta_summary"]
+    assert said[names.of("random", names.ADAPTATIONS)] == 3 * 6
+    assert said[names.of("random", names.GRADIENTS)] == 3 * (2 + 6 * 5)
 
 
 def test_without_a_table_of_the_space_it_is_not_looked_up() -> None:

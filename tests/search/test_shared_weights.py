@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from metabench.search.shared_weights import (
     save,
 )
 from metabench.search.table_builder import method_answer
+from metabench.tasks import joint
+from metabench.tasks.joint import Joint
 
-SHORT: dict[str, Any] = {"outer_steps": 3, "joint_steps": 3, "joint_batch": 8}
+SHORT: dict[str, Any] = {"outer_steps": 3, "joint": Joint(3, 8)}
 
 
 def made(seed: int = 0, **options: Any) -> FewShot:
@@ -133,21 +136,10 @@ def test_ways_differ_in_what_they_do() -> None:
     fresh = SharedTrainer(problem, SharedTraining()).fresh().weights
     assert all(torch.equal(leaf, ends["untrained"].weights[name]) for name, leaf in fresh.items())
     assert ends["joint"].adaptations == 0 and ends["meta"].adaptations == 15
-    # Jointly the head is that over all classes, which is dropped: the head of tasks stays as drawn.
-    assert torch.equal(ends["joint"].weights["head.weight"], fresh["head.weight"])
+    # Jointly the head is that over all classes, which is dropped: the head of tasks is zero.
+    assert not ends["joint"].weights["head.weight"].any()
     assert not torch.equal(ends["joint"].weights["stem.weight"], fresh["stem.weight"])
     assert not torch.equal(ends["joint_meta"].weights["head.weight"], fresh["head.weight"])
-
-
-def test_joint_training_learns_to_tell_training_classes_apart() -> None:
-    problem = make_problem(
-        "few_shot", size="subnet", tasks=1, dtype=torch.float32, norm="batch", ways=5, queries=5, tested=60
-    )
-    assert isinstance(problem, FewShot)
-    ends = [trained(problem, SharedTraining(way=way, joint_steps=40)).weights for way in ("untrained", "joint")]
-    net = "conv3-conv3-conv3"
-    accuracy = [problem.subnet(net).validation_accuracy(problem.supernet().cut(weights, net), 100) for weights in ends]
-    assert accuracy[1] > accuracy[0]
 
 
 def test_files_that_do_not_belong_are_refused(tmp_path: Path) -> None:
@@ -168,3 +160,45 @@ def test_files_that_do_not_belong_are_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "sharde.pt")
     with pytest.raises(MetabenchError, match="unknown way to shared weights 'mata': did you mean 'meta'"):
         SharedTraining(way="mata")
+
+
+def test_joint_training_of_a_net_learns_all_classes_and_leaves_a_head_of_zeros() -> None:
+    problem = make_problem("few_shot", size="subnet", seed=1, dtype=torch.float32, norm="batch")
+    assert isinstance(problem, FewShot)
+    seen = []
+    plain = joint.joint_gradient
+
+    def told(net: Any, head: Any, leaves: Tree, images: torch.Tensor, targets: torch.Tensor) -> Tree:
+        own = {name: leaves[joint.OVER_ALL + name] for name in head.shapes()}
+        seen.append(float(torch.nn.functional.cross_entropy(head.scores(own, net.maps(leaves, images)), targets)))
+        return plain(net, head, leaves, images, targets)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joint, "joint_gradient", told)
+        weights = joint.jointly_trained(problem, Joint(100, 64))
+    classes = problem.tasks.classes("train")
+    assert seen[0] > 0.9 * math.log(classes) and seen[-1] < 0.9 * seen[0]
+    assert list(weights) == list(problem.initial())
+    assert all(not leaf.any() for name, leaf in weights.items() if name.startswith("head."))
+    assert not torch.equal(weights["stem.weight"], problem.initial()["stem.weight"])
+
+
+def test_the_joint_gradient_is_that_of_the_loss_over_all_classes() -> None:
+    problem = made()
+    head = joint.head_over_all(problem.tasks, problem.net.head)
+    leaves = problem.initial()
+    leaves = leaves | joint.drawn_head(head, 0, leaves["stem.weight"])
+    images, targets = problem.tasks.jointly("train", 0, 6)
+    found = joint.joint_gradient(problem.net, head, leaves, images, targets)
+
+    def loss(at: Tree) -> float:
+        own = {name: at[joint.OVER_ALL + name] for name in head.shapes()}
+        scores = problem.net.maps(at, images)
+        return float(torch.nn.functional.cross_entropy(head.scores(own, scores), targets))
+
+    for name in ("joint.weight", "joint.bias", "layer2.conv3.norm.bias"):
+        step = torch.zeros_like(leaves[name])
+        step.view(-1)[1] = 1e-6
+        ends = [loss(leaves | {name: leaves[name] + sign * step}) for sign in (1, -1)]
+        assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(float(found[name].view(-1)[1]), rel=1e-6, abs=1e-9)
+    assert not found["head.weight"].any()

@@ -74,7 +74,8 @@ def _words(row: Row) -> str:
     if options["fitness"] == "table":
         return f"looked up in the table, {options['tasks']} tasks"
     if options["fitness"] == "train":
-        return f"trained from nothing for {options['net_steps']} outer steps"
+        how = "jointly on all classes" if options["net_way"] == "joint" else "by MAML"
+        return f"trained from nothing {how}, {options['net_steps']} steps"
     return _WAYS[options["way"]].format(method=row["label"])
 
 
