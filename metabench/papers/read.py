@@ -116,7 +116,7 @@ class Statement:
 class Paper:
     """A paper with its figures and statements.
 
-    name: of its file. bibtex: key in references.bib; may be empty. note: what is left out, and why.
+    name: of its file. arxiv: its number there; may be empty. bibtex: key in references.bib; may be empty. note: what is left out, and why.
     """
 
     name: str
@@ -124,8 +124,8 @@ class Paper:
     authors: tuple[str, ...]
     year: int
     venue: str
-    arxiv: str
     figures: tuple[Figure, ...]
+    arxiv: str = ""
     bibtex: str = ""
     note: str = ""
     statements: tuple[Statement, ...] = ()

@@ -27,7 +27,7 @@ from metabench.autodiff.optimisers import SGD
 from metabench.core import MetaRole, Metric, ProblemCard, Tree, option
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
-from metabench.core.problem import PERCENT, OuterOptimiser, Setting
+from metabench.core.problem import PERCENT, OuterOptimiser, Setting, Validation
 from metabench.core.schedules import read_schedule
 from metabench.models.block_losses import proximal
 from metabench.models.choice_blocks import BY_BATCH, NORMS, BlockNet, Choice, Head, Residual, Stem
@@ -41,6 +41,7 @@ _ROLES = {
     PROXIMAL: frozenset({MetaRole.INNER_LOSS}),
     HEAD: frozenset({MetaRole.START, MetaRole.INNER_LOSS, MetaRole.OUTER_LOSS}),
 }
+ERROR = "error on unseen classes (%)"
 SUBNET = "subnet"
 _CONV4 = {f"conv4-{width}": width for width in (8, 16, 32, 64)}
 _RESNET12 = {f"resnet12-{width}": width for width in (16, 32, 64)}
@@ -68,6 +69,8 @@ class Options:
     learning_rate: float = option(0.3, above=0, help="of SGD on a task's support")
     outer_learning_rate: float = option(1e-2, above=0, help="of the outer optimiser, Adam")
     outer_schedule: str = option("constant", check=read_schedule, help="of that, over outer steps: 'cosine 400'")
+    validated: int = option(100, minimum=2, help="tasks of the validation domains, by which options are chosen")
+    validate_every: int = option(0, minimum=0, help="outer steps between validations, the best of which is tested; 0: none")
     tested: int = option(200, minimum=2, help="test tasks, of the test domains in turn")
 
 
@@ -102,6 +105,8 @@ class FewShot(AdaptingClassifier):
         self.outer_optimiser = OuterOptimiser(
             "Adam", options.outer_learning_rate, schedule=read_schedule(options.outer_schedule)
         )
+        if options.validate_every:
+            self.validation = Validation(options.validate_every, Metric(ERROR, "min", PERCENT), best=True)
         self._choose(_net(setting.size, options, self.tasks.image))
 
     def _choose(self, net: BlockNet) -> None:
@@ -155,7 +160,15 @@ class FewShot(AdaptingClassifier):
         (before, after), (alone, pixels), curve = self.tested(meta)
         values = (after.mean(), interval(after), alone.mean(), (after - pixels).mean(), before.mean())
         named = {metric.name: float(value) for metric, value in zip(self.card.metrics, values, strict=True)}
-        return {**named, "accuracy against steps of adaptation": curve}
+        return {**named, ERROR: 100 - float(after.mean()), "accuracy against steps of adaptation": curve}
+
+    def chosen_by(self, meta: Tree) -> dict[str, float]:
+        """Return the error on tasks of the validation domains (%)."""
+        return {ERROR: 100 - self.validation_accuracy(meta, self.setting.options.validated)}
+
+    def validate(self, meta: Tree) -> dict[str, float | Curve]:
+        """Return the same, along a run."""
+        return dict(self.chosen_by(meta))
 
     def summary(self, meta: Tree) -> dict[str, float]:
         """Return how many parameters the network has."""

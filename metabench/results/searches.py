@@ -17,7 +17,9 @@ RANKING, RANKING_LOW, RANKING_HIGH, RANKING_BEST = (
 SHARED, BY_PARAMETERS, BY_FLOPS = "shared weights", "number of parameters", "FLOPs"
 FITTED = "ridge on {count} nets trained from nothing"
 CEILING, BEYOND, HALVES = "another seed of training", "validation tasks", "one half of the test tasks, the other"
-"""What ranks nets as their test accuracy in the table does, more or less; the last three are ceilings."""
+"""What ranks nets as their test accuracy in the table does, more or less."""
+CEILINGS = (CEILING, BEYOND, HALVES)
+"""Rankings of the table with itself: more agreement is not to be had."""
 STEPS = "test against steps of adaptation (%)"
 OWN, AVERAGE, OWN_LOW, OWN_HIGH = (
     "test of a net chosen by each task (%)",

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
+from metabench.core.curves import Curve
+from metabench.report.blocks import Sentence
 from metabench.report.figure import Figure
 from metabench.report.numbers import ABSENT
 from metabench.report.section import contents, headline
 from metabench.report.tables.table import Table
 from metabench.results import searches as names
+
+RANKED = (names.SHARED, names.FITTED.format(count=40), names.CEILING)
 
 
 def row_of(
@@ -24,6 +28,7 @@ def row_of(
         "tasks": 100,
         "searches": 1,
         "way": "meta",
+        "net_way": "meta",
         "net_steps": 150,
     }
     said: dict[str, float] = {names.of(names.TRAINING, names.ADAPTATIONS): 3000.0}
@@ -35,7 +40,7 @@ def row_of(
         }
         said |= {names.of(entrant, names.PARAMETERS): 2000.0} | {names.of(entrant, cost): 2.5e9 for cost in names.COSTS}
     if rankings:
-        for place, ranked in enumerate(names.RANKED):
+        for place, ranked in enumerate(RANKED):
             values = {
                 names.RANKING: 0.5 + place / 10,
                 names.RANKING_LOW: 0.4,
@@ -66,7 +71,7 @@ def suite(load_rows: Any, synthetic: Any) -> Any:
 
 
 def blocks(suite: Any, kind: type) -> list[Any]:
-    (part,) = [part for part in contents(suite) if part.name.startswith("searches")]
+    (part,) = [part for part in contents(suite) if part.name == "searches-0"]
     return [block for block in part.blocks if isinstance(block, kind)]
 
 
@@ -74,12 +79,12 @@ def test_strategies_are_paired_with_random_search_by_seed(suite: Any) -> None:
     table = blocks(suite, Table)[0]
     assert [(one["judged"], one["entrant"]) for one in table.records] == [
         *(("with weights meta-trained by unrolled", name) for name in TESTS),
-        *(("trained from nothing for 150 outer steps", name) for name in TESTS),
+        *(("trained from nothing by MAML, 150 steps", name) for name in TESTS),
     ]
     found = table.records[1]
     assert found["test"] == 67.0 and found["test_above_value"] == 5.5 and found["test_above_low"] > 0
     assert table.records[0]["test_above_value"] is None and table.rows[0]["test_above"].text == ABSENT
-    assert table.rows[1]["won"].text == "4, 0" and found["flops"] == 2.5 and found["shared"] == 3000
+    assert table.rows[1]["won"].text == "4, 0" and found["flops"] == 2.5e-3 and found["shared"] == 3000
     assert {column.key for column in table.columns} <= set(table.rows[0])
     assert table.to_latex() and table.to_csv()
 
@@ -87,7 +92,7 @@ def test_strategies_are_paired_with_random_search_by_seed(suite: Any) -> None:
 def test_what_ranks_nets_stands_beside_the_parameters_and_the_ceiling(suite: Any) -> None:
     ranked = blocks(suite, Table)[1]
     assert [(one["ranked"], one["kendall"], one["best"]) for one in ranked.records] == [
-        (name, pytest.approx(0.5 + place / 10), pytest.approx(0.1)) for place, name in enumerate(names.RANKED)
+        (name, pytest.approx(0.5 + place / 10), pytest.approx(0.1)) for place, name in enumerate(RANKED)
     ]
 
 
@@ -98,9 +103,65 @@ def test_the_head_says_who_beats_random_search(suite: Any) -> None:
     )
 
 
-def test_without_curves_there_is_no_figure_and_without_searches_nothing(
+def test_without_curves_none_are_drawn_and_without_searches_nothing(
     suite: Any, load_rows: Any, synthetic: Any
 ) -> None:
-    assert not blocks(suite, Figure)
+    assert [figure.kind for figure in blocks(suite, Figure)] == ["searches"]
+    assert blocks(suite, Figure)[0].title == "Regret against what was paid"
     plain = load_rows([synthetic.row("unrolled", 0, problem="regularisation", parameters=100, dataset="digits")])
     assert not [part for part in contents(plain) if part.name.startswith("searches")]
+
+
+def test_the_largest_net_stands_in_every_comparison(suite: Any, load_rows: Any, synthetic: Any) -> None:
+    assert any("No search is above the largest net" in one.text for one in blocks(suite, Sentence))
+    better = load_rows([row_of(synthetic, "unrolled", seed, TESTS | {"random": 70.0 + seed}) for seed in range(4)])
+    said = [one.text for one in blocks(better, Sentence) if "Above the largest net" in one.text]
+    assert said == [
+        "Above the largest net, for which nothing is searched: random (with weights meta-trained by unrolled)."
+    ]
+
+
+def test_ranking_by_shared_weights_is_compared_with_a_ridge_that_costs_as_little(suite: Any) -> None:
+    (said,) = [one.text for one in blocks(suite, Sentence) if "share rank" in one.text]
+    assert said.startswith("Weights that nets share rank them worse than a ridge on 40 nets trained from nothing")
+    assert "Kendall −0.10 ± 0.00" in said
+
+
+def test_ways_are_compared_after_the_steps_of_training_with_what_they_cost(load_rows: Any, synthetic: Any) -> None:
+    rows, curves = [], {}
+    for seed in range(4):
+        for method, way, height in (("unrolled", "meta", 40.0), ("none", "joint", 50.0)):
+            row = row_of(synthetic, method, seed, TESTS, way=way) | {"cell": way, "inner_steps": 2}
+            row["meta_summary"][names.of(names.TRAINING, names.FLOPS)] = 2e12 if way == "meta" else 1e12
+            rows.append(row)
+            curves[way, seed] = {
+                names.STEPS: Curve([0, 1, 2, 3], [20, 30, height + seed, 60], "%", "steps of adaptation")
+            }
+    suite = load_rows(rows)
+    suite.curves.update(curves)
+    (said,) = [one.text for one in blocks(suite, Sentence) if "After as many steps" in one.text]
+    assert said == (
+        "After as many steps as in training, nets with weights meta-trained by unrolled are below those with weights trained jointly on "
+        "all classes (−10.0 ± 0.0 points, at 2.00× the FLOPs of training)."
+    )
+    titles = [figure.title for figure in blocks(suite, Figure)]
+    assert "From shared weights, after k steps" in titles and "Regret against what was paid" in titles
+
+
+def test_a_net_of_each_tasks_own_is_compared_with_the_best_on_average(load_rows: Any, synthetic: Any) -> None:
+    rows = [row_of(synthetic, "unrolled", seed, TESTS) for seed in range(4)]
+    for seed, row in enumerate(rows):
+        row["meta_summary"] |= {
+            names.of(names.NEW_TASKS, names.OWN): 50.0 + seed,
+            names.of(names.NEW_TASKS, names.AVERAGE): 52.0 + seed,
+        }
+    (said,) = [one.text for one in blocks(load_rows(rows), Sentence) if "own" in one.text]
+    assert "chosen on its support, costs accuracy: −2.0 ± 0.0 points" in said
+
+
+def test_neighbours_in_print_say_how_they_differ_and_that_one_is_reconstructed(suite: Any) -> None:
+    (part,) = [part for part in contents(suite) if part.name == "searches-in-print"]
+    (table,) = part.blocks
+    systems = {record["system"] for record in table.records}
+    assert {"T-NAS", "MAML", "AT-NAS, reconstructed here"} <= systems
+    assert all(record["differs"] and record["source"] for record in table.records)

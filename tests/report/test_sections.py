@@ -19,8 +19,8 @@ from metabench.report.section import SECTIONS, contents, headline, sections
 from metabench.report.tables.table import Table
 
 OWN = [
-    *("answer", "memory-study", "rivals", "learned-optimisers", "toy", "choices", "kernels", "searches", "problems", "own-figures"),
-    *("published", "certificates", "measurement", "coverage", "provenance", "glossary"),
+    *("answer", "memory-study", "rivals", "learned-optimisers", "toy", "choices", "kernels", "searches", "net-tables"),
+    *("problems", "own-figures", "published", "certificates", "measurement", "coverage", "provenance", "glossary"),
 ]
 PLUGIN = """
 from metabench.report.blocks import Sentence

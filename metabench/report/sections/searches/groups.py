@@ -1,0 +1,127 @@
+"""Rows of searches that are judged alike, and differences between two entrants or two ways, seed by seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metabench.core.curves import Curve
+from metabench.report.results.entries import Suite
+from metabench.results import searches as names
+from metabench.results.statistics import Estimate, paired_differences
+
+Row = Mapping[str, Any]
+KIND, RANDOM = "search", "random"
+_WAYS = {
+    "meta": "with weights meta-trained by {method}",
+    "joint": "with weights trained jointly on all classes",
+    "joint_meta": "with weights trained jointly, then meta-trained by {method}",
+    "untrained": "with weights as drawn",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of searches that are judged alike: on one space, by one fitness, at one budget.
+
+    Attributes:
+        words: by what nets are judged.
+        rows: for each seed one, or several of other strategies.
+    """
+
+    words: str
+    rows: Sequence[Row]
+
+    @property
+    def shared(self) -> bool:
+        """Whether nets adapt from shared weights."""
+        return bool(self.rows[0]["kind_options"]["fitness"] == "supernet")
+
+    @property
+    def way(self) -> str:
+        """The way to shared weights; empty where there are none."""
+        return str(self.rows[0]["kind_options"]["way"]) if self.shared else ""
+
+    @property
+    def entrants(self) -> list[str]:
+        """The entrants of all rows, what was made by hand last."""
+        found = dict.fromkeys(name for row in self.rows for name in names.entrants(row["meta_summary"]))
+        return sorted(found, key=lambda name: name == names.BY_HAND)
+
+    @property
+    def ranked(self) -> list[str]:
+        """What ranks nets."""
+        return list(dict.fromkeys(name for row in self.rows for name in names.ranked(row["meta_summary"])))
+
+    def by_seed(self, entrant: str, name: str) -> dict[int, float]:
+        """Return an entrant's number, by seed; of seeds that have it."""
+        key = names.of(entrant, name)
+        return {row["seed"]: row["meta_summary"][key] for row in self.rows if key in row["meta_summary"]}
+
+    def mean(self, entrant: str, name: str) -> float | None:
+        """Return the mean over seeds; None where no seed has the number."""
+        found = list(self.by_seed(entrant, name).values())
+        return statistics.fmean(found) if found else None
+
+    def above_random(self, entrant: str, name: str) -> Estimate | None:
+        """Return by how much an entrant is above random search, seed by seed; None where one of them has no row."""
+        if entrant == RANDOM or RANDOM not in self.entrants:
+            return None
+        return paired_differences([(self.by_seed(entrant, name), self.by_seed(RANDOM, name))])[0]
+
+    def curves(self, suite: Suite, name: str) -> dict[int, Curve]:
+        """Return the curves of a name by seed."""
+        found = ((row["seed"], suite.curves.get((row["cell"], row["seed"]), {}).get(name)) for row in self.rows)
+        return {seed: curve for seed, curve in found if curve is not None}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Groups on one data set and space, at one budget.
+
+    Attributes:
+        dataset: of the tasks.
+        space: of the nets.
+        budget: full evaluations.
+        groups: in the order of the suite.
+    """
+
+    dataset: str
+    space: str
+    budget: int
+    groups: Sequence[Group]
+
+    def where(self, holds: Callable[[Group], bool]) -> list[Group]:
+        """Return the groups of which something holds."""
+        return [group for group in self.groups if holds(group)]
+
+
+def rows_of(suite: Suite) -> list[Row]:
+    """Return the rows of searches that have something to say."""
+    return [row for row in suite.rows if row["kind"] == KIND and row["status"] == "ok" and row["meta_summary"]]
+
+
+def benches(suite: Suite) -> list[Bench]:
+    """Return the groups by data set, space and budget, in the order of the suite."""
+    cells: dict[tuple[str, str, int], dict[str, list[Row]]] = {}
+    for row in rows_of(suite):
+        bench = (row["dataset"], row["problem_options"]["space"], row["kind_options"]["budget"])
+        cells.setdefault(bench, {}).setdefault(_words(row), []).append(row)
+    return [
+        Bench(*bench, groups=[Group(words, rows) for words, rows in groups.items()]) for bench, groups in cells.items()
+    ]
+
+
+def _words(row: Row) -> str:
+    options = row["kind_options"]
+    shots = row["problem_options"].get("shots", 1)
+    several = f", {shots} images a class" if shots > 1 else ""
+    islands = f", on {options['islands']} islands" if options.get("islands", 1) > 1 else ""
+    if options["fitness"] == "table":
+        return f"looked up in the table, {options['tasks']} tasks{islands}"
+    if options["fitness"] == "train":
+        how = "jointly on all classes" if options["net_way"] == "joint" else "by MAML"
+        return f"trained from nothing {how}, {options['net_steps']} steps{several}{islands}"
+    return _WAYS[options["way"]].format(method=row["label"]) + several + islands

@@ -1,0 +1,178 @@
+"""Tables of searches: what was chosen at what cost, what ranks nets, and the figures of neighbours in print."""
+
+from __future__ import annotations
+
+import statistics
+
+from metabench.papers.read import papers
+from metabench.report import numbers
+from metabench.report.results.settings import slug
+from metabench.report.sections.searches.groups import RANDOM, Bench, Group
+from metabench.report.tables.cells import estimate_cell
+from metabench.report.tables.table import Cell, Column, Table, exact_cell
+from metabench.results import searches as names
+
+_NEIGHBOURS = ("at_nas", "t_nas")
+_WHOLE = ("parameters", "runs", "shared")
+
+
+def outcomes(bench: Bench) -> Table:
+    """Return a row for each way to judge nets and each strategy."""
+    table = Table(
+        slug("searches", bench.dataset, bench.space, str(bench.budget)),
+        "What was chosen, and what it cost",
+        f"Means over seeds; at most {bench.budget} full evaluations each. Above random: paired by seed, with its 95 % interval. Regret: "
+        "how far the net is below the best of the table when it is trained from nothing. Costs of the search and of the shared weights "
+        "stand apart. Test tasks are touched once, after the choice.",
+        [
+            Column("judged", "nets", numeric=False),
+            Column("entrant", "strategy", numeric=False),
+            Column("validation", "chosen", "validation (%)"),
+            Column("validation_above", "above random", "validation (%)"),
+            Column("test", "chosen", "test (%)"),
+            Column("test_above", "above random", "test (%)"),
+            Column("won", "won, lost", "test (%)"),
+            Column("regret", "regret", "points"),
+            Column("regret_above", "above random", "points"),
+            Column("parameters", "parameters"),
+            Column("runs", "search", "inner runs"),
+            Column("shared", "shared weights", "inner runs"),
+            Column("flops", "search", "TFLOPs"),
+            Column("shared_flops", "shared weights", "TFLOPs"),
+        ],
+    )
+    for group in bench.groups:
+        for entrant in group.entrants:
+            _add(table, group, entrant)
+    table.drop_absent(("regret", "regret_above", "shared", "shared_flops", "validation_above", "test_above", "won"))
+    return table
+
+
+def _add(table: Table, group: Group, entrant: str) -> None:
+    mean = {
+        "validation": group.mean(entrant, names.VALIDATION),
+        "test": group.mean(entrant, names.TEST),
+        "regret": group.mean(entrant, names.REGRET),
+        "parameters": group.mean(entrant, names.PARAMETERS),
+        "runs": group.mean(entrant, names.ADAPTATIONS),
+        "shared": group.mean(names.TRAINING, names.ADAPTATIONS),
+        "flops": _tera(group.mean(entrant, names.FLOPS)),
+        "shared_flops": _tera(group.mean(names.TRAINING, names.FLOPS)),
+    }
+    above = {
+        key: group.above_random(entrant, name)
+        for key, name in (
+            ("validation_above", names.VALIDATION),
+            ("test_above", names.TEST),
+            ("regret_above", names.REGRET),
+        )
+    }
+    table.rows.append(
+        {
+            "judged": Cell(group.words, group.words),
+            "entrant": Cell(entrant, entrant),
+            "won": _won(group, entrant),
+        }
+        | {key: _cell(value, "" if key in _WHOLE else ".2f") for key, value in mean.items()}
+        | {key: estimate_cell(found, signed=True) for key, found in above.items()}
+    )
+    ends = {
+        f"{key}_{end}": getattr(found, end) if found else None
+        for key, found in above.items()
+        for end in ("value", "low", "high")
+    }
+    table.records.append({"judged": group.words, "entrant": entrant, "n": len(group.rows)} | mean | ends)
+
+
+def _tera(value: float | None) -> float | None:
+    return None if value is None else value / 1e12
+
+
+def _won(group: Group, entrant: str) -> Cell:
+    if entrant == RANDOM or RANDOM not in group.entrants:
+        return Cell(numbers.ABSENT)
+    ours, theirs = group.by_seed(entrant, names.TEST), group.by_seed(RANDOM, names.TEST)
+    away = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+    won, lost = sum(one > 0 for one in away), sum(one < 0 for one in away)
+    return Cell(f"{won}, {lost}", float(won - lost))
+
+
+def rankings(bench: Bench) -> Table | None:
+    """Return how well nets are ranked by shared weights, by what is fitted to few or costs nothing, and the ceilings; None: by nothing."""
+    table = Table(
+        slug("rankings", bench.dataset, bench.space, str(bench.budget)),
+        "What ranks nets",
+        "Kendall's tau-b with the test accuracy of the table, of all nets and of its best quarter, where it is lower: means over seeds, "
+        "and the interval over nets of the first seed. The number of parameters costs nothing: it is the baseline to beat. The last rows "
+        "are ceilings, of the table with itself: more agreement is not to be had.",
+        [
+            Column("judged", "nets", numeric=False),
+            Column("ranked", "ranked by", numeric=False),
+            Column("kendall", "all nets", "Kendall"),
+            Column("best", "best quarter", "Kendall"),
+        ],
+    )
+    seen: set[str] = set()
+    for group in bench.groups:
+        for ranked in group.ranked:
+            found = list(group.by_seed(ranked, names.RANKING).values())
+            # All but the shared weights is of the table alone, and the same for every group.
+            if ranked in seen:
+                continue
+            seen |= {ranked} - {names.SHARED}
+            low, high = (
+                next(iter(group.by_seed(ranked, name).values())) for name in (names.RANKING_LOW, names.RANKING_HIGH)
+            )
+            best = statistics.fmean(group.by_seed(ranked, names.RANKING_BEST).values())
+            value = statistics.fmean(found)
+            judged = group.words if ranked == names.SHARED else "of the table"
+            table.rows.append(
+                {
+                    "judged": Cell(judged, judged),
+                    "ranked": Cell(ranked, ranked),
+                    "kendall": exact_cell(f"{value:.2f} [{low:.2f}, {high:.2f}]", value),
+                    "best": exact_cell(f"{best:.2f}", best),
+                }
+            )
+            known = {"judged": judged, "ranked": ranked, "kendall": value, "low": low, "high": high, "best": best}
+            table.records.append(known | {"n": len(found)})
+    order = [place for place, one in enumerate(table.records) if one["ranked"] not in names.CEILINGS]
+    order += [place for place, one in enumerate(table.records) if one["ranked"] in names.CEILINGS]
+    table.rows[:], table.records[:] = [table.rows[i] for i in order], [table.records[i] for i in order]
+    return table if table.rows else None
+
+
+def neighbours() -> Table:
+    """Return what AT-NAS and its neighbours have in print; none of it is in a ranking here."""
+    table = Table(
+        "search-neighbours",
+        "In print",
+        "As the papers print it, with their protocols: photographs, other spaces, budgets and checkpoints. Nothing of it is in a ranking "
+        "here.",
+        [
+            Column("system", "system", numeric=False),
+            Column("what", "quantity", numeric=False),
+            Column("value", "published", numeric=False),
+            Column("model", "model and data", numeric=False),
+            Column("differs", "how the protocols differ", numeric=False),
+        ],
+    )
+    known = papers()
+    for paper in (known[name] for name in _NEIGHBOURS):
+        for figure in paper.figures:
+            system = {"unrolled": "MAML", "first_order": "MAML, first order"}.get(figure.method, figure.method)
+            system += ", reconstructed here" if system == "AT-NAS" else ""
+            system += f" against {figure.against}" if figure.against else ""
+            model = f"{figure.setting.model}; {figure.setting.data}"
+            texts = {"system": system, "what": figure.what, "value": figure.text, "model": model}
+            table.rows.append(
+                {key: Cell(text, text) for key, text in texts.items()} | {"differs": Cell(figure.differs, tone="prose")}
+            )
+            table.records.append(texts | {"differs": figure.differs, "source": figure.source, "paper": paper.title})
+    return table
+
+
+def _cell(value: float | None, form: str) -> Cell:
+    if value is None:
+        return Cell(numbers.ABSENT)
+    return exact_cell(f"{value:{form}}" if form else numbers.count(round(value)), value)
