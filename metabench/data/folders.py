@@ -7,6 +7,7 @@ of images, absolute or from the folder of the split file; and `image_labels`, fo
 from __future__ import annotations
 
 import collections
+import csv
 import functools
 import json
 from collections.abc import Mapping
@@ -75,6 +76,49 @@ def read_folder(place: Path, side: int) -> FewShot:
                     )
             parts[part][name] = domain
     return FewShot(**parts)
+
+
+RAVI = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
+"""Names of the split files of Ravi & Larochelle 2017, by the part that they list."""
+
+
+def read_ravi(place: Path, side: int, name: str) -> FewShot:
+    """Return the one domain of a folder with the split files of Ravi & Larochelle, and the images that they name in its folder `images`.
+
+    Images as `read_folder`.
+
+    Raises:
+        MetabenchError: a split file is missing, with what to put there, or damaged; or a class is in two of them.
+    """
+    if missing := [file for file in RAVI.values() if not (place / file).is_file()]:
+        raise MetabenchError(
+            f"{place} has no {', '.join(missing)}: put there the split files of https://github.com/twitter-research/meta-learning-lstm "
+            f"({', '.join(RAVI.values())}, columns filename and label) and the images that they name, in {place / 'images'}"
+        )
+    seen: dict[str, str] = {}
+    parts = {part: {name: _read_csv(place, file, side, seen)} for part, file in RAVI.items()}
+    return FewShot(**parts)
+
+
+def _read_csv(place: Path, file: str, side: int, seen: dict[str, str]) -> Domain:
+    """Return the images that a file of columns `filename` and `label` lists, by class; `seen` are the classes of other files."""
+    with (place / file).open(encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    if (
+        not rows
+        or not {"filename", "label"} <= rows[0].keys()
+        or any(None in (row["filename"], row["label"]) for row in rows)
+    ):
+        raise MetabenchError(f"split file {place / file}: expected rows of the columns filename and label")
+    classes = tuple(dict.fromkeys(row["label"] for row in rows))
+    for label in classes:
+        if label in seen:
+            raise MetabenchError(f"{place}: class '{label}' is in {seen[label]} and in {file}: splits must be disjoint")
+        seen[label] = file
+    targets = np.array([classes.index(row["label"]) for row in rows], np.int64)
+    order = np.argsort(targets, kind="stable")
+    paths = tuple(place / "images" / rows[row]["filename"] for row in order)
+    return Domain(_Photographs(paths, side), targets[order], classes)
 
 
 def _domains(place: Path) -> dict[str, Path]:

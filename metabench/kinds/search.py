@@ -62,7 +62,7 @@ class Options:
         help="adapt shared weights; look nets up in the table; or train every net asked for",
     )
     budget: int = option(25, minimum=1, help="full evaluations of a search")
-    tasks: int = option(100, minimum=1, help="validation tasks of a full evaluation")
+    tasks: int = option(100, minimum=0, help="validation tasks of a full evaluation; 0: all of a table")
     searches: int = option(1, minimum=1, help="searches of each strategy and seed, on other tasks each")
     way: str = option("meta", choices=WAYS, help="to shared weights; 'joint' and 'untrained' go with the method `none`")
     islands: int = option(
@@ -96,6 +96,8 @@ def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: 
     shared = options.fitness == "supernet"
     if options.new_tasks and not shared:
         raise MetabenchError("kind 'search': new tasks adapt shared weights: `new_tasks` goes with `fitness: supernet`")
+    if not options.tasks and options.fitness != "table":
+        raise MetabenchError("kind 'search': `tasks: 0` means all tasks of a table: say how many")
     wants = shared and options.way not in _WITHOUT_METHOD
     if wants == (method.target is Target.NONE):
         what = f"fitness '{options.fitness}'" + (f" and way '{options.way}'" if shared else "")

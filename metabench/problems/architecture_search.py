@@ -70,7 +70,7 @@ class ArchitectureSearch(AdaptingClassifier):
 
     card = ProblemCard(
         title="mixtures of operations whose logits select an architecture for few-shot tasks",
-        datasets=("glyphs", "glyphs28", "omniglot", "cross_domain_84"),
+        datasets=("glyphs", "glyphs28", "omniglot", "fc100", "mini_imagenet", "cross_domain_84"),
         sizes={f"w{width}": f"{width} channels" for width in _WIDTHS},
         metrics=(
             Metric("accuracy of the net selected (%)", "max", PERCENT),

@@ -8,7 +8,8 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.data.contract import Read
-from metabench.data.formats.cifar import cifar10, cifar100
+from metabench.data.formats.cifar import cifar10, cifar100, fc100
+from metabench.data.sets.fc100 import _SUPERCLASSES as superclasses
 
 CLASSES = ("bird", "cat", "dog")
 FILES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
@@ -75,3 +76,21 @@ def test_the_fine_label_is_the_class_of_cifar100() -> None:
         cifar100(hundred(bytes(3073)), "cifar.tar.gz", CLASSES)
     with pytest.raises(MetabenchError, match=r"there is no file cifar-100-binary/test\.bin in it"):
         cifar100(hundred(records, ("train.bin",)), "cifar.tar.gz", CLASSES)
+
+
+def test_fc100_divides_the_fine_classes_by_superclass_and_keeps_training_and_test_images() -> None:
+    coarse = np.array([0, 1, 1] * 4, dtype=np.uint8)  # bird; cat and dog
+    records = np.concatenate([coarse[:, None], LABELS[:, None], IMAGES.reshape(12, -1)], axis=1).tobytes()
+    parts = fc100(hundred(records), "cifar.tar.gz", CLASSES, {"train": (1,), "test": (0,)})
+    assert parts["train"].classes == ("cat", "dog") and parts["test"].classes == ("bird",)
+    # The records stand in both files.
+    assert parts["train"].targets.tolist() == [0] * 8 + [1] * 8 and len(parts["test"].targets) == 8
+    np.testing.assert_array_equal(parts["test"].images[:4], IMAGES[::3])
+    np.testing.assert_array_equal(parts["train"].images[:4], IMAGES[1::3])
+    with pytest.raises(MetabenchError, match="expected labels below 2, found 2"):
+        fc100(hundred(records), "cifar.tar.gz", CLASSES[:2], {"train": (1,)})
+
+
+def test_the_superclasses_of_fc100_are_all_twenty_each_in_one_part() -> None:
+    found = [one for part in superclasses.values() for one in part]
+    assert sorted(found) == list(range(20)) and [len(part) for part in superclasses.values()] == [12, 4, 4]

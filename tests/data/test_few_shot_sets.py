@@ -173,3 +173,40 @@ def test_the_split_files_that_are_there_are_files_that_cells_depend_on(
     for declared in runpy.run_path(str(cross_domain.__file__))["DATASETS"]:
         found = {path.relative_to(place).as_posix() for path in declared.files}
         assert found == {f"{name}/{file}.json" for name in ("china", "flower") for file in ("base", "val", "novel")}
+
+
+def ravi(place: Path) -> Path:
+    """Crops of scikit-learn's two photographs, listed as Ravi and Larochelle list mini-ImageNet."""
+    (place / "images").mkdir(parents=True)
+    for split, file in enumerate(("train.csv", "val.csv", "test.csv")):
+        rows = ["filename,label"]
+        for number in range(6):
+            name = ("china", "flower")[number % 2]
+            path = place / "images" / f"{name}{split}{number}.jpg"
+            picture = Image.open(PHOTOGRAPHS / f"{name}.jpg")
+            picture.crop((30 * number, 100 * split, 30 * number + 90, 100 * split + 80)).save(path)
+            rows.append(f"{path.name},n0{split}{number % 2}")
+        (place / file).write_text("\n".join(rows) + "\n")
+    return place
+
+
+def test_mini_imagenet_is_read_from_a_folder_by_its_split_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METABENCH_DATA", str(tmp_path))
+    with pytest.raises(
+        MetabenchError, match=r"mini_imagenet has no train\.csv, val\.csv, test\.csv: put there the split files"
+    ):
+        load("mini_imagenet")
+    place = ravi(tmp_path / "mini_imagenet")
+    data = load("mini_imagenet")
+    domain = data.test["photographs"]
+    assert domain.classes == ("n020", "n021") and domain.targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert domain.images.shape == (6, 3, 84, 84) and domain.images[np.array([5])].dtype == np.uint8
+    assert set(data.train["photographs"].classes).isdisjoint(domain.classes)
+    (place / "val.csv").write_text((place / "train.csv").read_text())
+    with pytest.raises(MetabenchError, match=r"class 'n000' is in train\.csv and in val\.csv"):
+        load("mini_imagenet")
+    (place / "val.csv").write_text("file,label\na,b\n")
+    with pytest.raises(MetabenchError, match="expected rows of the columns filename and label"):
+        load("mini_imagenet")

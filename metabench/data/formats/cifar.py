@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zlib
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from metabench.core.errors import MetabenchError
 from metabench.data.contract import Classification, Read
+from metabench.data.few_shot import Domain
 
 SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
@@ -43,15 +45,43 @@ def cifar100(read: Read, name: str, classes: tuple[str, ...]) -> Classification:
     return _read(read, name, classes, _HUNDRED)
 
 
-def _read(read: Read, name: str, classes: tuple[str, ...], layout: _Layout) -> Classification:
+def fc100(
+    read: Read, name: str, classes: tuple[str, ...], superclasses: Mapping[str, Collection[int]]
+) -> dict[str, Domain]:
+    """Return a domain for each set of superclasses of CIFAR-100, by name: training and test images of its fine classes, as bytes.
+
+    Raises as `cifar10`.
+    """
+    contents = [content for part in _contents(read, name, _HUNDRED) for content in part]
+    records = np.frombuffer(b"".join(contents), dtype=np.uint8).reshape(-1, _HUNDRED.labels + _PIXELS)
+    coarse, fine = records[:, 0], records[:, 1].astype(np.int64)
+    if len(fine) and fine.max() >= len(classes):
+        raise MetabenchError(f"{name}: expected labels below {len(classes)}, found {fine.max()}")
+    found = {}
+    for part, chosen in superclasses.items():
+        rows = np.isin(coarse, list(chosen))
+        known, targets = np.unique(fine[rows], return_inverse=True)
+        images = records[rows, _HUNDRED.labels :].reshape(-1, *SHAPE)
+        # By class, as every domain has its images.
+        order = np.argsort(targets, kind="stable")
+        found[part] = Domain(images[order], targets[order], tuple(classes[label] for label in known))
+    return found
+
+
+def _contents(read: Read, name: str, layout: _Layout) -> list[list[bytes]]:
+    """Return the records of an archive's training and of its test files."""
     try:
         with tarfile.open(fileobj=io.BytesIO(read(name)), mode="r:gz") as archive:
-            train, test = (
+            return [
                 [_member(archive, f"{layout.folder}/{file}", name, layout.labels) for file in files]
                 for files in (layout.train, layout.test)
-            )
+            ]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise MetabenchError(f"{name}: not a whole archive: {error}") from error
+
+
+def _read(read: Read, name: str, classes: tuple[str, ...], layout: _Layout) -> Classification:
+    train, test = _contents(read, name, layout)
     decoded = (part for contents in (train, test) for part in _decoded(contents, name, len(classes), layout.labels))
     return Classification(*decoded, classes)
 

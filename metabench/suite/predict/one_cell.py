@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from metabench import data
 from metabench.core.errors import MESSAGE_LENGTH, MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.randomness import generator
 from metabench.core.types import Window
+from metabench.data.stand_in import stand_in
 from metabench.measure.kernels import choose_kernels
 from metabench.measure.outcome import outcome
 from metabench.measure.predicted.memory import PredictedCall, fake_tensors, predict_memory
@@ -43,7 +45,8 @@ def predict(cell: Cell, device: str | None = None, known: Any = None) -> Predict
     """Return what one hypergradient of the cell needs, at its first seed, on its own device or on another ('cpu', 'cuda').
 
     The problem is built and the method is called on tensors without memory. A method that refuses the problem gives its words, whatever
-    else goes wrong gives what; a prediction never fails and is never a guess. Data sets are loaded, and fetched where they are not there.
+    else goes wrong gives what; a prediction never fails and is never a guess. Data sets are loaded; where a few-shot one is not there,
+    images of the shape that its card names stand in for it.
     `known` as in `predict_memory`.
     """
     try:
@@ -91,11 +94,17 @@ _last_loaded: dict[tuple[str, tuple[str, ...]], Any] = {}
 
 
 def _loaded(cell: Cell) -> Any:
-    """Return the cell's data set; the cells of an experiment come one after another and share it."""
+    """Return the cell's data set, or what stands in for it: shapes alone count. The cells of an experiment, one after another, share it."""
     key = (cell.dataset, tuple(cell.plugins))
     if key not in _last_loaded:
         _last_loaded.clear()
-        _last_loaded[key] = load_data(cell)
+        try:
+            _last_loaded[key] = load_data(cell)
+        except MetabenchError:
+            found = stand_in(data.card(cell.dataset, cell.plugin_files))
+            if found is None:
+                raise
+            _last_loaded[key] = found
     return _last_loaded[key]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metabench.core.curves import Curve
+from metabench.report import numbers
 from metabench.report.results.entries import Suite
 from metabench.results import searches as names
 from metabench.results.statistics import Estimate, paired_differences
@@ -120,7 +121,8 @@ def _words(row: Row) -> str:
     several = f", {shots} images a class" if shots > 1 else ""
     islands = f", on {options['islands']} islands" if options.get("islands", 1) > 1 else ""
     if options["fitness"] == "table":
-        return f"looked up in the table, {options['tasks']} tasks{islands}"
+        tasks = numbers.plural(options["tasks"], "task") if options["tasks"] else "all tasks"
+        return f"looked up in the table, {tasks}{islands}"
     if options["fitness"] == "train":
         how = "jointly on all classes" if options["net_way"] == "joint" else "by MAML"
         return f"trained from nothing {how}, {options['net_steps']} steps{several}{islands}"
