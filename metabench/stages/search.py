@@ -313,7 +313,7 @@ class _Judge:
         ]
         values = np.array([one.numpy() for one in right])
         low, high = values.min(0).tolist(), values.max(0).tolist()
-        return Curve(range(most + 1), values.mean(0).tolist(), "%", "steps of adaptation", low, high, len(values))
+        return Curve([*range(most + 1)], values.mean(0).tolist(), "%", "steps of adaptation", low, high, len(values))
 
     def new_tasks(self, average: str) -> dict[str, float]:
         """Return what searches of new tasks' own came to, beside the net that is best on average."""

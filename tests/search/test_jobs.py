@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -49,6 +50,8 @@ def planned(kind: str, method: str = "unrolled", options: dict[str, Any] | None 
 def row_of(cell: Cell, prepared: Path | None = None) -> dict[str, Any]:
     (row,) = run_cell(cell, lambda *told: None, prepared=prepared)
     assert row["status"] == "ok", row["message"]
+    # As it leaves the process of a cell.
+    json.dumps(row, default=dataclasses.asdict)
     return row
 
 

@@ -41,12 +41,17 @@ rule prepare:
             PLAN.preparations[wildcards.preparation].cell
         ).with_suffix(".json"),
         seed=lambda wildcards: PLAN.preparations[wildcards.preparation].seed,
-        part=lambda wildcards: PLAN.preparations[wildcards.preparation].name,
+        part=lambda wildcards: [
+            argument
+            for name in [PLAN.preparations[wildcards.preparation].name]
+            if name
+            for argument in ("--part", name)
+        ],
         title=lambda wildcards: PLAN.preparations[wildcards.preparation].title,
         folder=PLAN.prepared,
     message:
         "prepare {params.title}"
     shell:
         "if [ {resources.attempt} = 1 ]; then : > {log:q}; fi; "
-        "metabench prepare --spec {params.spec:q} --seed {params.seed} --part {params.part:q} --prepared {params.folder:q} --attempt {resources.attempt}"
+        "metabench prepare --spec {params.spec:q} --seed {params.seed} {params.part:q} --prepared {params.folder:q} --attempt {resources.attempt}"
         " >> {log:q} 2>&1 || {{ code=$?; echo exit $code >> {params.attempts:q}; exit $code; }}"
