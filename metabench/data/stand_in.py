@@ -1,4 +1,4 @@
-"""What stands in for data that are not there where shapes alone count: images of zeros, as many classes and images as any task asks for."""
+"""In place of data that are not there, where shapes alone count: images of zeros, as many classes and images as any task needs."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def net_table(subject: Subject) -> Iterator[Row]:
 
 NET_TABLE = Kind(
     name="net_table",
-    title="tables of nets, each trained from nothing: what a search can be held to, and how far rankings agree",
+    title="tables of nets, each trained from nothing: by which searches have a regret, and how far rankings agree",
     stages=(well_posed, net_table),
     columns=(*SIZES, "quality", "metrics", "meta_summary", "curves"),
     trains=True,

@@ -82,7 +82,7 @@ def preparations_of(cell: Cell, seed: int) -> dict[str, Preparation]:
         if part.name in found or not set(part.needs) <= found.keys():
             needed = ", ".join(part.needs) or "none"
             raise MetabenchError(
-                f"kind '{cell.kind}': the part '{part.name}' stands there twice, or before one that it needs ({needed})"
+                f"kind '{cell.kind}': two parts '{part.name}', or one before what it needs ({needed})"
             )
         needs = [found[name] for name in (PROBLEM, *part.needs) if name in found]
         found[part.name] = Preparation(cell, seed, dict(part.settings), part, tuple(needs))

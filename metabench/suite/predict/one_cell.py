@@ -45,8 +45,8 @@ def predict(cell: Cell, device: str | None = None, known: Any = None) -> Predict
     """Return what one hypergradient of the cell needs, at its first seed, on its own device or on another ('cpu', 'cuda').
 
     The problem is built and the method is called on tensors without memory. A method that refuses the problem gives its words, whatever
-    else goes wrong gives what; a prediction never fails and is never a guess. Data sets are loaded; where a few-shot one is not there,
-    images of the shape that its card names stand in for it.
+    else goes wrong gives what; a prediction never fails and is never a guess. Data sets are loaded; in place of a few-shot one
+    that is not there, images of the shape that its card names.
     `known` as in `predict_memory`.
     """
     try:
@@ -94,7 +94,7 @@ _last_loaded: dict[tuple[str, tuple[str, ...]], Any] = {}
 
 
 def _loaded(cell: Cell) -> Any:
-    """Return the cell's data set, or what stands in for it: shapes alone count. The cells of an experiment, one after another, share it."""
+    """Return the cell's data set, or zeros of its shape: shapes alone count. The cells of an experiment, one after another, share it."""
     key = (cell.dataset, tuple(cell.plugins))
     if key not in _last_loaded:
         _last_loaded.clear()

@@ -73,7 +73,7 @@ class Group:
         return paired_differences([(self.by_seed(entrant, name), self.by_seed(RANDOM, name))])[0]
 
     def curves(self, suite: Suite, name: str) -> dict[int, Curve]:
-        """Return the curves of a name by seed."""
+        """Return the curves by this name, for each seed."""
         found = ((row["seed"], suite.curves.get((row["cell"], row["seed"]), {}).get(name)) for row in self.rows)
         return {seed: curve for seed, curve in found if curve is not None}
 
