@@ -12,6 +12,7 @@ from metabench.core.errors import MetabenchError
 from metabench.core.kind import Kind, Part
 from metabench.core.method import Method, Target
 from metabench.core.problem import Problem
+from metabench.data.registry import DATASETS
 from metabench.results import net_tables as names
 from metabench.stages.subject import Row, Subject
 from metabench.stages.well_posed import SIZES, well_posed
@@ -34,16 +35,17 @@ class Options:
 
     way: str = option(
         "joint",
-        choices=("joint", "meta"),
-        help="over all training classes, with the method `none`; or by a method's hypergradients",
+        choices=("joint", "meta", names.SHIPPED),
+        picks=lambda way: [(DATASETS, names.SHIPPED_TABLE)] if way == names.SHIPPED else [],
+        help="over all training classes, with the method `none`; by a method's hypergradients; or not at all: the table that ships",
     )
     joint_steps: int = option(800, minimum=1, help="of joint training")
     joint_batch: int = option(128, minimum=1, help="images of such a step")
     joint_learning_rate: float = option(0.02, above=0, help="of Adam in it, at the beginning of a cosine")
     training_seeds: str = option("0, 1, 2", check=whole_numbers, help="with which every net is trained")
-    validation: int = option(400, minimum=1, help="tasks of the validation domains on which answers are counted")
-    test: int = option(600, minimum=1, help="tasks of the test domains")
-    steps: str = option("1, 2, 3, 5, 10", check=whole_numbers, help="of adaptation, after which answers are counted")
+    validation: int = option(300, minimum=1, help="tasks of the validation domains on which answers are counted")
+    test: int = option(500, minimum=1, help="tasks of the test domains")
+    steps: str = option("1, 2, 3, 4, 5", check=whole_numbers, help="of adaptation, after which answers are counted")
     jobs: int = option(8, minimum=1, help="into which the training is divided")
 
 
@@ -61,6 +63,8 @@ def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: 
 
 def prepares(options: Any) -> list[Part]:
     """Return the jobs among which the nets are divided, then the table of all."""
+    if options.way == names.SHIPPED:
+        return []
     settings = dataclasses.asdict(options)
     shards = [Part(names.shards_part(number), settings) for number in range(options.jobs)]
     return [*shards, Part(names.TABLE_PART, settings, tuple(part.name for part in shards))]

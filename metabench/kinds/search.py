@@ -13,7 +13,9 @@ from metabench.core.errors import MetabenchError, unknown
 from metabench.core.kind import Kind, Part
 from metabench.core.method import Method, Target
 from metabench.core.problem import Problem
+from metabench.data.registry import DATASETS
 from metabench.results import searches as names
+from metabench.results.net_tables import SHIPPED_TABLE
 from metabench.stages.subject import Row, Subject
 from metabench.stages.well_posed import SIZES, well_posed
 
@@ -46,6 +48,12 @@ def picked(text: str) -> list[tuple[Any, str]]:
     return [(STRATEGIES, strategy) for strategy, _ in read_strategies(text)]
 
 
+def tables(fitness: str) -> list[tuple[Any, str]]:
+    """Return the table that ships: it gives regrets and rankings, whatever nets are judged by."""
+    del fitness
+    return [(DATASETS, SHIPPED_TABLE)] if SHIPPED_TABLE in DATASETS(()) else []
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of the kind `search`."""
@@ -59,6 +67,7 @@ class Options:
     fitness: str = option(
         "supernet",
         choices=FITNESSES,
+        picks=tables,
         help="adapt shared weights; look nets up in the table; or train every net asked for",
     )
     budget: int = option(25, minimum=1, help="full evaluations of a search")

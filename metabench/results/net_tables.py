@@ -1,5 +1,7 @@
 """Names of the numbers and curves that the kind of experiment `net_table` fills and the report draws."""
 
+SHIPPED, SHIPPED_TABLE = "shipped", "few_shot_table"
+"""The way of the table that ships, which is made no more, and its data set."""
 TABLE_PART, TABLE_FILE = "table", "table.xz"
 """The part of a cell that is its table, and the file."""
 NETS, BYTES = "nets", "bytes of the file"
@@ -18,6 +20,8 @@ KENDALL, KENDALL_LOW, KENDALL_HIGH, KENDALL_BEST = (
     "Kendall, 97.5 %",
     "Kendall, best quarter",
 )
+GAIN, GAIN_HALF, TASKS = "above the net chosen for all (points)", "95 % interval (points)", "tasks"
+_OF_DOMAIN = "best for "
 STEPS = "test accuracy against steps of adaptation"
 
 
@@ -29,6 +33,19 @@ def shards_part(number: int) -> str:
 def of(ranking: str, name: str) -> str:
     """Return the name of a number that tells how two rankings agree."""
     return f"{ranking}: {name}"
+
+
+def of_domain(domain: str, net: str, name: str) -> str:
+    """Return the name of a number of a domain and the net that is best there."""
+    return f"{_OF_DOMAIN}{domain}, {net}: {name}"
+
+
+def domains(names: object) -> list[tuple[str, str]]:
+    """Return the domains and their best nets whose numbers are among `names`, in their order."""
+    assert hasattr(names, "__iter__")
+    ending = f": {GAIN}"
+    told = [str(name).removesuffix(ending).removeprefix(_OF_DOMAIN) for name in names if str(name).endswith(ending)]
+    return [(domain, net) for domain, _, net in (one.rpartition(", ") for one in told)]
 
 
 def rankings(names: object) -> list[str]:

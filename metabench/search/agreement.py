@@ -74,6 +74,52 @@ def ceilings(table: NetTable) -> list[Agreement]:
     return found
 
 
+@dataclass(frozen=True)
+class OfDomain:
+    """What a net of a domain's own is worth.
+
+    Attributes:
+        domain: by name.
+        net: that does best on its test tasks.
+        gain: by how many points nets chosen for the domain are above the net chosen for all, on tasks that chose neither.
+        half: half the 95 % interval of the gain over tasks.
+        tasks: of the domain.
+    """
+
+    domain: str
+    net: str
+    gain: float
+    half: float
+    tasks: int
+
+
+def of_domains(table: NetTable) -> list[OfDomain]:
+    """Return, for each test domain, what a net of its own is worth; on the tasks that chose it, the best of many looks too good.
+
+    Tasks are halved; one half chooses, for the domain and for all domains, the other judges, and the other way round.
+    """
+    # Over seeds, as all that is said of a net: shape [nets, tasks].
+    right = 100 * table.right[TEST][:, :, table.steps.index(table.about["inner_steps"])].mean(1, dtype=np.float64) / table.asked
+    domains = np.array(table.domains[TEST])
+    # Alternately within a domain, so that each half has as many tasks of each.
+    halves = np.zeros(len(domains), bool)
+    for name in table.domains[TEST]:
+        mine = np.flatnonzero(domains == name)
+        halves[mine] = np.arange(len(mine)) % 2 == 0
+    found = []
+    for name in dict.fromkeys(table.domains[TEST]):
+        mine, away = domains == name, []
+        for chooses in (halves, ~halves):
+            own, whole = (int(right[:, chooses & where].mean(1).argmax()) for where in (mine, np.ones_like(mine)))
+            judged = ~chooses & mine
+            away.append(right[own, judged] - right[whole, judged])
+        gains = np.concatenate(away)
+        half = 1.96 * float(gains.std(ddof=1)) / np.sqrt(len(gains)) if len(gains) > 1 else float("nan")
+        best = table.nets[int(right[:, mine].mean(1).argmax())]
+        found.append(OfDomain(name, best, float(gains.mean()), float(half), len(gains)))
+    return found
+
+
 def _between(table: NetTable, what: str, seeds: tuple = (None, None), tasks: tuple = (None, None)) -> Agreement:
     one, other = (table.accuracies(TEST, seeds=seeds[i], tasks=tasks[i]) for i in range(2))
     return agreement(what, one, other)

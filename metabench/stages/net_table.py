@@ -12,11 +12,12 @@ from metabench.core.atomic import write_bytes_atomically
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.options import changed
+from metabench.data import card, load
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable, decode, encode
 from metabench.models.search_space import space
 from metabench.problems.few_shot import FewShot
 from metabench.results import net_tables as names
-from metabench.search.agreement import additive, ceilings
+from metabench.search.agreement import additive, ceilings, of_domains
 from metabench.search.table_builder import META, Builder, TableSettings, shards
 from metabench.stages.subject import Row, Subject
 from metabench.tasks.joint import Joint
@@ -45,6 +46,9 @@ def net_table(subject: Subject) -> Iterator[Row]:
     Raises:
         MetabenchError: as `prepare`.
     """
+    if subject.kind_options.way == names.SHIPPED:
+        yield _columns(subject, load(names.SHIPPED_TABLE), card(names.SHIPPED_TABLE).files[0].size)
+        return
     path = subject.prepared.get(names.TABLE_PART, Path()) / names.TABLE_FILE
     if path.is_file():
         content = path.read_bytes()
@@ -57,8 +61,12 @@ def net_table(subject: Subject) -> Iterator[Row]:
                 _train(subject, builder, number, Path(own))
             table = builder.collected(Path(own))
         content = encode(table)
-    found = _summary(table, len(content))
-    yield {
+    yield _columns(subject, table, len(content))
+
+
+def _columns(subject: Subject, table: NetTable, size: int) -> Row:
+    found = _summary(table, size)
+    return {
         "quality": found[names.CHOSEN],
         "metrics": {subject.problem.card.metrics[0].name: found[names.CHOSEN]},
         "meta_summary": found,
@@ -123,6 +131,9 @@ def _summary(table: NetTable, size: int) -> dict[str, float]:
             strict=True,
         )
         found |= {names.of(one.what, name): value for name, value in values}
+    for place in of_domains(table):
+        numbers = ((names.GAIN, place.gain), (names.GAIN_HALF, place.half), (names.TASKS, place.tasks))
+        found |= {names.of_domain(place.domain, place.net, name): value for name, value in numbers}
     return {name: float(value) for name, value in found.items()}
 
 

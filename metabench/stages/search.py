@@ -21,6 +21,7 @@ from metabench.data import datasets, load
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
 from metabench.models.search_space import Space, space
 from metabench.problems.few_shot import FewShot
+from metabench.results import net_tables
 from metabench.results import searches as names
 from metabench.search.agreement import agreement
 from metabench.search.driver import Fitness
@@ -33,7 +34,6 @@ from metabench.search.study import Entrant, Outcome, paired, searched
 from metabench.stages.subject import Row, Subject
 from metabench.tasks.joint import Joint
 
-SHIPPED_TABLE = "few_shot_table"
 _RANKED = 200
 """Nets of a space, at most, that shared weights rank as a whole."""
 _FITTED = 40
@@ -156,9 +156,9 @@ def _of_islands(judge: _Judge, entrant: Entrant, number: int, own: Path) -> Outc
 
 def _table(of: Space) -> NetTable | None:
     """Return the table that ships, if it is of a space."""
-    if SHIPPED_TABLE not in datasets():
+    if net_tables.SHIPPED_TABLE not in datasets():
         return None
-    found: NetTable = load(SHIPPED_TABLE)
+    found: NetTable = load(net_tables.SHIPPED_TABLE)
     return found if found.about["space"] == of.name else None
 
 

@@ -20,6 +20,8 @@ def row_of(synthetic: Any, above: float) -> dict[str, Any]:
         values = (value, value - 0.1, value + 0.1, 0.2)
         keys = (names.KENDALL, names.KENDALL_LOW, names.KENDALL_HIGH, names.KENDALL_BEST)
         said |= {names.of(ranking, key): one for key, one in zip(keys, values, strict=True)}
+    numbers = ((names.GAIN, 1.5), (names.GAIN_HALF, 1.0), (names.TASKS, 125.0))
+    said |= {names.of_domain("Arabic", "conv3-sep3-sep3", key): value for key, value in numbers}
     options = {"training_seeds": "0, 1, 2", "validation": 300, "test": 500}
     changed = {"kind_options": options, "meta_summary": said, "quality": 70.0, "problem_options": {"space": "tiny"}}
     return row | changed
@@ -30,7 +32,7 @@ def test_a_table_says_whether_its_nets_are_trained_enough_and_what_no_ranking_ex
     load_rows: Any, synthetic: Any, above: float, words: str
 ) -> None:
     (part,) = [part for part in contents(load_rows([row_of(synthetic, above)])) if part.name.startswith("net-tables")]
-    sentence, facts, table = part.blocks
+    sentence, facts, table, domains = part.blocks
     assert isinstance(sentence, Sentence) and f"The best quarter of 125 nets is {words}" in sentence.text
     assert ("no net is trained enough" in sentence.text) == (above < 0)
     assert isinstance(facts, Facts) and ("tasks", "300 of validation domains, 500 of test domains") in facts.pairs
@@ -40,3 +42,6 @@ def test_a_table_says_whether_its_nets_are_trained_enough_and_what_no_ranking_ex
         ("FLOPs and test", 0.5, 0.2),
     ]
     assert table.to_latex() and table.to_csv()
+    assert isinstance(domains, Table) and domains.records == [
+        {"domain": "Arabic", "net": "conv3-sep3-sep3", "gain": 1.5, "half": 1.0, "tasks": 125}
+    ]

@@ -20,7 +20,7 @@ from metabench.core import tree
 from metabench.core.errors import MetabenchError
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable, decode, encode
 from metabench.models.search_space import SPACES, Space
-from metabench.search.agreement import additive, agreement, ceilings
+from metabench.search.agreement import additive, agreement, ceilings, of_domains
 from metabench.search.driver import Search
 from metabench.search.fitness import SupernetFitness, TableFitness, TrainFitness, adaptation_cost, first_task
 from metabench.search.flops import of_training
@@ -332,3 +332,23 @@ def test_flops_of_training_are_those_that_torch_counts() -> None:
     with FlopCounterMode(display=False) as counter:
         through_graph(*problem.entered(window, None), problem.initial(), window)
     assert of_training(problem, 7) == counter.get_total_flops() * 2 * 7
+
+
+def test_a_net_of_a_domains_own_is_chosen_and_judged_on_other_tasks() -> None:
+    """Where all nets are alike, the best of 125 looks better where it was chosen, and is not on other tasks."""
+    table = made_table(tasks=400)
+    stream = np.random.Generator(np.random.PCG64(1))
+    alike = stream.binomial(25, 0.6, table.right[TEST].shape).astype(np.uint8)
+    noise = dataclasses.replace(table, right={**table.right, TEST: alike}, domains={TEST: ("one", "two") * 200})
+    (first, second) = of_domains(noise)
+    assert (first.domain, first.tasks, second.tasks) == ("one", 200, 200)
+    assert abs(first.gain) < 2 * first.half and abs(second.gain) < 2 * second.half
+    accuracy = 100 * alike.mean((1, 2))[:, ::2].mean(1) / 25
+    assert accuracy.max() - accuracy.mean() > first.half
+    # One net that is good in one domain alone.
+    good = alike.copy()
+    good[7, :, :, 1::2] = 25
+    good[8] = 22
+    found = {one.domain: one for one in of_domains(dataclasses.replace(noise, right={**table.right, TEST: good}))}
+    assert found["two"].net == table.nets[7] and found["two"].gain == pytest.approx(12)
+    assert found["one"].net == table.nets[8] and found["one"].gain == 0

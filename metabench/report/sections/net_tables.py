@@ -10,8 +10,10 @@ from metabench.report.blocks import Facts, Sentence
 from metabench.report.results.entries import Suite
 from metabench.report.results.settings import slug
 from metabench.report.section import Part, Section
+from metabench.report.tables.cells import estimate_cell
 from metabench.report.tables.table import Cell, Column, Table, exact_cell
 from metabench.results import net_tables as names
+from metabench.results.statistics import Estimate
 
 _KIND = "net_table"
 
@@ -22,7 +24,7 @@ def _parts(suite: Suite) -> list[Part]:
     for place, row in enumerate(rows):
         said, space = row["meta_summary"], row["problem_options"]["space"]
         subtitle = f"space {space}, {row['dataset']}, trained by {row['label']}"
-        blocks = (_verdict(said), _facts(said, row), _rankings(said, space, row))
+        blocks = (_verdict(said), _facts(said, row), _rankings(said, space, row), _domains(said, space, row))
         found.append(Part(f"net-tables-{place}", "A table of nets", blocks, subtitle))
     return found
 
@@ -78,6 +80,35 @@ def _rankings(said: Mapping[str, float], space: str, row: Mapping[str, Any]) -> 
             }
         )
         table.records.append({"ranked": ranking, "kendall": value, "low": low, "high": high, "best": best})
+    return table
+
+
+def _domains(said: Mapping[str, float], space: str, row: Mapping[str, Any]) -> Table:
+    """Return what a net of each test domain's own is worth."""
+    table = Table(
+        slug("net-table-domains", row["dataset"], space, row["label"]),
+        "A net for each domain",
+        "By how many points the net that half of a domain's tasks choose is above the one that half of all tasks choose, on the other "
+        "half: the best of many nets, judged where it was chosen, would look better than it is. 95 % interval over tasks.",
+        [
+            Column("domain", "domain", numeric=False),
+            Column("net", "best net", numeric=False),
+            Column("gain", "gain (points)"),
+            Column("tasks", "tasks"),
+        ],
+    )
+    for domain, net in names.domains(said):
+        keys = (names.GAIN, names.GAIN_HALF, names.TASKS)
+        gain, half, tasks = (said[names.of_domain(domain, net, key)] for key in keys)
+        table.rows.append(
+            {
+                "domain": Cell(domain, domain),
+                "net": Cell(net, net),
+                "gain": estimate_cell(Estimate(gain, gain - half, gain + half, round(tasks)), signed=True),
+                "tasks": exact_cell(numbers.count(round(tasks)), tasks),
+            }
+        )
+        table.records.append({"domain": domain, "net": net, "gain": gain, "half": half, "tasks": round(tasks)})
     return table
 
 
