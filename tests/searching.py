@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from metabench.models.search_space import space
+from metabench.models.spaces import space
 from metabench.search.driver import Cost
 
 TINY = space("tiny")

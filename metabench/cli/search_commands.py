@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NONE: list[Path] = []
 ENTRANTS = ["random", "random+ridge", "evolution", "evolution+ridge"]
-Space = Annotated[str, typer.Option(help="The space of architectures: tiny, small or large.")]
+Space = Annotated[str, typer.Option(help="The space of architectures: tiny, small, large or darts.")]
 Dataset = Annotated[str, typer.Option(help="The few-shot data set of the tasks.")]
 
 
@@ -55,7 +55,7 @@ def search_command(
 
     Nets are chosen on validation tasks; test tasks are touched once, after the choice.
     """
-    from metabench.models.search_space import space as space_named
+    from metabench.models.spaces import space as space_named
     from metabench.search.fitness import FITNESSES, SUPERNET, TABLE, SupernetFitness, TableFitness, TrainFitness
     from metabench.search.study import Entrant, searched
     from metabench.search.table_builder import JOINT
@@ -139,7 +139,7 @@ def _problem(space: str, dataset: str, seed: int = 0) -> FewShot:
     from metabench.core.options import build
     from metabench.core.problem import Setting
     from metabench.data import load
-    from metabench.models.search_space import space as space_named
+    from metabench.models.spaces import space as space_named
     from metabench.problems.few_shot import SUBNET, FewShot
 
     of = space_named(space)

@@ -10,7 +10,7 @@ import numpy as np
 
 from metabench.cli.output import print_json, print_table
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
-from metabench.models.search_space import space
+from metabench.models.spaces import space
 from metabench.search.agreement import Agreement, additive, ceilings
 
 _BEST = 10

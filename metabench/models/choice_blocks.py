@@ -27,7 +27,9 @@ NORMS = (BY_BATCH, BY_GROUP)
 GROUP = 4
 """Channels of a group, where as many divide the width."""
 
-_IMAGES, _TARGETS, _MAP = "images", "targets", "map"
+_IMAGES, _TARGETS = "images", "targets"
+MAP = "map"
+"""Under which blocks hand on feature maps."""
 
 
 class Operation(Protocol):
@@ -130,6 +132,15 @@ class Identity(_Bare):
         return maps
 
 
+@dataclass(frozen=True)
+class Zero(_Bare):
+    """Nothing: an edge that is not there."""
+
+    def __call__(self, params: Tree, maps: torch.Tensor) -> torch.Tensor:
+        """Return zeros."""
+        return torch.zeros_like(maps)
+
+
 IDENTITY = "identity"
 OPERATIONS: dict[str, Operation] = {
     "conv3": Convolution(3),
@@ -137,9 +148,11 @@ OPERATIONS: dict[str, Operation] = {
     "sep3": Separable(3),
     "sep5": Separable(5),
     "dil3": Separable(3, dilation=2),
+    "dil5": Separable(5, dilation=2),
     "pool3": MeanPool(3),
     "max3": MaxPool(3),
     IDENTITY: Identity(),
+    "zero": Zero(),
 }
 
 
@@ -207,7 +220,7 @@ class Stem:
 
     def __call__(self, params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
         """Return the feature maps of a batch's images."""
-        return {_MAP: self.maps(params, batch[_IMAGES])}
+        return {MAP: self.maps(params, batch[_IMAGES])}
 
 
 @dataclass(frozen=True)
@@ -233,7 +246,7 @@ class Choice:
 
     def __call__(self, params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
         """Return the feature maps."""
-        return {_MAP: self.maps(params, hidden[_MAP])}
+        return {MAP: self.maps(params, hidden[MAP])}
 
 
 LOGITS = "logits"
@@ -284,7 +297,7 @@ class Mixture:
 
     def __call__(self, params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
         """Return the feature maps."""
-        return {_MAP: self.maps(params, hidden[_MAP])}
+        return {MAP: self.maps(params, hidden[MAP])}
 
 
 @dataclass(frozen=True)
@@ -328,7 +341,7 @@ class Residual:
 
     def __call__(self, params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
         """Return the feature maps of half the size."""
-        return {_MAP: self.maps(params, batch[_IMAGES] if self.first else hidden[_MAP])}
+        return {MAP: self.maps(params, batch[_IMAGES] if self.first else hidden[MAP])}
 
 
 def halved(maps: torch.Tensor, halves: bool) -> torch.Tensor:
@@ -367,7 +380,7 @@ class Head:
 
     def __call__(self, params: Tree, meta: Tree, batch: Batch, hidden: Tree) -> Tree:
         """Return the loss."""
-        scores = self.scores(params, hidden[_MAP])
+        scores = self.scores(params, hidden[MAP])
         return {LOSS: torch.nn.functional.cross_entropy(scores, batch[_TARGETS])}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,23 @@ import numpy.typing as npt
 
 from metabench.core.errors import MetabenchError, unknown
 from metabench.core.randomness import stream_seed
-from metabench.models.choice_blocks import BY_BATCH, IDENTITY, OPERATIONS, BlockNet, Choice, Head, Stem
+from metabench.models.choice_blocks import (
+    BY_BATCH,
+    IDENTITY,
+    OPERATIONS,
+    Block,
+    BlockNet,
+    Choice,
+    Head,
+    Mixture,
+    Shapes,
+    Stem,
+)
 
 Genes = tuple[int, ...]
 """The number of each layer's operation, and of the width where there are several."""
+MakeLayer = Callable[[int, bool], Choice | Mixture]
+"""From the number of a layer, and whether pooling follows, to the layer."""
 _LARGEST_LISTED = 200_000
 """Texts of a space that is listed whole."""
 
@@ -209,11 +222,20 @@ class Space:
         Raises:
             MetabenchError: as `read`; or the images are too small for its pooling.
         """
-        width, (inputs, *_, side) = self.width_of(encoding), shape
-        blocks = [("stem", Stem(inputs, width, norm, self.stem_halves))]
-        for place, operation in enumerate(self.operations_of(encoding)):
-            blocks.append((part_name(place, operation), Choice(operation, width, norm, self.halves[place])))
-        return BlockNet(tuple(blocks), Head(ways, width, self.last_side(side)))
+        width, operations = self.width_of(encoding), self.operations_of(encoding)
+        return self.of_layers(lambda i, halves: Choice(operations[i], width, norm, halves), width, shape, ways, norm)
+
+    def of_layers(self, layer: MakeLayer, width: int, shape: Sequence[int], ways: int, norm: str) -> BlockNet:
+        """Return the net whose layers are made by `layer`: choices, or mixtures of several operations.
+
+        Raises:
+            MetabenchError: the images are too small for its pooling.
+        """
+        blocks: list[tuple[str, Block]] = [("stem", Stem(shape[0], width, norm, self.stem_halves))]
+        for place, halves in enumerate(self.halves):
+            made = layer(place, halves)
+            blocks.append((part_name(place, made.operation) if isinstance(made, Choice) else f"layer{place}", made))
+        return BlockNet(tuple(blocks), Head(ways, width, self.last_side(shape[-1])))
 
     def last_side(self, side: int) -> int:
         """Return the side of the last maps, for images of a side; raise MetabenchError if nothing is left."""
@@ -224,6 +246,22 @@ class Space:
                 f"images of {side} x {side} pixels are too small for space '{self.name}', which halves them {times} times"
             )
         return last
+
+    def shared_shapes(self, shape: Sequence[int], ways: int, norm: str = BY_BATCH) -> Shapes:
+        """Return the shape of every weight that nets share: those of each operation at each layer, at the greatest width."""
+        widest = self.widths[-1]
+        parts = {"stem": Stem(shape[0], widest, norm, self.stem_halves).shapes()}
+        for layer, halves in enumerate(self.halves):
+            for operation in self.operations:
+                parts[part_name(layer, operation)] = Choice(operation, widest, norm, halves).shapes()
+        parts["head"] = Head(ways, widest, self.last_side(shape[-1])).shapes()
+        return {f"{part}.{name}": size for part, shapes in parts.items() for name, size in shapes.items()}
+
+    def largest(self) -> str:
+        """Return the net with the most parameters: at each layer the operation that has most, at the greatest width."""
+        weights = [sum(map(math.prod, OPERATIONS[one].shapes(self.widths[-1]).values())) for one in self.operations]
+        width = [len(self.widths) - 1] if len(self.widths) > 1 else []
+        return self.text([weights.index(max(weights))] * self.layers + width)
 
     def parameters(self, encoding: str, shape: Sequence[int], ways: int) -> int:
         """Return how many parameters a net has."""
@@ -251,27 +289,3 @@ def _at(places: Sequence[int], values: Sequence[int], length: int, rest: int) ->
 def part_name(layer: int, operation: str) -> str:
     """Return the name of a layer's operation among the parts of a net, and of a supernet."""
     return f"layer{layer}.{operation}"
-
-
-_FIVE = ("conv3", "sep3", "sep5", "pool3", IDENTITY)
-SPACES = {
-    space.name: space
-    for space in (
-        Space("tiny", "3 layers of 5 operations: 125 nets", _FIVE, (True, True, False), (16,), True),
-        Space("small", "4 layers of 5 operations, 2 widths: 1,250 nets", _FIVE, (True, True, True, False), (8, 16)),
-        Space(
-            "large",
-            "8 layers of 7 operations, 3 widths, for GPUs",
-            ("conv3", "conv5", "sep3", "sep5", "dil3", "pool3", IDENTITY),
-            (False, True) * 4,
-            (16, 32, 64),
-        ),
-    )
-}
-
-
-def space(name: str) -> Space:
-    """Return a space by name; raise MetabenchError if there is none."""
-    if name not in SPACES:
-        raise unknown("space", name, SPACES)
-    return SPACES[name]

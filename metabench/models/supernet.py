@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.types import Tree
-from metabench.models.choice_blocks import BY_BATCH, BlockNet, Choice, Head, Shapes, Stem, drawn_weights
-from metabench.models.search_space import Space, part_name
+from metabench.models.choice_blocks import BY_BATCH, BlockNet, Shapes, drawn_weights
+from metabench.models.search_space import Space
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,7 @@ class Supernet:
     @functools.cached_property
     def shapes(self) -> Shapes:
         """The shape of every weight by name."""
-        space, widest = self.space, self.space.widths[-1]
-        parts = {"stem": Stem(self.shape[0], widest, self.norm, space.stem_halves).shapes()}
-        for layer, halves in enumerate(space.halves):
-            for operation in space.operations:
-                parts[part_name(layer, operation)] = Choice(operation, widest, self.norm, halves).shapes()
-        parts["head"] = Head(self.ways, widest, space.last_side(self.shape[-1])).shapes()
-        return {f"{part}.{name}": shape for part, shapes in parts.items() for name, shape in shapes.items()}
+        return self.space.shared_shapes(self.shape, self.ways, self.norm)
 
     def initial(self, generator: torch.Generator, dtype: torch.dtype) -> Tree:
         """Return weights as `BlockNet.initial`."""

@@ -24,8 +24,9 @@ from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import PERCENT, OuterOptimiser, Setting
-from metabench.models.choice_blocks import BY_BATCH, LOGITS, NORMS, OPERATIONS, BlockNet, Head, Mixture, Stem
-from metabench.models.search_space import Space, space
+from metabench.models.choice_blocks import BY_BATCH, LOGITS, NORMS, OPERATIONS, BlockNet, Mixture
+from metabench.models.search_space import Space
+from metabench.models.spaces import space
 from metabench.problems.few_shot import SUBNET, FewShot
 from metabench.problems.few_shot import Options as FewShotOptions
 from metabench.tasks.adapting import AdaptingClassifier, interval
@@ -44,7 +45,7 @@ class Options:
         choices=(DARTS, TNAS),
         help="logits are meta-parameters of both losses; or weights and logits are initial parameters, and adapt",
     )
-    space: str = option("tiny", check=space, help="whose layers and operations are mixed: tiny, small or large")
+    space: str = option("tiny", check=space, help="whose layers and operations are mixed: tiny, small, large or darts")
     temperature: float = option(1.0, above=0, help="by which logits are divided before the softmax")
     part: int = option(
         1, minimum=1, help="one over the part of the channels that are mixed, the rest pass by: memory for accuracy"
@@ -172,8 +173,8 @@ class ArchitectureSearch(AdaptingClassifier):
 
 def _mixtures(of: Space, width: int, options: Options, image: Sequence[int]) -> BlockNet:
     """Return the network of mixtures for images of a shape [channels, side, side]."""
-    blocks: list[tuple[str, Stem | Mixture]] = [("stem", Stem(image[0], width, options.norm, of.stem_halves))]
-    for layer, halves in enumerate(of.halves):
-        mixture = Mixture(of.operations, width, options.norm, halves, options.temperature, options.part)
-        blocks.append((f"layer{layer}", mixture))
-    return BlockNet(tuple(blocks), Head(options.ways, width, of.last_side(image[-1])))
+
+    def mixture(place: int, halves: bool) -> Mixture:
+        return Mixture(of.operations, width, options.norm, halves, options.temperature, options.part)
+
+    return of.of_layers(mixture, width, image, options.ways, options.norm)

@@ -31,7 +31,7 @@ from metabench.core.problem import PERCENT, OuterOptimiser, Setting, Validation
 from metabench.core.schedules import read_schedule
 from metabench.models.block_losses import proximal
 from metabench.models.choice_blocks import BY_BATCH, NORMS, BlockNet, Choice, Head, Residual, Stem
-from metabench.models.search_space import space
+from metabench.models.spaces import space
 from metabench.models.supernet import Supernet
 from metabench.tasks.adapting import AdaptingClassifier, interval
 
@@ -61,7 +61,7 @@ class Options:
         help="MAML; iMAML, with a proximal term in the inner loss; or ANIL, whose head alone adapts",
     )
     proximal: float = option(0.5, above=0, help="c of the term c / 2 |w - l|^2, where 'adaptation' is 'proximal'")
-    space: str = option("tiny", check=space, help="of the net, where the size is 'subnet': tiny, small or large")
+    space: str = option("tiny", check=space, help="of the net, where the size is 'subnet': tiny, small, large or darts")
     architecture: str = option("conv3-conv3-conv3", help="encoding of the net, where the size is 'subnet'")
     norm: str = option(
         BY_BATCH, choices=NORMS, help="statistics of normalisation: of the batch, or of groups of channels"

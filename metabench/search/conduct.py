@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from metabench.core.errors import MetabenchError
-from metabench.models.search_space import space
+from metabench.models.spaces import space
 from metabench.search.driver import Cost, Search
 from metabench.search.strategy import make_strategy
 

@@ -28,7 +28,8 @@ from metabench.data import card, load
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
 from metabench.measure.memory.meter import measure_memory
 from metabench.methods import method as method_named
-from metabench.models.search_space import Space, space
+from metabench.models.search_space import Space
+from metabench.models.spaces import space
 from metabench.problems.few_shot import SUBNET, FewShot, Options
 from metabench.search.flops import of_joint_training, of_training
 from metabench.tasks.joint import Joint, jointly_trained

@@ -14,7 +14,7 @@ from metabench.core.errors import MetabenchError
 from metabench.core.options import changed
 from metabench.data import card, load
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable, decode, encode
-from metabench.models.search_space import space
+from metabench.models.spaces import space
 from metabench.problems.few_shot import FewShot
 from metabench.results import net_tables as names
 from metabench.search.agreement import additive, ceilings, of_domains

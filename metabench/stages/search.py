@@ -19,7 +19,8 @@ from metabench.core.randomness import stream_seed
 from metabench.core.types import InnerState, Window
 from metabench.data import datasets, load
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
-from metabench.models.search_space import Space, space
+from metabench.models.search_space import Space
+from metabench.models.spaces import space
 from metabench.problems.few_shot import FewShot
 from metabench.results import net_tables
 from metabench.results import searches as names
@@ -82,8 +83,7 @@ def search(subject: Subject) -> Iterator[Row]:
         curves[names.of(name, names.BEST)] = _best_so_far(mine, options.budget)
     if (steps := judge.steps()) is not None:
         curves[names.STEPS] = steps
-    by_hand = max(of.all(), key=lambda net: of.parameters(net, problem.tasks.image, problem.setting.options.ways))
-    summary |= judge.by_hand(by_hand)
+    summary |= judge.by_hand(of.largest())
     quality = summary[names.of(entrants[0].name, names.TEST)]
     yield {
         "curves": curves,

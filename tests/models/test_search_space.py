@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metabench.core.errors import MetabenchError
 from metabench.models.choice_blocks import IDENTITY, OPERATIONS
-from metabench.models.search_space import SPACES, Space, space
+from metabench.models.search_space import Space
+from metabench.models.spaces import SPACES, space
 
 TINY, SMALL = space("tiny"), space("small")
 PAIRS = Space("pairs", "two layers at each size", ("conv3", "pool3", IDENTITY), (False, True, False, True), (4, 8))

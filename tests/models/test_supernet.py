@@ -7,7 +7,7 @@ import torch
 
 from metabench.core import Tree, tree
 from metabench.core.errors import MetabenchError
-from metabench.models.search_space import space
+from metabench.models.spaces import space
 from metabench.models.supernet import Supernet
 
 SUPERNET = Supernet(space("small"), (1, 16, 16), 3)
@@ -78,5 +78,5 @@ def test_the_gradient_of_two_nets_that_share_a_block_is_the_sum_of_both() -> Non
 def test_weights_of_another_space_are_refused() -> None:
     with pytest.raises(MetabenchError, match="these are not the weights of space 'small'"):
         SUPERNET.cut(Supernet(space("tiny"), (1, 16, 16), 3).initial(torch.Generator(), torch.float32), NET)
-    with pytest.raises(MetabenchError, match=r"'head.weight' has the shape \(5, 16, 1, 1\)"):
+    with pytest.raises(MetabenchError, match=r"'head.weight' has the shape \(5, 16, 2, 2\)"):
         SUPERNET.cut(Supernet(space("small"), (1, 16, 16), 5).initial(torch.Generator(), torch.float32), NET)

@@ -12,7 +12,8 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.data.formats.net_table import TEST, decode
-from metabench.models.search_space import SPACES, Space
+from metabench.models.search_space import Space
+from metabench.models.spaces import SPACES
 from metabench.results import net_tables
 from metabench.results import searches as names
 from metabench.suite.plan.cell import Cell

@@ -9,7 +9,8 @@ import pytest
 
 from metabench.core.errors import MetabenchError
 from metabench.kinds.search import read_strategies
-from metabench.models.search_space import SPACES, Space
+from metabench.models.search_space import Space
+from metabench.models.spaces import SPACES
 from metabench.results import searches as names
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.run.run_cell import run_cell

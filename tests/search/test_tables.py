@@ -19,7 +19,8 @@ from metabench.cli.app import app
 from metabench.core import tree
 from metabench.core.errors import MetabenchError
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable, decode, encode
-from metabench.models.search_space import SPACES, Space
+from metabench.models.search_space import Space
+from metabench.models.spaces import SPACES
 from metabench.search.agreement import additive, agreement, ceilings, of_domains
 from metabench.search.driver import Search
 from metabench.search.fitness import SupernetFitness, TableFitness, TrainFitness, adaptation_cost, first_task

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow  # each test starts Snakemake, and runs cells
 
 RESULTS = "results/tiny/results.parquet"
 FOUR = """
-from metabench.models.search_space import SPACES, Space
+from metabench.models.search_space import Space
+from metabench.models.spaces import SPACES
 
 SPACES["four"] = Space("four", "two layers of two operations", ("conv3", "pool3"), (True, True), (4,))
 """
