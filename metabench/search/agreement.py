@@ -12,6 +12,8 @@ from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
 
 Floats = npt.NDArray[np.float64]
 _RESAMPLES = 1000
+_FEWEST = 4
+"""Tasks of a domain, below which they are not halved."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,14 @@ def of_domains(table: NetTable) -> list[OfDomain]:
     found = []
     for name in dict.fromkeys(table.domains[TEST]):
         mine, away = domains == name, []
+        if mine.sum() < _FEWEST:
+            continue
         for chooses in (halves, ~halves):
             own, whole = (int(right[:, chooses & where].mean(1).argmax()) for where in (mine, np.ones_like(mine)))
             judged = ~chooses & mine
             away.append(right[own, judged] - right[whole, judged])
         gains = np.concatenate(away)
-        half = 1.96 * float(gains.std(ddof=1)) / np.sqrt(len(gains)) if len(gains) > 1 else float("nan")
+        half = 1.96 * float(gains.std(ddof=1)) / np.sqrt(len(gains))
         best = table.nets[int(right[:, mine].mean(1).argmax())]
         found.append(OfDomain(name, best, float(gains.mean()), float(half), len(gains)))
     return found
