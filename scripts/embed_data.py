@@ -3,6 +3,9 @@
     python scripts/embed_data.py                 build into the package
     python scripts/embed_data.py --check         build aside and compare with what the package ships
     python scripts/embed_data.py --debs FOLDER   take the .deb files from FOLDER instead of downloading them
+    python scripts/embed_data.py --table FILE    ship this table of nets; its card is to say its size and sha256
+
+The table of nets takes an hour to make (`metabench table build`): unless one is given, the one that ships stays.
 
 The packages' versions and checksums are pinned; JPEG pictures and characters are as Pillow 13 decodes
 and draws them. If the archive of the machine's release holds another version, take the
@@ -236,7 +239,19 @@ def origin(kind: str, package: Package) -> dict[str, str]:
     return {kind: package.name, "version": package.version, "sha256": package.sha256}
 
 
-def build(target: Path, debs: Path | None) -> None:
+def build_table(target: Path, table: Path | None) -> dict[str, object]:
+    """Write a table of nets and its licence under `target`, or the one that ships; return what the manifest says of it."""
+    declared = card("few_shot_table")
+    (file,) = declared.files
+    content = (table or EMBEDDED / declared.name / file.name).read_bytes()
+    folder = target / declared.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file.name).write_bytes(content)
+    (folder / "LICENSE").write_text(f"{declared.attribution}.\n\nMade by: {declared.source}.\n", encoding="utf-8")
+    return entry(declared, {"made_by": declared.source}, {file.name: content})
+
+
+def build(target: Path, debs: Path | None, table: Path | None) -> None:
     """Write every embedded data set, its licence and the manifest under `target`."""
     manifest: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -276,6 +291,7 @@ def build(target: Path, debs: Path | None) -> None:
             [{"debian_package": one.name, "path": one.path, "sha256": one.sha256} for one in font_packages()],
             built,
         )
+    manifest["few_shot_table"] = build_table(target, table)
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (target / "manifest.json").write_text(text, encoding="utf-8")
 
@@ -305,14 +321,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with what the package ships; write nothing there")
     parser.add_argument("--debs", type=Path, help="folder with the .deb files, instead of downloading them")
+    parser.add_argument("--table", type=Path, help="a table of nets, in place of the one that ships")
     chosen = parser.parse_args()
     try:
         if not chosen.check:
-            build(EMBEDDED, chosen.debs)
+            build(EMBEDDED, chosen.debs, chosen.table)
             print((EMBEDDED / "manifest.json").read_text(encoding="utf-8"))
             return 0
         with tempfile.TemporaryDirectory() as temporary:
-            build(Path(temporary), chosen.debs)
+            build(Path(temporary), chosen.debs, chosen.table)
             found = differences(Path(temporary), EMBEDDED)
     except SourceFailed as failure:
         print(failure, file=sys.stderr)

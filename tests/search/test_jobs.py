@@ -16,7 +16,9 @@ from metabench.models.search_space import Space
 from metabench.models.spaces import SPACES
 from metabench.results import net_tables
 from metabench.results import searches as names
+from metabench.suite.plan import code_hash as code_hashes
 from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.code_hash import code_hash
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.plan.preparations import preparations_of
 from metabench.suite.run.prepare import mark, prepare
@@ -33,7 +35,13 @@ def four(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metabench.stages.search._CURVE", (2, 4))
 
 
-def planned(kind: str, method: str = "unrolled", options: dict[str, Any] | None = None, **own: Any) -> Cell:
+def planned(
+    kind: str,
+    method: str = "unrolled",
+    options: dict[str, Any] | None = None,
+    plugins: list[str] | None = None,
+    **own: Any,
+) -> Cell:
     given = {
         "problem": "few_shot",
         "kind": {kind: own},
@@ -43,7 +51,7 @@ def planned(kind: str, method: str = "unrolled", options: dict[str, Any] | None 
         "inner_steps": [2],
         "outer_steps": 2,
     }
-    suite = {"name": "x", "seeds": [0], "aa": False, "rounds": 0, "experiments": {"a": given}}
+    suite = {"name": "x", "seeds": [0], "aa": False, "rounds": 0, "plugins": plugins or [], "experiments": {"a": given}}
     (cell,) = plan(load_suite(suite)).cells
     return cell
 
@@ -136,14 +144,12 @@ def test_a_budget_that_islands_cannot_share_is_refused() -> None:
 def test_an_edited_strategy_leaves_shared_weights_alone_and_reruns_its_own_searches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from metabench.suite.plan import code_hash
-
     cells = [planned("search", strategies=text, budget=3, tasks=6) for text in ("random", "local_search")]
-    before = [(code_hash.code_hash(cell), preparations_of(cell, 0)[names.SHARED_PART].hash) for cell in cells]
-    sources = code_hash.Sources(code_hash._installed().root)
+    before = [(code_hash(cell), preparations_of(cell, 0)[names.SHARED_PART].hash) for cell in cells]
+    sources = code_hashes.Sources(code_hashes._installed().root)
     sources._digests["metabench.search.strategies.local_search"] = "edited"
-    monkeypatch.setattr(code_hash, "_installed", lambda: sources)
-    after = [(code_hash.code_hash(cell), preparations_of(cell, 0)[names.SHARED_PART].hash) for cell in cells]
+    monkeypatch.setattr(code_hashes, "_installed", lambda: sources)
+    after = [(code_hash(cell), preparations_of(cell, 0)[names.SHARED_PART].hash) for cell in cells]
     assert after[0] == before[0]
     assert after[1][0] != before[1][0] and after[1][1] == before[1][1]
 
@@ -213,3 +219,29 @@ def test_new_tasks_search_on_their_own_support(tmp_path: Path) -> None:
     )
     with pytest.raises(MetabenchError, match="`new_tasks` goes with `fitness: supernet`"):
         planned("search", "none", **own | {"fitness": "table"})
+
+
+MINE = '''
+from metabench.search.strategy import Strategy, StrategyCard
+
+
+class Mine(Strategy):
+    card = StrategyCard("asks for what is drawn", name="NAME")
+
+    def ask(self, n):
+        return [self.drawn() for _ in range(n)]
+
+    def tell(self, encodings, fitness):
+        """Learn nothing."""
+'''
+
+
+def test_rows_depend_on_the_source_of_a_plugins_strategy(tmp_path: Path) -> None:
+    def hashes(name: str, text: str) -> tuple[str, str]:
+        plugin = tmp_path / f"{name}.py"
+        plugin.write_text(MINE.replace("NAME", name) + text)
+        cell = planned("search", strategies=name, budget=3, tasks=6, plugins=[str(plugin)])
+        return code_hash(cell), preparations_of(cell, 0)[names.SHARED_PART].hash
+
+    (one, shared), (edited, still) = hashes("mine", ""), hashes("mine_edited", "# edited\n")
+    assert one != edited and shared == still
