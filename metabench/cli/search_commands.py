@@ -116,7 +116,7 @@ def supernet_command(
 ) -> None:
     """Train the shared weights of a supernet, by any method of the suite."""
     from metabench.search.shared_weights import SharedTrainer, SharedTraining, identity_of, read, save
-    from metabench.search.table_builder import method_answer
+    from metabench.search.table_builder import numbered_answers
     from metabench.tasks.joint import Joint
 
     training = SharedTraining(way=way, outer_steps=outer_steps, joint=Joint(joint_steps, batch=64, learning_rate=0.01))
@@ -125,7 +125,7 @@ def supernet_command(
     identity, total = identity_of(problem, training, method), sum(steps for _, steps in training.phases)
     last = read(out, identity)
     with progress_display("supernet") as progress:
-        for shared in SharedTrainer(problem, training, method_answer(method, seed)).run(last):
+        for shared in SharedTrainer(problem, training, numbered_answers(method, seed)).run(last):
             done = training.done(shared)
             progress("steps", done, total)
             if done % every == 0 or done == total:

@@ -16,7 +16,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,13 @@ class SharedTrainer:
     Args:
         problem: of any net of the space; its seed decides weights, tasks and paths.
         training: how.
-        answer: the method with its options, where hypergradients move the weights.
+        answer: from the number of an inner run to the method with its options, where hypergradients move the weights: what it draws is
+            then the same in a run that was interrupted.
     """
 
-    def __init__(self, problem: FewShot, training: SharedTraining, answer: Answer = through_graph) -> None:
+    def __init__(
+        self, problem: FewShot, training: SharedTraining, answer: Callable[[int], Answer] = lambda number: through_graph
+    ) -> None:
         self.problem, self.training, self._answer = problem, training, answer
         self.supernet = problem.supernet()
         self._seed = problem.setting.seed
@@ -217,7 +220,7 @@ class SharedTrainer:
             for i in range(count):
                 number = (shared.step * len(nets) + place) * count + i
                 window = subnet.window(number, subnet.start(meta, meta))
-                answer = self._answer(*subnet.entered(window, None), meta, window)
+                answer = self._answer(shared.adaptations)(*subnet.entered(window, None), meta, window)
                 found.append(self.supernet.scatter(net, answer.meta))
                 shared.adaptations += 1
                 shared.gradients += len(window.inner) + 1

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from metabench.core.lazy import torch
 from metabench.core.method import Hypergradient
 from metabench.core.options import build
 from metabench.core.problem import Problem, Setting
-from metabench.core.randomness import generator
+from metabench.core.randomness import generator, stream_seed
 from metabench.core.types import InnerState, Tree, Window
 from metabench.data import card, load
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
@@ -228,6 +228,12 @@ def method_answer(name: str, seed: int) -> Answer:
         return method(problem, state, meta, window, options, stream)
 
     return answer
+
+
+def numbered_answers(name: str, seed: int) -> Callable[[int], Answer]:
+    """Return, from a number, a method with its default options, whose draws seed and number decide; raise MetabenchError as `method_answer`."""
+    method_answer(name, seed)
+    return lambda number: method_answer(name, stream_seed(seed, f"inner run {number}"))
 
 
 def read_settings(path: Path | None) -> TableSettings:

@@ -14,9 +14,7 @@ import numpy as np
 from metabench.core import Tree
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
-from metabench.core.problem import Problem
 from metabench.core.randomness import stream_seed
-from metabench.core.types import InnerState, Window
 from metabench.data import datasets, load
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
 from metabench.models.search_space import Space
@@ -34,6 +32,7 @@ from metabench.search.shared_weights import JOINT, Shared, SharedTrainer, Shared
 from metabench.search.study import Entrant, Outcome, paired, searched
 from metabench.stages.subject import Row, Subject
 from metabench.tasks.joint import Joint
+from metabench.tasks.trained import Answer
 
 _RANKED = 200
 """Nets of a space, at most, that shared weights rank as a whole."""
@@ -184,10 +183,10 @@ class _Judge:
     def train(self) -> None:
         """Train the shared weights by the method, or read those that were prepared; a run that was killed goes on."""
         options, subject = self.subject.kind_options, self.subject
-        stream = subject.stream("shared weights")
 
-        def answer(problem: Problem, state: InnerState, meta: Tree, window: Window) -> Any:
-            return subject.hypergradient(problem, state, meta, window, stream)
+        def answers(number: int) -> Answer:
+            stream = subject.stream(f"shared weights {number}")
+            return lambda problem, state, meta, window: subject.hypergradient(problem, state, meta, window, stream)
 
         training = SharedTraining(
             way=options.way,
@@ -202,7 +201,7 @@ class _Judge:
             folder.mkdir(parents=True, exist_ok=True)
             last = read(folder / names.SHARED_FILE, identity)
         before = training.done(last) if last else 0
-        for shared in SharedTrainer(self.problem, training, answer).run(last):
+        for shared in SharedTrainer(self.problem, training, answers).run(last):
             done = training.done(shared)
             subject.tell(names.TRAINING, done, total)
             if folder is not None and done > before and (done % _SAVED == 0 or done == total):

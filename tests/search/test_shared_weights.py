@@ -25,7 +25,7 @@ from metabench.search.shared_weights import (
     read_weights,
     save,
 )
-from metabench.search.table_builder import method_answer
+from metabench.search.table_builder import numbered_answers
 from metabench.tasks import joint
 from metabench.tasks.joint import Joint
 
@@ -79,7 +79,7 @@ def hypergradient_of_the_sum(problem: FewShot, weights: Tree) -> Tree:
 @pytest.mark.parametrize("method", ["unrolled", "mixflow"])
 def test_a_step_moves_by_the_hypergradient_of_all_its_nets_together(method: str) -> None:
     problem = made()
-    trainer = SharedTrainer(problem, SharedTraining(outer_steps=1), method_answer(method, 0))
+    trainer = SharedTrainer(problem, SharedTraining(outer_steps=1), numbered_answers(method, 0))
     shared = trainer.fresh()
     found = trainer._meta(shared)
     expected = hypergradient_of_the_sum(problem, shared.weights)
@@ -128,6 +128,15 @@ def test_a_run_that_is_interrupted_goes_on_to_the_bit(way: str, tmp_path: Path) 
         assert all(torch.equal(again.weights[name], leaf) for name, leaf in whole.weights.items())
         assert (again.adaptations, again.gradients) == (whole.adaptations, whole.gradients)
     assert list(whole.weights) == list(problem.supernet().shapes)
+
+
+def test_a_method_that_draws_goes_on_to_the_bit_too(tmp_path: Path) -> None:
+    problem, training, path = made(), SharedTraining(outer_steps=2), tmp_path / "shared.pt"
+    answers = numbered_answers("es", 0)
+    *_, whole = SharedTrainer(problem, training, answers).run()
+    save(path, next(SharedTrainer(problem, training, answers).run()), "es")
+    *_, again = SharedTrainer(problem, training, answers).run(read(path, "es"))
+    assert all(torch.equal(again.weights[name], leaf) for name, leaf in whole.weights.items())
 
 
 def test_ways_differ_in_what_they_do() -> None:
