@@ -231,7 +231,7 @@ def method_answer(name: str, seed: int) -> Answer:
 
 
 def numbered_answers(name: str, seed: int) -> Callable[[int], Answer]:
-    """Return, from a number, a method with its default options, whose draws seed and number decide; raise MetabenchError as `method_answer`."""
+    """Return, from a number, a method with its default options, whose draws seed and number decide; raises as `method_answer`."""
     method_answer(name, seed)
     return lambda number: method_answer(name, stream_seed(seed, f"inner run {number}"))
 
