@@ -13,7 +13,8 @@ as a curve, after fewer and more. Normalisation by the batch takes the statistic
 accuracy is then *transductive*, and the one beside it normalises each query by the support's statistics, as if it came alone. By groups
 of channels (`norm: group`) the two are the same.
 
-The two learning rates were chosen among six pairs by the accuracy on validation scripts of two nets of the space 'tiny', seed 0.
+The two learning rates were chosen among eight settings by the accuracy on validation scripts of one net of the space 'tiny', seed 0. Where
+second derivatives are dropped an inner rate of 0.1 does better; with a proximal term, a rate of 0.2 and ten steps.
 """
 
 from __future__ import annotations
