@@ -19,7 +19,7 @@ from metabench.report.section import SECTIONS, contents, headline, sections
 from metabench.report.tables.table import Table
 
 OWN = [
-    *("answer", "memory-study", "rivals", "learned-optimisers", "toy", "choices", "kernels", "searches", "net-tables"),
+    *("answer", "memory-study", "rivals", "learned-optimisers", "toy", "lengths", "choices", "kernels", "searches", "net-tables"),
     *("problems", "own-figures", "published", "certificates", "measurement", "coverage", "provenance", "glossary"),
 ]
 PLUGIN = """
