@@ -74,6 +74,7 @@ class Options:
     tasks: int = option(100, minimum=0, help="validation tasks of a full evaluation; 0: all of a table")
     searches: int = option(1, minimum=1, help="searches of each strategy and seed, on other tasks each")
     way: str = option("meta", choices=WAYS, help="to shared weights; 'joint' and 'untrained' go with the method `none`")
+    mega_flops: float = option(0.0, minimum=0, help="bound on those of a net that scores an image, in millions; 0: none")
     islands: int = option(
         1, minimum=1, help="searches side by side that share a budget, in a ring; each round of each is a job"
     )

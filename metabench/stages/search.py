@@ -17,6 +17,7 @@ from metabench.core.errors import MetabenchError
 from metabench.core.randomness import stream_seed
 from metabench.data import datasets, load
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
+from metabench.models.bounded_space import bounded
 from metabench.models.search_space import Space
 from metabench.models.spaces import space
 from metabench.problems.few_shot import FewShot
@@ -118,8 +119,9 @@ def _judge(subject: Subject) -> _Judge:
         raise MetabenchError(
             "kind 'search' needs the problem few_shot with the size 'subnet': its option `space` is searched"
         )
-    of = space(problem.setting.options.space)
-    return _Judge(subject, problem, of, _table(of))
+    of, most = space(problem.setting.options.space), 1e6 * subject.kind_options.mega_flops
+    table = _table(of)
+    return _Judge(subject, problem, bounded(of, most, problem.tasks.image, problem.setting.options.ways) if most else of, table)
 
 
 def _ring(judge: _Judge, entrant: Entrant, number: int) -> Ring:
@@ -258,13 +260,15 @@ class _Judge:
     def _regret(self, net: str) -> float:
         assert self.table is not None
         test = self.table.accuracies(TEST)
-        return float(test.max() - test[self.table.row(net)])
+        best = max(test[self.table.row(one)] for one in self.space.all())
+        return float(best - test[self.table.row(net)])
 
     @functools.cached_property
     def _rankings(self) -> dict[str, float]:
         """How well nets are ranked as by their test accuracies in the table, by shared weights and by what costs less, and the ceilings."""
         table = self.table
-        if table is None or self.subject.kind_options.fitness == TRAIN or self.space.size > _RANKED:
+        options = self.subject.kind_options
+        if table is None or options.fitness == TRAIN or options.mega_flops or self.space.size > _RANKED:
             return {}
         self.subject.tell("ranking of all nets")
         test, validation = table.accuracies(TEST), table.accuracies(VALIDATION)

@@ -108,7 +108,7 @@ def _figure(
     """Return a figure, `seeds` of its caption filled in; None where it would be empty."""
     if not counts:
         return None
-    place = slug("searches", name, bench.dataset, bench.space, str(bench.budget))
+    place = slug("searches", name, bench.name)
     figure = Figure(place, "searches", title, caption.format(seeds=seeds(counts)), list(panels), styles=dict(styles))
     figure.keep(4)
     return figure

@@ -86,13 +86,21 @@ class Bench:
         dataset: of the tasks.
         space: of the nets.
         budget: full evaluations.
+        mega_flops: the bound on those of a net, in millions; 0: none.
         groups: in the order of the suite.
     """
 
     dataset: str
     space: str
     budget: int
+    mega_flops: float
     groups: Sequence[Group]
+
+    @property
+    def name(self) -> str:
+        """The bench in names of files."""
+        bound = [f"{self.mega_flops:g}-mflops"] if self.mega_flops else []
+        return "-".join([self.dataset, self.space, str(self.budget), *bound])
 
     def where(self, holds: Callable[[Group], bool]) -> list[Group]:
         """Return the groups of which something holds."""
@@ -105,10 +113,11 @@ def rows_of(suite: Suite) -> list[Row]:
 
 
 def benches(suite: Suite) -> list[Bench]:
-    """Return the groups by data set, space and budget, in the order of the suite."""
-    cells: dict[tuple[str, str, int], dict[str, list[Row]]] = {}
+    """Return the groups by data set, space, budget and bound, in the order of the suite."""
+    cells: dict[tuple[str, str, int, float], dict[str, list[Row]]] = {}
     for row in rows_of(suite):
-        bench = (row["dataset"], row["problem_options"]["space"], row["kind_options"]["budget"])
+        options = row["kind_options"]
+        bench = (row["dataset"], row["problem_options"]["space"], options["budget"], options.get("mega_flops", 0.0))
         cells.setdefault(bench, {}).setdefault(_words(row), []).append(row)
     return [
         Bench(*bench, groups=[Group(words, rows) for words, rows in groups.items()]) for bench, groups in cells.items()

@@ -19,7 +19,7 @@ _WHOLE = ("parameters", "runs", "shared")
 def outcomes(bench: Bench) -> Table:
     """Return a row for each way to judge nets and each strategy."""
     table = Table(
-        slug("searches", bench.dataset, bench.space, str(bench.budget)),
+        slug("searches", bench.name),
         "What was chosen, and what it cost",
         f"Means over seeds; at most {bench.budget} full evaluations each. Above random: paired by seed, with its 95 % interval. Regret: "
         "how far the net is below the best of the table when it is trained from nothing. Costs of the search and of the shared weights "
@@ -100,7 +100,7 @@ def _won(group: Group, entrant: str) -> Cell:
 def rankings(bench: Bench) -> Table | None:
     """Return how well nets are ranked by shared weights, by what is fitted to few or costs nothing, and the ceilings; None: by nothing."""
     table = Table(
-        slug("rankings", bench.dataset, bench.space, str(bench.budget)),
+        slug("rankings", bench.name),
         "What ranks nets",
         "Kendall's tau-b with the test accuracy of the table, of all nets and of its best quarter, where it is lower: means over seeds, "
         "and the interval over nets of the first seed. The number of parameters costs nothing: it is the baseline to beat. The last rows "
