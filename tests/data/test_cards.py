@@ -26,6 +26,7 @@ def test_the_data_sets_are_those_documented() -> None:
         "fashion_mnist",
         "fashion_mnist_10k",
         "fc100",
+        "few_shot_table",
         "foldoc",
         "glyphs",
         "glyphs28",
