@@ -60,28 +60,23 @@ def steps(suite: Suite, bench: Bench) -> Figure | None:
 
 
 def regret(bench: Bench) -> Figure | None:
-    """Return the regret of what was chosen against all FLOPs that were paid for it, shared weights included."""
+    """Return the regret of what was chosen against all FLOPs that were paid for it, shared weights included.
+
+    Points are labelled by what nets are judged by, or by the strategy where that is one and the same.
+    """
     points = []
     for group in bench.groups:
         trained = group.mean(names.TRAINING, names.FLOPS) or 0.0
         for entrant in group.entrants:
-            found, paid = group.by_seed(entrant, names.REGRET), group.mean(entrant, names.FLOPS)
-            if found and (paid or 0) + trained > 0:
-                values = list(found.values())
-                y = (statistics.fmean(values), min(values), max(values))
-                points.append(
-                    Point(
-                        group.words,
-                        (paid or 0) + trained,
-                        y[0],
-                        y_low=y[1],
-                        y_high=y[2],
-                        n=len(values),
-                        note=entrant,
-                    )
-                )
+            values = list(group.by_seed(entrant, names.REGRET).values())
+            paid = (group.mean(entrant, names.FLOPS) or 0.0) + trained
+            if not values or not paid:
+                continue
+            label, note = (group.words, entrant) if len(bench.groups) > 1 else (entrant, group.words)
+            ends = {"y_low": min(values), "y_high": max(values)}
+            points.append(Point(label, paid / 1e12, statistics.fmean(values), **ends, n=len(values), note=note))
     panel = Panel(
-        "What was chosen", Axis("FLOPs, all told", "plain"), Axis(names.REGRET, "plain", log=False), points=points
+        "What was chosen", Axis("TFLOPs, all told", "plain"), Axis(names.REGRET, "plain", log=False), points=points
     )
     counts = [point.n for point in points]
     return _figure(
