@@ -135,14 +135,10 @@ def _settings(path: Path | None) -> TableSettings:
 
 
 def read_table(path: Path | None) -> NetTable:
-    """Return the table of a file, or the one that ships; raise MetabenchError if there is none, or it cannot be read."""
-    from metabench.data import datasets, load
+    """Return the table of a file, or the one that ships; raise MetabenchError if it cannot be read."""
+    from metabench.data import load
     from metabench.data.formats.net_table import decode
 
-    if path is None and SHIPPED not in datasets():
-        raise MetabenchError(
-            "no table of nets is installed: make one with `metabench table build`, and name it with --table"
-        )
     if path is None:
         found: NetTable = load(SHIPPED)
         return found

@@ -336,7 +336,7 @@ class Problem(Declarable, ABC):
         """Return numbers on validation data by which options are chosen, by name; of each, `evaluate` has the same on test data.
 
         The first decides; each of the others decides for the test of its name where that is tuned by itself: in 'TEST: NUMBER', TEST.
-        Lower is better.
+        Lower is better, except where a number has the name of a metric of the card of which higher is.
         """
         return {}
 

@@ -48,7 +48,7 @@ class BoundedSpace(Space):
         return super().text(found)
 
     def _cheaper(self, genes: Sequence[int]) -> list[int] | None:
-        """Return genes whose dearest layer has the next cheaper operation, or else the next smaller width; None: there are none."""
+        """Return genes whose most expensive layer has the next cheaper operation, or else the next smaller width; None: there are none."""
         width = self.widths[genes[self.layers]] if len(self.widths) > 1 else self.widths[0]
         costs = [OPERATIONS[one].flops(width, 1) for one in self.operations]
         side, paid = self.shape[-1] // 2 if self.stem_halves else self.shape[-1], []

@@ -42,7 +42,7 @@ _ROLES = {
     PROXIMAL: frozenset({MetaRole.INNER_LOSS}),
     HEAD: frozenset({MetaRole.START, MetaRole.INNER_LOSS, MetaRole.OUTER_LOSS}),
 }
-ERROR = "error on unseen classes (%)"
+ACCURACY = Metric("accuracy on unseen classes (%)", "max", PERCENT)
 SUBNET = "subnet"
 _CONV4 = {f"conv4-{width}": width for width in (8, 16, 32, 64)}
 _RESNET12 = {f"resnet12-{width}": width for width in (16, 32, 64)}
@@ -86,7 +86,7 @@ class FewShot(AdaptingClassifier):
         | {SUBNET: "a net of a space of architectures, named by the option 'architecture'"},
         default_size="conv4-8",
         metrics=(
-            Metric("accuracy on unseen classes (%)", "max", PERCENT),
+            ACCURACY,
             Metric("95 % interval over tasks (%)", "min"),
             Metric("accuracy, queries one at a time (%)", "max", PERCENT),
             Metric("above nearest pixels (%)", "max"),
@@ -107,7 +107,7 @@ class FewShot(AdaptingClassifier):
             "Adam", options.outer_learning_rate, schedule=read_schedule(options.outer_schedule)
         )
         if options.validate_every:
-            self.validation = Validation(options.validate_every, Metric(ERROR, "min", PERCENT), best=True)
+            self.validation = Validation(options.validate_every, ACCURACY, best=True)
         self._choose(_net(setting.size, options, self.tasks.image))
 
     def _choose(self, net: BlockNet) -> None:
@@ -161,11 +161,11 @@ class FewShot(AdaptingClassifier):
         (before, after), (alone, pixels), curve = self.tested(meta)
         values = (after.mean(), interval(after), alone.mean(), (after - pixels).mean(), before.mean())
         named = {metric.name: float(value) for metric, value in zip(self.card.metrics, values, strict=True)}
-        return {**named, ERROR: 100 - float(after.mean()), "accuracy against steps of adaptation": curve}
+        return {**named, "accuracy against steps of adaptation": curve}
 
     def chosen_by(self, meta: Tree) -> dict[str, float]:
-        """Return the error on tasks of the validation domains (%)."""
-        return {ERROR: 100 - self.validation_accuracy(meta, self.setting.options.validated)}
+        """Return the accuracy on tasks of the validation domains (%)."""
+        return {ACCURACY.name: self.validation_accuracy(meta, self.setting.options.validated)}
 
     def validate(self, meta: Tree) -> dict[str, float | Curve]:
         """Return the same, along a run."""

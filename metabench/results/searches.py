@@ -5,6 +5,10 @@ PARAMETERS = "parameters of the net chosen"
 ADAPTATIONS, GRADIENTS, FLOPS = "inner runs", "gradients", "FLOPs"
 COSTS = (ADAPTATIONS, GRADIENTS, FLOPS)
 BEST = "validation of the best so far (%)"
+RANDOM = "random"
+"""Random search, with which every entrant is compared."""
+FEWEST_PAIRS = 3
+"""Searches of one row, from which on their differences to random search are kept."""
 OF_ENTRANT = (VALIDATION, TEST, REGRET, PARAMETERS, *COSTS)
 """Numbers of every entrant, means over its searches."""
 TRAINING = "training of the shared weights"
@@ -52,6 +56,12 @@ def island_and_round(part: str) -> tuple[int, int]:
     """Return the island and the round of a part."""
     _, island, _, number = part.split("-")
     return int(island), int(number)
+
+
+def above(name: str) -> tuple[str, str, str, str]:
+    """Return the names of what is kept of an entrant's differences to random search, search by search: mean, half interval, won, lost."""
+    start = f"{name} above random"
+    return f"{start}, mean", f"{start}, 95 % interval", f"{start}, won", f"{start}, lost"
 
 
 def of(entrant: str, name: str) -> str:

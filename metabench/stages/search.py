@@ -79,7 +79,7 @@ def search(subject: Subject) -> Iterator[Row]:
     )
     curves: dict[str, Curve] = {}
     for name, mine in found.items():
-        summary |= judge.numbers(name, mine)
+        summary |= judge.numbers(name, mine, found.get(names.RANDOM, ()))
         curves[names.of(name, names.BEST)] = _best_so_far(mine, options.budget)
     if (steps := judge.steps()) is not None:
         curves[names.STEPS] = steps
@@ -121,7 +121,9 @@ def _judge(subject: Subject) -> _Judge:
         )
     of, most = space(problem.setting.options.space), 1e6 * subject.kind_options.mega_flops
     table = _table(of)
-    return _Judge(subject, problem, bounded(of, most, problem.tasks.image, problem.setting.options.ways) if most else of, table)
+    return _Judge(
+        subject, problem, bounded(of, most, problem.tasks.image, problem.setting.options.ways) if most else of, table
+    )
 
 
 def _ring(judge: _Judge, entrant: Entrant, number: int) -> Ring:
@@ -233,20 +235,39 @@ class _Judge:
         (_, after), _, _ = self.problem.subnet(net).tested(fitness.weights_of(net))
         return float(after.mean())
 
-    def numbers(self, name: str, mine: Sequence[Outcome]) -> dict[str, float]:
-        """Return an entrant's numbers, means over its searches."""
+    def numbers(self, name: str, mine: Sequence[Outcome], theirs: Sequence[Outcome]) -> dict[str, float]:
+        """Return an entrant's numbers, means over its searches, and its differences to random search, search by search.
+
+        Args:
+            name: of the entrant.
+            mine: its searches.
+            theirs: those of random search; none where it is no entrant.
+        """
         last = [one.lines[-1].cost for one in mine]
-        found = {
-            names.VALIDATION: [one.validation for one in mine],
-            names.TEST: [one.test for one in mine],
+        compared = self._compared(mine)
+        found = compared | {
             names.PARAMETERS: [self._parameters(one.chosen) for one in mine],
             names.ADAPTATIONS: [cost.adaptations for cost in last],
             names.GRADIENTS: [cost.gradients for cost in last],
             names.FLOPS: [cost.flops for cost in last],
         }
-        if self.table is not None:
-            found[names.REGRET] = [self._regret(one.chosen) for one in mine]
-        return {names.of(name, key): float(np.mean(values)) for key, values in found.items()}
+        said = {key: float(np.mean(values)) for key, values in found.items()}
+        if name != names.RANDOM and len(theirs) >= names.FEWEST_PAIRS:
+            for key, others in self._compared(theirs).items():
+                away = paired(compared[key], others)
+                values = (away.mean, away.half, away.wins, away.losses)
+                said |= {kept: float(value) for kept, value in zip(names.above(key), values, strict=True)}
+        return {names.of(name, key): value for key, value in said.items()}
+
+    def _compared(self, outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
+        """Return the numbers of searches that are compared with others."""
+        found = {
+            names.VALIDATION: [one.validation for one in outcomes],
+            names.TEST: [one.test for one in outcomes],
+        }
+        return found | (
+            {names.REGRET: [self._regret(one.chosen) for one in outcomes]} if self.table is not None else {}
+        )
 
     def by_hand(self, net: str) -> dict[str, float]:
         """Return the numbers of a net for which nothing is searched."""

@@ -59,21 +59,29 @@ class Outcome:
 
 @dataclass
 class _Search:
-    """What is known of a grid: by name of a number the value at each point, the worst where it is not finite, and the best outcome."""
+    """What is known of a grid: by name of a number its loss at each point, infinite where it is not finite, and the best outcome.
 
+    highest: the names of numbers of which higher is better; their losses are their negatives.
+    """
+
+    highest: frozenset[str] = frozenset()
     values: dict[str, dict[Point, float]] = dataclasses.field(default_factory=dict)
     best: dict[str, Outcome] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     lost: int = 0
 
     def add(self, found: Mapping[str, float], outcome: Outcome) -> None:
-        """Note the numbers of an outcome; lower ones are better."""
+        """Note the numbers of an outcome."""
         for name, number in found.items():
-            value = float(number) if math.isfinite(number) else math.inf
+            value = self.sign(name) * float(number) if math.isfinite(number) else math.inf
             before = min(self.values.setdefault(name, {}).values(), default=math.inf)
             self.values[name][outcome.point] = value
             if value < before:
                 self.best[name] = outcome
+
+    def sign(self, name: str) -> int:
+        """Return what a number by this name is multiplied with to be a loss."""
+        return -1 if name in self.highest else 1
 
 
 def tuned(subject: Subject) -> Iterator[Row]:
@@ -94,7 +102,7 @@ def tuned(subject: Subject) -> Iterator[Row]:
         raise Diverged(
             f"no point of the grid leads to a finite number: {search.lost} of {len(list(grid.points()))} diverged"
         )
-    curves, faults = sound_curves(_curves(grid, search.values[first]))
+    curves, faults = sound_curves(_curves(grid, search.values[first], search.sign(first)))
     yield {"curves": curves, "message": faults}
     outcomes = {outcome.point: outcome for outcome in search.best.values()}
     tested = {point: evaluation(one.problem, one.params, one.meta) for point, one in outcomes.items()}
@@ -135,7 +143,8 @@ def tuned(subject: Subject) -> Iterator[Row]:
 
 def _searched(subject: Subject, grid: Grid) -> _Search:
     """Return what validation says of every point."""
-    search = _Search()
+    highest = (metric.name for metric in subject.problem.card.metrics if metric.direction == "max")
+    search = _Search(frozenset(highest))
     points = list(grid.points())
     own = dataclasses.asdict(subject.problem.setting.options)
     for number, point in enumerate(points):
@@ -178,20 +187,20 @@ def _chosen(grid: Grid, point: Point, of: str) -> dict[str, float]:
     }
 
 
-def _curves(grid: Grid, values: Mapping[Point, float]) -> dict[str, Curve]:
+def _curves(grid: Grid, losses: Mapping[Point, float], sign: int) -> dict[str, Curve]:
     """Return for each axis the number that decides, at the best of the other axes; values of which all points diverged are left out."""
     found = {}
     for place, axis in enumerate(grid.axes):
         best = [
-            min((value for point, value in values.items() if point[place] == number), default=math.inf)
+            min((loss for point, loss in losses.items() if point[place] == number), default=math.inf)
             for number in range(len(axis.values))
         ]
         shown = [number for number, value in enumerate(best) if math.isfinite(value)]
         found[f"validation against {axis.name}"] = Curve(
             [float(axis.values[number]) for number in shown],
-            [best[number] for number in shown],
+            [sign * best[number] for number in shown],
             along=axis.name,
             log_x=axis.log,
-            log_y=min(best[number] for number in shown) > 0,
+            log_y=sign > 0 and min(best[number] for number in shown) > 0,
         )
     return found

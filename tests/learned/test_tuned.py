@@ -47,6 +47,14 @@ def test_validation_chooses_and_test_data_judge() -> None:
     assert along.x == (0.01, 0.1, 1, 10) and along.values == (2, 1, 0, 1) and along.log_x
 
 
+def test_the_highest_is_chosen_where_the_metric_says_that_higher_is_better() -> None:
+    found = row("rate = {0.01, 0.1, 1, 10, 100}; power = {1, 2, 3, 4}", options={"by": "gain"})
+    assert found["meta_summary"]["chosen rate"] == 1 and found["meta_summary"]["chosen power"] == 3
+    assert found["metrics"]["gain"] == -1 and found["meta_summary"]["diverged points"] == 4
+    along = found["curves"]["validation against rate"]
+    assert along.x == (0.01, 0.1, 1, 10) and along.values == (-2, -1, 0, -1) and not along.log_y
+
+
 def test_a_choice_at_the_edge_is_told_and_its_row_can_be_kept(tmp_path: Path) -> None:
     found = row("rate = {1e-3 to 0.1 in 3}")
     assert found["message"] == "the best rate, 0.1, is at the edge of its grid"

@@ -20,13 +20,14 @@ class Options:
 
     rate: float = option(0.1, above=0, maximum=100, help="what is tuned")
     power: int = option(2, minimum=1, help="what is tuned, too")
+    by: str = option("score", choices=("score", "gain"), help="what decides: of the gain, higher is better")
     word: str = option("a", help="a text with a number in it")
 
 
 class Choices(Problem):
     """Validation is best at rate 1, the test at rate 0.1, validation of the other test at rate 10; a rate of 100 diverges."""
 
-    card = ProblemCard("choices", ("own",), {"one": "one"}, (Metric("score", "min"),), "", Options, 1, 2)
+    card = ProblemCard("choices", ("own",), {"one": "one"}, (Metric("score", "min"), Metric("gain", "max")), "", Options, 1, 2)
     roles = frozenset({MetaRole.INNER_LOSS})
     batch = 0
 
@@ -56,8 +57,11 @@ class Choices(Problem):
         return abs(math.log10(options.rate / best)) + abs(options.power - 3) + float(options.word[1:] or 0)
 
     def chosen_by(self, meta):
+        if self.setting.options.by == "gain":
+            return {"gain": -self._off(1)}
         return {"score": self._off(1), "far: score": self._off(10)}
 
     def evaluate(self, params, meta):
         curve = Curve([0, 1], [self.setting.options.rate, float(meta["shift"])])
-        return {"score": self._off(0.1), "far: score": self._off(10), "far: rate": self.setting.options.rate, "far: curve": curve}
+        found = {"score": self._off(0.1), "gain": -self._off(0.1), "far: score": self._off(10)}
+        return {**found, "far: rate": self.setting.options.rate, "far: curve": curve}

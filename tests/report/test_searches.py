@@ -165,3 +165,15 @@ def test_neighbours_in_print_say_how_they_differ_and_that_one_is_reconstructed(s
     systems = {record["system"] for record in table.records}
     assert {"T-NAS", "MAML", "AT-NAS, reconstructed here"} <= systems
     assert all(record["differs"] and record["source"] for record in table.records)
+
+
+def test_where_a_seed_has_several_searches_these_are_the_pairs(load_rows: Any, synthetic: Any) -> None:
+    rows = [row_of(synthetic, "unrolled", seed, TESTS) for seed in range(2)]
+    for row in rows:
+        values = zip(names.above(names.TEST), (2.0, 3.0, 15.0, 5.0), strict=True)
+        row["meta_summary"] |= {names.of("evolution + ridge", kept): value for kept, value in values}
+    table = blocks(load_rows(rows), Table)[0]
+    found = table.records[1]
+    # Two independent intervals of 3 points each: their mean has one of 3 / sqrt(2).
+    assert found["test_above_value"] == 2.0 and found["test_above_high"] == pytest.approx(2 + 3 / 2**0.5)
+    assert table.rows[1]["won"].text == "30, 10"

@@ -62,6 +62,14 @@ def test_every_way_to_shared_weights_has_rows(way: str, method: str) -> None:
     assert (row["meta_summary"][names.of(names.TRAINING, names.ADAPTATIONS)] > 0) == (way == "joint_meta")
 
 
+def test_several_searches_are_paired_with_random_search_one_by_one() -> None:
+    said = row_of("unrolled", searches=3)["meta_summary"]
+    mean, half, won, lost = (said[names.of("local_search", kept)] for kept in names.above(names.TEST))
+    away = said[names.of("local_search", names.TEST)] - said[names.of("random", names.TEST)]
+    assert mean == pytest.approx(away) and half >= 0 and won + lost <= 3
+    assert names.of("random", names.above(names.TEST)[0]) not in said
+
+
 def test_rows_repeat() -> None:
     first, again, other = row_of("unrolled"), row_of("unrolled"), row_of("unrolled", seed=1)
     assert first["meta_summary"] == again["meta_summary"] != other["meta_summary"]

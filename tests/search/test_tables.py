@@ -274,7 +274,6 @@ def test_commands_on_a_table(built: tuple[Path, NetTable], tmp_path: Path, monke
             "the table is of the space 'four', and 'tiny' is searched",
         ),
         (("search", "--fitness", "supernet"), "needs --weights"),
-        (("search", "--fitness", "table"), "no table of nets is installed: make one with `metabench table build`"),
         (("search", "--fitness", "tabel"), "unknown fitness 'tabel': did you mean 'table'?"),
         (("table", "query", "--table", str(trace)), "holds no table of nets"),
         (("table", "build", "--shards", str(tmp_path), "--part", "3/2"), "part '3/2': expected two whole numbers"),

@@ -16,10 +16,14 @@ from metabench.report.tables.setting import setting_table
 
 PANELS_OF_A_PROBLEM = 12
 PANELS_OF_A_PAGE = 60
+OPEN_PROBLEMS = 3
+"""On a page of more problems than these the first is open, as an example of what the others hold."""
 
 
 def _parts(suite: Suite) -> list[Part]:
     limit = max(1, min(PANELS_OF_A_PROBLEM, PANELS_OF_A_PAGE // max(1, len(suite.tasks))))
+    shown = [task for task in suite.tasks if task not in suite.illustrations]
+    opened = shown if len(shown) <= OPEN_PROBLEMS else shown[:1]
     return [
         Part(
             f"task-{task.slug}",
@@ -27,7 +31,7 @@ def _parts(suite: Suite) -> list[Part]:
             [*problem_figures(suite, task, limit), *_tables(suite, task)],
             f"on {task.dataset}",
             _about(suite, task),
-            folded=task in suite.illustrations,
+            folded=task not in opened and len(suite.tasks) > 1,
         )
         for task in suite.tasks
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from metabench.results import searches as names
 from metabench.results.statistics import Estimate, paired_differences
 
 Row = Mapping[str, Any]
-KIND, RANDOM = "search", "random"
+KIND, RANDOM = "search", names.RANDOM
 _WAYS = {
     "meta": "with weights meta-trained by {method}",
     "joint": "with weights trained jointly on all classes",
@@ -70,7 +71,24 @@ class Group:
         """Return by how much an entrant is above random search, seed by seed; None where one of them has no row."""
         if entrant == RANDOM or RANDOM not in self.entrants:
             return None
+        mean, half, _, _ = (self.by_seed(entrant, kept) for kept in names.above(name))
+        if mean and half:
+            # Several searches a row, pair by pair: their intervals are independent, given what was trained.
+            value = statistics.fmean(mean.values())
+            reach = math.sqrt(sum(one**2 for one in half.values())) / len(half)
+            return Estimate(value, value - reach, value + reach, len(mean))
         return paired_differences([(self.by_seed(entrant, name), self.by_seed(RANDOM, name))])[0]
+
+    def won_and_lost(self, entrant: str) -> tuple[int, int] | None:
+        """Return in how many pairs an entrant's net is better on test tasks than that of random search, and in how many worse."""
+        if entrant == RANDOM or RANDOM not in self.entrants:
+            return None
+        _, _, won, lost = (self.by_seed(entrant, kept) for kept in names.above(names.TEST))
+        if won and lost:
+            return round(sum(won.values())), round(sum(lost.values()))
+        ours, theirs = self.by_seed(entrant, names.TEST), self.by_seed(RANDOM, names.TEST)
+        away = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+        return sum(one > 0 for one in away), sum(one < 0 for one in away)
 
     def curves(self, suite: Suite, name: str) -> dict[int, Curve]:
         """Return the curves by this name, for each seed."""

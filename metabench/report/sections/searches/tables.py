@@ -7,7 +7,7 @@ import statistics
 from metabench.papers.read import papers
 from metabench.report import numbers
 from metabench.report.results.settings import slug
-from metabench.report.sections.searches.groups import RANDOM, Bench, Group
+from metabench.report.sections.searches.groups import Bench, Group
 from metabench.report.tables.cells import estimate_cell
 from metabench.report.tables.table import Cell, Column, Table, exact_cell
 from metabench.results import searches as names
@@ -21,9 +21,10 @@ def outcomes(bench: Bench) -> Table:
     table = Table(
         slug("searches", bench.name),
         "What was chosen, and what it cost",
-        f"Means over seeds; at most {bench.budget} full evaluations each. Above random: paired by seed, with its 95 % interval. Regret: "
-        "how far the net is below the best of the table when it is trained from nothing. Costs of the search and of the shared weights "
-        "stand apart. Test tasks are touched once, after the choice.",
+        f"Means over seeds; at most {bench.budget} full evaluations each. Above random: paired by seed, or by search where a seed has "
+        "several (given what that seed trained), with its 95 % interval. Regret: how far the net is below the best of the table when "
+        "it is trained from nothing. Costs of the search and of the shared weights are apart. Test tasks are touched once, after the "
+        "choice.",
         [
             Column("judged", "nets", numeric=False),
             Column("entrant", "strategy", numeric=False),
@@ -89,12 +90,8 @@ def _tera(value: float | None) -> float | None:
 
 
 def _won(group: Group, entrant: str) -> Cell:
-    if entrant == RANDOM or RANDOM not in group.entrants:
-        return Cell(numbers.ABSENT)
-    ours, theirs = group.by_seed(entrant, names.TEST), group.by_seed(RANDOM, names.TEST)
-    away = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
-    won, lost = sum(one > 0 for one in away), sum(one < 0 for one in away)
-    return Cell(f"{won}, {lost}", float(won - lost))
+    found = group.won_and_lost(entrant)
+    return Cell(numbers.ABSENT) if found is None else Cell(f"{found[0]}, {found[1]}", float(found[0] - found[1]))
 
 
 def rankings(bench: Bench) -> Table | None:
