@@ -305,6 +305,9 @@ def test_plan_shows_what_cells_are_predicted_to_need_and_whether_they_fit(tiny: 
     fitting = json.loads(metabench("plan", tiny, "--predict", "--json").out)["cells"]
     assert [(cell["fits_limit"], cell["fits_device"]) for cell in fitting] == [(True, None)] * 2
     assert all(cell["prediction"]["peak_bytes"] > 0 for cell in fitting)
+    for cell in fitting:
+        hypergradients = cell["spec"]["outer_steps"] * len(cell["spec"]["seeds"])
+        assert cell["training_flops"] == cell["prediction"]["flops"] * hypergradients
     text = metabench("plan", tiny, "--predict", "--set", "device_memory=1B").out
     assert text.count("NO: predicted to need") == 2
     assert "2 of 2 cells predicted, 2 do not fit the device" in text

@@ -10,6 +10,7 @@ from typing import Any
 from metabench.cli.output import human_bytes, print_json, print_table
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash
+from metabench.suite.plan.labels import kind_of, kind_options
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.predictions import CellPrediction, unfit
 
@@ -19,10 +20,13 @@ _PREDICTED = ("predicted peak", "static", "dynamic", "FLOPs")
 _CELL_COLUMNS = ("experiment", "cell", "inner steps", "options", *_PREDICTED, "fits")
 
 
-def print_plan(plan: Plan, as_json: bool, predicted: Sequence[CellPrediction] | None = None) -> None:
+def print_plan(
+    plan: Plan, as_json: bool, predicted: Sequence[CellPrediction] | None = None, speed: float | None = None
+) -> None:
     """Print a table, one line per experiment, or as JSON every cell with its spec, the file of its rows and its code hash.
 
     predicted: what each cell is predicted to need, in plan order. The table then has one line per cell, and says whether it fits.
+    speed: TFLOP/s at which the hours of a cell are counted; None: they are not.
     """
     if as_json:
         cells: list[dict[str, Any]] = [
@@ -33,6 +37,7 @@ def print_plan(plan: Plan, as_json: bool, predicted: Sequence[CellPrediction] | 
             for entry, cell, found in zip(cells, plan.cells, predicted, strict=True):
                 entry["prediction"] = dataclasses.asdict(found)
                 entry["fits_limit"], entry["fits_device"] = _fits(cell, found)
+                entry["training_flops"] = training_flops(cell, found)
         groups = [{"name": group.name, "cells": [cell.hash for cell in group.cells]} for group in plan.groups]
         print_json({"suite": plan.suite.name, "cells": cells, "rows": plan.rows, "groups": groups})
         return
@@ -43,8 +48,10 @@ def print_plan(plan: Plan, as_json: bool, predicted: Sequence[CellPrediction] | 
         rows = [_row(name, cells) for name, cells in grouped.items()]
         print_table(f"suite '{plan.suite.name}'", _COLUMNS, rows, right=_NUMBERS)
     else:
-        lines = [_cell_row(cell, found) for cell, found in zip(plan.cells, predicted, strict=True)]
-        print_table(f"suite '{plan.suite.name}'", _CELL_COLUMNS, lines, right=("inner steps", *_PREDICTED))
+        timed = () if speed is None else (f"hours at {speed:g} TFLOP/s",)
+        columns = (*_CELL_COLUMNS[:-1], *timed, _CELL_COLUMNS[-1])
+        lines = [_cell_row(cell, found, speed) for cell, found in zip(plan.cells, predicted, strict=True)]
+        print_table(f"suite '{plan.suite.name}'", columns, lines, right=("inner steps", *_PREDICTED, *timed))
         print(_predicted_words(plan.cells, predicted))
         for note, number in Counter(found.note for found in predicted if found.note).items():
             print(f"note: {number} predicted too low: {note}")
@@ -70,17 +77,28 @@ def _row(name: str, cells: Sequence[Cell]) -> tuple[str, ...]:
     )
 
 
-def _cell_row(cell: Cell, found: CellPrediction) -> tuple[str, ...]:
+def training_flops(cell: Cell, found: CellPrediction) -> int:
+    """Return the FLOPs of the hypergradients by which a cell trains, all seeds together; 0 where there are none, or none is predicted."""
+    kind = kind_of(cell)
+    if kind.hypergradients is None:
+        number = cell.outer_steps * found.tasks
+    else:
+        number = kind.hypergradients(kind_options(cell), cell.problem_options, cell.outer_steps, found.tasks)
+    return found.flops * number * len(cell.seeds)
+
+
+def _cell_row(cell: Cell, found: CellPrediction, speed: float | None) -> tuple[str, ...]:
     head = (
         cell.experiment,
         f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}{_again(cell)}",
         str(cell.inner_steps),
         ", ".join(f"{name}={value}" for name, value in cell.method_options.items()) or "-",
     )
+    timed = () if speed is None else (f"{training_flops(cell, found) / speed / 3.6e15:.3g}" if found.flops else "-",)
     if found.message:
-        return (*head, "?", "?", "?", "?", f"not predicted: {found.message}")
+        return (*head, "?", "?", "?", "?", *timed, f"not predicted: {found.message}")
     sizes = (human_bytes(size) for size in (found.peak_bytes, found.static_bytes, found.dynamic_bytes))
-    return (*head, *sizes, f"{found.flops:.3g}", _verdict(cell, found))
+    return (*head, *sizes, f"{found.flops:.3g}", *timed, _verdict(cell, found))
 
 
 def _verdict(cell: Cell, found: CellPrediction) -> str:

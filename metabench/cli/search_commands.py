@@ -162,9 +162,7 @@ def _weights(problem: FewShot, path: Path | None) -> Any:
 
 def _tested(judge: Any, net: str) -> float:
     """Return the accuracy on test tasks of a net as the search saw it: adapted from its weights."""
-    subnet = judge.problem.subnet(net)
-    (_, after), _, _ = subnet.tested(judge.weights_of(net))
-    return float(after.mean())
+    return float(judge.problem.subnet(net).test_accuracies(judge.weights_of(net)).mean())
 
 
 def _write_trace(path: Path, outcomes: Sequence[Outcome]) -> None:

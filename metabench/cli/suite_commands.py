@@ -172,6 +172,10 @@ def plan_command(
     predict: Annotated[
         bool, typer.Option("--predict", help="Predict the memory and FLOPs of each cell, and whether it fits.")
     ] = False,
+    speed: Annotated[
+        float | None,
+        typer.Option(metavar="TFLOPS", min=1e-6, help="With --predict: show the hours that training takes each cell at TFLOPS TFLOP/s, sustained."),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(metavar="BYTES", help="Show the largest size and T that fit into this much memory, as in 24GiB."),
@@ -207,7 +211,9 @@ def plan_command(
         earlier = kept_predictions(planned.predictions)
         with progress_display("plan") as progress:
             predicted = predict_cells(planned.cells, earlier, progress, place, workers=os.cpu_count() or 1)
-    print_plan(planned, as_json, predicted)
+    if speed is not None and predicted is None:
+        raise MetabenchError("--speed is that of the FLOPs that --predict predicts: give both")
+    print_plan(planned, as_json, predicted, speed)
 
 
 @app.command("predict")

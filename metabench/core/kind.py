@@ -55,6 +55,8 @@ class Kind(Declarable):
             method; None: they suit all.
         prepares: from these options to the parts that each cell and seed needs, those that others need first; None: there are none.
         prepare: from what is measured and the name of a part, computes it, into the folder `subject.prepared[name]`.
+        hypergradients: from these options, those of the problem, the outer steps and the tasks of each, how many hypergradients a seed
+            takes besides those that are measured, for predictions; None: one for each task of each outer step.
         order: its place in listings, ascending; kinds without one follow by name.
         module: the module that declares it, `__name__`: its source is part of the code hash.
     """
@@ -71,5 +73,6 @@ class Kind(Declarable):
     check: Callable[[Any, type[Problem], Mapping[str, Any], Method], None] | None = None
     prepares: Callable[[Any], Sequence[Part]] | None = None
     prepare: Callable[[Any, str], None] | None = None
+    hypergradients: Callable[[Any, Mapping[str, Any], int, int], int] | None = None
     order: float = math.inf
     module: str = ""

@@ -61,6 +61,13 @@ def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: 
         raise MetabenchError(f"kind 'net_table': way '{options.way}' {words}")
 
 
+def hypergradients(options: Any, own: Mapping[str, Any], outer_steps: int, tasks: int) -> int:
+    """Return the hypergradients of training every net with every seed."""
+    from metabench.models.spaces import space
+
+    return space(own["space"]).size * len(whole_numbers(options.training_seeds)) * outer_steps * tasks
+
+
 def prepares(options: Any) -> list[Part]:
     """Return the jobs among which the nets are divided, then the table of all."""
     if options.way == names.SHIPPED:
@@ -95,6 +102,7 @@ NET_TABLE = Kind(
     check=check,
     prepares=prepares,
     prepare=prepare,
+    hypergradients=hypergradients,
     module=__name__,
     order=8,
 )

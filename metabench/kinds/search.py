@@ -81,6 +81,7 @@ class Options:
     rounds: int = option(
         1, minimum=1, help="of every island; between two of them its best net moves on to the right neighbour"
     )
+    ranking: bool = option(True, help="judge every net of a space of which a table ships: how well are they ranked?")
     new_tasks: int = option(
         0, minimum=0, help="test tasks each of which has a short search of its own on its support; `supernet` alone"
     )
@@ -115,6 +116,17 @@ def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: 
         raise MetabenchError(
             f"kind 'search': {what} {words}: {'name a method' if wants else 'go with the method none'}"
         )
+
+
+def hypergradients(options: Any, own: Mapping[str, Any], outer_steps: int, tasks: int) -> int:
+    """Return the hypergradients of meta-training, one for each operation of the space, and the evaluations, each counted as one: fewer
+    FLOPs are in it. Joint training and nets trained one by one are not counted."""
+    from metabench.models.spaces import space
+
+    evaluations = len(read_strategies(options.strategies)) * options.searches * options.budget * options.tasks
+    if options.fitness != "supernet":
+        return 0
+    return evaluations + ("meta" in options.way) * len(space(own["space"]).operations) * outer_steps * tasks
 
 
 def prepares(options: Any) -> list[Part]:
@@ -158,6 +170,7 @@ SEARCH = Kind(
     check=check,
     prepares=prepares,
     prepare=prepare,
+    hypergradients=hypergradients,
     module=__name__,
     order=7,
 )

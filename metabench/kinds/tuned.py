@@ -46,6 +46,12 @@ def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: 
         build(problem.card.options, grid.options(point, own), f"problem {problem.__name__} in the grid")
 
 
+def hypergradients(options: Any, own: Mapping[str, Any], outer_steps: int, tasks: int) -> int:
+    """Return the hypergradients of training at every point of the grid."""
+    del own
+    return len(list(read_grid(options.over).points())) * outer_steps * tasks
+
+
 TUNED = Kind(
     name="tuned",
     title="options of the problem chosen by validation, one process for a whole grid; the choice is judged on test data",
@@ -56,6 +62,7 @@ TUNED = Kind(
     curves={"validation against AXIS": "the number that decides, at the best of the other axes"},
     options=Options,
     check=check,
+    hypergradients=hypergradients,
     module=__name__,
     order=3,
 )

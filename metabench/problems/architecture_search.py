@@ -127,7 +127,7 @@ class ArchitectureSearch(AdaptingClassifier):
 
     def evaluate(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
         """Return the metrics over test tasks, and the mixture's accuracy against the steps of adaptation."""
-        (_, mixture), (_, pixels), curve = self.tested(meta)
+        (_, mixture), (_, pixels), curve = self.tested(meta, alone=False)
         chosen = self._trained(self.selected(meta))
         values = (chosen.mean(), interval(chosen), mixture.mean(), (mixture - chosen).mean(), (chosen - pixels).mean())
         named = {metric.name: float(value) for metric, value in zip(self.card.metrics, values, strict=True)}
@@ -139,7 +139,7 @@ class ArchitectureSearch(AdaptingClassifier):
         if not options.selected_steps:
             return torch.full((options.tested,), math.nan)
         problem = self.alone(encoding)
-        return problem.tested(meta_trained(problem, options.selected_steps))[0][1]
+        return problem.test_accuracies(meta_trained(problem, options.selected_steps))
 
     def alone(self, encoding: str) -> FewShot:
         """Return `few_shot` for a net of the space, on the same tasks."""

@@ -80,7 +80,7 @@ class FewShot(AdaptingClassifier):
 
     card = ProblemCard(
         title="initial parameters of few-shot classifiers of unseen characters",
-        datasets=("glyphs", "glyphs28", "omniglot", "fc100", "mini_imagenet", "cross_domain_84"),
+        datasets=("glyphs", "glyphs28", "glyphs_far", "omniglot", "fc100", "mini_imagenet", "cross_domain_84"),
         sizes={name: f"Conv-4 of {width} channels" for name, width in _CONV4.items()}
         | {name: f"ResNet-12 with stages of {width} to {8 * width} channels" for name, width in _RESNET12.items()}
         | {SUBNET: "a net of a space of architectures, named by the option 'architecture'"},

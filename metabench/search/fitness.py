@@ -138,10 +138,15 @@ class SupernetFitness(_OnTasks):
         self.problem, self.tasks, self._weights = problem, tasks, weights
         self._supernet: Supernet = problem.supernet()
         self._first = first_task(seed, tasks)
+        self._known: dict[tuple[str, int], float] = {}
 
     def __call__(self, encoding: str, tasks: int) -> float:
-        """Return the accuracy (%) on the first `tasks` tasks."""
-        return self.problem.subnet(encoding).validation_accuracy(self.weights_of(encoding), tasks, self._first)
+        """Return the accuracy (%) on the first `tasks` tasks; what several searches ask for is computed once, and paid by each."""
+        asked = encoding, tasks
+        if asked not in self._known:
+            net = self.problem.subnet(encoding)
+            self._known[asked] = net.validation_accuracy(self.weights_of(encoding), tasks, self._first)
+        return self._known[asked]
 
     def weights_of(self, encoding: str) -> Tree:
         """Return the weights that a net adapts from; raise Diverged where they are trained and training does."""

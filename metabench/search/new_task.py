@@ -43,7 +43,7 @@ class NewTasks:
 class OwnSearches:
     """The searches of some test tasks, one each.
 
-    Every task pays for what it looks at; a net that several of them ask for is computed for all at once.
+    Every task pays for what it looks at; a net that any of them asks for is computed for all at once.
 
     Args:
         problem: of any net of the space.
@@ -67,7 +67,9 @@ class OwnSearches:
         return self._known[net]
 
     def run(self, entrant: Entrant, space: Space, budget: int, seed: int, average: str) -> NewTasks:
-        """Search for every task.
+        """Search for every task, with the same random numbers: what differs between two tasks is their fitness.
+
+        Random search therefore looks at the same nets for all tasks, of which a row says what a choice is worth; other seeds see others.
 
         Args:
             entrant: the strategy.
@@ -81,7 +83,7 @@ class OwnSearches:
                 entrant,
                 space,
                 budget,
-                stream_seed(seed, f"new task {task}"),
+                stream_seed(seed, "new tasks"),
                 _OfTask(self, space, task),
                 lambda net, task=task: float(self.accuracies(net)[1][task]),  # type: ignore[misc]
             )

@@ -182,7 +182,7 @@ class _Judge:
             raise MetabenchError(
                 f"there is no table of the space '{self.space.name}': ask for `fitness: supernet` or `train`"
             )
-        self.test = functools.cache(self._test)
+        self.test, self.fitness = functools.cache(self._test), functools.cache(self._fitness)
 
     def train(self) -> None:
         """Train the shared weights by the method, or read those that were prepared; a run that was killed goes on."""
@@ -212,8 +212,8 @@ class _Judge:
                 save(folder / names.SHARED_FILE, shared, identity)
         self.weights, self.shared = shared.weights, shared
 
-    def fitness(self, number: int) -> Fitness:
-        """Return the fitness of the searches of a number."""
+    def _fitness(self, number: int) -> Fitness:
+        """Return the fitness of the searches of a number: one for all strategies, each of which pays for what it asks."""
         options, seed = self.subject.kind_options, stream_seed(self.subject.seed, f"tasks {number}")
         if options.fitness == TABLE:
             assert self.table is not None
@@ -232,8 +232,7 @@ class _Judge:
             return float(self.table.accuracies(TEST)[self.table.row(net)])
         fitness = self.fitness(0)
         assert isinstance(fitness, SupernetFitness)
-        (_, after), _, _ = self.problem.subnet(net).tested(fitness.weights_of(net))
-        return float(after.mean())
+        return float(self.problem.subnet(net).test_accuracies(fitness.weights_of(net)).mean())
 
     def numbers(self, name: str, mine: Sequence[Outcome], theirs: Sequence[Outcome]) -> dict[str, float]:
         """Return an entrant's numbers, means over its searches, and its differences to random search, search by search.
@@ -289,7 +288,8 @@ class _Judge:
         """How well nets are ranked as by their test accuracies in the table, by shared weights and by what costs less, and the ceilings."""
         table = self.table
         options = self.subject.kind_options
-        if table is None or options.fitness == TRAIN or options.mega_flops or self.space.size > _RANKED:
+        left_out = not options.ranking or options.fitness == TRAIN or options.mega_flops
+        if table is None or left_out or self.space.size > _RANKED:
             return {}
         self.subject.tell("ranking of all nets")
         test, validation = table.accuracies(TEST), table.accuracies(VALIDATION)

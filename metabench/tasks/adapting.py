@@ -109,15 +109,15 @@ class AdaptingClassifier(Problem):
         support, query = self.tasks.training(number)
         return Window.ending_in((support,) * self.setting.inner_steps, query, begins)
 
-    def tested(self, meta: Tree) -> tuple[torch.Tensor, torch.Tensor, Curve]:
+    def tested(self, meta: Tree, alone: bool = True) -> tuple[torch.Tensor, torch.Tensor, Curve]:
         """Return the accuracy (%) on each test task after as many steps as in training, and the curve against the steps.
 
         Returns:
-            With all queries normalised together, after no step and after K, shape [2, tasks]; after K steps each query by itself, and by
-            the nearest pixels, shape [2, tasks]; and the curve of the first, with the 95 % interval over tasks.
+            With all queries normalised together, after no step and after K, shape [2, tasks]; after K steps each query by itself (zero
+            without `alone`), and by the nearest pixels, shape [2, tasks]; and the curve of the first, with the 95 % interval over tasks.
         """
         steps, count = self.setting.inner_steps, self.setting.options.tested
-        found = self.answers(meta, TEST, count, range(_FURTHER * steps + 1), alone=True)
+        found = self.answers(meta, TEST, count, range(_FURTHER * steps + 1), alone=alone)
         together, alone, pixels = (self.percent(one) for one in found)
         means, halves = [float(one.mean()) for one in together], [interval(one) for one in together]
         curve = Curve(
@@ -130,6 +130,10 @@ class AdaptingClassifier(Problem):
             count,
         )
         return torch.stack([together[0], together[steps]]), torch.stack([alone, pixels]), curve
+
+    def test_accuracies(self, meta: Tree) -> torch.Tensor:
+        """Return the accuracy (%) on each test task after as many steps as in training, all queries normalised together, shape [tasks]."""
+        return self.percent(self.answers(meta, TEST, self.setting.options.tested, [self.setting.inner_steps]).together)[0]
 
     def percent(self, right: torch.Tensor) -> torch.Tensor:
         """Return accuracies (%) for numbers of right answers per task."""

@@ -30,6 +30,7 @@ def test_the_data_sets_are_those_documented() -> None:
         "foldoc",
         "glyphs",
         "glyphs28",
+        "glyphs_far",
         "jargon",
         "jargon_foldoc",
         "mini_imagenet",

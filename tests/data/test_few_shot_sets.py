@@ -18,6 +18,7 @@ from metabench.data.episodes import Episodes, Shape
 from metabench.data.folders import few_shot_folder, read_folder
 from metabench.data.registry import check_dataset
 from metabench.data.sets import cross_domain, omniglot
+from metabench.data.sets.glyphs_far import resized
 
 PHOTOGRAPHS = Path(sklearn.__file__).parent / "datasets" / "images"
 
@@ -210,3 +211,29 @@ def test_mini_imagenet_is_read_from_a_folder_by_its_split_files(
     (place / "val.csv").write_text("file,label\na,b\n")
     with pytest.raises(MetabenchError, match="expected rows of the columns filename and label"):
         load("mini_imagenet")
+
+
+def test_digits_and_garments_are_far_domains_to_test_on_alone() -> None:
+    scripts, found, digits = load("glyphs"), load("glyphs_far"), load("digits")
+    assert list(found.test) == [*scripts.test, "Handwritten", "Garments"]
+    assert list(found.train) == list(scripts.train) and list(found.validation) == list(scripts.validation)
+    own = found.test["Handwritten"]
+    assert own.images.shape == (1797, 1, 16, 16) and own.images.dtype == np.uint8
+    # Twice as wide: each pixel four times.
+    for label in range(10):
+        eights = np.concatenate(
+            [digits.train_inputs[digits.train_targets == label], digits.test_inputs[digits.test_targets == label]]
+        )
+        ours = own.images[own.targets == label]
+        np.testing.assert_array_equal(ours[:, 0, ::2, ::2], np.rint(255 * eights[:, 0]))
+        np.testing.assert_array_equal(ours[:, 0, 1::2, 1::2], ours[:, 0, ::2, ::2])
+
+
+def test_images_are_resized_by_the_mean_over_the_area() -> None:
+    images = load("fashion_mnist_10k").test_inputs[:50]
+    found = resized(images, 16)
+    # 7 pixels become 4: the first of these is a whole one and three quarters of the second.
+    weights = np.array([1, 0.75]) / 1.75
+    first = weights @ images[:, 0, :2, :2] @ weights
+    np.testing.assert_allclose(found[:, 0, 0, 0], 255 * first, atol=0.51)
+    np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), 255 * images.mean(axis=(1, 2, 3)), atol=0.3)

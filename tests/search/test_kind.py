@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from metabench.core.errors import MetabenchError
-from metabench.kinds.search import read_strategies
+from metabench.kinds.search import Options, hypergradients, read_strategies
 from metabench.models.search_space import Space
 from metabench.models.spaces import SPACES
 from metabench.results import searches as names
@@ -50,6 +50,9 @@ def test_any_method_moves_the_shared_weights(method: str) -> None:
     # Two operations a layer: two nets a step, one task each, two steps.
     assert said[names.of(names.TRAINING, names.ADAPTATIONS)] == 4
     assert said[names.of("random", names.ADAPTATIONS)] == 3 * 6
+    predicted = hypergradients(Options(**FEW), {"space": "four"}, outer_steps=2, tasks=1)
+    # Two searches of two strategies: rows have the mean of an entrant's searches.
+    assert predicted == 4 + 2 * 2 * 3 * 6
     assert row["quality"] == said[names.of("random", names.TEST)]
     curve = row["curves"][names.of("random", names.BEST)]
     assert curve.x == [1, 2, 3] and curve.n == 2 and curve.values == sorted(curve.values)

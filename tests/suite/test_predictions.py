@@ -39,6 +39,7 @@ class Figures:
     dynamic_bytes: int = 2000
     flops: int = 40
     operations: int = 5
+    tasks: int = 1
     message: str = ""
     note: str = ""
 

@@ -12,6 +12,7 @@ from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.predictions import Predictions
 from metabench.suite.predict.scheduler_requests import (
+    FLOPS_PER_SECOND,
     GROUP_MB,
     PROCESSES_MB,
     SPARE_MB,
@@ -69,6 +70,13 @@ def test_the_exact_hypergradient_that_errors_are_measured_against_counts(cells: 
     assert runtime_minutes(cell, known(own, (yardstick, {}))) == START_MINUTES + 1
     baseline = cells["none"]
     assert memory_mb(baseline, known((baseline, {"peak_bytes": MIB}))) == SPARE_MB + PROCESSES_MB + 2
+
+
+def test_every_task_of_an_outer_step_takes_its_time(cells: dict[str, Cell]) -> None:
+    cell = dataclasses.replace(without_error(cells["t1t2"]), outer_steps=60, limit_seconds=36_000.0)
+    second = {"flops": round(FLOPS_PER_SECOND), "operations": 0}
+    one, four = (runtime_minutes(cell, known((cell, second | {"tasks": tasks}))) for tasks in (1, 4))
+    assert four - one == 3 * len(cell.seeds)
 
 
 def test_nothing_is_asked_for_beyond_the_limits(cells: dict[str, Cell]) -> None:

@@ -34,6 +34,7 @@ class Prediction:
     operations: int
     message: str = ""
     note: str = ""
+    tasks: int = 1
 
 
 def predict(cell, device=None, known=None):

@@ -30,7 +30,7 @@ from metabench.suite.predict.predictions import CellPrediction, Predictions, ins
 Predictor = Callable[[Cell, str | None], Any]
 """(cell, device) -> `metabench.suite.predict.one_cell.Prediction`; a device of None is the cell's own."""
 
-FIGURES = ("peak_bytes", "static_bytes", "dynamic_bytes", "flops", "operations")
+FIGURES = ("peak_bytes", "static_bytes", "dynamic_bytes", "flops", "operations", "tasks")
 
 FEW = 4
 """Shapes below which processes cost more than they save."""

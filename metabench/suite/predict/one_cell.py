@@ -28,8 +28,8 @@ class Prediction:
     """Bytes, floating-point operations and torch operations of one hypergradient; where there is none they are 0, and `message` says why.
 
     The bytes are those of a row: `static_bytes` of the arguments, `dynamic_bytes` during the call, `peak_bytes` their sum. `flops` are
-    counted by torch's FLOP counter, `operations` are calls of torch's kernels: a lower bound on time where tensors are small. `note` says
-    what the bytes leave out.
+    counted by torch's FLOP counter, `operations` are calls of torch's kernels: a lower bound on time where tensors are small. `tasks` are
+    those of an outer step, of one of which the rest is. `note` says what the bytes leave out.
     """
 
     peak_bytes: int
@@ -39,6 +39,7 @@ class Prediction:
     operations: int
     message: str = ""
     note: str = ""
+    tasks: int = 1
 
 
 def predict(cell: Cell, device: str | None = None, known: Any = None) -> Prediction:
@@ -50,7 +51,7 @@ def predict(cell: Cell, device: str | None = None, known: Any = None) -> Predict
     `known` as in `predict_memory`.
     """
     try:
-        found = _predicted(cell, cell.device if device is None else device, known)
+        found, tasks = _predicted(cell, cell.device if device is None else device, known)
     except MetabenchError as error:
         return _none(str(error))
     except (
@@ -60,7 +61,13 @@ def predict(cell: Cell, device: str | None = None, known: Any = None) -> Predict
         return _none(message if status == "unsupported" else f"the cell cannot be simulated: {message}")
     memory = found.memory
     return Prediction(
-        memory.peak_bytes, memory.static_bytes, memory.dynamic_bytes, found.flops, found.operations, note=found.note
+        memory.peak_bytes,
+        memory.static_bytes,
+        memory.dynamic_bytes,
+        found.flops,
+        found.operations,
+        note=found.note,
+        tasks=tasks,
     )
 
 
@@ -68,7 +75,7 @@ def _none(message: str) -> Prediction:
     return Prediction(0, 0, 0, 0, 0, message[:MESSAGE_LENGTH])
 
 
-def _predicted(cell: Cell, device: str, known: Any) -> PredictedCall:
+def _predicted(cell: Cell, device: str, known: Any) -> tuple[PredictedCall, int]:
     choose_kernels(cell.kernels)
     seed = cell.seeds[0]
     method = method_of(cell)
@@ -77,7 +84,8 @@ def _predicted(cell: Cell, device: str, known: Any) -> PredictedCall:
     with _threads(cell.threads), _caches_left_real(), fake_tensors() as fakes:
         # On a CPU: the shapes are those on every device.
         instance = problem_of(cell, seed, loaded, "cpu", cell.dtype, simulated=True)
-        meta, window = instance.initial(), next(iter(instance.windows()))[0]
+        meta, windows = instance.initial(), next(iter(instance.windows()))
+        window = windows[0]
         instance, state = instance.entered(window, None)
         stream = generator(seed, "cost")
         arguments = (state.params, state.optimiser, meta, window.inner, window.outer)
@@ -87,7 +95,7 @@ def _predicted(cell: Cell, device: str, known: Any) -> PredictedCall:
 
         # What is made once per process is made by the last step alone, so that the long call need not be simulated twice.
         before = functools.partial(call, window.last(1)) if len(window.inner) > 2 else None
-        return predict_memory(functools.partial(call, window), arguments, fakes, device, before, known)
+        return predict_memory(functools.partial(call, window), arguments, fakes, device, before, known), len(windows)
 
 
 _last_loaded: dict[tuple[str, tuple[str, ...]], Any] = {}

@@ -22,7 +22,7 @@ from metabench.suite.byte_words import human_bytes
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash, predictor_hash
 
-PREDICTIONS_VERSION = 3
+PREDICTIONS_VERSION = 4
 
 @dataclass(frozen=True)
 class CellPrediction:
@@ -31,8 +31,8 @@ class CellPrediction:
     cell: the cell's hash. device: the one that it is predicted for. threads: of torch; some kernels take memory for each. kernels: the
     cell's; instruction_set: of the machine that predicts, since kernels allocate by it; empty for a GPU. code_hash: that of the source of
     the cell's rows; predictor_hash: that of the source that predicts. Bytes, floating-point operations and operations are those of one
-    hypergradient. message: why there is no prediction; the figures are 0 then. note: what the bytes leave out, empty where nothing is
-    known to be. seconds: how long it took.
+    hypergradient; tasks: those of an outer step, each of which has one. message: why there is no prediction; the figures are 0 then. note:
+    what the bytes leave out, empty where nothing is known to be. seconds: how long it took.
     """
 
     problem: str
@@ -53,6 +53,7 @@ class CellPrediction:
     dynamic_bytes: int
     flops: int
     operations: int
+    tasks: int
     message: str
     note: str
     seconds: float

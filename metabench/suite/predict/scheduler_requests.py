@@ -88,7 +88,7 @@ def runtime_minutes(cell: Cell, predictions: Predictions) -> int:
     once = own.flops / FLOPS_PER_SECOND + own.operations * SECONDS_PER_OPERATION
     # First call, memory (each operation is recorded there: as long as three), and timing, which ends early but not before three repeats.
     calls = 1 + 3 + 1 + min(measure["time_repeats"], 3 + measure["time_budget"] / max(once, 1e-9))
-    calls += cell.outer_steps
+    calls += cell.outer_steps * own.tasks
     seconds = calls * once
     if _measures_error(cell):
         yardstick = _known(_unrolled(cell), predictions)
