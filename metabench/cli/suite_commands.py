@@ -174,7 +174,7 @@ def plan_command(
     ] = False,
     speed: Annotated[
         float | None,
-        typer.Option(metavar="TFLOPS", min=1e-6, help="With --predict: show the hours that training takes each cell at TFLOPS TFLOP/s, sustained."),
+        typer.Option(metavar="TFLOPS", min=1e-6, help="With --predict: show the hours that training takes at TFLOPS TFLOP/s, sustained."),
     ] = None,
     budget: Annotated[
         str | None,
