@@ -15,7 +15,7 @@ def rows(synthetic: Any, datasets: tuple[str, str]) -> list[dict[str, Any]]:
     ]
 
 
-def test_another_data_set_is_no_other_version_of_the_code_and_another_hash_of_one_is(
+def test_other_data_or_options_are_no_other_version_of_the_code_and_another_hash_of_the_same_is(
     load_rows: Any, synthetic: Any
 ) -> None:
     mixed = "Rows of one method and problem come from different versions of the code: unrolled on regularisation"
@@ -23,3 +23,5 @@ def test_another_data_set_is_no_other_version_of_the_code_and_another_hash_of_on
     assert not [text for text in warnings(two) if text.startswith(mixed)]
     one = load_rows(rows(synthetic, ("digits", "digits")))
     assert [text for text in warnings(one) if text.startswith(mixed)]
+    named = [row | {"kind_options": {"strategies": str(place)}} for place, row in enumerate(one.rows)]
+    assert not [text for text in warnings(load_rows(named)) if text.startswith(mixed)]

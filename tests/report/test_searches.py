@@ -18,7 +18,7 @@ RANKED = (names.SHARED, names.FITTED.format(count=40), names.CEILING)
 
 
 def row_of(
-    synthetic: Any, method: str, seed: int, tests: dict[str, float], rankings: bool = True, **kind: Any
+    synthetic: Any, method: str, seed: int, tests: dict[str, float], rankings: bool = True, shots: int = 1, **kind: Any
 ) -> dict[str, Any]:
     row = synthetic.row(method, seed, problem="regularisation", parameters=100, dataset="digits", kind="search")
     options = {
@@ -52,7 +52,7 @@ def row_of(
         "kind_options": options | kind,
         "meta_summary": said,
         "quality": tests["random"],
-        "problem_options": {"space": "tiny"},
+        "problem_options": {"space": "tiny", "ways": 5, "shots": shots},
     }
     return row | changed | {"cell": f"{method}{kind}"[:8]}
 
@@ -122,9 +122,29 @@ def test_the_largest_net_stands_in_every_comparison(suite: Any, load_rows: Any, 
 
 
 def test_ranking_by_shared_weights_is_compared_with_a_ridge_that_costs_as_little(suite: Any) -> None:
-    (said,) = [one.text for one in blocks(suite, Sentence) if "share rank" in one.text]
-    assert said.startswith("Weights that nets share rank them worse than a ridge on 40 nets trained from nothing")
-    assert "Kendall −0.10 ± 0.00" in said
+    (said,) = [one.text for one in blocks(suite, Sentence) if "Shared weights rank" in one.text]
+    assert said == (
+        "Shared weights rank nets worse than a ridge on 40 nets trained from nothing, by Kendall's tau: with weights meta-trained by "
+        "unrolled (−0.10 ± 0.00)."
+    )
+
+
+def test_what_is_level_with_random_search_is_one_sentence(load_rows: Any, synthetic: Any) -> None:
+    level = TESTS | {"evolution + ridge": 60.0}
+    rows = [row_of(synthetic, method, seed, level) for method in ("unrolled", "t1t2") for seed in range(4)]
+    said = [one.text for one in blocks(load_rows(rows), Sentence) if "random search" in one.text]
+    assert said == [
+        "On test tasks no strategy is told apart from random search: nets with weights meta-trained by unrolled; with weights meta-trained "
+        "by t1t2."
+    ]
+
+
+def test_searches_on_other_tasks_are_a_part_of_their_own(load_rows: Any, synthetic: Any) -> None:
+    rows = [row_of(synthetic, "unrolled", seed, TESTS, shots=shots) for shots in (1, 4) for seed in range(3)]
+    for place, row in enumerate(rows):
+        row["cell"] = f"shots{place // 3}"
+    found = [part.subtitle for part in contents(load_rows(rows)) if part.name.startswith("searches-") and part.subtitle]
+    assert [one.split(",")[1] for one in found] == [" 5-way 1-shot digits", " 5-way 4-shot digits"]
 
 
 def test_ways_are_compared_after_the_steps_of_training_with_what_they_cost(load_rows: Any, synthetic: Any) -> None:

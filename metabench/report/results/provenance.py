@@ -60,7 +60,7 @@ def warnings(suite: Suite) -> list[str]:
     codes: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for row in suite.rows:
         # Kinds, data sets, sizes and what options name have sources of their own.
-        about = (row["kind"], row["dataset"], row["size"], row["problem_variant"])
+        about = (row["kind"], str(row["kind_options"]), row["dataset"], row["size"], row["problem_variant"])
         codes[row["method"], row["problem"], *about].add(row["code_hash"])
         codes[row["method"], ""].add(row["method_hash"])
     mixed = [" on ".join(filter(None, key[:2])) for key, hashes in codes.items() if len(hashes) > 1]

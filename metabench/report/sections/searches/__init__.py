@@ -31,7 +31,7 @@ def _parts(suite: Suite) -> list[Part]:
             rankings(bench),
             regret(bench),
         ]
-        subtitle = f"space {bench.space}, {bench.dataset}, {bench.budget} evaluations"
+        subtitle = f"space {bench.space}, {bench.ways}-way {bench.shots}-shot {bench.dataset}, {bench.budget} evaluations"
         subtitle += f", nets of at most {bench.mega_flops:g} MFLOPs" if bench.mega_flops else ""
         shown = [block for block in blocks if block is not None]
         found.append(Part(f"searches-{place}", "Architectures", shown, subtitle))

@@ -98,10 +98,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Bench:
-    """Groups on one data set and space, at one budget.
+    """Groups on one data set, one shape of tasks and one space, at one budget.
 
     Attributes:
         dataset: of the tasks.
+        ways: classes of a task.
+        shots: images of each class to adapt to.
         space: of the nets.
         budget: full evaluations.
         mega_flops: the bound on those of a net, in millions; 0: none.
@@ -109,6 +111,8 @@ class Bench:
     """
 
     dataset: str
+    ways: int
+    shots: int
     space: str
     budget: int
     mega_flops: float
@@ -118,7 +122,8 @@ class Bench:
     def name(self) -> str:
         """The bench in names of files."""
         bound = [f"{self.mega_flops:g}-mflops"] if self.mega_flops else []
-        return "-".join([self.dataset, self.space, str(self.budget), *bound])
+        tasks = [] if (self.ways, self.shots) == (5, 1) else [f"{self.ways}-way-{self.shots}-shot"]
+        return "-".join([self.dataset, *tasks, self.space, str(self.budget), *bound])
 
     def where(self, holds: Callable[[Group], bool]) -> list[Group]:
         """Return the groups of which something holds."""
@@ -131,11 +136,12 @@ def rows_of(suite: Suite) -> list[Row]:
 
 
 def benches(suite: Suite) -> list[Bench]:
-    """Return the groups by data set, space, budget and bound, in the order of the suite."""
-    cells: dict[tuple[str, str, int, float], dict[str, list[Row]]] = {}
+    """Return the groups by data set, tasks, space, budget and bound, in the order of the suite."""
+    cells: dict[tuple[str, int, int, str, int, float], dict[str, list[Row]]] = {}
     for row in rows_of(suite):
-        options = row["kind_options"]
-        bench = (row["dataset"], row["problem_options"]["space"], options["budget"], options.get("mega_flops", 0.0))
+        options, own = row["kind_options"], row["problem_options"]
+        tasks = (row["dataset"], own["ways"], own["shots"])
+        bench = (*tasks, own["space"], options["budget"], options.get("mega_flops", 0.0))
         cells.setdefault(bench, {}).setdefault(_words(row), []).append(row)
     return [
         Bench(*bench, groups=[Group(words, rows) for words, rows in groups.items()]) for bench, groups in cells.items()
@@ -144,13 +150,11 @@ def benches(suite: Suite) -> list[Bench]:
 
 def _words(row: Row) -> str:
     options = row["kind_options"]
-    shots = row["problem_options"].get("shots", 1)
-    several = f", {shots} images a class" if shots > 1 else ""
     islands = f", on {options['islands']} islands" if options.get("islands", 1) > 1 else ""
     if options["fitness"] == "table":
         tasks = numbers.plural(options["tasks"], "task") if options["tasks"] else "all tasks"
         return f"looked up in the table, {tasks}{islands}"
     if options["fitness"] == "train":
         how = "jointly on all classes" if options["net_way"] == "joint" else "by MAML"
-        return f"trained from nothing {how}, {options['net_steps']} steps{several}{islands}"
-    return _WAYS[options["way"]].format(method=row["label"]) + several + islands
+        return f"trained from nothing {how}, {options['net_steps']} steps{islands}"
+    return _WAYS[options["way"]].format(method=row["label"]) + islands

@@ -13,7 +13,7 @@ from metabench.results.statistics import Estimate, paired_differences
 
 def against_random(groups: Sequence[Group]) -> list[str]:
     """Return who beats random search on test tasks, by what nets are judged by."""
-    said = []
+    said, all_level = [], []
     for group in groups:
         better, worse, level = [], [], 0
         for entrant in group.entrants:
@@ -26,11 +26,16 @@ def against_random(groups: Sequence[Group]) -> list[str]:
                 worse.append(entrant)
             else:
                 level += 1
+        if level and not better and not worse:
+            all_level.append(group.words)
+            continue
         words = [f"above random search: {numbers.some(better, 6)}"] * bool(better)
         words += [f"below it: {numbers.some(worse, 6)}"] * bool(worse)
         words += [f"not told apart from it: {numbers.plural(level, 'strategy', 'strategies')}"] * bool(level)
         if words:
             said.append(f"On test tasks, nets {group.words}: {'; '.join(words)}.")
+    if all_level:
+        said.append(f"On test tasks no strategy is told apart from random search: nets {'; '.join(all_level)}.")
     return said
 
 
@@ -64,15 +69,15 @@ def sharing(suite: Suite, bench: Bench) -> list[str]:
                     f"After as many steps as in training, nets {group.words} are {where} those {other.words}"
                     f" ({_text(found)} points{paid})."
                 )
+    ranked: dict[str, list[str]] = {}
     for group in bench.where(lambda group: group.shared and names.SHARED in group.ranked):
         fitted = next((name for name in group.ranked if name.startswith(names.FITTED.split("{")[0])), "")
         pairs = (group.by_seed(names.SHARED, names.RANKING), group.by_seed(fitted, names.RANKING))
         found = paired_differences([pairs])[0] if all(pairs) else None
         if found is not None:
             where = _where(found, "better than", "worse than", "no better than")
-            said.append(
-                f"Weights that nets share rank them {where} a {fitted} (nets {group.words}; Kendall {_text(found, 2)})."
-            )
+            ranked.setdefault(f"{where} a {fitted}", []).append(f"{group.words} ({_text(found, 2)})")
+    said += [f"Shared weights rank nets {where}, by Kendall's tau: {'; '.join(them)}." for where, them in ranked.items()]
     return said
 
 
