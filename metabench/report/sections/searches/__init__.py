@@ -6,6 +6,7 @@ from metabench.report.blocks import Block, Sentence
 from metabench.report.results.entries import Suite
 from metabench.report.results.settings import Task
 from metabench.report.section import Part, Section
+from metabench.report.sections.answer import compared
 from metabench.report.sections.searches.figures import best_so_far, regret, steps
 from metabench.report.sections.searches.groups import benches, rows_of
 from metabench.report.sections.searches.tables import neighbours, outcomes, rankings
@@ -41,9 +42,10 @@ def _parts(suite: Suite) -> list[Part]:
 
 
 def _headline(suite: Suite) -> str:
-    """Return the first verdict where the suite searches and does little else."""
+    """Return the first verdict where the suite searches and does little else, or has no verdict on anything else."""
     found = rows_of(suite)
-    if not found or len(found) * 2 < len(suite.rows):
+    decided = any(one.decided for one in compared(suite).values()) if suite.entries else False
+    if not found or (decided and len(found) * 2 < len(suite.rows)):
         return ""
     said = [text for bench in benches(suite) for text in against_random(bench.groups)]
     return said[0] if said else ""
