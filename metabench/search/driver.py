@@ -1,8 +1,9 @@
 """A search: a strategy asks, a fitness is paid for, until the budget is spent.
 
 The driver keeps what was paid for. A net that comes up again is answered from there, for nothing; more tasks of a net cost the
-difference, and fewer nothing. Nothing is begun that the rest of the budget does not pay for. A net that diverges has the
-worst fitness, and its line says so: a strategy is never told NaN.
+difference, and fewer nothing. What a part of the tasks takes of the budget is its part of the FLOPs of a full evaluation: where a
+net is trained before its first task, a look at a few tasks is nearly as expensive as one at all. Nothing is begun that the rest of the
+budget does not pay for. A net that diverges has the worst fitness, and its line says so: a strategy is never told NaN.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ class Search:
     foreign: set[str] = field(default_factory=set)
     waiting: str = ""
     emptying: bool = False
+    _costs: dict[tuple[str, int], Cost] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, strategy: Strategy, fitness: Fitness, budget: int, state: Mapping[str, Any] | None = None) -> Search:
@@ -207,7 +209,22 @@ class Search:
     def _price(self, net: str) -> float:
         """Return what judging a net takes of the budget, in full evaluations."""
         tasks, before = self._tasks(net)
-        return max(0, tasks - before) / self.fitness.tasks
+        return self._share(net, tasks, before) if before < tasks else 0.0
+
+    def _cost(self, net: str, tasks: int) -> Cost:
+        """Return what judging a net on some tasks costs; nothing on none."""
+        if not tasks:
+            return Cost()
+        if (net, tasks) not in self._costs:
+            self._costs[net, tasks] = self.fitness.cost(net, tasks)
+        return self._costs[net, tasks]
+
+    def _share(self, net: str, tasks: int, before: int) -> float:
+        """Return what judging a net on further tasks costs, as a part of its full evaluation."""
+        whole = self._cost(net, self.fitness.tasks).flops
+        if not whole:
+            return (tasks - before) / self.fitness.tasks
+        return (self._cost(net, tasks).flops - self._cost(net, before).flops) / whole
 
     def _judged(self, net: str) -> float:
         """Return the fitness that the strategy learns, paid for if it was not."""
@@ -222,9 +239,9 @@ class Search:
 
     def _note(self, net: str, tasks: int, before: int, value: float | None) -> None:
         """Add the line of an evaluation; tasks seen before were paid for."""
-        whole, known = self.fitness.cost(net, tasks), self.fitness.cost(net, before) if before else Cost()
-        total = (self.lines[-1].cost if self.lines else Cost()) + (whole - known)
-        spent = self.spent + (tasks - before) / self.fitness.tasks
+        paid = self._cost(net, tasks) - self._cost(net, before)
+        total = (self.lines[-1].cost if self.lines else Cost()) + paid
+        spent = self.spent + self._share(net, tasks, before)
         self.lines.append(Line(len(self.lines) + 1, net, tasks, value, spent, total, self.best))
 
     def _worst(self) -> float:

@@ -191,7 +191,7 @@ class Ring:
         best = {net: value for state in states for net, value in migrants(state, fitness.tasks).items()}
         if not best:
             raise MetabenchError(
-                f"{self.entrant.name}, seed {self.seed}: no net was judged on all tasks without diverging"
+                f"{self.entrant.name}, seed {self.seed}: no net was judged on all tasks: the budget ended before, or all diverged"
             )
         chosen = min(best, key=lambda net: (-best[net], net))
         told = f"{self.islands} islands, {self.rounds} rounds"

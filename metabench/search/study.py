@@ -96,7 +96,7 @@ def searched(
     for _ in search.run():
         pass
     if not search.best:
-        raise MetabenchError(f"{entrant.name}, seed {seed}: no net was judged on all tasks without diverging")
+        raise MetabenchError(f"{entrant.name}, seed {seed}: no net was judged on all tasks: the budget ended before, or all diverged")
     found = search.paid[search.best][fitness.tasks]
     assert found is not None
     return Outcome(entrant.name, seed, search.best, found, test(search.best), tuple(search.lines), search.told)

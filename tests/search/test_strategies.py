@@ -13,7 +13,7 @@ import pytest
 from searching import TINY, Looked, made_table
 
 from metabench.core.errors import MetabenchError
-from metabench.search.driver import Search
+from metabench.search.driver import Cost, Search
 from metabench.search.predictors import PREDICTORS, Screened
 from metabench.search.strategy import Recorded, Strategy, StrategyCard, make_strategy, strategies
 
@@ -116,6 +116,22 @@ def test_nothing_is_begun_that_the_budget_does_not_pay_for(tasks: int, budget: i
     search = searched("successive_halving", budget=budget, fitness=Looked(tasks))
     assert search.told == "the budget is spent" and search.best
     assert budget - 1 < search.spent <= budget + 1e-9
+
+
+class Trained(Looked):
+    """A fitness for which a net is trained first, at the price of three times all tasks."""
+
+    def cost(self, encoding: str, tasks: int) -> Cost:
+        return super().cost(encoding, tasks) + Cost(flops=3 * super().cost(encoding, self.tasks).flops)
+
+
+def test_where_a_net_is_trained_first_a_look_at_a_few_tasks_pays_for_the_training() -> None:
+    search = searched("successive_halving", fitness=Trained())
+    nets, each = {line.encoding for line in search.lines}, Trained().cost("conv3-conv3-conv3", Trained().tasks).flops
+    assert 24 < search.spent <= 25 + 1e-9
+    assert search.lines[-1].cost.flops == pytest.approx(search.spent * each)
+    # Three quarters of a full evaluation are training.
+    assert len(nets) <= 25 / 0.75
 
 
 @every_strategy

@@ -99,8 +99,8 @@ def rankings(bench: Bench) -> Table | None:
     table = Table(
         slug("rankings", bench.name),
         "What ranks nets",
-        "Kendall's tau-b with the test accuracy of the table, of all nets and of its best quarter, where it is lower: means over seeds, "
-        "and the interval over nets of the first seed. The number of parameters costs nothing: it is the baseline to beat. The last rows "
+        "Kendall's tau-b with the test accuracy of the table, of all nets and of its best quarter, where it is lower, and the "
+        "95 % interval over nets: means over seeds. The number of parameters costs nothing: it is the baseline to beat. The last rows "
         "are ceilings, of the table with itself: more agreement is not to be had.",
         [
             Column("judged", "nets", numeric=False),
@@ -117,11 +117,8 @@ def rankings(bench: Bench) -> Table | None:
             if ranked in seen:
                 continue
             seen |= {ranked} - {names.SHARED}
-            low, high = (
-                next(iter(group.by_seed(ranked, name).values())) for name in (names.RANKING_LOW, names.RANKING_HIGH)
-            )
-            best = statistics.fmean(group.by_seed(ranked, names.RANKING_BEST).values())
-            value = statistics.fmean(found)
+            keys = (names.RANKING, names.RANKING_LOW, names.RANKING_HIGH, names.RANKING_BEST)
+            value, low, high, best = (statistics.fmean(group.by_seed(ranked, name).values()) for name in keys)
             judged = group.words if ranked == names.SHARED else "of the table"
             table.rows.append(
                 {
