@@ -65,6 +65,8 @@ def search_command(
     if fitness not in FITNESSES:
         raise unknown("fitness", fitness, FITNESSES)
     of, known = space_named(space), [Entrant.read(one) for one in entrants]
+    if repeated := [one.name for one in known if known.count(one) > 1]:
+        raise MetabenchError(f"'{repeated[0]}' is named twice")
     alone()
     if fitness == TABLE:
         stored = read_table(table)
@@ -72,7 +74,7 @@ def search_command(
             raise MetabenchError(
                 f"the table is of the space '{stored.about['space']}', and '{space}' is searched: name it with --space"
             )
-        made: Any = lambda seed: TableFitness(stored, of, seed, tasks)  # noqa: E731
+        made: Any = lambda seed: TableFitness(stored, of, seed, tasks, training_seed=seed)  # noqa: E731
         test: Any = lambda judge, net: judge.regret(net)  # noqa: E731
     else:
         problem = _problem(space, dataset)
@@ -97,7 +99,7 @@ def search_command(
                 )
     if trace is not None:
         _write_trace(trace, outcomes)
-    _print(outcomes, "test regret (points)" if fitness == TABLE else "test accuracy (%)", as_json)
+    _print(outcomes, fitness == TABLE, as_json)
 
 
 @app.command("supernet")
@@ -180,7 +182,8 @@ def _write_trace(path: Path, outcomes: Sequence[Outcome]) -> None:
     write_text_atomically(path, text.getvalue())
 
 
-def _print(outcomes: Sequence[Outcome], test: str, as_json: bool) -> None:
+def _print(outcomes: Sequence[Outcome], regrets: bool, as_json: bool) -> None:
+    """Print what strategies came to; with `regrets` the test is a regret, of which lower wins."""
     import dataclasses
 
     from metabench.search.study import paired
@@ -196,6 +199,9 @@ def _print(outcomes: Sequence[Outcome], test: str, as_json: bool) -> None:
             for key in ("validation", "test")
             if baseline is not None and mine is not baseline
         }
+        if regrets and "test" in against:
+            one = against["test"]
+            against["test"] = dataclasses.replace(one, wins=one.losses, losses=one.wins)
         means = {key: sum(getattr(one, key) for one in mine) / len(mine) for key in ("validation", "test")}
         told.append(
             {"entrant": name, "searches": len(mine), **means}
@@ -223,6 +229,7 @@ def _print(outcomes: Sequence[Outcome], test: str, as_json: bool) -> None:
     if as_json:
         print_json({"entrants": told, "searches": [dataclasses.asdict(one) for one in outcomes]})
         return
+    test = "test regret (points)" if regrets else "test accuracy (%)"
     print_table(
         f"searches, {len(next(iter(by_entrant.values())))} of each",
         ("strategy", "evaluations", "validation (%)", "above random", test, "above random ", "chosen most often"),

@@ -121,7 +121,7 @@ def test_the_largest_net_stands_in_every_comparison(suite: Any, load_rows: Any, 
     ]
 
 
-def test_ranking_by_shared_weights_is_compared_with_a_ridge_that_costs_as_little(suite: Any) -> None:
+def test_ranking_by_shared_weights_is_compared_with_a_ridge_on_a_few_nets(suite: Any) -> None:
     (said,) = [one.text for one in blocks(suite, Sentence) if "Shared weights rank" in one.text]
     assert said == (
         "Shared weights rank nets worse than a ridge on 40 nets trained from nothing, by Kendall's tau: with weights meta-trained by "

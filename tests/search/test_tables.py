@@ -266,7 +266,12 @@ def test_commands_on_a_table(built: tuple[Path, NetTable], tmp_path: Path, monke
     )
     told = json.loads(found.stdout)
     assert [one["entrant"] for one in told["entrants"]] == ["random", "local_search"]
-    assert told["entrants"][1]["test above random"]["pairs"] == 4
+    away = told["entrants"][1]["test above random"]
+    regrets = {name: [one["test"] for one in told["searches"] if one["entrant"] == name] for name in ("random", "local_search")}
+    pairs = list(zip(regrets["local_search"], regrets["random"], strict=True))
+    # The lower regret wins.
+    assert away["pairs"] == 4 and away["wins"] == sum(ours < theirs for ours, theirs in pairs)
+    assert away["losses"] == sum(ours > theirs for ours, theirs in pairs)
     assert len(trace.read_text().splitlines()) == 1 + 2 * 4 * 3
     for arguments, said in (
         (
@@ -274,6 +279,7 @@ def test_commands_on_a_table(built: tuple[Path, NetTable], tmp_path: Path, monke
             "the table is of the space 'four', and 'tiny' is searched",
         ),
         (("search", "--fitness", "supernet"), "needs --weights"),
+        (("search", "random", "random", "--fitness", "table"), "'random' is named twice"),
         (("search", "--fitness", "tabel"), "unknown fitness 'tabel': did you mean 'table'?"),
         (("table", "query", "--table", str(trace)), "holds no table of nets"),
         (("table", "build", "--shards", str(tmp_path), "--part", "3/2"), "part '3/2': expected two whole numbers"),

@@ -60,7 +60,7 @@ def _rankings(said: Mapping[str, float], space: str, row: Mapping[str, Any]) -> 
         slug("net-table", row["dataset"], space, row["label"]),
         "How far rankings agree",
         "Kendall's tau-b of all nets, with the 95 % interval over nets, and of the best quarter by the second ranking, where it is "
-        "lower. What two seeds of training do not agree on, no predictor can know.",
+        "lower. Two seeds of training agree as far as their noise lets them.",
         [
             Column("ranked", "rankings", numeric=False),
             Column("kendall", "all nets", "Kendall"),

@@ -70,7 +70,7 @@ def regret(bench: Bench) -> Figure | None:
         for entrant in group.entrants:
             values = list(group.by_seed(entrant, names.REGRET).values())
             paid = (group.mean(entrant, names.FLOPS) or 0.0) + trained
-            if not values or not paid:
+            if not values or not paid or entrant == names.BY_HAND:
                 continue
             label, note = (group.words, entrant) if len(bench.groups) > 1 else (entrant, group.words)
             ends = {"y_low": min(values), "y_high": max(values)}

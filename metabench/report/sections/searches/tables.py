@@ -101,7 +101,7 @@ def rankings(bench: Bench) -> Table | None:
         "What ranks nets",
         "Kendall's tau-b with the test accuracy of the table, of all nets and of its best quarter, where it is lower, and the "
         "95 % interval over nets: means over seeds. The number of parameters costs nothing: it is the baseline to beat. The last rows "
-        "are ceilings, of the table with itself: more agreement is not to be had.",
+        "are the table against itself: two rankings of the same nets, each with its noise.",
         [
             Column("judged", "nets", numeric=False),
             Column("ranked", "ranked by", numeric=False),

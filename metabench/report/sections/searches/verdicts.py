@@ -41,14 +41,15 @@ def against_random(groups: Sequence[Group]) -> list[str]:
 
 def by_hand(bench: Bench) -> list[str]:
     """Return whether any entrant beats the largest net, which costs no search."""
-    above = []
+    above, compared = [], 0
     for group in bench.groups:
         for entrant in group.entrants:
             pairs = (group.by_seed(entrant, names.TEST), group.by_seed(names.BY_HAND, names.TEST))
             found = paired_differences([pairs])[0] if entrant != names.BY_HAND and all(pairs) else None
+            compared += found is not None and found.low is not None
             if found is not None and found.low is not None and found.low > 0:
                 above.append(f"{entrant} ({group.words})")
-    if not any(names.BY_HAND in group.entrants for group in bench.groups):
+    if not compared:
         return []
     if above:
         return [f"Above the largest net, for which nothing is searched: {numbers.some(above, 4)}."]
@@ -56,13 +57,13 @@ def by_hand(bench: Bench) -> list[str]:
 
 
 def sharing(suite: Suite, bench: Bench) -> list[str]:
-    """Return how jointly trained weights stand to meta-trained ones, and whether shared weights rank better than what costs as little."""
+    """Return how jointly trained weights stand to meta-trained ones, and whether shared weights rank better than a ridge does."""
     said = []
     joint = bench.where(lambda group: group.way == "joint")
     for group in bench.where(lambda group: group.way in ("meta", "joint_meta")):
         for other in joint:
             found = _after_adapting(suite, group, other)
-            if found is not None:
+            if found is not None and found.low is not None:
                 where = _where(found, "above", "below", "not told apart from")
                 paid = _ratio(group, other)
                 said.append(
@@ -74,7 +75,7 @@ def sharing(suite: Suite, bench: Bench) -> list[str]:
         fitted = next((name for name in group.ranked if name.startswith(names.FITTED.split("{")[0])), "")
         pairs = (group.by_seed(names.SHARED, names.RANKING), group.by_seed(fitted, names.RANKING))
         found = paired_differences([pairs])[0] if all(pairs) else None
-        if found is not None:
+        if found is not None and found.low is not None:
             where = _where(found, "better than", "worse than", "no better than")
             ranked.setdefault(f"{where} a {fitted}", []).append(f"{group.words} ({_text(found, 2)})")
     said += [f"Shared weights rank nets {where}, by Kendall's tau: {'; '.join(them)}." for where, them in ranked.items()]
@@ -87,7 +88,7 @@ def own_searches(bench: Bench) -> list[str]:
     for group in bench.groups:
         pairs = (group.by_seed(names.NEW_TASKS, names.OWN), group.by_seed(names.NEW_TASKS, names.AVERAGE))
         found = paired_differences([pairs])[0] if all(pairs) else None
-        if found is None:
+        if found is None or found.low is None:
             continue
         where = _where(found, "pays", "costs accuracy", "is not told apart from the net that is best on average")
         said.append(
