@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,8 @@ def search_command(
     Nets are chosen on validation tasks; test tasks are touched once, after the choice.
     """
     from metabench.models.spaces import space as space_named
-    from metabench.search.fitness import FITNESSES, SUPERNET, TABLE, SupernetFitness, TableFitness, TrainFitness
+    from metabench.results.searches import FITNESSES, SUPERNET, TABLE
+    from metabench.search.fitness import SupernetFitness, TableFitness, TrainFitness
     from metabench.search.study import Entrant, searched
     from metabench.search.table_builder import JOINT
     from metabench.search.table_builder import WAYS as TABLE_WAYS
@@ -70,10 +72,11 @@ def search_command(
     alone()
     if fitness == TABLE:
         stored = read_table(table)
-        if stored.about["space"] != space:
-            raise MetabenchError(
-                f"the table is of the space '{stored.about['space']}', and '{space}' is searched: name it with --space"
-            )
+        for name, asked in (("space", space), ("dataset", dataset)):
+            if stored.about[name] != asked:
+                raise MetabenchError(
+                    f"the table is of the {name} '{stored.about[name]}', and '{asked}' is searched: name it with --{name}"
+                )
         made: Any = lambda seed: TableFitness(stored, of, seed, tasks, training_seed=seed)  # noqa: E731
         test: Any = lambda judge, net: judge.regret(net)  # noqa: E731
     else:
@@ -121,17 +124,18 @@ def supernet_command(
     from metabench.search.table_builder import numbered_answers
     from metabench.tasks.joint import Joint
 
-    training = SharedTraining(way=way, outer_steps=outer_steps, joint=Joint(joint_steps, batch=64, learning_rate=0.01))
     alone()
     problem = _problem(space, dataset, seed)
-    identity, total = identity_of(problem, training, method), sum(steps for _, steps in training.phases)
-    last = read(out, identity)
+    joint = Joint(joint_steps, batch=64, learning_rate=0.01)
+    training = SharedTraining(way, outer_steps, problem.setting.options.outer_learning_rate, joint)
+    identity, total = identity_of(problem, dataset, training, method), sum(steps for _, steps in training.phases)
+    last = read(out, identity, problem.setting.device)
     with progress_display("supernet") as progress:
         for shared in SharedTrainer(problem, training, numbered_answers(method, seed)).run(last):
             done = training.done(shared)
             progress("steps", done, total)
             if done % every == 0 or done == total:
-                save(out, shared, identity)
+                save(out, shared, identity, finished=done == total)
     print(f"{out}: {shared.adaptations:,} inner runs, {shared.gradients:,} gradients", file=sys.stderr)
 
 
@@ -157,7 +161,7 @@ def _weights(problem: FewShot, path: Path | None) -> Any:
 
     if path is None:
         raise MetabenchError("--fitness supernet needs --weights: train them with `metabench supernet FILE`")
-    found = read_weights(path)
+    found = read_weights(path, problem.setting.device)
     problem.supernet().cut(found, problem.setting.options.architecture)  # refuses those of another space
     return found
 
@@ -193,6 +197,8 @@ def _print(outcomes: Sequence[Outcome], regrets: bool, as_json: bool) -> None:
         by_entrant.setdefault(one.entrant, []).append(one)
     baseline = by_entrant.get("random")
     rows, told = [], []
+    # Fewer than three pairs have no interval, and JSON no NaN.
+    known = lambda one: {**dataclasses.asdict(one), "half": None if math.isnan(one.half) else one.half}  # noqa: E731
     for name, mine in by_entrant.items():
         against = {
             key: paired([getattr(one, key) for one in mine], [getattr(one, key) for one in baseline])
@@ -205,11 +211,11 @@ def _print(outcomes: Sequence[Outcome], regrets: bool, as_json: bool) -> None:
         means = {key: sum(getattr(one, key) for one in mine) / len(mine) for key in ("validation", "test")}
         told.append(
             {"entrant": name, "searches": len(mine), **means}
-            | {f"{key} above random": dataclasses.asdict(one) for key, one in against.items()}
+            | {f"{key} above random": known(one) for key, one in against.items()}
         )
         shown = [
-            f"{against[key].mean:+.2f} ± {against[key].half:.2f}, {against[key].wins} won, {against[key].losses} lost"
-            if key in against
+            f"{one.mean:+.2f}{'' if math.isnan(one.half) else f' ± {one.half:.2f}'}, {one.wins} won, {one.losses} lost"
+            if (one := against.get(key))
             else "-"
             for key in ("validation", "test")
         ]

@@ -19,9 +19,7 @@ from metabench.results.net_tables import SHIPPED_TABLE
 from metabench.stages.subject import Row, Subject
 from metabench.stages.well_posed import SIZES, well_posed
 
-FITNESSES = ("supernet", "table", "train")
-WAYS = ("meta", "joint", "joint_meta", "untrained")
-_WITHOUT_METHOD = ("joint", "untrained")
+_WITHOUT_METHOD = (names.JOINT, names.UNTRAINED)
 
 
 def read_strategies(text: str) -> list[tuple[str, str]]:
@@ -66,14 +64,14 @@ class Options:
     )
     fitness: str = option(
         "supernet",
-        choices=FITNESSES,
+        choices=names.FITNESSES,
         picks=tables,
         help="adapt shared weights; look nets up in the table; or train every net asked for",
     )
     budget: int = option(25, minimum=1, help="full evaluations of a search")
     tasks: int = option(100, minimum=0, help="validation tasks of a full evaluation; 0: all of a table")
     searches: int = option(1, minimum=1, help="searches of each strategy and seed, on other tasks each")
-    way: str = option("meta", choices=WAYS, help="to shared weights; 'joint' and 'untrained' go with the method `none`")
+    way: str = option("meta", choices=names.WAYS, help="to shared weights; 'joint' and 'untrained' go with the method `none`")
     mega_flops: float = option(0.0, minimum=0, help="bound on those of a net that scores an image, in millions; 0: none")
     islands: int = option(
         1, minimum=1, help="searches side by side that share a budget, in a ring; each round of each is a job"
@@ -96,8 +94,13 @@ class Options:
 
 
 def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: Method) -> None:
-    """Raise MetabenchError where a method would have nothing to do, or nothing would be there for it."""
-    del problem, own
+    """Raise MetabenchError where a method would have nothing to do, nothing would be there for it, or a budget is too small."""
+    del problem
+    _check_budgets(options)
+    if options.new_tasks and own.get("shots", 1) < 2:
+        raise MetabenchError(
+            f"kind 'search': new tasks judge nets on two halves of their support, and `shots` is {own.get('shots', 1)}: expected 2 or more"
+        )
     if options.islands > 1:
         from metabench.search.islands import check_ring
 
@@ -118,9 +121,33 @@ def check(options: Any, problem: type[Problem], own: Mapping[str, Any], method: 
         )
 
 
+def _check_budgets(options: Any) -> None:
+    """Raise MetabenchError where an island's share of the budget is too small for a strategy or predictor; or if one is named twice."""
+    from metabench.core.options import build
+    from metabench.search.predictors import check_points
+    from metabench.search.strategy import STRATEGIES
+
+    known, share = read_strategies(options.strategies), options.budget // options.islands
+    island = " of each island" if options.islands > 1 else ""
+    for strategy, predictor in known:
+        name = f"{strategy} + {predictor}" if predictor else strategy
+        if known.count((strategy, predictor)) > 1:
+            raise MetabenchError(f"kind 'search': '{name}' is named twice in `strategies`")
+        kind = STRATEGIES.loaded()[strategy]
+        fewest = kind.fewest(build(kind.card.options, {}, name))
+        if share < fewest:
+            raise MetabenchError(
+                f"kind 'search': '{name}' needs {fewest} evaluations or more, and the budget{island} is {share}"
+            )
+        if predictor:
+            check_points(predictor, share)
+
+
 def hypergradients(options: Any, own: Mapping[str, Any], outer_steps: int, tasks: int) -> int:
-    """Return the hypergradients of meta-training, one for each operation of the space, and the evaluations, each counted as one: fewer
-    FLOPs are in it. Joint training and nets trained one by one are not counted."""
+    """Return the hypergradients of meta-training, one for each operation of the space, and the tasks on which nets are judged.
+
+    A task counts as one, though it takes fewer FLOPs. Joint training and nets that are trained one by one are not counted.
+    """
     from metabench.models.spaces import space
 
     evaluations = len(read_strategies(options.strategies)) * options.searches * options.budget * options.tasks
@@ -135,7 +162,7 @@ def prepares(options: Any) -> list[Part]:
     if shared:
         found.append(Part(names.SHARED_PART, {"way": options.way, "joint_steps": options.joint_steps}))
     if options.islands > 1:
-        settings, picks = dataclasses.asdict(options), tuple(picked(options.strategies))
+        settings, picks = dataclasses.asdict(options), (*picked(options.strategies), *tables(options.fitness))
         for number, island in itertools.product(range(options.rounds), range(options.islands)):
             read = [
                 names.round_part(one, number - 1) for one in dict.fromkeys((island, (island - 1) % options.islands))

@@ -19,18 +19,8 @@ import numpy.typing as npt
 
 from metabench.core.errors import MetabenchError, unknown
 from metabench.core.randomness import stream_seed
-from metabench.models.choice_blocks import (
-    BY_BATCH,
-    IDENTITY,
-    OPERATIONS,
-    Block,
-    BlockNet,
-    Choice,
-    Head,
-    Mixture,
-    Shapes,
-    Stem,
-)
+from metabench.models.choice_blocks import BY_BATCH, Block, BlockNet, Choice, Head, Mixture, Stem
+from metabench.models.operations import IDENTITY, OPERATIONS, Shapes
 
 Genes = tuple[int, ...]
 """The number of each layer's operation, and of the width where there are several."""

@@ -14,7 +14,6 @@ and how many layers select an operation without weights.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,12 +23,14 @@ from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import PERCENT, OuterOptimiser, Setting
-from metabench.models.choice_blocks import BY_BATCH, LOGITS, NORMS, OPERATIONS, BlockNet, Mixture
+from metabench.models.choice_blocks import BY_BATCH, LOGITS, NORMS, BlockNet, Mixture
+from metabench.models.operations import OPERATIONS
 from metabench.models.search_space import Space
 from metabench.models.spaces import space
 from metabench.problems.few_shot import SUBNET, FewShot
 from metabench.problems.few_shot import Options as FewShotOptions
-from metabench.tasks.adapting import AdaptingClassifier, interval
+from metabench.tasks.accuracy import interval
+from metabench.tasks.adapting import AdaptingClassifier
 from metabench.tasks.trained import meta_trained
 
 DARTS, TNAS = "darts", "tnas"
@@ -62,7 +63,7 @@ class Options:
     outer_learning_rate: float = option(0.03, above=0, help="of the outer optimiser, Adam")
     tested: int = option(200, minimum=2, help="test tasks, of the test domains in turn")
     selected_steps: int = option(
-        150, minimum=0, help="outer steps by which the net selected is trained from nothing; 0: it is not"
+        150, minimum=0, help="outer steps by which the net selected is trained from nothing; 0: it adapts from weights as drawn"
     )
 
 
@@ -134,12 +135,9 @@ class ArchitectureSearch(AdaptingClassifier):
         return {**named, "accuracy of the mixture against steps of adaptation": curve}
 
     def _trained(self, encoding: str) -> torch.Tensor:
-        """Return the accuracy (%) on each test task of a net of the space that is trained from nothing; NaN where it is not."""
-        options = self.setting.options
-        if not options.selected_steps:
-            return torch.full((options.tested,), math.nan)
+        """Return the accuracy (%) on each test task of a net of the space that is trained from nothing."""
         problem = self.alone(encoding)
-        return problem.test_accuracies(meta_trained(problem, options.selected_steps))
+        return problem.test_accuracies(meta_trained(problem, self.setting.options.selected_steps))
 
     def alone(self, encoding: str) -> FewShot:
         """Return `few_shot` for a net of the space, on the same tasks."""

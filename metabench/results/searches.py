@@ -1,36 +1,23 @@
 """Names of the numbers and curves that the kind of experiment `search` fills and the report draws."""
 
+SUPERNET, TABLE, TRAIN = FITNESSES = ("supernet", "table", "train")
+"""What judges nets."""
+META, JOINT, JOINT_META, UNTRAINED = WAYS = ("meta", "joint", "joint_meta", "untrained")
+"""To shared weights."""
+
 VALIDATION, TEST, REGRET = "validation of the net chosen (%)", "test of the net chosen (%)", "test regret (points)"
 PARAMETERS = "parameters of the net chosen"
 ADAPTATIONS, GRADIENTS, FLOPS = "inner runs", "gradients", "FLOPs"
-COSTS = (ADAPTATIONS, GRADIENTS, FLOPS)
 BEST = "validation of the best so far (%)"
 RANDOM = "random"
 """Random search, with which every entrant is compared."""
 FEWEST_PAIRS = 3
 """Searches of one row, from which on their differences to random search are kept."""
-OF_ENTRANT = (VALIDATION, TEST, REGRET, PARAMETERS, *COSTS)
-"""Numbers of every entrant, means over its searches."""
 TRAINING = "training of the shared weights"
-RANKING, RANKING_LOW, RANKING_HIGH, RANKING_BEST = (
-    "Kendall",
-    "Kendall, 2.5 %",
-    "Kendall, 97.5 %",
-    "Kendall, best quarter",
-)
-SHARED, BY_PARAMETERS, BY_FLOPS = "shared weights", "number of parameters", "FLOPs"
-FITTED = "ridge on {count} nets trained from nothing"
-CEILING, BEYOND, HALVES = "another seed of training", "validation tasks", "one half of the test tasks, the other"
-"""What ranks nets as their test accuracy in the table does, more or less."""
-CEILINGS = (CEILING, BEYOND, HALVES)
-"""Rankings of the table with itself: more agreement is not to be had."""
+SHARED = "shared weights"
+"""What ranks nets, beside what the table itself can say: see `net_tables`."""
 STEPS = "test against steps of adaptation (%)"
-OWN, AVERAGE, OWN_LOW, OWN_HIGH = (
-    "test of a net chosen by each task (%)",
-    "test of the net best on average (%)",
-    "difference, low",
-    "difference, high",
-)
+OWN, AVERAGE = "test of a net chosen by each task (%)", "test of the net best on average (%)"
 NEW_TASKS = "new tasks"
 """Searches of new tasks' own, beside the net that is best on average."""
 BY_HAND = "largest net, by hand"
@@ -45,22 +32,15 @@ def round_part(island: int, number: int) -> str:
     return f"island-{island}-round-{number}"
 
 
-def ranked(names: object) -> list[str]:
-    """Return what ranks nets whose numbers are among `names`, in their order."""
-    assert hasattr(names, "__iter__")
-    ending = f": {RANKING}"
-    return [str(name).removesuffix(ending) for name in names if str(name).endswith(ending)]
-
-
 def island_and_round(part: str) -> tuple[int, int]:
     """Return the island and the round of a part."""
     _, island, _, number = part.split("-")
     return int(island), int(number)
 
 
-def above(name: str) -> tuple[str, str, str, str]:
-    """Return the names of what is kept of an entrant's differences to random search, search by search: mean, half interval, won, lost."""
-    start = f"{name} above random"
+def above(name: str, other: str = RANDOM) -> tuple[str, str, str, str]:
+    """Return the names of what is kept of an entrant's differences to another, search by search: mean, half interval, won, lost."""
+    start = f"{name} above {other}"
     return f"{start}, mean", f"{start}, 95 % interval", f"{start}, won", f"{start}, lost"
 
 

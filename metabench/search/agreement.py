@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,13 @@ import numpy.typing as npt
 
 from metabench.core.randomness import stream_seed
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
+from metabench.models.search_space import Space
+from metabench.results import net_tables as names
+from metabench.search.predictors import predictor
 
 Floats = npt.NDArray[np.float64]
 _RESAMPLES = 1000
+_FOR_NOTHING = {names.BY_PARAMETERS: "parameters", names.BY_FLOPS: "flops"}
 _FEWEST = 4
 """Tasks of a domain, below which they are not halved."""
 
@@ -27,6 +32,8 @@ class Agreement:
         low: of tau, the 2.5 % quantile over resampled nets.
         high: the 97.5 % quantile.
         best: tau-b of the best quarter by the second ranking.
+
+    All are NaN where a ranking holds equal values alone.
     """
 
     what: str
@@ -36,6 +43,16 @@ class Agreement:
     high: float
     best: float
 
+    def named(self) -> dict[str, float]:
+        """Return the numbers of Kendall's tau by the names that rows have; those that are not defined are left out."""
+        values = {
+            names.KENDALL: self.kendall,
+            names.KENDALL_LOW: self.low,
+            names.KENDALL_HIGH: self.high,
+            names.KENDALL_BEST: self.best,
+        }
+        return {names.of(self.what, name): value for name, value in values.items() if math.isfinite(value)}
+
 
 def agreement(what: str, found: Floats, truth: Floats) -> Agreement:
     """Return how `found` ranks nets, shape [nets], against `truth`; the best quarter is that of `truth`."""
@@ -44,7 +61,9 @@ def agreement(what: str, found: Floats, truth: Floats) -> Agreement:
     stream = np.random.Generator(np.random.PCG64(stream_seed(0, "resampled nets")))
     rows = stream.integers(len(truth), size=(_RESAMPLES, len(truth)))
     drawn = [kendalltau(found[some], truth[some]).statistic for some in rows]
-    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    # A few nets drawn again and again may be all alike.
+    defined = [value for value in drawn if not math.isnan(value)]
+    low, high = np.quantile(defined, (0.025, 0.975)) if defined else (math.nan, math.nan)
     best = np.argsort(-truth, kind="stable")[: max(2, len(truth) // 4)]
     return Agreement(
         what,
@@ -56,24 +75,38 @@ def agreement(what: str, found: Floats, truth: Floats) -> Agreement:
     )
 
 
-def ceilings(table: NetTable) -> list[Agreement]:
-    """Return what no predictor of a table can be expected to exceed: its seeds, its tasks and its parts against each other.
+def of_itself(table: NetTable) -> list[Agreement]:
+    """Return how the numbers of parameters and FLOPs, which cost nothing to know, rank the nets of a table as their test accuracy does.
 
-    Beside them stands the number of parameters, which costs nothing: the baseline to beat.
+    After them, how two rankings of the table agree, each with its noise: by its seeds, its tasks and its parts.
     """
-    found = []
+    test = table.accuracies(TEST)
+    found = [agreement(what, table.costs[name], test) for what, name in _FOR_NOTHING.items()]
     if len(table.seeds) > 1:
         first, rest = table.seeds[:1], table.seeds[1:]
-        found.append(_between(table, f"seed {first[0]} and the other seeds, test", seeds=(first, rest)))
-        found.append(_between(table, f"seeds {first[0]} and {rest[0]}, test", seeds=(first, rest[:1])))
+        found.append(_between(table, names.OTHER_SEEDS, seeds=(first, rest)))
+        found.append(_between(table, names.ANOTHER_SEED, seeds=(first, rest[:1])))
+    found.append(agreement(names.VALIDATION_TASKS, table.accuracies(VALIDATION), test))
     count = len(table.pixels[TEST])
-    found.append(_between(table, "halves of the test tasks", tasks=(range(0, count, 2), range(1, count, 2))))
-    test = table.accuracies(TEST)
-    found.append(agreement("validation and test tasks", table.accuracies(VALIDATION), test))
-    for name in ("parameters", "flops"):
-        words = {"parameters": "number of parameters", "flops": "FLOPs"}[name]
-        found.append(agreement(f"{words} and test", table.costs[name], test))
+    found.append(_between(table, names.HALVES, tasks=(range(0, count, 2), range(1, count, 2))))
     return found
+
+
+def by_ridge(table: NetTable, space: Space, seed: int, count: int) -> Agreement:
+    """Return how a ridge ranks the nets that was fitted to a few, trained with one seed and judged on validation tasks.
+
+    Args:
+        table: of the nets.
+        space: of the table.
+        seed: draws the few, and chooses the seed of training.
+        count: how many, at most all.
+    """
+    drawn = space.drawn(seed, "nets of the ridge")
+    known = [table.row(next(drawn)) for _ in range(min(count, len(table.nets)))]
+    features = space.one_hot(table.nets)
+    found = table.accuracies(VALIDATION, seeds=[table.seeds[seed % len(table.seeds)]])
+    expected: Floats = predictor("ridge", 0).fit(features[known], found[known]).predict(features)
+    return agreement(names.FITTED.format(count=count), expected, table.accuracies(TEST))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The driver keeps what was paid for. A net that comes up again is answered from there, for nothing; more tasks of a net cost the
 difference, and fewer nothing. What a part of the tasks takes of the budget is its part of the FLOPs of a full evaluation: where a
-net is trained before its first task, a look at a few tasks is nearly as expensive as one at all. Nothing is begun that the rest of the
+net is trained before its first task, a look at a few tasks costs nearly as much as a full evaluation. Nothing is begun that the rest of the
 budget does not pay for. A net that diverges has the worst fitness, and its line says so: a strategy is never told NaN.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Protocol
@@ -267,12 +267,3 @@ def _finite(fitness: Fitness, net: str, tasks: int) -> float | None:
     except Diverged:
         return None
     return value if math.isfinite(value) else None
-
-
-def regret(lines: Sequence[Line], accuracy: Mapping[str, float]) -> list[float]:
-    """Return, after each evaluation, how far the best net so far is below the best of all, by true accuracies (points).
-
-    Before there is a best one the regret is that of a net at random: the mean over the space.
-    """
-    top, mean = max(accuracy.values()), sum(accuracy.values()) / len(accuracy)
-    return [top - accuracy[line.best] if line.best else top - mean for line in lines]

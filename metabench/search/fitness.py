@@ -18,24 +18,23 @@ from metabench.core.randomness import stream_seed
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
 from metabench.models.search_space import Space
 from metabench.models.supernet import Supernet
-from metabench.problems.few_shot import FewShot
+from metabench.problems.few_shot import HEAD, FewShot
 from metabench.search.driver import Cost
 from metabench.search.flops import of_joint_training, of_training
 from metabench.tasks.joint import Joint, jointly_trained
 from metabench.tasks.trained import meta_trained
 
-TABLE, SUPERNET, TRAIN = "table", "supernet", "train"
-FITNESSES = (TABLE, SUPERNET, TRAIN)
 _FURTHEST = 1_000_000
 """Tasks are numbered below this; searches of other seeds begin elsewhere."""
 
 
 def adaptation_cost(
-    space: Space, net: str, image: Sequence[int], ways: int, images: tuple[int, int], steps: int
+    space: Space, net: str, image: Sequence[int], ways: int, images: tuple[int, int], steps: int, *, head: bool = False
 ) -> Cost:
     """Return what adapting to a task costs: gradients on its support, and one pass over its queries.
 
-    A gradient costs three passes, less that by the input of the stem, whose derivative nobody needs.
+    A gradient costs three passes, less that by the input of the stem, whose derivative nobody needs. Where the head alone adapts, a
+    gradient costs a pass, and the head's product a second time.
 
     Args:
         space: of the net.
@@ -44,11 +43,13 @@ def adaptation_cost(
         ways: classes.
         images: in a support, and queried.
         steps: of adaptation.
+        head: whether the head alone adapts.
     """
     forward, width = space.flops(net, image, ways), space.width_of(net)
     stem = 2 * 9 * image[0] * width * image[-1] ** 2
+    gradient = forward + 2 * ways * width * space.last_side(image[-1]) ** 2 if head else 3 * forward - stem
     support, queried = images
-    return Cost(1, steps, float(steps * support * (3 * forward - stem) + queried * forward))
+    return Cost(1, steps, float(steps * support * gradient + queried * forward))
 
 
 class _OnTasks(ABC):
@@ -153,11 +154,9 @@ class SupernetFitness(_OnTasks):
         return self._supernet.cut(self._weights, encoding)
 
     def _each(self, encoding: str) -> Cost:
-        shape, problem = self.problem.tasks.shape, self.problem
+        shape = self.problem.tasks.shape
         images = (shape.ways * shape.shots, shape.ways * shape.queries)
-        return adaptation_cost(
-            self._supernet.space, encoding, problem.tasks.image, shape.ways, images, problem.setting.inner_steps
-        )
+        return cost_of_task(self.problem, self._supernet.space, encoding, images)
 
 
 class TrainFitness(SupernetFitness):
@@ -199,6 +198,13 @@ class TrainFitness(SupernetFitness):
             return Cost(0, training.steps, self._flops[encoding])
         windows = training * self.problem.setting.options.tasks
         return Cost(windows, windows * (self.problem.setting.inner_steps + 1), self._flops[encoding])
+
+
+def cost_of_task(problem: FewShot, space: Space, net: str, images: tuple[int, int]) -> Cost:
+    """Return what a task of a problem costs, as `adaptation_cost`."""
+    setting, tasks = problem.setting, problem.tasks
+    head = setting.options.adaptation == HEAD
+    return adaptation_cost(space, net, tasks.image, tasks.shape.ways, images, setting.inner_steps, head=head)
 
 
 def first_task(seed: int, tasks: int) -> int:

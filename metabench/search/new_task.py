@@ -16,7 +16,7 @@ from metabench.core.randomness import stream_seed
 from metabench.models.search_space import Space
 from metabench.problems.few_shot import FewShot
 from metabench.search.driver import Cost
-from metabench.search.fitness import adaptation_cost
+from metabench.search.fitness import cost_of_task
 from metabench.search.study import Entrant, searched
 from metabench.tasks.images import TEST
 
@@ -109,8 +109,7 @@ class _OfTask:
         return float(self._searches.accuracies(encoding)[0][self._task])
 
     def cost(self, encoding: str, tasks: int) -> Cost:
-        problem = self._searches.problem
-        shape, steps = problem.tasks.shape, problem.setting.inner_steps
+        shape = self._searches.problem.tasks.shape
         half = shape.ways * shape.shots // FOLDS
-        each = adaptation_cost(self._space, encoding, problem.tasks.image, shape.ways, (half, half), steps)
+        each = cost_of_task(self._searches.problem, self._space, encoding, (half, half))
         return Cost(FOLDS * each.adaptations, FOLDS * each.gradients, FOLDS * each.flops)

@@ -16,6 +16,8 @@ from metabench.core.errors import MetabenchError, unknown
 from metabench.search.strategy import Strategy
 
 PREDICTORS = ("ridge", "forest", "gaussian_process")
+FEWEST = 10
+"""Evaluations to which a predictor is fitted before it is asked."""
 _ROUNDS = 20
 """Asks for candidates before one evaluation, at most."""
 
@@ -41,6 +43,15 @@ def predictor(name: str, seed: int) -> Any:
     raise unknown("predictor", name, PREDICTORS)
 
 
+def check_points(name: str, budget: int, minimum: int = FEWEST) -> None:
+    """Raise MetabenchError unless a predictor is fitted to two evaluations or more, and the budget pays for others after them."""
+    if minimum >= budget or minimum < 2:
+        raise MetabenchError(
+            f"predictor '{name}' is fitted to {minimum} evaluations or more, and the budget pays for {budget}: expected "
+            "2 or more, and fewer than the budget"
+        )
+
+
 class Screened(Strategy):
     """A strategy whose nets are screened.
 
@@ -56,12 +67,8 @@ class Screened(Strategy):
 
     card = None  # type: ignore[assignment]  # it is made of a strategy, and not chosen by name
 
-    def __init__(self, strategy: Strategy, name: str, candidates: int = 30, minimum: int = 10) -> None:
-        if minimum >= strategy.budget or minimum < 2:
-            raise MetabenchError(
-                f"predictor '{name}' is fitted to {minimum} evaluations or more, and the budget pays for {strategy.budget}: expected "
-                "2 or more, and fewer than the budget"
-            )
+    def __init__(self, strategy: Strategy, name: str, candidates: int = 30, minimum: int = FEWEST) -> None:
+        check_points(name, strategy.budget, minimum)
         if candidates < 1:
             raise MetabenchError(f"predictor '{name}' is to rank {candidates} candidates: expected 1 or more")
         super().__init__(strategy.space, strategy.budget, strategy.seed, strategy.options)

@@ -35,14 +35,13 @@ from metabench.core.types import OptimiserState
 from metabench.models.choice_blocks import Head
 from metabench.models.supernet import Supernet, first
 from metabench.problems.few_shot import FewShot
+from metabench.results.searches import JOINT, JOINT_META, META, UNTRAINED, WAYS
 from metabench.search.flops import counted
 from metabench.tasks.images import TRAIN
 from metabench.tasks.joint import OVER_ALL, Joint, drawn_head, head_over_all, joint_gradient, without_head
 from metabench.tasks.trained import Answer
 
-META, JOINT, JOINT_META, UNTRAINED = "meta", "joint", "joint_meta", "untrained"
-WAYS = (META, JOINT, JOINT_META, UNTRAINED)
-_FORMAT = b"metabench shared weights 2\n"
+_FORMAT = b"metabench shared weights 3\n"
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class SharedTraining:
 
     way: str = META
     outer_steps: int = 150
-    outer_learning_rate: float = 3e-3
+    outer_learning_rate: float = 1e-2
     joint: Joint = field(default_factory=lambda: Joint(600, batch=64, learning_rate=0.01))
 
     def __post_init__(self) -> None:
@@ -90,9 +89,9 @@ class Shared:
         step: steps done in it.
         adaptations: inner runs paid for so far.
         gradients: inner and outer gradients on a batch of images paid for so far.
-        flops: of all steps so far. Those of a phase's first step are counted, and every other takes as many: each uses every operation of
-            every layer once. Where nets have several widths that holds on average.
-        step_flops: of a step of the present phase.
+        flops: of all steps so far. Those of a phase's first step are counted; every other takes as many times more or fewer as its nets
+            do to score an image, which differs where nets have several widths.
+        flop_rate: FLOPs of a step of the present phase for each FLOP by which its nets score an image.
         seconds: of training, in all processes that had a part in it.
     """
 
@@ -103,7 +102,7 @@ class Shared:
     adaptations: int = 0
     gradients: int = 0
     flops: float = 0.0
-    step_flops: float = 0.0
+    flop_rate: float = 0.0
     seconds: float = 0.0
 
 
@@ -190,8 +189,8 @@ class SharedTrainer:
                 shared.weights, shared.optimiser = self._update(shared).update(
                     gradient, shared.weights, shared.optimiser
                 )
+                shared.flops += shared.flop_rate * self._scoring_flops(shared.step)
                 shared.step += 1
-                shared.flops += shared.step_flops
                 shared.seconds += time.perf_counter() - began
                 if shared.step < steps:
                     yield shared
@@ -207,8 +206,13 @@ class SharedTrainer:
         if shared.step:
             return call()
         found, flops = counted(call)
-        shared.step_flops = float(flops)
+        shared.flop_rate = flops / self._scoring_flops(shared.step)
         return found
+
+    def _scoring_flops(self, step: int) -> int:
+        """Return the FLOPs by which the nets of a step score an image each."""
+        supernet, nets = self.supernet, paths(self.supernet, self._seed, step)
+        return sum(supernet.space.flops(net, supernet.shape, supernet.ways) for net in nets)
 
     def _meta(self, shared: Shared) -> Tree:
         """Return the mean hypergradient of a step's nets, each at its place."""
@@ -249,24 +253,24 @@ class SharedTrainer:
         return tree.mean(found)
 
 
-def save(path: Path, shared: Shared, identity: str) -> None:
-    """Write shared weights, whole or not at all; `identity` says of what run they are."""
+def save(path: Path, shared: Shared, identity: str, *, finished: bool) -> None:
+    """Write shared weights, whole or not at all; `identity` says of what run they are, `finished` whether it is at its end."""
     archive = io.BytesIO()
     values = {field.name: getattr(shared, field.name) for field in dataclasses.fields(shared)}
-    torch.save({"identity": identity, "shared": values}, archive)
+    torch.save({"identity": identity, "finished": finished, "shared": values}, archive)
     content = archive.getvalue()
     write_bytes_atomically(path, _FORMAT + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
 
-def read(path: Path, identity: str) -> Shared | None:
-    """Return the shared weights of a file; None where there is none.
+def read(path: Path, identity: str, device: torch.device) -> Shared | None:
+    """Return the shared weights of a file, on a device; None where there is none.
 
     Raises:
         MetabenchError: the file is damaged, of another version, or of another space, seed or training.
     """
     if not path.exists():
         return None
-    values = _values(path)
+    values = _values(path, device)
     if values["identity"] != identity:
         raise MetabenchError(
             f"'{path}' holds shared weights of another run ({values['identity']}, expected {identity}): move it away"
@@ -274,31 +278,39 @@ def read(path: Path, identity: str) -> Shared | None:
     return Shared(**values["shared"])
 
 
-def read_weights(path: Path) -> Tree:
-    """Return the weights of a file, whatever run they are of; raise MetabenchError as `read`, or if there is no such file."""
+def read_weights(path: Path, device: torch.device) -> Tree:
+    """Return the weights of a file, whatever run they are of, on a device.
+
+    Raises:
+        MetabenchError: as `read`; there is no such file; or the run is not at its end.
+    """
     if not path.is_file():
         raise missing_file("shared weights", path)
-    weights: Tree = _values(path)["shared"]["weights"]
-    return {name: leaf for name, leaf in weights.items() if not name.startswith(OVER_ALL)}
+    values = _values(path, device)
+    if not values["finished"]:
+        raise MetabenchError(f"the training of the shared weights in '{path}' is not finished: the command that began it goes on")
+    weights: Tree = values["shared"]["weights"]
+    return weights
 
 
-def _values(path: Path) -> dict[str, Any]:
+def _values(path: Path, device: torch.device) -> dict[str, Any]:
     content = path.read_bytes()
     if not content.startswith(_FORMAT):
         raise MetabenchError(f"'{path}' holds no shared weights of this version: move it away")
     digest, _, archive = content[len(_FORMAT) :].partition(b"\n")
     if hashlib.sha256(archive).hexdigest().encode() != digest:
         raise MetabenchError(f"'{path}' is damaged: move it away, and the weights are trained anew")
-    found: dict[str, Any] = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    found: dict[str, Any] = torch.load(io.BytesIO(archive), map_location=device, weights_only=True)
     return found
 
 
-def identity_of(problem: FewShot, training: SharedTraining, method: str) -> str:
-    """Return the hash of what shared weights depend on: space, tasks, training, the method by name, and seed."""
+def identity_of(problem: FewShot, dataset: str, training: SharedTraining, method: str) -> str:
+    """Return the hash of what shared weights depend on: space, tasks, data set and method by name, training, and seed."""
     setting = problem.setting
     options = dataclasses.asdict(setting.options) | {"architecture": ""}
     said = [
         options,
+        dataset,
         dataclasses.asdict(training),
         method,
         setting.inner_steps,

@@ -51,13 +51,24 @@ class Strategy(Declarable, ABC):
         budget: how many full evaluations the search may pay for.
         seed: of its streams.
         options: an instance of its card's options.
+
+    Raises:
+        MetabenchError: the budget is below `fewest`.
     """
 
     card: ClassVar[StrategyCard]
 
     def __init__(self, space: Space, budget: int, seed: int, options: Any) -> None:
+        if budget < (fewest := self.fewest(options)):
+            raise MetabenchError(f"a budget of {budget} evaluations: {type(self).__name__} needs {fewest} or more")
         self.space, self.budget, self.seed, self.options = space, budget, seed, options
         self.stream = np.random.Generator(np.random.PCG64(stream_seed(seed, "strategy")))
+
+    @classmethod
+    def fewest(cls, options: Any) -> int:
+        """Return the smallest budget, in full evaluations, with which the strategy can do what it is for."""
+        del options
+        return 1
 
     @abstractmethod
     def ask(self, n: int) -> Sequence[str]:

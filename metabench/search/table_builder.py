@@ -76,6 +76,8 @@ class TableSettings:
     def __post_init__(self) -> None:
         if self.way not in WAYS:
             raise unknown("way to train the nets of a table", self.way, WAYS)
+        if len(self.tasks) != 2 or min(self.tasks) < 1:
+            raise MetabenchError(f"tasks {self.tasks}: expected two positive numbers, of validation and of test domains")
         if self.inner_steps not in self.steps or sorted(set(self.steps)) != list(self.steps):
             raise MetabenchError(
                 f"a table counts answers after {self.steps} steps of adaptation: expected ascending numbers, {self.inner_steps} among them"
@@ -137,10 +139,11 @@ class Builder:
         """
         path, key = shard_file(folder, net, seed), f"{self.settings.key()} {net} {seed}"
         if read_arrays(path, key) is None:
-            write_arrays(path, key, self._answers(net, seed))
+            write_arrays(path, key, self.answers(net, seed))
         return path
 
-    def _answers(self, net: str, seed: int) -> dict[str, np.ndarray]:
+    def answers(self, net: str, seed: int) -> dict[str, np.ndarray]:
+        """Train one net with one seed; return its right answers by part, shape [steps, tasks], and its costs."""
         problem = self._problems[seed].subnet(net)
         method = self.settings.method
         answer = method_answer(method, seed)
@@ -258,14 +261,23 @@ def read_settings(path: Path | None) -> TableSettings:
     for key in given:
         if key not in known:
             raise unknown(f"key of '{path}'", str(key), known)
-    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    if "joint" in tuples:
-        joint = tuples["joint"] if isinstance(tuples["joint"], dict) else {}
-        known = {field.name for field in dataclasses.fields(Joint)}
-        if not joint or not joint.keys() <= known:
-            raise MetabenchError(f"'joint' of '{path}': expected keys among {', '.join(sorted(known))}")
-        tuples["joint"] = Joint(**joint)
-    return TableSettings(**tuples)  # type: ignore[misc]
+    values, where = {str(key): value for key, value in given.items()}, f"'{path}'"
+    if "joint" in values:
+        if not isinstance(values["joint"], dict):
+            raise MetabenchError(f"key 'joint' of {where}: expected keys and values, got {values['joint']!r}")
+        values["joint"] = build(Joint, values["joint"], f"'joint' in {where}")
+    for key, default in ((field.name, getattr(TableSettings(), field.name)) for field in dataclasses.fields(TableSettings)):
+        if isinstance(default, tuple) and key in values:
+            values[key] = _numbers(values[key], f"key '{key}' of {where}")
+        elif not isinstance(values.get(key, default), type(default)):
+            raise MetabenchError(f"key '{key}' of {where}: expected {type(default).__name__}, got {values[key]!r}")
+    return TableSettings(**values)  # type: ignore[arg-type]
+
+
+def _numbers(value: Any, what: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or not all(type(one) is int and one >= 0 for one in value):
+        raise MetabenchError(f"{what}: expected a list of whole numbers, got {value!r}")
+    return tuple(value)
 
 
 def shard_file(folder: Path, net: str, seed: int) -> Path:

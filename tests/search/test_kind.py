@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
-from metabench.core.errors import MetabenchError
+from metabench.core.errors import Diverged, MetabenchError
 from metabench.kinds.search import Options, hypergradients, read_strategies
 from metabench.models.search_space import Space
 from metabench.models.spaces import SPACES
+from metabench.problems.few_shot import FewShot
 from metabench.results import searches as names
+from metabench.search.driver import Cost, Line
+from metabench.search.study import Outcome
+from metabench.stages.search import _best_so_far
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.run.run_cell import run_cell
 
@@ -97,7 +101,7 @@ def test_nets_may_be_trained_over_all_classes() -> None:
 def test_without_a_table_of_the_space_it_is_not_looked_up() -> None:
     row = row_of("none", fitness="table")
     assert row["status"] == "error"
-    assert re.search("there is no table of the space 'four'", row["message"])
+    assert re.search("no table of these nets and tasks: .* of .*space tiny, not four", row["message"])
 
 
 @pytest.mark.parametrize(
@@ -107,6 +111,14 @@ def test_without_a_table_of_the_space_it_is_not_looked_up() -> None:
         ("unrolled", {"way": "joint"}, "has no hypergradients: go with the method none"),
         ("unrolled", {"fitness": "train"}, "fitness 'train' has no hypergradients"),
         ("unrolled", {"strategies": "random, evolutoin"}, "unknown strategy 'evolutoin': did you mean 'evolution'"),
+        ("unrolled", {"strategies": "random, random"}, "'random' is named twice"),
+        ("unrolled", {"strategies": "evolution"}, "'evolution' needs 10 evaluations or more, and the budget is 3"),
+        ("unrolled", {"strategies": "random + ridge"}, "is fitted to 10 evaluations or more, and the budget pays for 3"),
+        (
+            "unrolled",
+            {"strategies": "evolution", "budget": 25, "islands": 3},
+            "needs 10 evaluations or more, and the budget of each island is 8",
+        ),
         ("unrolled", {"strategies": "random + rigde"}, "unknown predictor 'rigde': did you mean 'ridge'"),
     ],
 )
@@ -127,3 +139,27 @@ def test_another_problem_has_nothing_to_search() -> None:
 
 def test_strategies_are_read_with_their_predictors() -> None:
     assert read_strategies("random,evolution + ridge") == [("random", ""), ("evolution", "ridge")]
+
+
+def test_a_largest_net_that_diverges_leaves_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, largest = FewShot.test_accuracies, FOUR.largest()
+
+    def diverging(problem: FewShot, meta: Any) -> Any:
+        if problem.setting.options.architecture == largest:
+            raise Diverged("made to")
+        return plain(problem, meta)
+
+    monkeypatch.setattr(FewShot, "test_accuracies", diverging)
+    # Of four nets the search looks at one, which is not the largest.
+    row = row_of("none", fitness="train", net_steps=2, strategies="random", budget=1, seed=1)
+    assert row["status"] == "ok", row["message"]
+    assert names.entrants(row["meta_summary"]) == ["random"]
+
+
+def test_a_look_at_a_few_tasks_does_not_say_what_is_best() -> None:
+    def line(number: int, tasks: int, fitness: float) -> Line:
+        return Line(number, "conv3-conv3", tasks, fitness, float(number), Cost(), "")
+
+    outcome = Outcome("x", 0, "conv3-conv3", 60.0, 60.0, (line(1, 2, 90.0), line(2, 6, 60.0), line(3, 2, 95.0)), "")
+    found = _best_so_far([outcome], 3, 6)
+    assert found.x == [2, 3] and found.values == [60.0, 60.0]

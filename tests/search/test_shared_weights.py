@@ -11,9 +11,11 @@ import pytest
 import torch
 from bilevel import call, make_problem, relative_error
 
+from metabench.autodiff.unrolled.sweep import through_graph
 from metabench.core import Tree, tree
 from metabench.core.errors import MetabenchError
 from metabench.problems.few_shot import FewShot
+from metabench.search.flops import counted
 from metabench.search.shared_weights import (
     WAYS,
     Shared,
@@ -29,6 +31,7 @@ from metabench.search.table_builder import numbered_answers
 from metabench.tasks import joint
 from metabench.tasks.joint import Joint
 
+CPU, META = torch.device("cpu"), torch.device("meta")
 SHORT: dict[str, Any] = {"outer_steps": 3, "joint": Joint(3, 8)}
 
 
@@ -118,13 +121,13 @@ def test_weights_that_are_put_back_before_the_backward_pass_give_another_hypergr
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_that_is_interrupted_goes_on_to_the_bit(way: str, tmp_path: Path) -> None:
     problem, training = made(), SharedTraining(way=way, **SHORT)
-    whole, identity = trained(problem, training), identity_of(problem, training, "unrolled")
+    whole, identity = trained(problem, training), identity_of(problem, "glyphs", training, "unrolled")
     steps = sum(count for _, count in training.phases)
     for stop in range(1, steps):
         path = tmp_path / f"{stop}.pt"
         for shared in itertools.islice(SharedTrainer(problem, training).run(), stop):
-            save(path, shared, identity)
-        again = trained(problem, training, read(path, identity))
+            save(path, shared, identity, finished=False)
+        again = trained(problem, training, read(path, identity, CPU))
         assert all(torch.equal(again.weights[name], leaf) for name, leaf in whole.weights.items())
         assert (again.adaptations, again.gradients) == (whole.adaptations, whole.gradients)
     assert list(whole.weights) == list(problem.supernet().shapes)
@@ -134,8 +137,8 @@ def test_a_method_that_draws_goes_on_to_the_bit_too(tmp_path: Path) -> None:
     problem, training, path = made(), SharedTraining(outer_steps=2), tmp_path / "shared.pt"
     answers = numbered_answers("es", 0)
     *_, whole = SharedTrainer(problem, training, answers).run()
-    save(path, next(SharedTrainer(problem, training, answers).run()), "es")
-    *_, again = SharedTrainer(problem, training, answers).run(read(path, "es"))
+    save(path, next(SharedTrainer(problem, training, answers).run()), "es", finished=False)
+    *_, again = SharedTrainer(problem, training, answers).run(read(path, "es", CPU))
     assert all(torch.equal(again.weights[name], leaf) for name, leaf in whole.weights.items())
 
 
@@ -153,22 +156,58 @@ def test_ways_differ_in_what_they_do() -> None:
 
 def test_files_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     problem, training = made(), SharedTraining(way="untrained")
-    path, identity = tmp_path / "shared.pt", identity_of(problem, training, "unrolled")
-    save(path, trained(problem, training), identity)
-    assert list(read_weights(path)) == list(problem.supernet().shapes)
-    assert read(tmp_path / "none.pt", identity) is None
-    with pytest.raises(MetabenchError, match="holds shared weights of another run"):
-        read(path, identity_of(made(seed=1), training, "unrolled"))
+    path, identity = tmp_path / "shared.pt", identity_of(problem, "glyphs", training, "unrolled")
+    save(path, trained(problem, training), identity, finished=False)
+    with pytest.raises(MetabenchError, match="is not finished"):
+        read_weights(path, CPU)
+    save(path, trained(problem, training), identity, finished=True)
+    assert list(read_weights(path, CPU)) == list(problem.supernet().shapes)
+    assert read(tmp_path / "none.pt", identity, CPU) is None
+    for other in (identity_of(made(seed=1), "glyphs", training, "unrolled"), identity_of(problem, "omniglot", training, "unrolled")):
+        with pytest.raises(MetabenchError, match="holds shared weights of another run"):
+            read(path, other, CPU)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(MetabenchError, match="is damaged"):
-        read(path, identity)
+        read(path, identity, CPU)
     path.write_bytes(b"metabench shared weights 0\n")
     with pytest.raises(MetabenchError, match="of this version"):
-        read(path, identity)
+        read(path, identity, CPU)
     with pytest.raises(MetabenchError, match=r"sharde\.pt' does not exist: did you mean"):
-        read_weights(tmp_path / "sharde.pt")
+        read_weights(tmp_path / "sharde.pt", CPU)
     with pytest.raises(MetabenchError, match="unknown way to shared weights 'mata': did you mean 'meta'"):
         SharedTraining(way="mata")
+
+
+def test_weights_are_read_onto_the_device_that_goes_on(tmp_path: Path) -> None:
+    problem, training, path = made(), SharedTraining(way="joint_meta", **SHORT), tmp_path / "shared.pt"
+    save(path, next(SharedTrainer(problem, training).run()), "x", finished=True)
+    found, elsewhere = read(path, "x", META), torch.device("meta")
+    assert found is not None and all(leaf.device == elsewhere for leaf in found.weights.values())
+    slots = [leaf for slot in found.optimiser.values() for leaf in slot.values()]
+    assert slots and all(leaf.device == elsewhere for leaf in slots)
+    assert all(leaf.device == elsewhere for leaf in read_weights(path, META).values())
+
+
+def test_flops_of_steps_follow_the_widths_of_their_nets() -> None:
+    problem = make_problem("few_shot", size="subnet", dtype=torch.float32, space="small", architecture="conv3-conv3-conv3-conv3@8")
+    assert isinstance(problem, FewShot)
+    trainer = SharedTrainer(problem, SharedTraining(outer_steps=3))
+    found, flops = [], 0.0
+    for shared in trainer.run():
+        found.append(shared.flops - flops)
+        flops = shared.flops
+    nets = [paths(trainer.supernet, problem.setting.seed, step) for step in range(3)]
+    assert len({tuple(sorted(problem.supernet().space.width_of(net) for net in one)) for one in nets}) > 1
+
+    # What the nets of the last step take, counted one by one.
+    counts = []
+    for net in nets[2]:
+        subnet = problem.subnet(net)
+        meta, window = subnet.initial(), next(subnet.windows())[0]
+        counts.append(counted(lambda: through_graph(subnet, subnet.entered(window, None)[1], meta, window))[1])  # noqa: B023
+    counted_all = sum(counts) * problem.setting.options.tasks
+    assert found[2] == pytest.approx(counted_all, rel=0.05)
+    assert found[0] != pytest.approx(counted_all, rel=0.1)
 
 
 def test_joint_training_of_a_net_learns_all_classes_and_leaves_a_head_of_zeros() -> None:

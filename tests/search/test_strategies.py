@@ -379,9 +379,9 @@ def test_fewer_tasks_of_a_net_that_was_paid_for_cost_nothing() -> None:
     ("make", "said"),
     [
         (lambda: Screened(made("random"), "ridge", candidates=0), "is to rank 0 candidates: expected 1 or more"),
-        (lambda: made("evolution", budget=5), "a budget of 5 evaluations is smaller than a population of 10"),
-        (lambda: made("regularised_evolution", budget=5), "smaller than a population of 10"),
-        (lambda: made("successive_halving", budget=2), "smaller than a bracket of 9 nets, which costs 3"),
+        (lambda: made("evolution", budget=5), "a budget of 5 evaluations: Evolution needs 10 or more"),
+        (lambda: made("regularised_evolution", budget=5), "a budget of 5 evaluations: RegularisedEvolution needs 10 or more"),
+        (lambda: made("successive_halving", budget=2), "a budget of 2 evaluations: SuccessiveHalving needs 3 or more"),
         (lambda: made("random", "ridge", budget=10), "is fitted to 10 evaluations or more, and the budget pays for 10"),
         (lambda: made("random", "tree"), "unknown predictor 'tree'"),
         (lambda: made("evolutoin"), "unknown strategy 'evolutoin': did you mean 'evolution'?"),

@@ -21,7 +21,8 @@ from metabench.core.errors import MetabenchError
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable, decode, encode
 from metabench.models.search_space import Space
 from metabench.models.spaces import SPACES
-from metabench.search.agreement import additive, agreement, ceilings, of_domains
+from metabench.results import net_tables as names
+from metabench.search.agreement import additive, agreement, of_domains, of_itself
 from metabench.search.driver import Search
 from metabench.search.fitness import SupernetFitness, TableFitness, TrainFitness, adaptation_cost, first_task
 from metabench.search.flops import of_training
@@ -162,10 +163,10 @@ def test_agreement_is_that_of_rankings() -> None:
 
 def test_seeds_of_a_made_table_agree_and_it_is_additive() -> None:
     table = made_table()
-    found = {one.what: one for one in ceilings(table)}
-    assert found["validation and test tasks"].kendall > 0.9
-    assert found["seeds 0 and 1, test"].kendall > 0.8
-    assert abs(found["number of parameters and test"].kendall) < 0.6
+    found = {one.what: one for one in of_itself(table)}
+    assert found[names.VALIDATION_TASKS].kendall > 0.9
+    assert found[names.ANOTHER_SEED].kendall > 0.8
+    assert abs(found[names.BY_PARAMETERS].kendall) < 0.6
     assert all(one.best < one.kendall for name, one in found.items() if "seed" in name)
     assert additive(table, SPACES["tiny"].one_hot(table.nets)) > 0.95
 
@@ -204,17 +205,18 @@ def test_evolution_with_a_ridge_beats_random_search_on_a_table() -> None:
         paired([1.0, 2.0], [1.0])
 
 
+@pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize("net", ["conv3-conv3", "pool3-conv3"])
-def test_flops_of_an_adaptation_are_those_that_torch_counts(net: str) -> None:
-    problem = Builder(FEW)._problems[0].subnet(net)
+def test_flops_of_an_adaptation_are_those_that_torch_counts(net: str, head: bool) -> None:
+    problem = Builder(dataclasses.replace(FEW, options={**FEW.options, "adaptation": "head" if head else "start"}))._problems[0].subnet(net)
     (_, meta), window = problem.initial_state(), next(problem.windows())[0]
-    leaves = {name: leaf.clone().requires_grad_() for name, leaf in meta.items()}
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in meta.items() if not head or name.startswith("head.")}
     with FlopCounterMode(display=False) as counter:
         for batch in window.inner:
             torch.autograd.grad(problem.inner_loss(leaves, meta, batch), list(leaves.values()))
         with torch.no_grad():
             problem.outer_loss(leaves, meta, window.outer[-1])
-    expected = adaptation_cost(FOUR, net, (1, 16, 16), 3, (3, 6), len(window.inner))
+    expected = adaptation_cost(FOUR, net, (1, 16, 16), 3, (3, 6), len(window.inner), head=head)
     assert expected.flops == counter.get_total_flops()
     assert (expected.adaptations, expected.gradients) == (1, len(window.inner))
 
@@ -307,8 +309,6 @@ def test_a_table_of_other_settings_is_not_checked_but_refused(
         str(settings),
         "--count",
         "1",
-        "--shards",
-        str(tmp_path / "again"),
     )
     assert "conv3-conv3, seed 0: the same" in same.stdout
     settings.write_text(settings.read_text().replace("outer_steps: 2", "outer_steps: 5"))
@@ -317,6 +317,15 @@ def test_a_table_of_other_settings_is_not_checked_but_refused(
     settings.write_text("outer_step: 2\n")
     with pytest.raises(MetabenchError, match="did you mean 'outer_steps'"):
         read_settings(settings)
+    for text, words in (
+        ("outer_steps: many", "key 'outer_steps' of .*: expected int, got 'many'"),
+        ("seeds: 3", "key 'seeds' of .*: expected a list of whole numbers, got 3"),
+        ("tasks: [300]", "expected two positive numbers"),
+        ("joint: {batch: 0}", "option 'batch' of 'joint' in .*: must be at least 1"),
+    ):
+        settings.write_text(text)
+        with pytest.raises(MetabenchError, match=words):
+            read_settings(settings)
     with pytest.raises(MetabenchError, match="expected ascending numbers, 5 among them"):
         TableSettings(steps=(1, 2))
     assert cached_data("glyphs").train

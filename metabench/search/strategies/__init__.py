@@ -1,6 +1,6 @@
 """Search strategies, one per file."""
 
-# Rows of searches depend on every strategy: their code hash follows imports.
+# A listing finds them by file; imported here, they are there for whoever imports the package.
 from metabench.search.strategies import (
     evolution,
     local_search,

@@ -30,10 +30,6 @@ class Evolution(Strategy):
 
     def __init__(self, space: Space, budget: int, seed: int, options: Any) -> None:
         super().__init__(space, budget, seed, options)
-        if budget < options.population:
-            raise MetabenchError(
-                f"a budget of {budget} evaluations is smaller than a population of {options.population}: lower 'population'"
-            )
         try:
             from pymoo.algorithms.soo.nonconvex.ga import GA  # type: ignore[import-not-found]
             from pymoo.core.problem import Problem  # type: ignore[import-not-found]
@@ -62,6 +58,11 @@ class Evolution(Strategy):
         self._generation: Any = None
         self._waiting: list[str] = []
         self._known: dict[str, float] = {}
+
+    @classmethod
+    def fewest(cls, options: Any) -> int:
+        """Return the size of a population."""
+        return int(options.population)
 
     def ask(self, n: int) -> Sequence[str]:
         """Return nets of the present generation; none while answers are missing."""

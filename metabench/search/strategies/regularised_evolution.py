@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metabench.core.errors import MetabenchError
 from metabench.core.options import option
 from metabench.models.search_space import Space
 from metabench.search.strategy import Strategy, StrategyCard
@@ -28,13 +27,14 @@ class RegularisedEvolution(Strategy):
 
     def __init__(self, space: Space, budget: int, seed: int, options: Any) -> None:
         super().__init__(space, budget, seed, options)
-        if budget < options.population:
-            raise MetabenchError(
-                f"a budget of {budget} evaluations is smaller than a population of {options.population}: lower 'population'"
-            )
         self._living: deque[tuple[str, float]] = deque(maxlen=options.population)
         self._first = space.drawn(seed, "first population")
         self._asked = 0
+
+    @classmethod
+    def fewest(cls, options: Any) -> int:
+        """Return the size of a population."""
+        return int(options.population)
 
     def ask(self, n: int) -> Sequence[str]:
         """Return the first population, then children."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metabench.core.errors import MetabenchError
 from metabench.core.options import option
 from metabench.models.search_space import Space
 from metabench.search.strategy import Strategy, StrategyCard
@@ -27,15 +26,14 @@ class SuccessiveHalving(Strategy):
 
     def __init__(self, space: Space, budget: int, seed: int, options: Any) -> None:
         super().__init__(space, budget, seed, options)
-        # Each rung costs the same: a bracket of n nets costs rungs * n / factor^(rungs - 1) full evaluations.
         self._size = options.factor ** (options.rungs - 1)
-        if budget < options.rungs:
-            raise MetabenchError(
-                f"a budget of {budget} evaluations is smaller than a bracket of {self._size} nets, which costs {options.rungs}: lower "
-                "'rungs'"
-            )
         self._fresh = space.drawn(seed, "brackets")
         self._rung, self._waiting, self._found = options.rungs, [], {}
+
+    @classmethod
+    def fewest(cls, options: Any) -> int:
+        """Return what a bracket costs where tasks are all that is paid for: as much on each rung. With training it costs up to its nets."""
+        return int(options.rungs)
 
     def ask(self, n: int) -> Sequence[str]:
         """Return nets of the present rung; none while answers are missing."""

@@ -60,7 +60,7 @@ def steps(suite: Suite, bench: Bench) -> Figure | None:
 
 
 def regret(bench: Bench) -> Figure | None:
-    """Return the regret of what was chosen against all FLOPs that were paid for it, shared weights included.
+    """Return the regret of what was chosen against the FLOPs that were paid for the choice, shared weights included.
 
     Points are labelled by what nets are judged by, or by the strategy where that is one and the same.
     """
@@ -75,16 +75,15 @@ def regret(bench: Bench) -> Figure | None:
             label, note = (group.words, entrant) if len(bench.groups) > 1 else (entrant, group.words)
             ends = {"y_low": min(values), "y_high": max(values)}
             points.append(Point(label, paid / 1e12, statistics.fmean(values), **ends, n=len(values), note=note))
-    panel = Panel(
-        "What was chosen", Axis("TFLOPs, all told", "plain"), Axis(names.REGRET, "plain", log=False), points=points
-    )
+    axes = (Axis("TFLOPs of the search and of shared weights", "plain"), Axis(names.REGRET, "plain", log=False))
+    panel = Panel("What was chosen", *axes, points=points)
     counts = [point.n for point in points]
     return _figure(
         "regret",
         bench,
         "Regret against what was paid",
-        "Each point is a strategy: how far its net, trained from nothing, is below the best of the table. Means over {seeds}, least to "
-        "greatest.",
+        "How far each strategy's net, trained from nothing, is below the table's best. Searches on the table have paid for that "
+        "training, those on shared weights not. Means over {seeds}, least to greatest.",
         [panel],
         _styles([point.label for point in points]),
         counts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,14 @@ from typing import Any
 from metabench.core.curves import Curve
 from metabench.report import numbers
 from metabench.report.results.entries import Suite
+from metabench.results import net_tables
 from metabench.results import searches as names
 from metabench.results.statistics import Estimate, paired_differences
 
 Row = Mapping[str, Any]
 KIND, RANDOM = "search", names.RANDOM
+_OF_ENTRANTS = ("strategies", "searches", "ranking", "new_tasks", "new_budget")
+"""Options that do not decide how a net is judged."""
 _WAYS = {
     "meta": "with weights meta-trained by {method}",
     "joint": "with weights trained jointly on all classes",
@@ -55,7 +59,7 @@ class Group:
     @property
     def ranked(self) -> list[str]:
         """What ranks nets."""
-        return list(dict.fromkeys(name for row in self.rows for name in names.ranked(row["meta_summary"])))
+        return list(dict.fromkeys(name for row in self.rows for name in net_tables.rankings(row["meta_summary"])))
 
     def by_seed(self, entrant: str, name: str) -> dict[int, float]:
         """Return an entrant's number, by seed; of seeds that have it."""
@@ -67,17 +71,17 @@ class Group:
         found = list(self.by_seed(entrant, name).values())
         return statistics.fmean(found) if found else None
 
-    def above_random(self, entrant: str, name: str) -> Estimate | None:
-        """Return by how much an entrant is above random search, seed by seed; None where one of them has no row."""
-        if entrant == RANDOM or RANDOM not in self.entrants:
+    def above(self, entrant: str, name: str, other: str = RANDOM) -> Estimate | None:
+        """Return by how much an entrant is above another, seed by seed or search by search; None where one of them has no row."""
+        if entrant in (other, names.BY_HAND) or other not in self.entrants:
             return None
-        mean, half, _, _ = (self.by_seed(entrant, kept) for kept in names.above(name))
+        mean, half, _, _ = (self.by_seed(entrant, kept) for kept in names.above(name, other))
         if mean and half:
             # Several searches a row, pair by pair: their intervals are independent, given what was trained.
             value = statistics.fmean(mean.values())
             reach = math.sqrt(sum(one**2 for one in half.values())) / len(half)
             return Estimate(value, value - reach, value + reach, len(mean))
-        return paired_differences([(self.by_seed(entrant, name), self.by_seed(RANDOM, name))])[0]
+        return paired_differences([(self.by_seed(entrant, name), self.by_seed(other, name))])[0]
 
     def won_and_lost(self, entrant: str) -> tuple[int, int] | None:
         """Return in how many pairs an entrant's net is better on test tasks than that of random search, and in how many worse."""
@@ -142,10 +146,29 @@ def benches(suite: Suite) -> list[Bench]:
         options, own = row["kind_options"], row["problem_options"]
         tasks = (row["dataset"], own["ways"], own["shots"])
         bench = (*tasks, own["space"], options["budget"], options.get("mega_flops", 0.0))
-        cells.setdefault(bench, {}).setdefault(_words(row), []).append(row)
-    return [
-        Bench(*bench, groups=[Group(words, rows) for words, rows in groups.items()]) for bench, groups in cells.items()
-    ]
+        alike = json.dumps(_settings(row), sort_keys=True)
+        cells.setdefault(bench, {}).setdefault(alike, []).append(row)
+    return [Bench(*bench, groups=_named(list(groups.values()))) for bench, groups in cells.items()]
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    """Return what decides how nets are judged: all settings but the strategies."""
+    kind = {name: value for name, value in row["kind_options"].items() if name not in _OF_ENTRANTS}
+    found = {name: row[name] for name in ("label", "inner_steps", "outer_steps")}
+    return found | kind | row["problem_options"]
+
+
+def _named(groups: Sequence[Sequence[Row]]) -> list[Group]:
+    """Return groups under words that tell them apart: where two have the same, the settings in which these differ."""
+    said = [_words(rows[0]) for rows in groups]
+    found = []
+    for words, rows in zip(said, groups, strict=True):
+        mine = _settings(rows[0])
+        others = [_settings(other[0]) for like, other in zip(said, groups, strict=True) if like == words]
+        unlike = [name for name, value in mine.items() if any(other.get(name) != value for other in others)]
+        own = "".join(f", {name.replace('_', ' ')} {mine[name]}" for name in unlike)
+        found.append(Group(words + own, rows))
+    return found
 
 
 def _words(row: Row) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-
 from metabench.papers.read import papers
 from metabench.report import numbers
 from metabench.report.results.settings import slug
 from metabench.report.sections.searches.groups import Bench, Group
-from metabench.report.tables.cells import estimate_cell
+from metabench.report.tables.cells import estimate_cell, kendall_cells
 from metabench.report.tables.table import Cell, Column, Table, exact_cell
+from metabench.results import net_tables
 from metabench.results import searches as names
 
 _NEIGHBOURS = ("at_nas", "t_nas")
@@ -22,9 +21,9 @@ def outcomes(bench: Bench) -> Table:
         slug("searches", bench.name),
         "What was chosen, and what it cost",
         f"Means over seeds; at most {bench.budget} full evaluations each. Above random: paired by seed, or by search where a seed has "
-        "several (given what that seed trained), with its 95 % interval. Regret: how far the net is below the best of the table when "
-        "it is trained from nothing. Costs of the search and of the shared weights are apart. Test tasks are touched once, after the "
-        "choice.",
+        "several, with its 95 % interval: then over searches, given the nets and weights that were trained. Regret: how far the net is "
+        "below the best of the table when it is trained from nothing. Costs of the search and of the shared weights are apart. Test "
+        "tasks are touched once, after the choice.",
         [
             Column("judged", "nets", numeric=False),
             Column("entrant", "strategy", numeric=False),
@@ -61,7 +60,7 @@ def _add(table: Table, group: Group, entrant: str) -> None:
         "shared_flops": _tera(group.mean(names.TRAINING, names.FLOPS)),
     }
     above = {
-        key: group.above_random(entrant, name)
+        key: group.above(entrant, name)
         for key, name in (
             ("validation_above", names.VALIDATION),
             ("test_above", names.TEST),
@@ -95,7 +94,7 @@ def _won(group: Group, entrant: str) -> Cell:
 
 
 def rankings(bench: Bench) -> Table | None:
-    """Return how well nets are ranked by shared weights, by what is fitted to few or costs nothing, and the ceilings; None: by nothing."""
+    """Return how well nets are ranked by shared weights, by what costs less, and by the table itself; None: by nothing."""
     table = Table(
         slug("rankings", bench.name),
         "What ranks nets",
@@ -112,26 +111,22 @@ def rankings(bench: Bench) -> Table | None:
     seen: set[str] = set()
     for group in bench.groups:
         for ranked in group.ranked:
-            found = list(group.by_seed(ranked, names.RANKING).values())
             # All but the shared weights is of the table alone, and the same for every group.
             if ranked in seen:
                 continue
             seen |= {ranked} - {names.SHARED}
-            keys = (names.RANKING, names.RANKING_LOW, names.RANKING_HIGH, names.RANKING_BEST)
-            value, low, high, best = (statistics.fmean(group.by_seed(ranked, name).values()) for name in keys)
+            found = [group.mean(ranked, key) for key in net_tables.OF_RANKING]
             judged = group.words if ranked == names.SHARED else "of the table"
             table.rows.append(
                 {
                     "judged": Cell(judged, judged),
                     "ranked": Cell(ranked, ranked),
-                    "kendall": exact_cell(f"{value:.2f} [{low:.2f}, {high:.2f}]", value),
-                    "best": exact_cell(f"{best:.2f}", best),
                 }
+                | kendall_cells(*found)
             )
-            known = {"judged": judged, "ranked": ranked, "kendall": value, "low": low, "high": high, "best": best}
-            table.records.append(known | {"n": len(found)})
-    order = [place for place, one in enumerate(table.records) if one["ranked"] not in names.CEILINGS]
-    order += [place for place, one in enumerate(table.records) if one["ranked"] in names.CEILINGS]
+            record = {"judged": judged, "ranked": ranked, "n": len(group.by_seed(ranked, net_tables.KENDALL))}
+            table.records.append(record | dict(zip(("kendall", "low", "high", "best"), found, strict=True)))
+    order = sorted(range(len(table.records)), key=lambda place: table.records[place]["ranked"] in net_tables.OF_ITSELF)
     table.rows[:], table.records[:] = [table.rows[i] for i in order], [table.records[i] for i in order]
     return table if table.rows else None
 

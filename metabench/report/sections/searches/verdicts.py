@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from metabench.report import numbers
 from metabench.report.results.entries import Suite
 from metabench.report.sections.searches.groups import Bench, Group
+from metabench.results import net_tables
 from metabench.results import searches as names
 from metabench.results.statistics import Estimate, paired_differences
 
@@ -17,7 +18,7 @@ def against_random(groups: Sequence[Group]) -> list[str]:
     for group in groups:
         better, worse, level = [], [], 0
         for entrant in group.entrants:
-            found = group.above_random(entrant, names.TEST)
+            found = group.above(entrant, names.TEST)
             if entrant == names.BY_HAND or found is None or found.low is None or found.high is None:
                 continue
             if found.low > 0:
@@ -44,8 +45,7 @@ def by_hand(bench: Bench) -> list[str]:
     above, compared = [], 0
     for group in bench.groups:
         for entrant in group.entrants:
-            pairs = (group.by_seed(entrant, names.TEST), group.by_seed(names.BY_HAND, names.TEST))
-            found = paired_differences([pairs])[0] if entrant != names.BY_HAND and all(pairs) else None
+            found = group.above(entrant, names.TEST, names.BY_HAND)
             compared += found is not None and found.low is not None
             if found is not None and found.low is not None and found.low > 0:
                 above.append(f"{entrant} ({group.words})")
@@ -72,8 +72,8 @@ def sharing(suite: Suite, bench: Bench) -> list[str]:
                 )
     ranked: dict[str, list[str]] = {}
     for group in bench.where(lambda group: group.shared and names.SHARED in group.ranked):
-        fitted = next((name for name in group.ranked if name.startswith(names.FITTED.split("{")[0])), "")
-        pairs = (group.by_seed(names.SHARED, names.RANKING), group.by_seed(fitted, names.RANKING))
+        fitted = next((name for name in group.ranked if name.startswith(net_tables.FITTED.split("{")[0])), "")
+        pairs = (group.by_seed(names.SHARED, net_tables.KENDALL), group.by_seed(fitted, net_tables.KENDALL))
         found = paired_differences([pairs])[0] if all(pairs) else None
         if found is not None and found.low is not None:
             where = _where(found, "better than", "worse than", "no better than")
