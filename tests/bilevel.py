@@ -15,7 +15,7 @@ from metabench.core import Hypergradient, InnerState, Problem, Tree, Window, tre
 from metabench.core.options import build
 from metabench.core.problem import Setting
 from metabench.core.randomness import generator
-from metabench.methods import method
+from metabench.methods import method, methods
 from metabench.problems import problem
 
 OPTIMISERS = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
@@ -27,6 +27,12 @@ UNROLLED_FAMILY: tuple[tuple[str, dict[str, Any]], ...] = (
     ("mixflow", {}),
 )
 """The methods that claim dF(w_K(l), l)/dl up to rounding, with the options that change how they get there."""
+
+OUTSIDE = ("metabench.methods.boat", "metabench.methods.hippotrainer")
+"""The modules whose methods ask libraries that nothing here installs, and that are not always what they are named after."""
+
+EVERY_METHOD = [name for name, one in methods().items() if one.module not in OUTSIDE]
+"""All other methods. tests/methods/test_boat.py is of those."""
 
 _LANGUAGE = {"blocks": 2, "width": 8, "heads": 2, "sequence": 8, "batch": 3, "evaluated": 8}
 

@@ -45,7 +45,7 @@ _IMPLICIT = (
 
 def few(target: Target) -> tuple[Case, ...]:
     """Return those of the certificates' cases that tell bugs apart."""
-    chosen = _IMPLICIT if target is Target.IMPLICIT else _MOVING
+    chosen = _IMPLICIT if target.of_minimum else _MOVING
     found = {case.text: case for case in cases(target)}
     return tuple(found[text] for text in chosen)
 

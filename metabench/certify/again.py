@@ -76,12 +76,13 @@ class Again:
     def _run(self, method: Method) -> tuple[str, str, float | None]:
         options = build(method.options, self.options, f"method '{method.name}'")
         answers: list[tuple[Hypergradient, Tree]] = []
-        worst = 0.0
+        worst, absent = 0.0, False
 
         def judged(at: Case, where: str) -> str:
             """Return what is wrong with a call, and the verdict in front of it where there is no answer."""
-            nonlocal worst
+            nonlocal worst, absent
             answer = ask(method, at, options)
+            absent = answer.absent
             if answer.result is None or answer.wrong:
                 return f"{where}{answer.wrong}" if answer.verdict != UNSUPPORTED else UNSUPPORTED
             answers.append((answer.result, tree.tree_map(torch.clone, answer.result.meta)))
@@ -98,7 +99,7 @@ class Again:
             now = dataclasses.replace(now, windows=(window,))
             if wrong := judged(now, _nth(place, self.case)):
                 declines = wrong == UNSUPPORTED
-                if declines and must_answer(method, now) and self.expect(now, self.options) is not None:
+                if declines and not absent and must_answer(method, now) and self.expect(now, self.options) is not None:
                     return FAILED, "declines a hypergradient that exists", None
                 return (UNSUPPORTED, "", None) if declines else (FAILED, wrong, None)
             found = answers[-1][0]
@@ -187,7 +188,7 @@ def _runs(target: Target) -> tuple[Case, ...]:
         moving(ExampleWeights("momentum", inner_steps=2), windows=3),
         moving(SharedRoles("adam", ("inner_loss", "outer_loss"), inner_steps=3), windows=3),
     )
-    if target is Target.IMPLICIT:
+    if target.of_minimum:
         return (*common, moving(Ridge(SCHEDULED, inner_steps=2), windows=2))
     return (
         *common,

@@ -92,6 +92,17 @@ class Case:
         at = self.expansion
         return tree.unflatten(at.implicit(torch.linalg.solve(at.hessian, at.outer_w)), self.meta)
 
+    @functools.cached_property
+    def at_minimum(self) -> Tree | None:
+        """The implicit hypergradient at the minimum near w_K, on the window's last batch; None where the search finds none."""
+        if self.minimum is not None:
+            return self.implicit
+        try:
+            found = minimise(self.problem, self.end.params, self.meta, self.window.inner[-1], self.problem.weight_decay)
+        except ValueError:
+            return None
+        return found.implicit(self.meta, self.outer_batch)
+
     def through_last_steps(self, steps: int) -> Tree:
         """Return the derivative through the last `steps` steps of the window, those before held fixed."""
         if steps not in self._through:
@@ -123,6 +134,21 @@ class Case:
                 ),
             )
         )
+
+    @functools.cached_property
+    def demands(self) -> frozenset[str]:
+        """What a library may have no answer for, as `Peer.declines` names it."""
+        problem = self.problem
+        found = {problem.optimiser_name, *(role.value for role in problem.roles)}
+        if not isinstance(problem.learning_rate(), float):
+            found.add("varying rate")
+        if any(batch is not None for batch in self.window.outer[:-1]):
+            found.add("earlier outer losses")
+        if getattr(problem, "idle", False):
+            found.add("idle parameters")
+        if any(leaf.dim() == 0 for leaf in self.state.params.values()):
+            found.add("scalar parameters")
+        return frozenset(found)
 
     @functools.cached_property
     def traits(self) -> dict[str, Any]:
@@ -173,7 +199,7 @@ def _at_rest(problem: CertificationProblem, params: Tree) -> dict[str, Tree]:
 @functools.cache
 def cases(target: Target) -> tuple[Case, ...]:
     """Return the cases on which a method of this target is judged; what was worked out for them is kept."""
-    return tuple(_implicit_cases() if target is Target.IMPLICIT else map(moving, _moving_problems()))
+    return tuple(_implicit_cases() if target.of_minimum else map(moving, _moving_problems()))
 
 
 def _moving_problems() -> Iterator[CertificationProblem]:

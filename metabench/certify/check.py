@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from metabench.certify.cases import Case
-from metabench.core import Batch, Hypergradient, InnerState, MetabenchError, Method, Tree, Unsupported, Window, tree
+from metabench.core import (
+    Absent,
+    Batch,
+    Hypergradient,
+    InnerState,
+    MetabenchError,
+    Method,
+    Tree,
+    Unsupported,
+    Window,
+    tree,
+)
 from metabench.core.checks import check_hypergradient, non_finite
 from metabench.core.lazy import torch
 from metabench.core.randomness import generator
@@ -33,12 +44,13 @@ STREAM = "certificate"
 class Answer:
     """The outcome of a call. `result` is None where there is no hypergradient to judge; `verdict` is then FAILED or UNSUPPORTED.
 
-    `wrong` says what the method did wrong besides the hypergradient's value, or why it declines.
+    `wrong` says what the method did wrong besides the hypergradient's value, or why it declines; `absent`, that its library is not there.
     """
 
     result: Hypergradient | None
     verdict: str
     wrong: str
+    absent: bool = False
 
 
 def ask(
@@ -75,7 +87,7 @@ def ask(
         result = method(case.problem, *given, options, stream)
         check_hypergradient(result, state, meta)
     except Unsupported as reason:
-        return Answer(None, UNSUPPORTED, str(reason))
+        return Answer(None, UNSUPPORTED, str(reason), isinstance(reason, Absent))
     except MetabenchError as mistake:  # in words already
         return Answer(None, FAILED, str(mistake))
     except Exception as error:

@@ -16,8 +16,7 @@ from typing import Any
 from metabench.certify.cases import Case, cases, moving, settled
 from metabench.certify.check import STREAM, Answer, ask, astray, compared, relative
 from metabench.certify.formulas import FORMULAS, Formula
-from metabench.certify.learned_updates import OPTIONS as LEARNED
-from metabench.certify.problem import SCHEDULED
+from metabench.certify.libraries import FORMULAS as THEIRS
 from metabench.certify.problems import ExampleWeights, Ridge
 from metabench.certify.shared_roles import SharedRoles
 from metabench.certify.spectral import estimate_of, linear_cases, spectral
@@ -35,11 +34,6 @@ SPECTRAL_TOLERANCE = 1e-12
 SINGLE_TOLERANCE = {"exact": 1e-5, "formula": 5e-4}
 """In float32: thirty times what rounding does to the package's exact methods, and six times what differences of width 0.01 make of it."""
 SINGLE_STATE_TOLERANCE = 1e-5
-MAY_DECLINE = {
-    "higher_unrolled": {SCHEDULED, "adamw", *LEARNED},
-    "torchopt_unrolled": {SCHEDULED, "rmsprop", *LEARNED},
-}
-"""Inner optimisers that other libraries do not have. A method of the package declines nothing else that exists: it fails where it does."""
 SAMPLED = frozenset({Target.SMOOTHED, Target.PERSISTENT})
 """Targets with a mean to check against, and no value here."""
 
@@ -114,8 +108,11 @@ class Claim:
         tolerance = None if expected is None else self.tolerance
         seen = functools.partial(Finding, self.kind, self.case, self.options, tolerance=tolerance, expected=expected)
         if answer.result is None:
-            if answer.verdict == UNSUPPORTED and expected is not None and must_answer(method, self.case):
-                answer = Answer(None, FAILED, f"declines a hypergradient that exists: {answer.wrong}")
+            if answer.verdict == UNSUPPORTED and expected is not None and not answer.absent:
+                if must_answer(method, self.case):
+                    answer = Answer(None, FAILED, f"declines a hypergradient that exists: {answer.wrong}")
+                elif beyond(method, self.case):
+                    seen = functools.partial(seen, tolerance=None)  # there is nothing to hold it to
             return seen(answer.verdict, answer.wrong, single=self.dtype is not None)
         found = answer.result.meta
         if expected is None:
@@ -164,7 +161,7 @@ def exists(target: Target, case: Case) -> bool:
     """Tell whether there is such a hypergradient: a minimum sees no learning rate, one step no start, neither an earlier outer loss."""
     roles, earlier = case.problem.roles, any(batch is not None for batch in case.window.outer[:-1])
     ends = case.window.outer[-1] is not None
-    if target is Target.IMPLICIT:
+    if target.of_minimum:
         # A minimum forgets where the run to it started: with another role the share of the start is zero.
         forgotten = roles == {MetaRole.START} or case.problem.start_only
         return MetaRole.UPDATE not in roles and not forgotten and not earlier and ends
@@ -182,8 +179,13 @@ def exact_value(target: Target, case: Case, options: dict[str, Any]) -> Tree | N
     """Return the exact value of a target on a case; None where it does not exist, is zero by its nature, or has no reference here."""
     if not exists(target, case) or target in SAMPLED or target is Target.NONE:
         return None
-    if target is Target.IMPLICIT:
-        return case.implicit if has_minimum(case) else None
+    if target is Target.CARRIED and case.state.memory:
+        # What the windows before were, a case does not know.
+        return None
+    if target.of_minimum:
+        if not has_minimum(case):
+            return None
+        return case.implicit if target is Target.IMPLICIT else case.at_minimum
     steps = {Target.ONE_STEP: 1, Target.TRUNCATED: options.get("steps")}.get(target, case.inner_steps)
     if steps is None:
         raise MetabenchError(
@@ -205,7 +207,12 @@ def has_minimum(case: Case) -> bool:
 def must_answer(method: Method, case: Case) -> bool:
     """Tell whether a method is the package's own and has no reason to decline a case on which its target exists."""
     own = method.module.startswith("metabench.")
-    return own and has_minimum(case) and case.problem.optimiser_name not in MAY_DECLINE.get(method.name, ())
+    return own and has_minimum(case) and not beyond(method, case)
+
+
+def beyond(method: Method, case: Case) -> bool:
+    """Tell whether a case is beyond the library that a method asks, as it declares."""
+    return method.peer is not None and not method.peer.declines.isdisjoint(case.demands)
 
 
 def option_variants(method: Method) -> list[dict[str, Any]]:
@@ -256,7 +263,7 @@ def _around_defaults(method: Method) -> Iterator[Case]:
 @functools.cache
 def _in_single(target: Target) -> tuple[Case, ...]:
     """Return the cases that are run in float32, too; for implicit hypergradients, those whose Hessians are well conditioned."""
-    if target is Target.IMPLICIT:
+    if target.of_minimum:
         return (
             moving(Ridge("sgd", weight_decay=0.2)),
             moving(ExampleWeights("adam", inner_steps=2)),
@@ -282,7 +289,7 @@ def _limit(method: Method, case: Case) -> Iterator[Claim]:
     limit = method.limit
     assert limit is not None
     answerable = exists(method.target, case)
-    if method.target is Target.IMPLICIT and answerable:
+    if method.target.of_minimum and answerable:
         if limit.at_minimum and case.minimum is None:
             return  # nothing to reach there
         curvature = case.minimum.curvature if case.minimum else case.expansion.curvature
@@ -303,7 +310,7 @@ def formula_of(method: Method) -> tuple[Formula | None, tuple[dict[str, Any], ..
         kind = int if limit.budget and whole[limit.budget]["type"] == "int" else float
         points = [{limit.budget: kind(value)} for value in limit.values[:3]] if limit.budget else []
         return limit.formula, ({}, *points)
-    return FORMULAS.get(method.name, (None, ()))
+    return (FORMULAS | THEIRS).get(method.name, (None, ()))
 
 
 def _formulas(method: Method) -> Iterator[Claim]:
@@ -323,7 +330,7 @@ def _formula(method: Method, case: Case) -> Iterator[Claim]:
         options = build(method.options, given, f"method '{method.name}'")
 
         def value(options: Any = options) -> Tree | None:
-            if not exists(method.target, case):
+            if not exists(method.target, case) or beyond(method, case):
                 return None
             vector = formula(case, options, generator(0, STREAM))
             return None if vector is None else tree.unflatten(vector.detach(), case.meta)

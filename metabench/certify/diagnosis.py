@@ -33,11 +33,16 @@ _HINTS: dict[str, str] = {
 
 def explain(findings: Sequence[Finding], target: Target) -> dict[int, str]:
     """Return a sentence for each failed finding, by its place in `findings`."""
-    pattern = _pattern(findings)
+    # What equals its formula under some options is no evidence that it reaches its target under them.
+    of_kind: dict[str, list[Finding]] = {}
+    for finding in findings:
+        of_kind.setdefault(finding.kind, []).append(finding)
+    patterns = {kind: _pattern(some) for kind, some in of_kind.items()}
     sentences = {}
     for place, finding in enumerate(findings):
         if finding.verdict != FAILED:
             continue
+        pattern = patterns[finding.kind]
         if not finding.differs:
             sentences[place] = "; ".join(filter(None, (finding.message, pattern)))
             continue
@@ -77,7 +82,7 @@ def _mistakes(case: Case, expected: Tree, target: Target, options: dict[str, Any
     yield "the sign of the second-order term is wrong", tree.subtract(tree.scale(2.0, direct), expected)
     yield "the sign is wrong", tree.scale(-1.0, expected)
     problem, state, meta, window = case.problem, case.state, case.meta, case.window
-    if target is Target.IMPLICIT:
+    if target.of_minimum:
         if case.minimum is not None and MetaRole.INNER_LOSS in problem.roles:
             yield from _wrong_solutions(case, options)
         return

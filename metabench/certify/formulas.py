@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from metabench.certify.cases import Case
 from metabench.certify.references import Expansion, expand, objective, with_constant_gradients
+from metabench.certify.training import slope, train
 from metabench.core import InnerState, MetaRole, OptimiserState, Tree, tree
 from metabench.core.lazy import torch
 from metabench.core.randomness import perturbation
@@ -173,11 +174,24 @@ def mean_of_pairs(case: Case, options: Any, stream: torch.Generator) -> torch.Te
 
 
 def fully_first_order(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
-    """Return dF/dl(y) + c (df/dl(y) - df/dl(z)), y some gradient steps on f + F/c from z = w_K. Kwon et al. 2023, algorithm 1."""
-    z = y = tree.flatten(case.end.params)
-    for _ in range(options.steps):
-        y = y - options.learning_rate * (_decayed_slope(case, y) + _outer_slopes(case, y)[0] / options.penalty)
-    return _outer_slopes(case, y)[1] + options.penalty * (_slope_in_l(case, y) - _slope_in_l(case, z))
+    """Return c times the difference, of some order, of df/dl + s/c dF/dl at y_s, some gradient steps on f + s F/c from z = w_K = y_0.
+
+    Kwon et al. 2023, algorithm 1; Chen et al. 2025.
+    """
+    z, c = tree.flatten(case.end.params), options.penalty
+
+    def slope_of_envelope(s: int) -> torch.Tensor:
+        y = z
+        for _ in range(options.steps if s else 0):
+            y = y - options.learning_rate * (_decayed_slope(case, y) + s / c * _outer_slopes(case, y)[0])
+        return _slope_in_l(case, y) + s / c * _outer_slopes(case, y)[1]
+
+    if options.order == 1:
+        return c * (slope_of_envelope(1) - slope_of_envelope(0))
+    near = slope_of_envelope(1) - slope_of_envelope(-1)
+    if options.order == 2:
+        return c / 2 * near
+    return c / 12 * (8 * near - (slope_of_envelope(2) - slope_of_envelope(-2)))
 
 
 def falling_gap(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
@@ -201,6 +215,171 @@ def falling_gap(case: Case, options: Any, stream: torch.Generator) -> torch.Tens
         y = y - options.learning_rate * (f_w + c * q_w)
     _, f_l, _, q_l, c = slopes(y)
     return f_l + c * q_l
+
+
+def slopes_along_draws(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return the mean of (g . v) v over the draws, g by finite differences of plain training. Baydin et al. 2022, definition 1."""
+    g = tree.flatten(case.through_last_steps(case.inner_steps))
+    drawn = [tree.flatten(perturbation(case.meta, options.noise, stream)) for _ in range(options.draws)]
+    return torch.stack([(g @ v) * v for v in drawn]).mean(0)
+
+
+def differences_of_runs(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl + mean u <(w(l + mu u) - w(l)) / mu, dF/dw> over all outer losses due. Sow et al. 2022, algorithm 1."""
+    plain, at = case.trained.states[1:], tree.flatten(case.meta)
+    due = [k for k, batch in enumerate(case.window.outer) if batch is not None]
+    slopes = {k: _slopes_of_outer(case, plain[k], k) for k in due}
+    total = torch.stack([slopes[k][1] for k in due]).sum(0)
+    for _ in range(options.draws):
+        u = tree.flatten(perturbation(case.meta, options.noise, stream))
+        moved = train(case.problem, case.state, tree.unflatten(at + options.mu * u, case.meta), case.window).states[1:]
+        away = {k: tree.flatten(tree.subtract(moved[k].params, plain[k].params)) for k in due}
+        total = total + u * sum(away[k] @ slopes[k][0] for k in due) / options.mu / options.draws
+    return total
+
+
+def along_the_line(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return the reverse sweep whose step k is linearised at (1 - k/K) s_0 + (k/K) s_K, dense. Fu et al. 2016, algorithm 2."""
+    states, meta = case.trained.states, tree.flatten(case.meta)
+    first, last, steps = states[0], states[-1], case.inner_steps
+    pieces = {"params": first.params, **first.optimiser}
+    like = {f"{place}/{name}": leaf for place, piece in pieces.items() for name, leaf in piece.items()}
+    count, ends = tree.count(like), [_flat_state(one) for one in (first, last)]
+    n = tree.count(first.params)
+    cotangent, total = torch.zeros(count, dtype=torch.float64), torch.zeros(len(meta), dtype=torch.float64)
+    for k in reversed(range(steps)):
+        if case.window.outer[k] is not None:
+            of_w, of_l = _slopes_of_outer(case, states[k + 1], k)
+            cotangent, total = cotangent + torch.cat([of_w, torch.zeros(count - n, dtype=torch.float64)]), total + of_l
+
+        def phi(z: torch.Tensor, k: int = k) -> torch.Tensor:
+            flat, values = tree.unflatten(z[:count], like), tree.unflatten(z[count:], case.meta)
+            parts = {place: {name: flat[f"{place}/{name}"] for name in piece} for place, piece in pieces.items()}
+            params = parts.pop("params")
+            loss = case.problem.inner_loss(params, values, case.window.inner[k])
+            leaves = torch.autograd.grad(
+                loss, list(params.values()), create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            after, slots = case.problem.optimiser.update(dict(zip(params, leaves, strict=True)), params, parts, values)
+            return torch.cat([tree.flatten(piece) for piece in (after, *(slots[name] for name in parts))])
+
+        at = ends[0] + (ends[1] - ends[0]) * k / steps
+        jacobian = torch.autograd.functional.jacobian(phi, torch.cat([at, meta]))
+        cotangent, total = jacobian[:, :count].T @ cotangent, total + jacobian[:, count:].T @ cotangent
+    if MetaRole.START in case.problem.roles:
+        start = torch.autograd.functional.jacobian(
+            lambda z: tree.flatten(case.problem.start(case.state.params, tree.unflatten(z, case.meta))), meta
+        )
+        total = total + start.T @ cotangent[:n]
+    return total
+
+
+def _flat_state(state: InnerState) -> torch.Tensor:
+    return torch.cat([tree.flatten(piece) for piece in (state.params, *state.optimiser.values())])
+
+
+def _slopes_of_outer(case: Case, state: InnerState, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return dF/dw and dF/dl of the outer loss due after step k."""
+    like, n, batch = state.params, tree.count(state.params), case.window.outer[k]
+    assert batch is not None
+    both = torch.autograd.functional.jacobian(
+        lambda z: case.problem.outer_loss(tree.unflatten(z[:n], like), tree.unflatten(z[n:], case.meta), batch),
+        torch.cat([tree.flatten(state.params), tree.flatten(case.meta)]),
+    )
+    return both[:n], both[n:]
+
+
+def newton_step(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return the implicit formula at z = w_K - H^-1 df/dw, both systems solved to the best in energy of a Krylov space.
+
+    Dong et al. 2025. Where a space shows negative curvature the step is left out, as the method declares.
+    """
+    point, batch, decay = tree.flatten(case.end.params), case.window.inner[-1], case.problem.weight_decay
+    at = case.expansion
+    step, positive = _best_in_energy(_damped(at, options), _decayed_slope(case, point), options)
+    moved = tree.unflatten(point - step, case.end.params) if positive else case.end.params
+    there = expand(case.problem, moved, case.meta, batch, case.outer_batch, decay)
+    system, right = (at, at.outer_w) if options.shared else (there, there.outer_w)
+    solution, _ = _best_in_energy(_damped(system, options), right, options)
+    return there.implicit(solution)
+
+
+def _best_in_energy(hessian: torch.Tensor, right: torch.Tensor, options: Any) -> tuple[torch.Tensor, bool]:
+    """Return what conjugate gradients reach: by Krylov spaces, up to the first whose new direction has no positive curvature."""
+    found, columns = torch.zeros_like(right), [right]
+    for _ in range(min(options.steps, len(hessian))):
+        if (right - hessian @ found).norm() <= max(options.tolerance, 2.2e-16) * right.norm():
+            break
+        basis = torch.linalg.qr(torch.stack(columns, dim=1)).Q
+        reduced = basis.T @ hessian @ basis
+        if float(torch.linalg.eigvalsh(reduced)[0]) <= 0:
+            return found, False
+        found = basis @ torch.linalg.solve(reduced, basis.T @ right)
+        columns.append(hessian @ basis[:, -1])
+    return found, True
+
+
+def least_residual(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl - J q with q of least |v - H q| in the span of v, Hv, ..., H^(steps - 1) v. Paige & Saunders 1975."""
+    at = case.expansion
+    hessian, right = _damped(at, options), at.outer_w
+    found, basis = torch.zeros_like(right), (right / right.norm())[:, None]
+    for _ in range(min(options.steps, len(hessian))):
+        if (right - hessian @ found).norm() <= max(options.tolerance, 1e-14) * right.norm():
+            break
+        found = basis @ torch.linalg.lstsq(hessian @ basis, right[:, None], driver="gelsd").solution[:, 0]
+        new = hessian @ basis[:, -1]
+        for _ in range(2):
+            new = new - basis @ (basis.T @ new)
+        if float(new.norm()) <= 1e-13 * float(torch.linalg.matrix_norm(hessian, 2)):
+            break
+        basis = torch.cat([basis, (new / new.norm())[:, None]], dim=1)
+    return at.implicit(found)
+
+
+def products_on_batches(case: Case, options: Any, stream: torch.Generator | None) -> torch.Tensor:
+    """Return dF/dl - J q, q = alpha N prod_{j <= p} (I - alpha H_j) v with p drawn; without a stream, its mean over p: the sum.
+
+    Ghadimi & Wang 2018. H_j is of the window's batch before the last, the one before that, ..., and around.
+    """
+    at, batches, count = case.expansion, case.window.inner, case.inner_steps
+    drawn = options.truncation == "random" and stream is not None
+    last = int(torch.randint(options.steps, (), generator=stream)) if drawn else options.steps - 1
+    terms = [at.outer_w]
+    for j in range(last):
+        batch = batches[(count - 2 - j) % count]
+        hessian = expand(case.problem, case.end.params, case.meta, batch, case.outer_batch, case.problem.weight_decay).hessian
+        terms.append(terms[-1] - options.scale * (hessian @ terms[-1]))
+    total = options.steps * terms[-1] if drawn else torch.stack(terms).sum(0)
+    return at.implicit(options.scale * total)
+
+
+def fisher(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl - J (G G'/K + rho I)^-1 v, G the gradients of the window's run at its own points, dense. Kong et al. 2026."""
+    at, problem = case.expansion, case.problem
+    passed = zip(case.trained.states[:-1], case.window.inner, strict=True)
+    slopes = torch.stack([tree.flatten(slope(problem.inner_loss, one.params, case.meta, batch)) for one, batch in passed])
+    ridge = (options.damping + problem.weight_decay) * torch.eye(len(at.outer_w), dtype=torch.float64)
+    return at.implicit(torch.linalg.solve(slopes.T @ slopes / len(slopes) + ridge, at.outer_w))
+
+
+def one_step_of_the_system(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl - rho J v in the first window of a run, where v = 0 moves to rho dF/dw. Dagréou et al. 2022."""
+    at = case.expansion
+    if options.batches != "own" or case.inner_steps == 1:
+        return at.implicit(options.rate * at.outer_w)
+    apart = expand(case.problem, case.end.params, case.meta, case.window.inner[-2], case.outer_batch, 0.0)
+    return at.outer_l - apart.mixed @ (options.rate * at.outer_w)
+
+
+def moreau_gap(case: Case, options: Any, stream: torch.Generator) -> torch.Tensor:
+    """Return dF/dl(y) + c (df/dl(y) - df/dl(theta)), both points some steps from w_K. Liu et al. 2024, algorithm 1."""
+    y = theta = tree.flatten(case.end.params)
+    for _ in range(options.steps):
+        theta = theta - options.proximal_rate * (_decayed_slope(case, theta) + (theta - y) / options.proximal)
+        slope = _outer_slopes(case, y)[0] / options.penalty + _decayed_slope(case, y) - (y - theta) / options.proximal
+        y = y - options.learning_rate * slope
+    return _outer_slopes(case, y)[1] + options.penalty * (_slope_in_l(case, y) - _slope_in_l(case, theta))
 
 
 def _damped(at: Expansion, options: Any) -> torch.Tensor:
@@ -263,11 +442,27 @@ FORMULAS: dict[str, tuple[Formula, tuple[dict[str, Any], ...]]] = {
     "pes": (mean_of_pairs, ({}, {"pairs": 3, "sigma": 0.5})),
     "darts": (differences_before_the_last_step, ({}, {"epsilon": 0.1})),
     "sama": (differences_after_the_last_step, ({}, {"epsilon": 0.1})),
+    "forward_gradient": (
+        slopes_along_draws,
+        ({}, {"draws": 5, "noise": "gaussian"}, {"draws": 3, "together": 2}),
+    ),
+    "es_jacobian": (differences_of_runs, ({}, {"draws": 3, "noise": "sign", "mu": 0.1})),
+    "drmad": (along_the_line, ({},)),
     "first_order": (constant_gradients, ({},)),
     "reptile": (way_travelled, ({},)),
     "ift_cg": (best_of_krylov_space, ({}, {"steps": 1}, {"steps": 3}, {"tolerance": 0.3}, {"steps": 2, "damping": 0.3})),
     "torchopt_ift_cg": (best_of_krylov_space, ({}, {"steps": 1}, {"steps": 3}, {"tolerance": 0.3})),
     "ift_neumann": (truncated_neumann, ({}, {"steps": 0}, {"steps": 3, "scale": 0.7}, {"steps": 5, "damping": 0.3})),
+    "ift_newton": (newton_step, ({}, {"steps": 2}, {"shared": True}, {"steps": 3, "damping": 0.3})),
+    "ift_minres": (
+        least_residual,
+        ({}, {"steps": 1}, {"steps": 3}, {"tolerance": 0.3}, {"steps": 2, "damping": 0.3}, {"steps": 3, "carried": 5}),
+    ),
+    "ift_stochastic": (
+        products_on_batches,
+        ({}, {"steps": 4, "scale": 0.3, "truncation": "sum"}, {"steps": 3, "scale": 0.2}),
+    ),
+    "ift_fisher": (fisher, ({}, {"damping": 1.0}, {"damping": 0.01})),
     "ift_nystrom": (
         nystrom,
         (
@@ -287,7 +482,12 @@ FORMULAS: dict[str, tuple[Formula, tuple[dict[str, Any], ...]]] = {
             {"steps": 3, "tolerance": 0.0, "damping": 0.3},
         ),
     ),
-    "f2sa": (fully_first_order, ({}, {"penalty": 5.0, "steps": 3})),
+    "f2sa": (
+        fully_first_order,
+        ({}, {"penalty": 5.0, "steps": 3}, {"order": 2, "steps": 3}, {"order": 4, "penalty": 20.0, "steps": 3}),
+    ),
+    "single_loop": (one_step_of_the_system, ({}, {"rate": 0.3, "batches": "own"}, {"momentum": 0.5})),
+    "meha": (moreau_gap, ({}, {"steps": 3, "penalty": 5.0}, {"steps": 2, "proximal": 0.5, "proximal_rate": 0.2})),
     "bome": (falling_gap, ({}, {"steps": 3}, {"joint": False, "steps": 3}, {"eta": 2.0})),
     "evograd": (
         weighted_copies,

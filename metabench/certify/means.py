@@ -10,12 +10,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from metabench.certify.cases import Case, moving
 from metabench.certify.check import ask
 from metabench.certify.claims import Finding
-from metabench.certify.problems import Quadratic, Ridge
+from metabench.certify.formulas import products_on_batches
+from metabench.certify.problems import Logistic, Quadratic, Ridge
 from metabench.certify.references import expand, objective, smoothed
 from metabench.certify.shared_roles import SharedRoles
 from metabench.certify.training import train
@@ -243,5 +245,23 @@ def _run(case: Case, metas: Sequence[Tree]) -> float:
     return total
 
 
-MEANS: dict[str, Callable[[], Iterator[Mean]]] = {"evograd": _evograd, "es": _es, "pes": _pes}
+def _ift_stochastic() -> Iterator[Mean]:
+    """Yield the mean over how many products are taken, on the batches of a window: the sum of the series."""
+    for problem in (Ridge(inner_steps=4, features=3), Logistic("momentum", inner_steps=3)):
+        case = moving(problem)
+        for steps, scale in ((10, 0.1), (3, 0.3)):
+            given = {"steps": steps, "scale": scale, "truncation": "random"}
+
+            def expected(case: Case = case, given: dict[str, Any] = given) -> Tree:
+                return tree.unflatten(products_on_batches(case, SimpleNamespace(**given), None), case.meta)
+
+            yield Mean(case, given, expected, 2000)
+
+
+MEANS: dict[str, Callable[[], Iterator[Mean]]] = {
+    "evograd": _evograd,
+    "es": _es,
+    "pes": _pes,
+    "ift_stochastic": _ift_stochastic,
+}
 """By method: its expected mean."""

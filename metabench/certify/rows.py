@@ -31,6 +31,7 @@ _NOWHERE = {
     "options": "",
     "budget_option": "",
     "message": "",
+    "instead": "",
 }
 
 
@@ -47,6 +48,7 @@ def identity(name: str, plugins: Iterable[Path]) -> Row:
         "method_hash": method_hash(name, [str(path) for path in plugins]),
         "title": found.title,
         "target": found.target.value,
+        "instead": found.peer.instead if found.peer else "",
         "instruction_set": instruction_set(NATIVE),  # of this process, whatever it was set to
         "torch_version": torch.__version__,
         "metabench_version": __version__,

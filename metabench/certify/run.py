@@ -83,7 +83,7 @@ def checks(method: Method) -> list[Check]:
     Raises:
         Exception: whatever the method's declaration raises when it is read.
     """
-    return [*claims(method), *again(method), *means(method), *carried(method.name)]
+    return [*claims(method), *again(method), *means(method), *carried(method)]
 
 
 def _finding_row(method: Method, finding: Finding, sentence: str | None) -> Row:
@@ -112,7 +112,7 @@ def _never_draws(method: Method) -> Row | None:
         return None
     case = (
         settled(Ridge())
-        if method.target is Target.IMPLICIT
+        if method.target.of_minimum
         else moving(SharedRoles("sgd", ("inner_loss", "outer_loss")))
     )
     options = complete(method, {})
@@ -137,7 +137,7 @@ def _declaration_row(method: Method, error: Exception) -> Row:
 
 def undeclared_row(method: Method) -> Row:
     """Return the row of a method that claims nothing: its distance from the target on one case, and what it might declare."""
-    case = settled(Ridge()) if method.target is Target.IMPLICIT else moving(Ridge())
+    case = settled(Ridge()) if method.target.of_minimum else moving(Ridge())
     options = complete(method, {})
     answer = ask(method, case, build(method.options, options, f"method '{method.name}'"))
     wrong = answer.wrong or (answer.result is not None and astray(method, case, answer.result)) or ""
@@ -168,7 +168,7 @@ def _curve(method: Method) -> Iterator[Row]:
         or method.target in (Target.SMOOTHED, Target.PERSISTENT)
     ):
         return
-    case = settled(Ridge(features=8)) if method.target is Target.IMPLICIT else moving(TanhNetwork())
+    case = settled(Ridge(features=8)) if method.target.of_minimum else moving(TanhNetwork())
     curvature = case.minimum.curvature if case.minimum else Curvature(12, 0.2, 5.0)
     first = limit.option_sets(curvature)[0]  # these were built for the claims already
     for value in limit.values:

@@ -46,7 +46,7 @@ def spectral(case: Case, response: Response) -> Tree:
 
 def estimate_of(method: Method) -> tuple[Estimate, tuple[dict[str, Any], ...]] | None:
     """Return what a method takes the response to be, and the options under which it is checked against that; None where it is not known."""
-    if method.exact and method.target is Target.UNROLLED:
+    if method.exact and method.target in (Target.UNROLLED, Target.CARRIED):
         return lambda case, options: _through(case, case.inner_steps), ({},)
     if method.exact and method.target is Target.TRUNCATED:
         return lambda case, options: _through(case, options.steps), ({}, *method.variants)
@@ -88,6 +88,8 @@ ESTIMATES: dict[str, tuple[Estimate, tuple[dict[str, Any], ...]]] = {
         lambda case, options: _series(options.steps, options.scale),
         ({}, {"steps": 0}, {"steps": 3, "scale": 0.2}),
     ),
+    # In the first window v is one step from zero.
+    "single_loop": (lambda case, options: _series(0, options.rate), ({}, {"rate": 0.3, "momentum": 0.5})),
     # A smaller rho has the same form with fewer digits: the columns are divided by it.
     "ift_nystrom": (
         lambda case, options: Damped(LinearIMAML.proximal, options.rho),

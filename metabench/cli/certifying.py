@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metabench.cli.output import print_table
-from metabench.results.certificate import VERDICTS, Certificate, certificates
+from metabench.results.certificate import UNSUPPORTED, VERDICTS, Certificate, certificates
 
 _COLUMNS = ("method", "target", "verdict", "claims", "worst error", "in float32", "lowest cosine", "norm ratio")
 _CLAIM_COLUMNS = ("method", "case", "options", "claim", "verdict", "error", "cosine", "norm ratio", "what is wrong")
@@ -22,6 +22,9 @@ def print_certificates(rows: Sequence[dict[str, Any]], every_claim: bool) -> Non
         print_table("claims", _CLAIM_COLUMNS, [_claim(row) for row in claims])
     found = certificates(rows)
     print_table("certificates", _COLUMNS, [_line(one) for one in found.values()], right=_COLUMNS[4:])
+    for one in found.values():
+        if one.instead and one.verdict != UNSUPPORTED:
+            print(f"{one.method} computes instead: {one.instead}")
     for one in found.values():
         _print_failures(one, rows)
 

@@ -11,7 +11,7 @@ import numpy as np
 from metabench.cli.output import print_json, print_table
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable
 from metabench.models.spaces import space
-from metabench.search.agreement import Agreement, additive, ceilings
+from metabench.search.agreement import Agreement, additive, of_itself
 
 _BEST = 10
 
@@ -41,7 +41,7 @@ def print_query(table: NetTable, nets: Sequence[str], as_json: bool) -> None:
                 "seconds": float(table.costs["seconds"][row]),
             }
         )
-    rankings = ceilings(table)
+    rankings = of_itself(table)
     easy = additive(table, of.one_hot(table.nets))
     pixels = {part: table.pixel_accuracy(part) for part in (VALIDATION, TEST)}
     best = np.sort(test)[-max(1, len(test) // 4) :]

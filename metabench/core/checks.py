@@ -31,6 +31,8 @@ def check_hypergradient(found: Any, state: InnerState, meta: Tree) -> None:
         _check_tree(found.state.optimiser[slot], leaves, f"an optimiser's state '{slot}'", f"the slot '{slot}'")
     for name, kept in found.state.memory.items():
         _check_leaves(kept, f"the memory '{name}'")
+    if found.answer is not None:
+        _check_tree(found.answer, state.params, "an answer", "the inner state")
     if not isinstance(found.outer_loss, float):
         raise MetabenchError(f"the method returned {_kind(found.outer_loss)} as the outer loss, expected a float")
     for name, value in found.diagnostics.items():

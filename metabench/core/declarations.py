@@ -11,7 +11,7 @@ from typing import Any
 from metabench.core.citations import bibtex
 from metabench.core.errors import MetabenchError, missing_file
 from metabench.core.kind import Kind
-from metabench.core.method import Cost, Limit, Mean, Method, Target
+from metabench.core.method import Cost, Limit, Mean, Method, Peer, Target
 from metabench.core.options import build, describe
 from metabench.core.problem import Metric, Problem, ProblemCard
 from metabench.core.registry import Registry, pick
@@ -26,6 +26,7 @@ _METHOD: Mapping[str, tuple[type, ...]] = {
     "stochastic": (bool,),
     "limit": (Limit, type(None)),
     "mean": (Mean, type(None)),
+    "peer": (Peer, type(None)),
     "order": (int, float),
 }
 _KIND: Mapping[str, tuple[type, ...]] = {

@@ -22,6 +22,10 @@ class Unsupported(Exception):
     """The method does not apply to this problem; the message says why."""
 
 
+class Absent(Unsupported):
+    """The library that the method calls is not installed, or in another release; the message says how to install it."""
+
+
 class Diverged(Exception):
     """A loss, a hypergradient or a parameter is no longer finite."""
 

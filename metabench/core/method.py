@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -26,12 +26,30 @@ class Target(str, Enum):
     """The same through the last step only."""
     IMPLICIT = "implicit"
     """dF/dl - (d2f/dl dw) (d2f/dw2)^-1 dF/dw at w_K, as if w_K were a minimum of f."""
+    MINIMUM = "minimum"
+    """dF(w*(l), l)/dl at the minimum w* of f near w_K, which a run of any length approaches: the implicit one there."""
     SMOOTHED = "smoothed"
     """The gradient of the window's outer objective, smoothed by Gaussian noise on the meta-parameters."""
     PERSISTENT = "persistent"
     """The gradient of the sum of all windows' outer objectives, smoothed by fresh Gaussian noise for each window."""
+    CARRIED = "carried"
+    """dF(w_K, l)/dl through all steps of the inner run so far, those of earlier windows at the meta-parameters that they were taken at."""
     NONE = "none"
     """Nothing: the meta-parameters do not change."""
+
+    @property
+    def of_minimum(self) -> bool:
+        """Whether it is about a minimum of f, which forgets the run that led there."""
+        return self in (Target.IMPLICIT, Target.MINIMUM)
+
+
+class Keeps(str, Enum):
+    """How long what a method keeps in `InnerState.memory` stays."""
+
+    INNER_RUN = "inner_run"
+    """Until another inner run begins, which finds an empty memory."""
+    META_RUN = "meta_run"
+    """While meta-parameters are trained: a run that begins finds what the one before it left, at the same place in the list of tasks."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +126,24 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Another library, which computes what a method returns. The method asks it and corrects nothing: a row says what the library computes.
+
+    Attributes:
+        library: its name and release.
+        instead: in one line, what it computes where that is not what the method is to estimate; empty where it is. Certificates, and
+            reports of runs with the method, say so. A formula (`Limit.formula`) checks that line.
+        declines: what it cannot be asked for, though the target exists there: names of inner optimisers ('adamw'), values of `MetaRole`,
+            'varying rate', 'earlier outer losses', 'scalar parameters', 'idle parameters' (the inner loss does not use them). It then has
+            to refuse; metabench's own methods answer wherever their target exists.
+    """
+
+    library: str
+    instead: str = ""
+    declines: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Hypergradient:
     """What a method returns.
 
@@ -116,12 +152,15 @@ class Hypergradient:
         state: the inner state after the window's K steps, detached.
         outer_loss: the window's outer objective at the iterates, a float.
         diagnostics: floats worth keeping (residuals, number of solver steps).
+        answer: the parameters that the method itself proposes, shaped as the inner parameters, where it moves a second point; the
+            problem evaluates them beside those at the end of the inner run.
     """
 
     meta: Tree
     state: InnerState
     outer_loss: float
     diagnostics: dict[str, float] = field(default_factory=dict)
+    answer: Tree | None = None
 
 
 class HypergradientFunction(Protocol):
@@ -154,6 +193,8 @@ class Method(Declarable):
         limit: where it reaches its target and what it equals, if it is not exact and such a limit or formula exists.
         mean: of its draws, if it draws and theory gives their mean.
         variants: option sets, besides the defaults and every choice, under which a certificate runs an exact method.
+        keeps: how long its memory stays.
+        peer: the library that computes it, for a method that only asks one.
         module: the Python module that holds it.
         order: its place in tables, ascending; methods without one follow by name.
     """
@@ -170,6 +211,8 @@ class Method(Declarable):
     limit: Limit | None = None
     mean: Mean | None = None
     variants: tuple[dict[str, Any], ...] = ()
+    keeps: Keeps = Keeps.INNER_RUN
+    peer: Peer | None = None
     module: str = ""
     order: float = math.inf
 
@@ -178,6 +221,17 @@ class Method(Declarable):
     ) -> Hypergradient:
         """Return the hypergradient of `window` from `state`."""
         return self.function(problem, state, meta, window, options, generator)
+
+    def entered(self, problem: Problem, window: Window, last: InnerState | None) -> tuple[Problem, InnerState]:
+        """Return the problem and the inner state that the method is given for a window.
+
+        `last` is the state after the window before it at the same place in the list of tasks; None before the first. They are those of
+        `Problem.entered`, with the memory that the method keeps while meta-parameters are trained; raises as that.
+        """
+        entered, state = problem.entered(window, last)
+        if self.keeps is Keeps.META_RUN and last is not None:
+            state = replace(state, memory=last.memory)
+        return entered, state
 
 
 def method(
@@ -192,6 +246,8 @@ def method(
     limit: Limit | None = None,
     mean: Mean | None = None,
     variants: tuple[dict[str, Any], ...] = (),
+    keeps: Keeps = Keeps.INNER_RUN,
+    peer: Peer | None = None,
     order: float = math.inf,
 ) -> Callable[[HypergradientFunction], Method]:
     """Declare a function to be a method; its name is the function's."""
@@ -212,6 +268,8 @@ def method(
             limit=limit,
             mean=mean,
             variants=variants,
+            keeps=keeps,
+            peer=peer,
             module=module.__name__ if module else "",
             order=order,
         )

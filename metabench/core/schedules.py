@@ -4,7 +4,7 @@ A schedule takes the step, a scalar tensor that counts the updates done before t
 the same dtype and device. It is differentiable in the step and has no control flow that depends on it, so that it can be traced.
 
 `str` writes a schedule as suites and rows do, and `read_schedule` reads it back: 'constant', 'cosine 100 to 0.1',
-'piecewise 30:0.1 60:0.01', 'warm-up 10, cosine 100'.
+'piecewise 30:0.1 60:0.01', 'power -0.5', 'warm-up 10, cosine 100'.
 """
 
 from __future__ import annotations
@@ -94,6 +94,28 @@ class Piecewise:
 
 
 @dataclass(frozen=True)
+class Power:
+    """(1 + step)^exponent: a rate that falls with a negative exponent, a penalty that grows with a positive one.
+
+    Raises:
+        MetabenchError: the exponent is not finite.
+    """
+
+    exponent: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.exponent):
+            raise MetabenchError(f"a power schedule with the exponent {self.exponent}: expected a finite number")
+
+    def __call__(self, step: torch.Tensor) -> torch.Tensor:
+        """Return the factor."""
+        return (1 + step) ** self.exponent
+
+    def __str__(self) -> str:
+        return f"power {_number(self.exponent)}"
+
+
+@dataclass(frozen=True)
 class WarmUp:
     """A linear rise by 1 / `steps` a step, from 1 / `steps` at the first one; then the schedule `then`, whose steps count from there.
 
@@ -117,13 +139,13 @@ class WarmUp:
         return warm_up if self.then == Constant() else f"{warm_up}, {schedule_text(self.then)}"
 
 
-SCHEDULES = ("constant", "cosine", "piecewise", "warm-up")
+SCHEDULES = ("constant", "cosine", "piecewise", "power", "warm-up")
 """The first words of schedules as texts."""
 
 
 def schedule_text(schedule: object) -> str:
     """Return the text of a schedule: what `read_schedule` reads, or the name of a function of the user's own."""
-    if isinstance(schedule, Constant | Cosine | Piecewise | WarmUp):
+    if isinstance(schedule, Constant | Cosine | Piecewise | Power | WarmUp):
         return str(schedule)
     return getattr(schedule, "__qualname__", type(schedule).__qualname__)
 
@@ -150,6 +172,8 @@ def read_schedule(text: str) -> Schedule:
     if name == "piecewise" and words and all(re.fullmatch(rf"{_NUMBER}:{_NUMBER}", word) for word in words):
         boundaries, factors = zip(*(map(float, word.split(":")) for word in words), strict=True)
         return Piecewise(boundaries, factors)
+    if name == "power" and re.fullmatch(_NUMBER, said):
+        return Power(float(said))
     if name == "warm-up" and re.fullmatch(_NUMBER, said):
         return WarmUp(float(said), read_schedule(rest)) if comma else WarmUp(float(said))
     raise MetabenchError(f"the schedule '{first.strip()}' cannot be read: expected '{_FORMS[name]}'")
@@ -160,6 +184,7 @@ _FORMS = {
     "constant": "constant",
     "cosine": "cosine STEPS' or 'cosine STEPS to FACTOR",
     "piecewise": "piecewise STEP:FACTOR STEP:FACTOR ...",
+    "power": "power EXPONENT",
     "warm-up": "warm-up STEPS' or 'warm-up STEPS, SCHEDULE",
 }
 

@@ -32,7 +32,8 @@ class InnerState:
     """The state of an inner run: parameters, the inner optimiser's state, and what a method keeps. None of them carries a graph.
 
     `memory` holds trees by name that a method needs at the next window of the same inner run: a solver's last solution, the
-    perturbed copies of a run. A method finds there what it returned, or nothing: a new inner run starts with an empty memory.
+    perturbed copies of a run. A method finds there what it returned, or nothing: a new inner run starts with an empty memory, unless the
+    method keeps it longer (`metabench.core.method.Keeps`). `metabench.core.memory` reads it.
     """
 
     params: Tree

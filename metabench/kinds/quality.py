@@ -16,6 +16,7 @@ QUALITY = Kind(
         *COST.columns,
         "quality",
         "metrics",
+        "metrics_answer",
         "outer_loss",
         "validation_loss",
         "meta_summary",

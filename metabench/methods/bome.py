@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,14 +83,15 @@ def bome(
     """
     del generator
 
-    def descend(pair: Pair, params: Tree, at_trained: Tree) -> Penalised:
+    def descend(pair: Pair, points: Sequence[Tree], at_trained: Tree) -> Penalised:
+        (params,) = points
         outer, gap = _slopes(pair, params, at_trained)
         for _ in range(options.steps):
             slope = tree.add_scaled(outer.params, multiplier(outer, gap, options), gap.params)
             params = tree.add_scaled(params, -options.learning_rate, slope)
             outer, gap = _slopes(pair, params, at_trained)
         factor = multiplier(outer, gap, options)
-        return Penalised(params, tree.add_scaled(outer.meta, factor, gap.meta), factor)
+        return Penalised([params], tree.add_scaled(outer.meta, factor, gap.meta), factor)
 
     return penalised_hypergradient(problem, state, meta, window, descend)
 

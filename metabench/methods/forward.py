@@ -4,22 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metabench.autodiff.gradients import outer_gradient
-from metabench.autodiff.inner import begun, leaves_of, with_leaves
-from metabench.autodiff.unrolled.forward_mode import pulled_by_tangents, start_tangents, step_with_tangents
-from metabench.core import (
-    Cost,
-    Hypergradient,
-    InnerState,
-    Problem,
-    Target,
-    Tree,
-    Unsupported,
-    Window,
-    method,
-    option,
-    tree,
-)
+from metabench.autodiff.unrolled.forward_mode import forward_hypergradient
+from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Window, method, option
 from metabench.core.lazy import torch
 
 
@@ -57,22 +43,4 @@ def forward(
         Unsupported: there are more than `most` meta-parameters, or an operation of the inner step has no forward-mode derivative.
     """
     del generator
-    if (size := tree.count(meta)) > options.most:
-        raise Unsupported(
-            f"there are {size:,} meta-parameters, and forward mode takes at most {options.most:,} (option 'most'): "
-            "each has a tangent as large as the inner state"
-        )
-    meta = tree.tree_map(torch.Tensor.contiguous, tree.detach(meta))
-    current = begun(problem, state, meta)
-    # Tangents are dense, and torch asks a value to be laid out as its tangent is: expanded parameters are not.
-    current = with_leaves(current, [tree.tree_map(torch.Tensor.contiguous, leaves) for leaves in leaves_of(current)])
-    tangents = start_tangents(problem, state, current, meta)
-    total, value, together = tree.zeros_like(meta), 0.0, options.together
-    for inner, outer in zip(window.inner, window.outer, strict=True):
-        current, together = step_with_tangents(problem, current, tangents, meta, inner, together)
-        if outer is not None:
-            due = outer_gradient(problem, current.params, meta, outer)
-            value += due.loss
-            total = tree.add(total, tree.add(due.meta, pulled_by_tangents(tangents, due.params, meta)))
-            del due
-    return Hypergradient(total, current, value, {"together": float(together)})
+    return forward_hypergradient(problem, state, meta, window, most=options.most, together=options.together)[0]

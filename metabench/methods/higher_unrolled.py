@@ -6,12 +6,13 @@ from typing import Any
 
 from metabench.autodiff.gradients import gradients
 from metabench.autodiff.inner import begin
-from metabench.autodiff.peers import Recipe, library, recipe
+from metabench.autodiff.peers import Recipe, library, recipe, torch_optimiser, tree_module
 from metabench.core import (
     Cost,
     Hypergradient,
     InnerState,
     MetaRole,
+    Peer,
     Problem,
     Target,
     Tree,
@@ -30,6 +31,7 @@ from metabench.core.lazy import torch
     exact=True,
     cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)", affine_from=2),
     citation="grefenstette2019generalized",
+    peer=Peer("higher 0.2.1 or later", declines=frozenset({"adamw", "lstm", "mlp", "scheduled"})),
 )
 def higher_unrolled(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator
@@ -70,7 +72,7 @@ def _run(
     higher: Any, problem: Problem, state: InnerState, meta: Tree, window: Window
 ) -> tuple[torch.Tensor, InnerState, Tree]:
     """Return the window's objective with its graph, the last inner state, and the initial parameters as variables of the objective."""
-    module = _tree_module(state.params)
+    module = tree_module(state.params)
     words = recipe(problem.optimiser, state.optimiser, meta, "higher")
     optimiser = _optimiser(words, module, state)
     objective = next(iter(meta.values())).new_zeros(())
@@ -87,42 +89,14 @@ def _run(
         return objective, _state(words, fast(), differentiable, state, len(window.inner)), module()
 
 
-def _tree_module(params: Tree) -> torch.nn.Module:
-    """Return a module that holds the parameters and whose forward pass returns them as a tree. Names may contain dots."""
-
-    class TreeModule(torch.nn.Module):
-        def __init__(self, names: list[str]) -> None:
-            super().__init__()
-            self.names = names
-
-        def forward(self) -> Tree:
-            return {name: getattr(self, f"leaf{place}") for place, name in enumerate(self.names)}
-
-    module = TreeModule(list(params))
-    for place, leaf in enumerate(params.values()):
-        module.register_parameter(f"leaf{place}", torch.nn.Parameter(leaf.detach()))
-    return module
-
-
 def _optimiser(words: Recipe, module: torch.nn.Module, state: InnerState) -> torch.optim.Optimizer:
-    """Return the torch.optim optimiser with the state's slots, its learning rate to be overridden.
-
-    A rate per tensor needs a parameter group per tensor. The constructor checks numbers: a learned rate comes later.
-    """
+    """Return the torch.optim optimiser with the state's slots, its learning rate to be overridden: the constructor checks numbers."""
     if words.name == "AdamW":
         raise Unsupported("higher has no differentiable AdamW (weight decay that is decoupled from the gradient)")
-    leaves = dict(zip(state.params, module.parameters(), strict=True))
-    groups = [{"params": [leaves[name] for name in part]} for part in words.parts(state.params)]
-    optimiser = getattr(torch.optim, words.name)(groups, lr=0.0, **words.settings)
-    for name, leaf in leaves.items():
-        slots: dict[str, Any] = {"step": 0} if words.name == "RMSprop" else {}
-        for ours, theirs in words.slots.items():
-            if ours == "step":
-                slots[theirs] = float(state.optimiser["step"]["count"])
-            else:
-                slots[theirs] = state.optimiser[ours][name]
-        if slots:
-            optimiser.state[leaf] = slots
+    optimiser = torch_optimiser(words, module, state)
+    for slots in optimiser.state.values():
+        if "step" in slots:  # higher takes powers of it
+            slots["step"] = float(slots["step"])
     return optimiser
 
 

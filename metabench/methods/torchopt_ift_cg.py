@@ -10,7 +10,20 @@ from metabench.autodiff.gradients import gradients
 from metabench.autodiff.inner import begun, run
 from metabench.autodiff.optimisers import decay_of
 from metabench.autodiff.peers import library
-from metabench.core import Cost, Hypergradient, InnerState, Limit, Problem, Target, Tree, Window, method, option, tree
+from metabench.core import (
+    Cost,
+    Hypergradient,
+    InnerState,
+    Limit,
+    Peer,
+    Problem,
+    Target,
+    Tree,
+    Window,
+    method,
+    option,
+    tree,
+)
 from metabench.core.lazy import torch
 from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start_alone
 
@@ -33,6 +46,7 @@ class Options:
     cost=Cost(gradients="K + 3", hvps="steps + 2 mixed product", memory="O(|w| + |activations|)", affine_from=2),
     citation="ren2023torchopt",
     options=Options,
+    peer=Peer("TorchOpt 0.7.3 or later"),
     limit=Limit(
         # Rounding takes conjugate gradients past as many steps as dimensions.
         lambda curvature: {"steps": 3 * curvature.dimension, "tolerance": 0.0},

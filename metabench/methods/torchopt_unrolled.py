@@ -7,7 +7,19 @@ from typing import Any
 from metabench.autodiff.gradients import gradients
 from metabench.autodiff.inner import begin, variables_of
 from metabench.autodiff.peers import Recipe, library, recipe
-from metabench.core import Cost, Hypergradient, InnerState, Problem, Target, Tree, Unsupported, Window, method, tree
+from metabench.core import (
+    Cost,
+    Hypergradient,
+    InnerState,
+    Peer,
+    Problem,
+    Target,
+    Tree,
+    Unsupported,
+    Window,
+    method,
+    tree,
+)
 from metabench.core.lazy import torch
 
 SLOTS = {"momentum_buffer": "trace", "exp_avg": "mu", "exp_avg_sq": "nu", "square_avg": "nu", "step": "count"}
@@ -21,6 +33,7 @@ SLOTS = {"momentum_buffer": "trace", "exp_avg": "mu", "exp_avg_sq": "nu", "squar
     exact=True,
     cost=Cost(gradients="K", hvps="K", memory="O(K |activations|)", affine_from=2),
     citation="ren2023torchopt",
+    peer=Peer("TorchOpt 0.7.3 or later", declines=frozenset({"lstm", "mlp", "rmsprop", "scheduled"})),
 )
 def torchopt_unrolled(
     problem: Problem, state: InnerState, meta: Tree, window: Window, options: Any, generator: torch.Generator

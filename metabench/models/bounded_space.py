@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from metabench.core.errors import MetabenchError
-from metabench.models.choice_blocks import OPERATIONS
+from metabench.models.operations import OPERATIONS
 from metabench.models.search_space import Space
 
 

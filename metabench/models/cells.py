@@ -15,19 +15,8 @@ from dataclasses import dataclass
 from metabench.core.lazy import torch
 from metabench.core.types import Batch, Tree
 from metabench.models.batch_norm import Normalise, by_batch
-from metabench.models.choice_blocks import (
-    BY_BATCH,
-    MAP,
-    OPERATIONS,
-    BlockNet,
-    Choice,
-    Head,
-    Mixture,
-    Normalised,
-    Shapes,
-    Stem,
-    own,
-)
+from metabench.models.choice_blocks import BY_BATCH, MAP, BlockNet, Choice, Head, Mixture, Normalised, Stem, own
+from metabench.models.operations import OPERATIONS, Shapes
 from metabench.models.search_space import MakeLayer, Space
 
 INPUTS = 2

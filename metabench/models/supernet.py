@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.types import Tree
-from metabench.models.choice_blocks import BY_BATCH, BlockNet, Shapes, drawn_weights
+from metabench.models.choice_blocks import BY_BATCH, BlockNet, drawn_weights
+from metabench.models.operations import Shapes
 from metabench.models.search_space import Space
 
 

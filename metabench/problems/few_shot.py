@@ -34,7 +34,8 @@ from metabench.models.block_losses import proximal
 from metabench.models.choice_blocks import BY_BATCH, NORMS, BlockNet, Choice, Head, Residual, Stem
 from metabench.models.spaces import space
 from metabench.models.supernet import Supernet
-from metabench.tasks.adapting import AdaptingClassifier, interval
+from metabench.tasks.accuracy import interval
+from metabench.tasks.adapting import AdaptingClassifier
 
 START, PROXIMAL, HEAD = "start", "proximal", "head"
 _ROLES = {

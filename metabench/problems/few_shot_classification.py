@@ -70,7 +70,8 @@ from metabench.kernels.names import (
 )
 from metabench.kernels.responses import Steps
 from metabench.models.wide import LinearModel, WideConvNet, WideMLP, coordinates, factor
-from metabench.tasks.episodes import EMBEDDINGS, LABELS, NETWORK, ONE, ORDERS, accuracies, draw, interval
+from metabench.tasks.accuracy import interval
+from metabench.tasks.episodes import EMBEDDINGS, LABELS, NETWORK, ONE, ORDERS, accuracies, draw
 
 _WIDTHS = (256, 16, 64, 128, 512, 1024, 2048, 4096)
 _DENSE = "mlp"

@@ -18,7 +18,7 @@ from metabench.core.atomic import write_atomically
 from metabench.core.errors import MetabenchError
 from metabench.results.schema import Column
 
-CERTIFICATE_VERSION = 2
+CERTIFICATE_VERSION = 3
 
 CERTIFIED = "certified"
 AS_DECLARED = "approximate-as-declared"
@@ -66,6 +66,12 @@ CERTIFICATE_COLUMNS: tuple[Column, ...] = (
         required=True,
     ),
     Column("target", _STRING, "what the method estimates", required=True),
+    Column(
+        "instead",
+        _STRING,
+        "what the library that the method asks computes where that is not what it is to estimate; empty for a method that asks none",
+        required=True,
+    ),
     Column("verdict", _STRING, "one of " + ", ".join(VERDICTS), required=True),
     Column("relative_error", _FLOAT, "norm of the difference from the reference, over the norm of the reference"),
     Column("cosine", _FLOAT, "cosine with the exact value of its target; for a mean, with its theoretical value"),
@@ -109,7 +115,8 @@ class Certificate:
     nothing was checked. claims: rows by verdict. error: the worst relative error in float64 of the claims with a tolerance;
     error_float32: of those in float32, most of it rounding; cosine and norm_ratio: the lowest, and (lowest, highest), against the exact
     target. failures: case, options and message of what failed, each message once. unsupported: why, each reason once. curves: (case,
-    budget option, [(budget, relative error), ...]).
+    budget option, [(budget, relative error), ...]). instead: what the library that it asks computes where that is not its target; empty for
+    a method of no library.
     """
 
     method: str
@@ -127,6 +134,7 @@ class Certificate:
     torch_version: str
     instruction_set: str = ""
     error_float32: float | None = None
+    instead: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -241,6 +249,7 @@ def _certificate(method: str, rows: list[Row]) -> Certificate:
         curves=tuple((case, option, tuple(points)) for (case, option), points in curves.items()),
         torch_version=rows[0]["torch_version"],
         instruction_set=rows[0]["instruction_set"],
+        instead=rows[0]["instead"],
     )
 
 

@@ -20,7 +20,15 @@ KENDALL, KENDALL_LOW, KENDALL_HIGH, KENDALL_BEST = (
     "Kendall, 97.5 %",
     "Kendall, best quarter",
 )
+OF_RANKING = (KENDALL, KENDALL_LOW, KENDALL_HIGH, KENDALL_BEST)
+BY_PARAMETERS, BY_FLOPS = "number of parameters", "FLOPs"
+FITTED = "ridge on {count} nets trained from nothing"
+OTHER_SEEDS, ANOTHER_SEED = "one seed of training, the others", "one seed of training, another"
+VALIDATION_TASKS, HALVES = "validation tasks, test tasks", "one half of the test tasks, the other"
+OF_ITSELF = (OTHER_SEEDS, ANOTHER_SEED, VALIDATION_TASKS, HALVES)
+"""Two rankings by the table itself, each with its noise."""
 GAIN, GAIN_HALF, TASKS = "above the net chosen for all (points)", "95 % interval (points)", "tasks"
+SEEDS, VALIDATION_COUNT, TEST_COUNT = "seeds of training", "validation tasks", "test tasks"
 _OF_DOMAIN = "best for "
 STEPS = "test accuracy against steps of adaptation"
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from metabench.results.typed import CURVES, NUMBERS, OPTIONS, PICTURES
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 STATUSES = ("ok", "oom", "diverged", "timeout", "unsupported", "error")
 
@@ -62,7 +62,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "target",
         _STRING,
-        "what it estimates: unrolled, truncated, implicit, one_step, smoothed, persistent or none",
+        "what it estimates: unrolled, truncated, implicit, minimum, one_step, smoothed, persistent, carried or none",
         required=True,
         seeds="same",
     ),
@@ -103,6 +103,12 @@ COLUMNS: tuple[Column, ...] = (
         seeds="interval",
     ),
     Column("metrics", NUMBERS, "every test metric of the problem, by name", seeds="mean"),
+    Column(
+        "metrics_answer",
+        NUMBERS,
+        "the same at the parameters that the method itself proposes; methods that move a second point only",
+        seeds="mean",
+    ),
     Column(
         "outer_loss",
         _FLOAT,

@@ -97,7 +97,7 @@ def summed(subject: Subject, problem: Problem, meta: Tree, windows: Sequence[Win
     state: InnerState | None = None
     total = tree.zeros_like(meta)
     for window in windows:
-        entered, state = problem.entered(window, state)
+        entered, state = subject.method.entered(problem, window, state)
         found = subject.hypergradient(entered, state, meta, window, stream)
         state, total = found.state, tree.add(total, found.meta)
     return total

@@ -135,7 +135,7 @@ def _steps_through(target: Target, options: Any, window: Window) -> int | None:
     whole = len(window.inner)
     if target is Target.TRUNCATED:
         return min(options.steps, whole)
-    return {Target.UNROLLED: whole, Target.ONE_STEP: 1}.get(target)
+    return {Target.UNROLLED: whole, Target.CARRIED: whole, Target.ONE_STEP: 1}.get(target)
 
 
 def _differ(left: Tree, right: Tree) -> bool:

@@ -12,12 +12,13 @@ from metabench.core.atomic import write_bytes_atomically
 from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
 from metabench.core.options import changed
-from metabench.data import card, load
+from metabench.data import card
 from metabench.data.formats.net_table import TEST, VALIDATION, NetTable, decode, encode
 from metabench.models.spaces import space
 from metabench.problems.few_shot import FewShot
 from metabench.results import net_tables as names
-from metabench.search.agreement import additive, ceilings, of_domains
+from metabench.search.agreement import additive, of_domains, of_itself
+from metabench.search.stored import shipped, unlike
 from metabench.search.table_builder import META, Builder, TableSettings, shards
 from metabench.stages.subject import Row, Subject
 from metabench.tasks.joint import Joint
@@ -47,7 +48,7 @@ def net_table(subject: Subject) -> Iterator[Row]:
         MetabenchError: as `prepare`.
     """
     if subject.kind_options.way == names.SHIPPED:
-        yield _columns(subject, load(names.SHIPPED_TABLE), card(names.SHIPPED_TABLE).files[0].size)
+        yield _columns(subject, _shipped(subject), card(names.SHIPPED_TABLE).files[0].size)
         return
     path = subject.prepared.get(names.TABLE_PART, Path()) / names.TABLE_FILE
     if path.is_file():
@@ -64,6 +65,16 @@ def net_table(subject: Subject) -> Iterator[Row]:
     yield _columns(subject, table, len(content))
 
 
+def _shipped(subject: Subject) -> NetTable:
+    """Return the table that ships; raise MetabenchError if it is not of the problem's nets, tasks and adaptation."""
+    problem, stored = _problem(subject), shipped()
+    if stored is None:
+        raise MetabenchError("kind 'net_table': the table that ships is left out of this installation")
+    if other := unlike(stored, problem, subject.dataset, adapting=True):
+        raise MetabenchError(f"kind 'net_table': the table that ships is of {other}; make one with `way: joint` or `meta`")
+    return stored
+
+
 def _columns(subject: Subject, table: NetTable, size: int) -> Row:
     found = _summary(table, size)
     return {
@@ -74,12 +85,17 @@ def _columns(subject: Subject, table: NetTable, size: int) -> Row:
     }
 
 
-def _settings(subject: Subject) -> TableSettings:
-    problem, options = subject.problem, subject.kind_options
+def _problem(subject: Subject) -> FewShot:
+    problem = subject.problem
     if not isinstance(problem, FewShot) or problem.setting.size != "subnet":
         raise MetabenchError(
             "kind 'net_table' needs the problem few_shot with the size 'subnet': the nets are of its option `space`"
         )
+    return problem
+
+
+def _settings(subject: Subject) -> TableSettings:
+    problem, options = _problem(subject), subject.kind_options
     if changed(subject.options):
         raise MetabenchError("kind 'net_table': a table is made by a method with its default options")
     own = changed(problem.setting.options)
@@ -123,14 +139,12 @@ def _summary(table: NetTable, size: int) -> dict[str, float]:
         names.QUARTER: best.mean() - pixels,
         names.SECONDS: table.costs["seconds"].mean(),
         names.ADDITIVE: additive(table, space(table.about["space"]).one_hot(table.nets)),
+        names.SEEDS: len(table.seeds),
+        names.VALIDATION_COUNT: len(table.pixels[VALIDATION]),
+        names.TEST_COUNT: len(table.pixels[TEST]),
     }
-    for one in ceilings(table):
-        values = zip(
-            (names.KENDALL, names.KENDALL_LOW, names.KENDALL_HIGH, names.KENDALL_BEST),
-            (one.kendall, one.low, one.high, one.best),
-            strict=True,
-        )
-        found |= {names.of(one.what, name): value for name, value in values}
+    for one in of_itself(table):
+        found |= one.named()
     for place in of_domains(table):
         numbers = ((names.GAIN, place.gain), (names.GAIN_HALF, place.half), (names.TASKS, place.tasks))
         found |= {names.of_domain(place.domain, place.net, name): value for name, value in numbers}

@@ -55,6 +55,7 @@ def quality(subject: Subject) -> Iterator[Row]:
     )
     more = _curves({name: curve for name, curve in evaluated.items() if name not in followed}, taken, shown)
     yield more | {"curves": kept["curves"] | more["curves"]}
+    yield _at_answer(problem, run.answered(problem), meta)
     yield {
         "quality": decisive(problem, metrics, meta),
         "metrics": metrics,
@@ -68,6 +69,16 @@ def quality(subject: Subject) -> Iterator[Row]:
     subject.keep(problem, meta)
     if saved:
         saved.forget()
+
+
+def _at_answer(problem: Problem, answer: Tree | None, meta: Tree) -> Row:
+    """Return the metrics at the parameters that the method itself proposes; a message where they are not finite."""
+    if answer is None:
+        return {}
+    try:
+        return {"metrics_answer": evaluation(problem, answer, meta)[0]}
+    except Diverged as error:
+        return {"message": f"no metrics at the method's own answer: {error}"}
 
 
 def evaluation(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from metabench.data.episodes import Shape
 from metabench.models.batch_norm import EPSILON, Normalise, by_batch
 from metabench.models.block_losses import from_meta
 from metabench.models.choice_blocks import BY_BATCH, BlockNet, image_batch
+from metabench.tasks.accuracy import interval
 from metabench.tasks.images import TEST, VALIDATION, ImageTasks, Stack
 
 _FURTHER = 2
@@ -118,7 +118,7 @@ class AdaptingClassifier(Problem):
         """
         steps, count = self.setting.inner_steps, self.setting.options.tested
         found = self.answers(meta, TEST, count, range(_FURTHER * steps + 1), alone=alone)
-        together, alone, pixels = (self.percent(one) for one in found)
+        together, singly, pixels = (self.percent(one) for one in found)
         means, halves = [float(one.mean()) for one in together], [interval(one) for one in together]
         curve = Curve(
             range(len(means)),
@@ -129,7 +129,7 @@ class AdaptingClassifier(Problem):
             [mean + half for mean, half in zip(means, halves, strict=True)],
             count,
         )
-        return torch.stack([together[0], together[steps]]), torch.stack([alone, pixels]), curve
+        return torch.stack([together[0], together[steps]]), torch.stack([singly, pixels]), curve
 
     def test_accuracies(self, meta: Tree) -> torch.Tensor:
         """Return the accuracy (%) on each test task after as many steps as in training, all queries normalised together, shape [tasks]."""
@@ -230,7 +230,10 @@ class AdaptingClassifier(Problem):
     def _right(
         self, params: Tree, meta: Tree, stack: Stack, *, alone: bool, targets: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return how many queries of each task are answered rightly, normalised together or each by the support's statistics."""
+        """Return how many queries of each task are answered rightly, normalised together or each by the support's statistics.
+
+        A task on which the network diverges has no right answer: the first class is the greatest of scores that are not numbers.
+        """
 
         def scores(own: Tree, support: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
             whole: Tree = {**meta, **own}
@@ -242,12 +245,8 @@ class AdaptingClassifier(Problem):
 
         with torch.no_grad():
             found = torch.func.vmap(scores)(params, stack.support, stack.query)
-        return (found.argmax(2) == (self.tasks.query_targets if targets is None else targets)).sum(1).cpu()
-
-
-def interval(values: torch.Tensor) -> float:
-    """Return half the 95 % interval of a mean."""
-    return float(1.96 * values.std() / math.sqrt(len(values)))
+        right = found.argmax(2) == (self.tasks.query_targets if targets is None else targets)
+        return (right & found.isfinite().all(2)).sum(1).cpu()
 
 
 _Statistics = dict[str, tuple["torch.Tensor", "torch.Tensor"]]

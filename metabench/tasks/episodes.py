@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,11 +72,6 @@ class Study:
         """Return the accuracy of predicted classes [tests, m] on each task (%), shape [tests]."""
         right = torch.arange(self.way).repeat_interleave(predicted.shape[1] // self.way)
         return 100 * (predicted == right).double().mean(1)
-
-
-def interval(accuracies: torch.Tensor) -> float:
-    """Return half the 95 % interval of the mean over tasks."""
-    return float(1.96 * accuracies.std() / math.sqrt(len(accuracies)))
 
 
 def draw(

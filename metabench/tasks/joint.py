@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from metabench.autodiff.outer import OuterUpdate
-from metabench.core import Tree, tree
+from metabench.core import Tree, option, tree
 from metabench.core.errors import Diverged
 from metabench.core.lazy import torch
 from metabench.core.problem import OuterOptimiser
@@ -36,9 +36,9 @@ class Joint:
         learning_rate: at the beginning.
     """
 
-    steps: int = 800
-    batch: int = 128
-    learning_rate: float = 0.02
+    steps: int = option(800, minimum=1, help="how many")
+    batch: int = option(128, minimum=1, help="images of a step")
+    learning_rate: float = option(0.02, above=0, help="at the beginning")
 
     @property
     def optimiser(self) -> OuterOptimiser:

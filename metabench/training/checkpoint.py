@@ -22,7 +22,7 @@ from metabench.core.types import InnerState
 from metabench.training.record import Record
 from metabench.training.run import Best, Run
 
-_FORMAT = b"metabench checkpoint 1\n"
+_FORMAT = b"metabench checkpoint 2\n"
 
 
 class _Unusable(MetabenchError):
@@ -98,7 +98,7 @@ def _plain(run: Run) -> dict[str, Any]:
         "tasks": {task: (state.params, state.optimiser, dict(state.memory)) for task, state in run.tasks.items()},
         "memory": dict(run.memory),
         "record": (run.record.numbers, {name: dataclasses.asdict(curve) for name, curve in run.record.whole.items()}),
-        "best": run.best and (run.best.value, run.best.step, run.best.params, run.best.meta),
+        "best": run.best and (run.best.value, run.best.step, run.best.params, run.best.meta, run.best.answer),
     }
 
 

@@ -92,7 +92,7 @@ def train(
         begun_from: list[tuple[Problem, InnerState]] = []
         for task, window in enumerate(tasks):
             with clock:
-                entered, state = problem.entered(window, run.tasks.get(task))
+                entered, state = method.entered(problem, window, run.tasks.get(task))
             if run.step == task == 0:
                 with torch.no_grad():
                     at_first = problem.observe(begun(entered, state, run.meta).params, run.meta)
@@ -106,6 +106,7 @@ def train(
         with clock:
             hypergradient = tree.mean([one.meta for one in found])
             run.outer_loss = sum(one.outer_loss for one in found) / len(found)
+            run.answer = found[0].answer
             if not math.isfinite(run.outer_loss):
                 raise Diverged(f"the outer loss is {run.outer_loss} after {run.step + 1} of {steps} meta-updates")
             if not tree.all_finite(hypergradient):
@@ -173,7 +174,7 @@ def _validate(problem: Problem, run: Run) -> Validated:
     improved = math.isfinite(value) and (run.best is None or sign * value > sign * run.best.value)
     if improved:
         # Nothing changes a tree in place: to keep it is to refer to it.
-        run.best, run.waited = Best(value, run.step, run.tasks[0].params, run.meta), 0
+        run.best, run.waited = Best(value, run.step, run.tasks[0].params, run.meta, run.answer), 0
     else:
         run.waited += 1
     return Validated(run.step, values, improved)

@@ -19,12 +19,13 @@ OUTER_LOSS = "outer loss"
 
 @dataclass(frozen=True)
 class Best:
-    """The validation that was best so far: its value, the outer step, and what was learned by then."""
+    """The validation that was best so far: its value, the outer step, what was learned by then, and the method's own answer."""
 
     value: float
     step: int
     params: Tree
     meta: Tree
+    answer: Tree | None = None
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Run:
         stream: what the method draws from.
         step: outer steps done.
         tasks: the inner state of each place in the list of tasks.
+        answer: the parameters that the method itself proposes for the first task; None where it proposes none.
         memory: what the problem's `after_update` keeps.
         record: numbers seen along the run.
         outer_loss: the outer objective of the last outer step, averaged over its tasks.
@@ -51,6 +53,7 @@ class Run:
     stream: torch.Generator
     step: int = 0
     tasks: dict[int, InnerState] = field(default_factory=dict)
+    answer: Tree | None = None
     memory: Mapping[str, Tree] = field(default_factory=dict)
     record: Record = field(default_factory=Record)
     outer_loss: float = math.nan
@@ -77,6 +80,11 @@ class Run:
         """
         best = self._decisive(problem)
         return (best.params, best.meta) if best else (self.tasks[0].params, self.meta)
+
+    def answered(self, problem: Problem) -> Tree | None:
+        """Return the parameters that the method itself proposes there, for the first task; None where it proposes none."""
+        best = self._decisive(problem)
+        return best.answer if best else self.answer
 
     def late_loss(self, problem: Problem) -> float:
         """Return the mean outer loss over the last tenth, at least one, of the outer steps that lead to the outcome.

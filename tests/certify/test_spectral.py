@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from bilevel import EVERY_METHOD
 
 from metabench.certify.cases import Case, cases, settled
 from metabench.certify.check import relative
@@ -15,17 +16,19 @@ from metabench.certify.shared_roles import LinearIMAML
 from metabench.certify.spectral import ESTIMATES, estimate_of, linear_cases, spectral
 from metabench.core import Target, tree
 from metabench.kernels.responses import Damped, NeumannSeries, Nothing, Response, Ridge, Steps
-from metabench.methods import method, methods
+from metabench.methods import method
 from metabench.results.certificate import AS_DECLARED, CERTIFIED, FAILED, UNSUPPORTED
 
-HELD = [name for name, one in methods().items() if estimate_of(one)]
+HELD = [name for name in EVERY_METHOD if estimate_of(method(name))]
 
 
 def test_all_methods_that_take_a_derivative_are_held() -> None:
-    exact = {"unrolled", "unrolled_remat", "mixflow", "forward", "truncated", "higher_unrolled", "torchopt_unrolled"}
+    exact = {"unrolled", "unrolled_remat", "mixflow", "forward", "forward_carried", "truncated", "higher_unrolled", "torchopt_unrolled"}
     assert set(HELD) == exact | set(ESTIMATES)
     # None of the others is of the form kept I - X' T X: they draw, take no derivative, or see F's curvature.
-    assert set(methods()) - set(HELD) == {"none", "reptile", "es", "pes", "evograd", "f2sa", "bome"}
+    others = {"none", "reptile", "es", "pes", "evograd", "f2sa", "bome", "meha", "forward_gradient", "es_jacobian", "drmad"}
+    others |= {"ift_newton", "ift_minres", "ift_stochastic", "ift_fisher"}
+    assert set(EVERY_METHOD) - set(HELD) == others
 
 
 @pytest.mark.parametrize("name", HELD)

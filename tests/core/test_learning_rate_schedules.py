@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from metabench.core import MetabenchError
 from metabench.core.options import build
 from metabench.core.problem import OuterOptimiser
-from metabench.core.schedules import Constant, Cosine, Piecewise, Schedule, WarmUp, read_schedule, schedule_text
+from metabench.core.schedules import Constant, Cosine, Piecewise, Power, Schedule, WarmUp, read_schedule, schedule_text
 from metabench.problems.regularisation import Options
 
 STEPS = 20
@@ -43,6 +43,8 @@ PEERS: dict[str, tuple[Schedule, Callable[[torch.optim.Optimizer], lr_scheduler.
         lambda o: lr_scheduler.LambdaLR(o, lambda step: (1 + math.cos(math.pi * min(step, 7) / 7)) / 2),
     ),
     "piecewise 4:0.1 10:0.01": (Piecewise((4, 10), (0.1, 0.01)), lambda o: lr_scheduler.MultiStepLR(o, [4, 10], 0.1)),
+    "power -0.5": (Power(-0.5), lambda o: lr_scheduler.LambdaLR(o, lambda step: 1 / math.sqrt(1 + step))),
+    "power 0.33": (Power(0.33), lambda o: lr_scheduler.LambdaLR(o, lambda step: (1 + step) ** 0.33)),
     "warm-up 5": (WarmUp(5), lambda o: lr_scheduler.LinearLR(o, 1 / 5, total_iters=4)),
     "warm-up 5, cosine 30 to 0.1": (WarmUp(5, Cosine(30, 0.1)), sequence),
 }
@@ -120,6 +122,8 @@ def test_a_schedule_is_differentiable_forward_backward_and_vectorised(text: str)
         ("piecewise 3:0.1 3:0.01", "the boundary 3 of a piecewise schedule follows 3: they have to increase from 0"),
         ("piecewise 0:0.1", "the boundary 0 of a piecewise schedule follows 0"),
         ("piecewise 3:1e999", "factor inf"),
+        ("power", "expected 'power EXPONENT'"),
+        ("power 1e999", "a power schedule with the exponent inf: expected a finite number"),
     ],
 )
 def test_a_bad_schedule_is_refused_with_the_option_that_holds_it(text: str, words: str) -> None:

@@ -33,4 +33,5 @@ def test_a_declaration_cannot_be_changed() -> None:
 
 
 def test_targets_are_the_words_of_the_row_schema() -> None:
-    assert [target.value for target in Target] == ["unrolled", "truncated", "one_step", "implicit", "smoothed", "persistent", "none"]
+    words = ["unrolled", "truncated", "one_step", "implicit", "minimum", "smoothed", "persistent", "carried", "none"]
+    assert [target.value for target in Target] == words

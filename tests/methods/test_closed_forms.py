@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from bilevel import call, difference, objective, relative_error
+from bilevel import EVERY_METHOD, call, difference, objective, relative_error
 
 from metabench.certify.problem import CertificationProblem
 from metabench.certify.training import train
 from metabench.core import Batch, Hypergradient, MetaRole, Target, Tree, Unsupported, Window, tree
 from metabench.core.checks import check_hypergradient
 from metabench.core.randomness import generator
-from metabench.methods import method, methods
+from metabench.methods import method
 
 THROUGH_ALL_STEPS = [
     ("unrolled", {}),
@@ -317,7 +317,7 @@ def test_every_method_takes_tensors_in_any_form_or_says_why_not(form: str, optim
     state, meta = problem.initial_state()
     expected = asked(problem, "unrolled_remat").meta
     single = form.endswith("two dtypes")
-    for name, options in itertools.chain.from_iterable(((n, o) for o in every_option_set(n)) for n in methods()):
+    for name, options in itertools.chain.from_iterable(((n, o) for o in every_option_set(n)) for n in EVERY_METHOD):
         try:
             found = asked(problem, name, **options)
         except Unsupported as reason:

@@ -12,7 +12,7 @@ from small_problems import LearnedStart, LearningRates, Ridge, SummedOuter, Tanh
 
 from metabench.autodiff.gradients import inner_gradient, outer_gradient
 from metabench.autodiff.optimisers import Adam, inner_optimiser
-from metabench.core import Curvature, InnerState, MetabenchError, Problem, Tree, Unsupported, tree
+from metabench.core import Curvature, Diverged, InnerState, MetabenchError, Problem, Tree, Unsupported, tree
 from metabench.methods import method
 
 
@@ -111,5 +111,57 @@ def test_decoupled_weight_decay_is_refused_and_coupled_is_not(name: str) -> None
 def test_another_methods_memory_is_an_error(name: str) -> None:
     problem = Tanh()
     state, meta, window = checkpoint(problem)
-    with pytest.raises(MetabenchError, match="expected 'penalised'"):
+    with pytest.raises(MetabenchError, match="the memory holds 'solution', and no 'penalised': it is that of another method"):
         call(name, problem, InnerState(state.params, state.optimiser, {"solution": state.params}), meta, window)
+
+
+def test_the_error_of_a_central_difference_falls_with_the_square_of_the_penalty() -> None:
+    problem = Ridge(4)
+    state, meta, window = at_minimum(problem)
+    exact = problem.implicit(state.params, meta)
+
+    def error(order: int, penalty: float) -> float:
+        options = {"penalty": penalty, "steps": 600, "learning_rate": 0.3, "order": order}
+        return relative_error(call("f2sa", problem, state, meta, window, **options).meta, exact)
+
+    assert error(2, 100.0) < error(1, 100.0) / 20
+    assert error(2, 10.0) / error(2, 100.0) == pytest.approx(100, rel=0.1)
+    assert error(4, 10.0) / error(4, 20.0) == pytest.approx(16, rel=0.3)
+
+
+def test_every_point_of_a_difference_is_kept_and_another_order_is_refused() -> None:
+    problem = Tanh()
+    state, meta, window = checkpoint(problem)
+    found = call("f2sa", problem, state, meta, window, order=4)
+    assert set(found.state.memory) == {"penalised", "penalised -1", "penalised +2", "penalised -2", "windows"}
+    assert relative_error(found.answer or {}, found.state.memory["penalised"]) == 0
+    first = call("f2sa", problem, state, meta, window)
+    with pytest.raises(MetabenchError, match="no 'penalised -1': it is that of another method, or of other options"):
+        call("f2sa", problem, first.state, meta, window, order=2)
+    with pytest.raises(MetabenchError, match="must be 1, 2 or 4, got 3"):
+        call("f2sa", problem, state, meta, window, order=3)
+
+
+class Steep(Ridge):
+    """An outer loss that is more curved than the inner one: f - F has no minimum."""
+
+    def outer_loss(self, params: Tree, meta: Tree, batch: Any) -> torch.Tensor:
+        return 1e4 * super().outer_loss(params, meta, batch)
+
+
+def test_where_f_less_the_outer_loss_is_unbounded_it_says_so_and_names_the_penalty() -> None:
+    problem = Steep(4)
+    state, meta, window = at_minimum(problem)
+    with pytest.raises(Diverged, match="at a penalty of 10: their sum or difference has no minimum here"):
+        call("f2sa", problem, state, meta, window, order=2, penalty=10.0, steps=4000, learning_rate=1e-3)
+
+
+def test_the_penalty_grows_with_the_windows_of_a_run() -> None:
+    problem = Tanh()
+    state, meta, window = checkpoint(problem)
+    multipliers = []
+    for _ in range(3):
+        found = call("f2sa", problem, state, meta, window, schedule="power 0.5", penalty=10.0)
+        multipliers.append(found.diagnostics["multiplier"])
+        state = found.state
+    assert multipliers == pytest.approx([10, 10 * 2**0.5, 10 * 3**0.5])

@@ -21,7 +21,7 @@ from small_problems import (
 )
 
 from metabench.autodiff.inner import begin, detached
-from metabench.autodiff.unrolled.forward_mode import start_tangents, step_with_tangents
+from metabench.autodiff.unrolled.forward_mode import start_tangents, step_with_tangents, units
 from metabench.core import Batch, MetabenchError, Problem, Tree, Unsupported, Window, tree
 from metabench.measure.memory.meter import measure_memory
 
@@ -68,12 +68,14 @@ def test_it_equals_reverse_mode_through_networks(size: str, together: int) -> No
 def test_its_tangents_on_ridge_regression_are_the_recurrence_of_the_dense_jacobian() -> None:
     problem = Ridge(features=4, inner_steps=7)
     state, meta, window = checkpoint(problem)
-    current, tangents = state, start_tangents(problem, state, state, meta)
+    current, tangents = state, start_tangents(problem, state, state, meta, units(meta), tree.count(meta))
     jacobian = torch.zeros(4, 4, dtype=torch.float64)
     contraction = torch.eye(4, dtype=torch.float64) - 0.1 * problem.hessian(meta)
     for batch in window.inner:
         jacobian = contraction @ jacobian - 0.1 * torch.diag(problem.mixed(current.params, meta))
-        current, _ = step_with_tangents(problem, current, tangents, meta, batch, together=2)
+        current, _ = step_with_tangents(
+            problem, current, tangents, meta, batch, 2, units(meta), tree.count(meta)
+        )
         torch.testing.assert_close(tangents.params["w"].T, jacobian, rtol=1e-12, atol=1e-14)
 
 
@@ -81,7 +83,7 @@ def test_the_tangents_of_a_learned_start_are_unit_vectors_and_of_a_fixed_part_ze
     problem = LearnedStartOfBody("adam")
     state, meta, _ = checkpoint(problem)
     started = detached(begin(problem, state, meta))
-    tangents = start_tangents(problem, state, started, meta)
+    tangents = start_tangents(problem, state, started, meta, units(meta), tree.count(meta))
     learned = torch.cat([tangents.params[name].reshape(tree.count(meta), -1) for name in meta], 1)
     assert torch.equal(learned, torch.eye(tree.count(meta), dtype=torch.float64))
     assert not tangents.params["out"].any()

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from metabench.core.errors import MetabenchError
-from metabench.models.choice_blocks import IDENTITY, OPERATIONS
+from metabench.models.operations import IDENTITY, OPERATIONS
 from metabench.models.search_space import Space
 from metabench.models.spaces import SPACES, space
 

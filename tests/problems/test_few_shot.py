@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -223,3 +224,17 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(MetabenchError) as refused:
         made(**options)
     assert said in str(refused.value)
+
+
+def test_a_net_that_diverges_has_no_right_answer() -> None:
+    problem = made()
+    meta = problem.initial()
+    broken = meta | {"head.bias": torch.full_like(meta["head.bias"], math.nan)}
+    right = problem.answers(broken, TEST, 6, [0, 3], alone=True)
+    assert not right.together.any() and not right.alone.any() and right.pixels.any()
+    # On one task of several the others keep theirs.
+    stack = next(iter(problem.tasks.stacks(TEST, 6)))[1]
+    params = {name: leaf.expand(len(stack.support), *leaf.shape).clone() for name, leaf in meta.items()}
+    whole = problem._right(params, meta, stack, alone=False)
+    params["head.bias"][0] = math.inf
+    assert problem._right(params, meta, stack, alone=False).tolist() == [0, *whole.tolist()[1:]]

@@ -31,7 +31,8 @@ from metabench.problems.few_shot_classification import FewShotClassification, Op
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.predict.one_cell import predict
 from metabench.suite.run.run_cell import run_cell
-from metabench.tasks.episodes import accuracies, interval
+from metabench.tasks.accuracy import interval
+from metabench.tasks.episodes import accuracies
 from metabench.training.loop import train
 from metabench.training.run import Run
 

@@ -60,6 +60,20 @@ def _records(table: Table) -> list[dict[str, str]]:
     return list(csv.DictReader(table.to_csv().splitlines()))
 
 
+def test_the_summary_says_what_a_library_computes_instead(load_rows: Any, synthetic: Any) -> None:
+    rows = [synthetic.row(method, seed) for method in synthetic.METHODS for seed in range(3)]
+    changes = {"mixflow": FAILING | {"instead": "the last step alone"}, "ift_cg": {"instead": "twice the answer"}}
+    suite = load_rows(rows, certificates=synthetic.certificates(**changes))
+    page = render_page(suite)
+    assert "FAILED: it computes the last step alone." in page
+    assert "is not its target: it computes twice the answer." in page
+    table = certificate_table(suite)
+    told = {record["method"]: record["computes_instead"] for record in _records(table)}
+    assert (told["mixflow"], told["ift_cg"], told["unrolled"]) == ("the last step alone", "twice the answer", "")
+    (why,) = [row["why"] for row in table.rows if row["label"].label == "ift_cg"]
+    assert why.text == "computes instead: twice the answer"
+
+
 def test_a_certificate_is_of_one_source(synthetic: Any) -> None:
     certificate = Certificate.from_json(synthetic.certificate("mixflow"))
     own = certificate.method_hash

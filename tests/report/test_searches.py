@@ -1,4 +1,4 @@
-"""Searches on the page: paired with random search, each at its cost; rankings beside what costs nothing and the ceiling."""
+"""Searches on the page: paired with random search, each at its cost; rankings beside what costs nothing and those of the table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from metabench.report.figure import Figure
 from metabench.report.numbers import ABSENT
 from metabench.report.section import contents, headline
 from metabench.report.tables.table import Table
+from metabench.results import net_tables
 from metabench.results import searches as names
 
-RANKED = (names.SHARED, names.FITTED.format(count=40), names.CEILING)
+RANKED = (names.SHARED, net_tables.FITTED.format(count=40), net_tables.OTHER_SEEDS)
+COSTS = (names.ADAPTATIONS, names.GRADIENTS, names.FLOPS)
 
 
 def row_of(
@@ -38,16 +40,11 @@ def row_of(
             names.of(entrant, names.TEST): test + seed,
             names.of(entrant, names.REGRET): 70 - test,
         }
-        said |= {names.of(entrant, names.PARAMETERS): 2000.0} | {names.of(entrant, cost): 2.5e9 for cost in names.COSTS}
+        said |= {names.of(entrant, names.PARAMETERS): 2000.0} | {names.of(entrant, cost): 2.5e9 for cost in COSTS}
     if rankings:
         for place, ranked in enumerate(RANKED):
-            values = {
-                names.RANKING: 0.5 + place / 10,
-                names.RANKING_LOW: 0.4,
-                names.RANKING_HIGH: 0.8,
-                names.RANKING_BEST: 0.1,
-            }
-            said |= {names.of(ranked, key): value for key, value in values.items()}
+            values = (0.5 + place / 10, 0.4, 0.8, 0.1)
+            said |= {names.of(ranked, key): value for key, value in zip(net_tables.OF_RANKING, values, strict=True)}
     changed = {
         "kind_options": options | kind,
         "meta_summary": said,
@@ -89,7 +86,7 @@ def test_strategies_are_paired_with_random_search_by_seed(suite: Any) -> None:
     assert table.to_latex() and table.to_csv()
 
 
-def test_what_ranks_nets_stands_beside_the_parameters_and_the_ceiling(suite: Any) -> None:
+def test_what_ranks_nets_stands_beside_the_parameters_and_the_table(suite: Any) -> None:
     ranked = blocks(suite, Table)[1]
     assert [(one["ranked"], one["kendall"], one["best"]) for one in ranked.records] == [
         (name, pytest.approx(0.5 + place / 10), pytest.approx(0.1)) for place, name in enumerate(RANKED)
@@ -197,3 +194,39 @@ def test_where_a_seed_has_several_searches_these_are_the_pairs(load_rows: Any, s
     # Two independent intervals of 3 points each: their mean has one of 3 / sqrt(2).
     assert found["test_above_value"] == 2.0 and found["test_above_high"] == pytest.approx(2 + 3 / 2**0.5)
     assert table.rows[1]["won"].text == "30, 10"
+
+
+def test_searches_that_are_judged_otherwise_are_not_merged(load_rows: Any, synthetic: Any) -> None:
+    rows = [row_of(synthetic, "unrolled", seed, TESTS) for seed in range(3)]
+    longer = [row_of(synthetic, "unrolled", seed, TESTS) | {"outer_steps": 300, "cell": "longer"} for seed in range(3)]
+    more = [row_of(synthetic, "unrolled", seed, TESTS, tasks=30) | {"cell": "more"} for seed in range(3)]
+    (table, *_) = blocks(load_rows(rows + longer + more), Table)
+    steps = rows[0]["outer_steps"]
+    words = "with weights meta-trained by unrolled, outer steps {}, tasks {}"
+    assert list(dict.fromkeys(one["judged"] for one in table.records)) == [
+        words.format(steps, 100),
+        words.format(300, 100),
+        words.format(steps, 30),
+    ]
+    assert all(one["n"] == 3 for one in table.records)
+
+
+def test_searches_of_a_row_are_compared_with_the_largest_net_one_by_one(load_rows: Any, synthetic: Any) -> None:
+    rows = [row_of(synthetic, "unrolled", seed, TESTS) for seed in range(2)]
+    # Two seeds alone have no interval; forty searches do.
+    assert not any("largest net" in one.text for one in blocks(load_rows(rows), Sentence))
+    for row in rows:
+        kept = names.above(names.TEST, names.BY_HAND)
+        values = zip(kept, (-2.0, 0.5, 3.0, 17.0), strict=True)
+        row["meta_summary"] |= {names.of("random", key): value for key, value in values}
+    said = [one.text for one in blocks(load_rows(rows), Sentence)]
+    assert "No search is above the largest net, for which nothing is searched, by more than the interval." in said
+
+
+def test_a_ranking_that_is_not_defined_leaves_the_others(load_rows: Any, synthetic: Any) -> None:
+    rows = [row_of(synthetic, "unrolled", seed, TESTS) for seed in range(3)]
+    for key in net_tables.OF_RANKING[1:]:
+        del rows[0]["meta_summary"][names.of(names.SHARED, key)]
+    del rows[1]["meta_summary"][names.of(names.SHARED, net_tables.KENDALL)]
+    ranked = blocks(load_rows(rows), Table)[1]
+    assert [one["n"] for one in ranked.records] == [2, 3, 3] and ranked.to_csv()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from metabench.report.build import blocks, build_tables
+from metabench.report.numbers import ABSENT
 from metabench.report.page.page import render_page
 from metabench.report.results.entries import Suite
 from metabench.report.results.frame import frame
@@ -224,3 +225,20 @@ def test_tables_are_the_same_bytes_every_time(results: Path, tmp_path: Path) -> 
     first = {path.name: path.read_bytes() for path in build_tables(results, tmp_path / "a")}
     second = {path.name: path.read_bytes() for path in build_tables(results, tmp_path / "b")}
     assert first == second
+
+
+def test_a_point_that_a_method_proposes_has_a_column_where_there_is_one(load_rows: Any, synthetic: Any) -> None:
+    rows = [
+        synthetic.row(method, seed, problem="regularisation", parameters=100, dataset="digits")
+        for method in ("unrolled", "t1t2")
+        for seed in range(3)
+    ]
+    metric = rows[0]["metric"]
+    plain = load_rows(rows)
+    (setting,) = plain.settings
+    assert all(column.key != "answer" for column in setting_table(plain, setting, plain.settings[setting]).columns)
+    own = [row | {"metrics_answer": {metric: 0.5 + row["seed"]} if row["method"] == "t1t2" else None} for row in rows]
+    answered = load_rows(own)
+    table = setting_table(answered, setting, answered.settings[setting])
+    shown = {row["label"].label: row["answer"].text for row in table.rows}
+    assert shown == {"unrolled": ABSENT, "t1t2": "1.500"}

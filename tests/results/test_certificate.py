@@ -114,8 +114,8 @@ def test_what_is_no_file_of_certificates_is_refused_with_what_to_do(tmp_path: Pa
         read_certificates(tmp_path / "torn.parquet")
     table = pa.Table.from_pylist([claim()], schema=CERTIFICATE_SCHEMA)
     pq.write_table(table.replace_schema_metadata({"metabench_certificate": "0"}), tmp_path / "old.parquet")
-    with pytest.raises(MetabenchError, match="version 0, expected 2"):
+    with pytest.raises(MetabenchError, match="version 0, expected 3"):
         read_certificates(tmp_path / "old.parquet")
     pq.write_table(table.drop_columns(["seconds"]), tmp_path / "short.parquet")
-    with pytest.raises(MetabenchError, match="columns are not those of version 2"):
+    with pytest.raises(MetabenchError, match="columns are not those of version 3"):
         read_certificates(tmp_path / "short.parquet")

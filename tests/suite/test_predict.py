@@ -26,7 +26,7 @@ NETWORK = ("unrolled", "unrolled_remat", "mixflow", "forward", "evograd", "ift_n
 FEW = 16
 """Bytes of a mask's places, which a fake tensor does not have."""
 
-STOPS_EARLY = {("toy_1d", "ift_cg"), ("toy_1d", "torchopt_ift_cg")}
+STOPS_EARLY = {("toy_1d", name) for name in ("ift_cg", "ift_minres", "ift_newton", "torchopt_ift_cg")}
 """Where a solver finds the answer in fewer steps than it may take: one parameter is one conjugate direction."""
 
 

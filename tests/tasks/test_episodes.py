@@ -12,7 +12,8 @@ from metabench.data.episodes import Shape
 from metabench.kernels.dense import MLP
 from metabench.kernels.few_shot import Grams
 from metabench.kernels.gram import Gram
-from metabench.tasks.episodes import accuracies, draw, interval
+from metabench.tasks.accuracy import interval
+from metabench.tasks.episodes import accuracies, draw
 
 
 def test_tasks_have_classes_of_one_script_and_labels_of_their_supports() -> None:

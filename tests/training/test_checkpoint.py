@@ -99,7 +99,7 @@ def interrupted(make: Callable[[], Problem], name: str, path: Path, every: int =
 
 
 # PES keeps perturbed copies, implicit methods their last solution, F2SA and BOME a second run. ES, EvoGrad and Nystrom draw.
-KEEPING = ("pes", "ift_cg", "ift_neumann", "ift_fixed_point", "f2sa", "bome")
+KEEPING = ("pes", "ift_cg", "ift_neumann", "ift_fixed_point", "f2sa", "bome", "single_loop", "meha", "forward_carried")
 DRAWING = ("pes", "es", "evograd", "ift_nystrom")
 
 
@@ -155,7 +155,7 @@ def test_a_finished_run_leaves_no_file(tmp_path: Path) -> None:
         (lambda content: content[:200] + b"\0" + content[201:], "is damaged"),
         (lambda content: b"", "is not a checkpoint"),
         (lambda content: b"PAR1 some other file", "is not a checkpoint"),
-        (lambda content: content.replace(b"checkpoint 1\n", b"checkpoint 9\n", 1), "is of another version"),
+        (lambda content: content.replace(b"checkpoint 2\n", b"checkpoint 9\n", 1), "is of another version"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_and_set_aside(change: object, words: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from metabench.autodiff.inner import begun, run
 from metabench.autodiff.optimisers import STEP_COUNT
 from metabench.core import tree
 from metabench.core.lazy import torch
+from metabench.core.memory import remembered
 from metabench.core.method import Hypergradient
 from metabench.core.problem import Problem
 from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start_alone
@@ -71,11 +72,13 @@ def fixed_point_hypergradient(
     """
     refuse_update_and_start_alone(problem, "the fixed point of the inner run does not depend on them")
     outer = refuse_earlier_outer_losses(window, "the fixed point has no steps before it")
-    start = state.memory.get(ADJOINT) if warm_start else None
+    before = state
     state = run(problem, begun(problem, state, meta), meta, window.inner)
     due = outer_gradient(problem, state.params, meta, outer)
     phi = StepMap(problem, state, meta, window.inner[-1], damping)
-    solution = affine_iteration(phi.pull, phi.outer_slope(due.params), steps, tolerance, start)
+    slope = phi.outer_slope(due.params)
+    start = remembered(before, ADJOINT, slope) if warm_start else None
+    solution = affine_iteration(phi.pull, slope, steps, tolerance, start)
     share = phi.pull_meta(solution.value)
     if warm_start:
         state = InnerState(state.params, state.optimiser, {ADJOINT: solution.value})

@@ -12,6 +12,7 @@ from metabench.autodiff.inner import begun, run
 from metabench.autodiff.optimisers import decay_of
 from metabench.autodiff.products import mixed_product
 from metabench.core import tree
+from metabench.core.memory import remembered
 from metabench.core.method import Hypergradient
 from metabench.core.problem import Problem
 from metabench.core.support import refuse_earlier_outer_losses, refuse_update_and_start_alone
@@ -42,6 +43,7 @@ def implicit_hypergradient(
         warm_start: start from the previous window's solution, which the inner run's memory keeps.
 
     Raises:
+        MetabenchError: with a warm start, the memory is of another method or model.
         Unsupported: a minimum of f does not depend on the meta-parameters, outer losses are due before the window's end, or the inner
             optimiser minimises no loss (AdamW with decay).
     """
@@ -49,7 +51,7 @@ def implicit_hypergradient(
     outer = refuse_earlier_outer_losses(window, "the minimum has no steps before it")
     shift = decay_of(problem.optimiser) + damping
     last = window.inner[-1]
-    start = state.memory.get(ADJOINT) if warm_start else None
+    start = remembered(state, ADJOINT, state.params) if warm_start else None
     state = run(problem, begun(problem, state, meta), meta, window.inner)
     derivatives = by_segments(problem, state.params, meta, last)
     due = (derivatives or Recorded(problem)).outer(state.params, meta, outer)

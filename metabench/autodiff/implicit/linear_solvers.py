@@ -81,6 +81,65 @@ def conjugate_gradients(
     return Solution(value, taken, _relative(squared, reference), indefinite=indefinite)
 
 
+def minimal_residual(product: Operator, target: Tree, steps: int, tolerance: float, start: Tree | None = None) -> Solution:
+    """Return the x of least |b - A x| over x_0 + the Krylov space of the residual, for symmetric A. MINRES, Paige & Saunders 1975.
+
+    A may be indefinite: `indefinite` tells whether the space has a direction d with d'Ad <= 0, and nothing stops there. The residual never
+    rises with the steps. Stops after `steps`, when |r| <= tolerance |b|, or where the space is invariant under A. A start costs one more
+    product.
+
+    Raises:
+        Diverged: a product is not finite.
+    """
+    # Here: listings load this module without scipy.
+    from scipy.linalg import eigvalsh_tridiagonal
+
+    reference = float(tree.norm(target))
+    rounding = torch.finfo(next(iter(target.values())).dtype).eps
+    if start is None or not reference:
+        value, residual = tree.zeros_like(target), target
+    else:
+        value, residual = start, tree.subtract(target, product(start))
+    left = float(tree.norm(residual))
+    if not math.isfinite(left):
+        raise Diverged("a Hessian product is not finite")
+    taken, diagonal, beside = 0, list[float](), list[float]()
+    if left <= tolerance * reference or not left:
+        return Solution(value, 0, left / reference if reference else 0.0, indefinite=False)
+    # Lanczos vectors v, directions w = V R^-1, and the last two rotations of the tridiagonal matrix.
+    vector, before = tree.scale(1 / left, residual), tree.zeros_like(target)
+    directions = (tree.zeros_like(target), tree.zeros_like(target))
+    rotations, beta, eta, size = ((1.0, 0.0), (1.0, 0.0)), 0.0, left, 0.0
+    while taken < steps:
+        # In this order the vectors stay orthogonal longer (Paige 1972, variant A1).
+        image = tree.add_scaled(product(vector), -beta, before)
+        alpha = float(tree.dot(vector, image))
+        if not math.isfinite(alpha):
+            raise Diverged("a Hessian product is not finite")
+        image = tree.add_scaled(image, -alpha, vector)
+        after = float(tree.norm(image))
+        diagonal.append(alpha)
+        beside.append(after)
+        (c_before, s_before), (c, s) = rotations
+        delta, second, third = c * alpha - c_before * s * beta, s * alpha + c_before * c * beta, s_before * beta
+        first = math.hypot(delta, after)
+        size = max(size, abs(alpha), after)
+        if math.hypot(delta, c * after) <= 1e3 * rounding * size:
+            # A r is zero: a singular A does not reach what is left of b.
+            break
+        older, newer = directions
+        direction = tree.add_scaled(tree.add_scaled(vector, -third, older), -second, newer)
+        direction = tree.scale(1 / first, direction)
+        rotations, directions = ((c, s), (delta / first, after / first)), (newer, direction)
+        value, eta, taken = tree.add_scaled(value, delta / first * eta, direction), -after / first * eta, taken + 1
+        if abs(eta) <= tolerance * reference or after <= rounding * size:
+            break
+        before, vector, beta = vector, tree.scale(1 / after, image), after
+    # A few numbers, which are not on the device.
+    smallest = float(eigvalsh_tridiagonal(diagonal, beside[:-1])[0])
+    return Solution(value, taken, abs(eta) / reference, indefinite=smallest <= rounding * size)
+
+
 def affine_iteration(
     transition: Operator, constant: Tree, steps: int, tolerance: float = 0.0, start: Tree | None = None
 ) -> Solution:

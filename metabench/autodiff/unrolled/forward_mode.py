@@ -1,57 +1,184 @@
-"""Forward mode through an inner run: it carries dstate/dl_j, for every scalar l_j of the meta-parameters, with the state.
+"""Forward mode through an inner run: it carries dstate/dl_j, for every scalar l_j or along other directions, with the state.
 
     Z_j <- (dPhi / d state) Z_j + dPhi / dl_j,    dF/dl_j += <dF/dw, Z_j> + the direct term.
 Franceschi et al. 2017, section 3.2. Dual numbers give the tangent of a step, through the backward pass of the inner gradient
-(forward over reverse) and through the update. Tangents are stacked: a leaf of shape [...] has those of all scalars in one of [|l|, ...].
+(forward over reverse) and through the update. Tangents are stacked: a leaf of shape [...] has those of all of them in one of [count, ...].
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
 from metabench.autodiff.dual import dual, stopping, tangent
-from metabench.autodiff.gradients import gradients
-from metabench.autodiff.inner import leaves_of, with_leaves
+from metabench.autodiff.gradients import gradients, outer_gradient
+from metabench.autodiff.inner import begun, leaves_of, with_leaves
 from metabench.autodiff.traced.missing_derivatives import refusal, refused_by_vmap
 from metabench.core import tree
 from metabench.core.errors import Unsupported
 from metabench.core.lazy import torch
+from metabench.core.method import Hypergradient
 from metabench.core.problem import MetaRole, Problem
-from metabench.core.types import Batch, InnerState, Tree
+from metabench.core.types import Batch, InnerState, Tree, Window
+
+Directions: TypeAlias = Callable[[slice], Tree]
+"""From rows to directions in the meta-parameters, stacked: leaves of shape [rows, ...]."""
 
 
-def start_tangents(problem: Problem, state: InnerState, started: InnerState, meta: Tree) -> InnerState:
+def units(meta: Tree) -> Directions:
+    """Return the unit vectors e_j of the meta-parameters."""
+    flat, sizes = tree.flatten(meta), [leaf.numel() for leaf in meta.values()]
+
+    def stacked(rows: slice) -> Tree:
+        found = flat.new_zeros((rows.stop - rows.start, len(flat)))
+        found.diagonal(rows.start).fill_(1)
+        pieces = found.split(sizes, dim=1)
+        return {
+            name: piece.reshape(len(found), *leaf.shape).to(leaf.dtype)
+            for (name, leaf), piece in zip(meta.items(), pieces, strict=True)
+        }
+
+    return stacked
+
+
+@dataclass(frozen=True)
+class Along:
+    """What a run gives along some directions.
+
+    Attributes:
+        slopes: of the outer losses along each direction through the inner state, without their direct terms, shape [directions].
+        direct: the direct terms, shaped as the meta-parameters.
+        state: at the end of the run.
+        tangents: of that state along each direction, stacked.
+        outer_loss: the sum of those due.
+        together: JVPs that a pass carried.
+    """
+
+    slopes: torch.Tensor
+    direct: Tree
+    state: InnerState
+    tangents: InnerState
+    outer_loss: float
+    together: int
+
+
+def run_along(
+    problem: Problem,
+    state: InnerState,
+    meta: Tree,
+    window: Window,
+    directions: Directions,
+    count: int,
+    together: int,
+    carried: InnerState | None = None,
+) -> Along:
+    """Take the K steps of a window, and carry the tangents of the inner state along `count` directions in the meta-parameters.
+
+    Args:
+        problem: as methods are given it.
+        state: from which the window begins.
+        meta: the meta-parameters.
+        window: of K steps.
+        directions: in the meta-parameters.
+        count: how many.
+        together: JVPs in one vectorised pass.
+        carried: the tangents of `state`; None where they are those of the start.
+
+    Raises:
+        Unsupported: an operation of the inner step has no forward-mode derivative.
+    """
+    meta = tree.tree_map(torch.Tensor.contiguous, tree.detach(meta))
+    current = begun(problem, state, meta)
+    # Tangents are dense, and torch asks a value to be laid out as its tangent is: expanded parameters are not.
+    current = with_leaves(current, [tree.tree_map(torch.Tensor.contiguous, leaves) for leaves in leaves_of(current)])
+    if carried is None:
+        tangents = start_tangents(problem, state, current, meta, directions, count)
+    else:
+        # Steps write to them, and what a method is given stays as it is.
+        tangents = with_leaves(current, [tree.tree_map(torch.Tensor.clone, leaves) for leaves in leaves_of(carried)])
+    direct, value = tree.zeros_like(meta), 0.0
+    slopes = next(iter(current.params.values())).new_zeros(count)
+    for inner, outer in zip(window.inner, window.outer, strict=True):
+        current, together = step_with_tangents(problem, current, tangents, meta, inner, together, directions, count)
+        if outer is not None:
+            due = outer_gradient(problem, current.params, meta, outer)
+            value += due.loss
+            direct = tree.add(direct, due.meta)
+            slopes = slopes + pulled_by_tangents(tangents, due.params, count)
+            del due
+    return Along(slopes, direct, current, tangents, value, together)
+
+
+def forward_hypergradient(
+    problem: Problem,
+    state: InnerState,
+    meta: Tree,
+    window: Window,
+    *,
+    most: int,
+    together: int,
+    carried: InnerState | None = None,
+) -> tuple[Hypergradient, InnerState]:
+    """Return dF(w_K, l)/dl by the tangents of the inner state along every scalar of l, and these tangents at the window's end.
+
+    Args: as `run_along`, and `most`, meta-parameters that are accepted.
+
+    Raises:
+        Unsupported: there are more, or as `run_along`.
+    """
+    if (size := tree.count(meta)) > most:
+        held = size * sum(leaf.numel() * leaf.element_size() for leaves in leaves_of(state) for leaf in leaves.values())
+        raise Unsupported(
+            f"there are {size:,} meta-parameters, and forward mode takes at most {most:,} (option 'most'): each has a tangent as large as "
+            f"the inner state, {held:,} bytes in all"
+        )
+    found = run_along(problem, state, meta, window, units(meta), size, together, carried)
+    total = tree.add(found.direct, tree.unflatten(found.slopes, meta))
+    return Hypergradient(total, found.state, found.outer_loss, {"together": float(found.together)}), found.tangents
+
+
+def start_tangents(
+    problem: Problem, state: InnerState, started: InnerState, meta: Tree, directions: Directions, count: int
+) -> InnerState:
     """Return the stacked tangents of the state `started`, from which the run of a window that is given `state` begins."""
-    size = tree.count(meta)
-    trees = [tree.tree_map(lambda leaf: leaf.new_zeros((size, *leaf.shape)), leaves) for leaves in leaves_of(started)]
+    trees = [tree.tree_map(lambda leaf: leaf.new_zeros((count, *leaf.shape)), leaves) for leaves in leaves_of(started)]
     tangents = with_leaves(started, trees)
     if MetaRole.START in problem.roles:
         params, constant = tree.detach(state.params), tree.zeros_like(state.params)
-        for j in range(size):
+        for j in range(count):
             rows = slice(j, j + 1)
             with torch.enable_grad(), torch.autograd.forward_ad.dual_level():
-                learned = stopping(problem.start)(dual(params, constant), dual(meta, _alone(_units(meta, rows))))
+                learned = stopping(problem.start)(dual(params, constant), dual(meta, _alone(directions(rows))))
                 _write(tangents.params, rows, tree.tree_map(lambda leaf: tangent(leaf)[None], learned))
     return tangents
 
 
 def step_with_tangents(
-    problem: Problem, state: InnerState, tangents: InnerState, meta: Tree, batch: Batch, together: int
+    problem: Problem,
+    state: InnerState,
+    tangents: InnerState,
+    meta: Tree,
+    batch: Batch,
+    together: int,
+    directions: Directions,
+    count: int,
 ) -> tuple[InnerState, int]:
-    """Return the next inner state, and update `tangents` in place: a JVP of the step map for every scalar of `meta`.
+    """Return the next inner state, and update `tangents` in place: a JVP of the step map along every direction.
 
-    One vectorised pass of torch.func carries `together` scalars and computes the state once for all of them. With 1, each scalar has its
+    One vectorised pass of torch.func carries `together` of them and computes the state once for all. With 1, each direction has its
     own pass of plain dual numbers, which supports any loss that torch can differentiate; so do losses that torch.func.vmap refuses. The
     number carried together is returned with the state. The step leaves no graph; only the tangents of one pass are held twice.
 
     Raises:
         Unsupported: an operation of the step has no forward-mode derivative.
     """
-    size = tree.count(meta)
     after, first = state, 0
-    while first < size:
-        rows = slice(first, min(first + together, size))
+    while first < count:
+        rows = slice(first, min(first + together, count))
         carry = _dual_pass if together == 1 else _vectorised_pass
         try:
-            moved, moved_tangents = carry(problem, state, _rows(tangents, rows), meta, _units(meta, rows), batch)
+            moved, moved_tangents = carry(problem, state, _rows(tangents, rows), meta, directions(rows), batch)
         except (RuntimeError, ValueError) as error:
             words, _ = refusal(error)
             if together > 1 and (words or refused_by_vmap(error)):
@@ -68,11 +195,10 @@ def step_with_tangents(
     return after, together
 
 
-def pulled_by_tangents(tangents: InnerState, cotangent: Tree, meta: Tree) -> Tree:
-    """Return <cotangent, Z_j> for every scalar, shaped as the meta-parameters; the cotangent is of the parameters."""
-    size = tree.count(meta)
-    products = [tangents.params[name].reshape(size, leaf.numel()) @ leaf.flatten() for name, leaf in cotangent.items()]
-    return tree.unflatten(torch.stack(products).sum(0), meta)
+def pulled_by_tangents(tangents: InnerState, cotangent: Tree, count: int) -> torch.Tensor:
+    """Return <cotangent, Z_j> for every direction, shape [count]; the cotangent is of the parameters."""
+    products = [tangents.params[name].reshape(count, leaf.numel()) @ leaf.flatten() for name, leaf in cotangent.items()]
+    return torch.stack(products).sum(0)
 
 
 def _vectorised_pass(
@@ -117,18 +243,6 @@ def _dual_pass(
         primals = [tree.tree_map(lambda leaf: forward_ad.unpack_dual(leaf).primal.detach(), leaves) for leaves in moved]
         found = [tree.tree_map(lambda leaf: tangent(leaf)[None], leaves) for leaves in moved]
     return with_leaves(state, primals), with_leaves(state, found)
-
-
-def _units(meta: Tree, rows: slice) -> Tree:
-    """Return the unit vectors e_j of `rows`, stacked, each shaped as the meta-parameters."""
-    flat = tree.flatten(meta)
-    units = flat.new_zeros((rows.stop - rows.start, len(flat)))
-    units.diagonal(rows.start).fill_(1)
-    pieces = units.split([leaf.numel() for leaf in meta.values()], dim=1)
-    return {
-        name: piece.reshape(len(units), *leaf.shape).to(leaf.dtype)
-        for (name, leaf), piece in zip(meta.items(), pieces, strict=True)
-    }
 
 
 def _rows(stacked: InnerState, rows: slice) -> InnerState:

@@ -72,6 +72,7 @@ class Entry:
     validation_by_seed: dict[int, float] = field(default_factory=dict)
     fingerprints: dict[int, tuple[str, int]] = field(default_factory=dict)
     quality: Estimate | None = None
+    answer_quality: float | None = None
     peak_bytes: int | None = None
     dynamic_bytes: int | None = None
     static_bytes: int | None = None

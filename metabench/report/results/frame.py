@@ -51,6 +51,7 @@ def record(entry: Entry, outcome: Outcome) -> dict[str, Any]:
         "metric": entry.metric,
         "direction": ("max" if entry.higher_is_better else "min") if entry.metric else "",
         **estimate_columns("quality", entry.quality),
+        "answer_quality": entry.answer_quality,
         **estimate_columns("difference_to_baseline", difference.difference if difference else None),
         "peak_bytes": entry.peak_bytes,
         "dynamic_bytes": entry.dynamic_bytes,

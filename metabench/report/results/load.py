@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,7 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
         quality_by_seed={
             row["seed"]: row["quality"] for row in rows if row["status"] == "ok" and finite(row["quality"])
         },
+        answer_quality=_mean_at_answer(rows, combined(rows, "metric")),
         validation_by_seed={row["seed"]: row["validation_loss"] for row in rows if finite(row["validation_loss"])},
         fingerprints={
             row["seed"]: (digest, row["peak_bytes"])
@@ -104,6 +107,13 @@ def _entry(setting: Setting, rows: list[Row]) -> Entry:
         problem_options=combined(rows, "problem_options"),
         method_options=combined(rows, "method_options"),
     )
+
+
+def _mean_at_answer(rows: Sequence[Row], metric: str | None) -> float | None:
+    """Return the mean over seeds of a metric at the method's own answer; None where there is none."""
+    found = [(row.get("metrics_answer") or {}).get(metric) for row in rows if row["status"] == "ok"]
+    known = [value for value in found if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _add_exactness(entries: list[Entry]) -> None:

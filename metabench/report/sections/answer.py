@@ -133,9 +133,18 @@ def _certified(suite: Suite) -> str:
     if not held and FAILED not in found.values():
         return "No method is certified: nothing here shows that a hypergradient is what its method declares."
     text = f"{len(held)} of {numbers.plural(len(found), 'method')} {'is' if len(held) == 1 else 'are'} certified to be what they declare."
-    failed = [method for method, one in found.items() if one == FAILED]
+    failed = [f"`{method}` FAILED{_instead(suite, method)}." for method, one in found.items() if one == FAILED]
+    # A library may be as declared, by a formula, and the formula not what it is named after.
+    others = {method: _instead(suite, method) for method, one in found.items() if one in VALID}
+    other = [f"`{method}` is not its target{words}." for method, words in others.items() if words]
     inexact = [f"`{label}` is {why}." for label, why in suite.inexact.items() if why]
-    return " ".join([text, *(f"`{method}` FAILED." for method in failed), *inexact])
+    return " ".join([text, *failed, *other, *inexact])
+
+
+def _instead(suite: Suite, method: str) -> str:
+    """Return what the library that a method asks computes instead of its target, after a colon; empty for a method of no library."""
+    certificate = suite.certificates.get(method)
+    return f": it computes {certificate.instead}" if certificate is not None and certificate.instead else ""
 
 
 def _failures(suite: Suite) -> str:

@@ -71,18 +71,21 @@ def _parts(suite: Suite) -> list[Part]:
         reference = _reference(suite, runs)
         if reference is None:
             continue
-        table, said = _compared(runs, reference)
+        table, said = _compared(runs, reference, [str(len(found))] * bool(found))
         row = reference.rows[0]
         where = f"{row['problem']} on {row['dataset']}, {row['size']}"
         found.append(Part(f"lengths-{len(found)}", "Updates and time", [*map(Sentence, said), table], where))
     return found
 
 
-def _compared(runs: Sequence[_Run], reference: _Run) -> tuple[Table, list[str]]:
-    """Return a row for each run, and a sentence for each that takes as many updates or about as long as the reference."""
+def _compared(runs: Sequence[_Run], reference: _Run, ending: Sequence[str]) -> tuple[Table, list[str]]:
+    """Return a row for each run, and a sentence for each that takes as many updates or about as long as the reference.
+
+    `ending` is that of the table's name: two may be of one problem, data set and size.
+    """
     row = reference.rows[0]
     table = Table(
-        slug("lengths", row["problem"], row["dataset"], row["size"]),
+        slug("lengths", row["problem"], row["dataset"], row["size"], *ending),
         "At as many updates, and at equal time",
         f"Against `{reference.label}` with {numbers.count(reference.steps)} outer steps, paired by seed, with 95 % intervals. Time: of "
         "training alone, on the machine of these rows.",

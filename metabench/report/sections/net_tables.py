@@ -1,16 +1,15 @@
-"""Tables of nets: how good nets trained from nothing are, how easy the space is, and how far any ranking of them can agree with another."""
+"""Tables of nets: how good nets trained from nothing are, how easy the space is, and how far rankings of them agree with each other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from metabench.report import numbers
 from metabench.report.blocks import Facts, Sentence
 from metabench.report.results.entries import Suite
 from metabench.report.results.settings import slug
 from metabench.report.section import Part, Section
-from metabench.report.tables.cells import estimate_cell
+from metabench.report.tables.cells import estimate_cell, kendall_cells
 from metabench.report.tables.table import Cell, Column, Table, exact_cell
 from metabench.results import net_tables as names
 from metabench.results.statistics import Estimate
@@ -24,7 +23,8 @@ def _parts(suite: Suite) -> list[Part]:
     for place, row in enumerate(rows):
         said, space = row["meta_summary"], row["problem_options"]["space"]
         subtitle = f"space {space}, {row['dataset']}, trained by {row['label']}"
-        blocks = (_verdict(said), _facts(said, row), _rankings(said, space, row), _domains(said, space, row))
+        name = (row["dataset"], space, row["label"], *([str(place)] if place else []))
+        blocks = (_verdict(said), _facts(said), _rankings(said, name), _domains(said, name))
         found.append(Part(f"net-tables-{place}", "A table of nets", blocks, subtitle))
     return found
 
@@ -38,26 +38,26 @@ def _verdict(said: Mapping[str, float]) -> Sentence:
     )
 
 
-def _facts(said: Mapping[str, float], row: Mapping[str, Any]) -> Facts:
-    options = row["kind_options"]
+def _facts(said: Mapping[str, float]) -> Facts:
+    validation, test = (numbers.count(round(said[name])) for name in (names.VALIDATION_COUNT, names.TEST_COUNT))
     pairs = [
         ("test accuracy over nets", f"{said[names.MEAN]:.1f} ± {said[names.SPREAD]:.1f} % (sd)"),
         ("the best net", f"{said[names.BEST]:.1f} %"),
         ("the net that is best on validation tasks", f"{said[names.CHOSEN]:.1f} %"),
         ("the nearest pixels", f"{said[names.PIXELS]:.1f} %"),
         ("R² of a ridge on one-hot operations", f"{said[names.ADDITIVE]:.2f}"),
-        ("seeds of training", options["training_seeds"]),
-        ("tasks", f"{options['validation']} of validation domains, {options['test']} of test domains"),
+        ("seeds of training", numbers.count(round(said[names.SEEDS]))),
+        ("tasks", f"{validation} of validation domains, {test} of test domains"),
         ("to train a net", f"{said[names.SECONDS]:.1f} s"),
         ("file", numbers.memory(round(said[names.BYTES]))),
     ]
     return Facts(pairs)
 
 
-def _rankings(said: Mapping[str, float], space: str, row: Mapping[str, Any]) -> Table:
+def _rankings(said: Mapping[str, float], name: Sequence[str]) -> Table:
     """Return how far rankings of the table agree."""
     table = Table(
-        slug("net-table", row["dataset"], space, row["label"]),
+        slug("net-table", *name),
         "How far rankings agree",
         "Kendall's tau-b of all nets, with the 95 % interval over nets, and of the best quarter by the second ranking, where it is "
         "lower. Two seeds of training agree as far as their noise lets them.",
@@ -68,25 +68,16 @@ def _rankings(said: Mapping[str, float], space: str, row: Mapping[str, Any]) -> 
         ],
     )
     for ranking in names.rankings(said):
-        value, low, high, best = (
-            said[names.of(ranking, name)]
-            for name in (names.KENDALL, names.KENDALL_LOW, names.KENDALL_HIGH, names.KENDALL_BEST)
-        )
-        table.rows.append(
-            {
-                "ranked": Cell(ranking, ranking),
-                "kendall": exact_cell(f"{value:.2f} [{low:.2f}, {high:.2f}]", value),
-                "best": exact_cell(f"{best:.2f}", best),
-            }
-        )
-        table.records.append({"ranked": ranking, "kendall": value, "low": low, "high": high, "best": best})
+        found = [said.get(names.of(ranking, key)) for key in names.OF_RANKING]
+        table.rows.append({"ranked": Cell(ranking, ranking)} | kendall_cells(*found))
+        table.records.append({"ranked": ranking} | dict(zip(("kendall", "low", "high", "best"), found, strict=True)))
     return table
 
 
-def _domains(said: Mapping[str, float], space: str, row: Mapping[str, Any]) -> Table:
+def _domains(said: Mapping[str, float], name: Sequence[str]) -> Table:
     """Return what a net of each test domain's own is worth."""
     table = Table(
-        slug("net-table-domains", row["dataset"], space, row["label"]),
+        slug("net-table-domains", *name),
         "A net for each domain",
         "By how many points the net that half of a domain's tasks choose is above the one that half of all tasks choose, on the other "
         "half: the best of many nets, judged where it was chosen, would look better than it is. 95 % interval over tasks.",

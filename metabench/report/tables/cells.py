@@ -5,7 +5,7 @@ from __future__ import annotations
 from metabench.report import numbers
 from metabench.report.results.entries import Entry, Suite
 from metabench.report.results.settings import Setting, slug
-from metabench.report.tables.table import Cell
+from metabench.report.tables.table import Cell, exact_cell
 from metabench.results.statistics import Estimate
 
 
@@ -35,6 +35,15 @@ def estimate_cell(found: Estimate | None, signed: bool = False, tone: str = "", 
     return Cell(
         numbers.estimate(found, signed, decimals), found.value, f"{found.value!r}, {bounds}, n = {found.n}", tone=tone
     )
+
+
+def kendall_cells(value: float | None, low: float | None, high: float | None, best: float | None) -> dict[str, Cell]:
+    """Return the cells of two rankings, Kendall's tau-b of all nets with its interval and of the best quarter; None where not defined."""
+    ends = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    return {
+        "kendall": Cell(numbers.ABSENT) if value is None else exact_cell(f"{value:.2f}{ends}", value),
+        "best": Cell(numbers.ABSENT) if best is None else exact_cell(f"{best:.2f}", best),
+    }
 
 
 def bytes_cell(value: int | None) -> Cell:

@@ -77,6 +77,7 @@ def certificate_table(suite: Suite) -> Table:
                 "lowest_cosine": getattr(shown, "cosine", None),
                 "lowest_norm_ratio": low,
                 "highest_norm_ratio": high,
+                "computes_instead": getattr(shown, "instead", ""),
                 "failures": "; ".join(getattr(shown, "failures", ())),
                 "unsupported": "; ".join(getattr(shown, "unsupported", ())),
                 "method_hash_of_rows": "; ".join(hashes),
@@ -105,8 +106,9 @@ def _claims(shown: Certificate) -> dict[str, Cell]:
         (f"{numbers.count(len(more))} more failed", more),
         (f"unsupported: {numbers.plural(len(reasons), 'reason')}", reasons),
     )
+    instead = (f"computes instead: {shown.instead}",) if shown.instead else ()
     why = Cell(
-        "; ".join(shown.failures[:_FAILURES_AT_MOST]),
+        "; ".join((*instead, *shown.failures[:_FAILURES_AT_MOST])),
         float(len(shown.failures)),
         tone="prose",
         folded=tuple((words, lines) for words, lines in folded if lines),
@@ -120,5 +122,5 @@ def _claims(shown: Certificate) -> dict[str, Cell]:
         "norm_ratio": Cell(" to ".join(ratio), shown.norm_ratio[0], repr(shown.norm_ratio))
         if shown.norm_ratio
         else Cell(numbers.ABSENT),
-        "why": why if shown.failures or reasons else Cell(numbers.ABSENT),
+        "why": why if instead or shown.failures or reasons else Cell(numbers.ABSENT),
     }

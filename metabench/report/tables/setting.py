@@ -18,7 +18,7 @@ from metabench.report.tables.cells import (
 )
 from metabench.report.tables.certificate_words import label_cell, marked, state_marks
 from metabench.report.tables.overview import quality_words
-from metabench.report.tables.table import Cell, Column, Table
+from metabench.report.tables.table import Cell, Column, Table, exact_cell
 from metabench.results.statistics import Estimate
 
 ROWS_SHOWN = 20
@@ -53,6 +53,12 @@ def setting_table(suite: Suite, setting: Setting, entries: list[Entry]) -> Table
         Column("status", "failed", numeric=False, description="runs that did not finish, one per seed"),
         Column("inner_steps", "K", description="inner steps per hypergradient"),
         Column("quality", f"{metric}\u00a0{arrow}", "Test quality", "mean over seeds and its interval"),
+        Column(
+            "answer",
+            "own point",
+            "Test quality",
+            "the same at the parameters that the method itself proposes, where it moves a second point: mean over seeds",
+        ),
         Column("best", "against the best", "Test quality", "over shared seeds", numeric=False),
         Column("baseline", f"against {suite.baseline}", "Test quality", "over shared seeds", numeric=False),
         Column("peak", "peak", "Memory", "peak bytes of one hypergradient, everything live included"),
@@ -109,6 +115,9 @@ def _row(outcome: Outcome, entry: Entry, decimals: int | None) -> dict[str, Cell
         "quality": estimate_cell(
             entry.quality, decimals=decimals, tone="best" if entry in outcome.at_the_top() else ""
         ),
+        "answer": exact_cell(numbers.plain(entry.answer_quality, 4), entry.answer_quality)
+        if entry.answer_quality is not None
+        else Cell(numbers.ABSENT),
         "best": Cell(
             (quality_words(outcome, entry) if chosen else "tried" * (entry.quality is not None)) or numbers.ABSENT
         ),
