@@ -16,11 +16,13 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.metadata
+import multiprocessing
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -780,6 +782,17 @@ def versions() -> str:
     return f"Made with {', '.join(found)}, Python {platform.python_version()}."
 
 
+SOURCES: tuple[Callable[[], Iterator[Row]], ...] = (of_metabench, of_boat, of_hippotrainer, of_torchopt)
+
+
+def _rows_of(source: Callable[[], Iterator[Row]]) -> tuple[list[Row], str]:
+    """Return the rows of a source, or why there are none."""
+    try:
+        return list(source()), ""
+    except Unsupported as why:
+        return [], str(why)
+
+
 def main() -> None:
     """Measure, print the tables, and write the page if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -787,15 +800,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="rounds over all methods (3)")
     parser.add_argument("--errors-only", action="store_true", help="no times and no memory")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     report, rows = Report(), []
     console = Console(width=140)
-    sources: tuple[Callable[[], Iterator[Row]], ...] = (of_metabench, of_boat, of_hippotrainer, of_torchopt)
-    for source in sources:
-        try:
-            rows += list(source())
-        except Unsupported as why:
-            report.skip(source.__name__, str(why))
+    # Errors need no quiet machine: sources share two processes. `spawn`, for what forks of a process with torch's threads do.
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for source, (found_rows, why) in zip(SOURCES, pool.map(_rows_of, SOURCES), strict=True):
+            rows += found_rows
+            if why:
+                report.skip(source.__name__, why)
+    torch.set_num_threads(1)
     table = Table(title="relative errors on the ridge problem of condition 2.7")
     for heading in ("library", "operation", "against", "relative error", "seen elsewhere"):
         table.add_column(heading)

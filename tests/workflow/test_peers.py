@@ -23,7 +23,7 @@ def test_a_run_with_a_peer_says_what_the_library_computes_instead(fresh: Workflo
     toy = {"problem": "toy_1d", "inner_steps": [2], "outer_steps": 3, "methods": ["none", "boat_cg"]}
     fresh.write_suite(certify=True, baseline="none", seeds=[0], plugins=[], experiments={"toy": toy})
     said = fresh.snakemake().text
-    assert "Certificates: 1 certified, 1 FAILED" in said
+    assert "Certificates: 1 certified, 1 FAILED\nNot what they claim: boat_cg\n" in said
     (row,) = [row for row in fresh.rows() if row["method"] == "boat_cg"]
     assert row["status"] == "ok", row["message"]
     page = (fresh.results() / "report" / "index.html").read_text(encoding="utf-8")
