@@ -341,7 +341,7 @@ def _cells(
             plugins=list(suite.plugins),
             device_bytes=memory_bytes(suite.device_memory) if suite.device_memory else 0,
             kernels=suite.kernels.value,
-            checkpoint_every=suite.checkpoint_every,
+            checkpoint_minutes=suite.checkpoint_minutes,
         )
 
 

@@ -1,0 +1,59 @@
+"""What SLURM says of jobs, as far as its commands are there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+
+_ASKED_SECONDS = 20.0
+"""Seconds that the scheduler may take to answer."""
+
+_ALIVE = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED")
+_UNKNOWN = "Invalid job id"
+
+
+def job() -> str:
+    """Return the id of the scheduler's job that this process is in; empty outside one."""
+    return os.environ.get("SLURM_JOB_ID", "")
+
+
+def state(job: str) -> str:
+    """Return what became of a job, as 'OUT_OF_MEMORY' or 'TIMEOUT'; empty where there is no job or no answer.
+
+    The controller knows jobs that ended minutes ago, accounts those before, too; a cluster may keep none.
+    """
+    if not job:
+        return ""
+    with contextlib.suppress(IndexError):
+        told = _asked("sacct", "--jobs", job, "--noheader", "--parsable2", "--format", "State", "--allocations")[0].splitlines()[0]
+        if told.strip():
+            return told.strip()
+    found = re.search(r"\bJobState=(\S+)", _asked("scontrol", "show", "job", job, "--oneliner")[0])
+    return found[1] if found else ""
+
+
+def ended(job: str) -> bool:
+    """Tell whether a job is known to have ended; where the scheduler gives no answer, it is not."""
+    told, complaint = _asked("squeue", "--jobs", job, "--noheader", "--states", "all", "--format", "%T")
+    if _UNKNOWN in complaint:
+        return True
+    states = told.split()
+    return bool(states) and not any(one in _ALIVE for one in states)
+
+
+def cancel(job: str) -> bool:
+    """Cancel a job; return whether the scheduler took that."""
+    return shutil.which("scancel") is not None and _asked("scancel", job)[2] == 0
+
+
+def _asked(*command: str) -> tuple[str, str, int]:
+    """Return standard output, standard error and status of a command; nothing where it is missing or does not answer."""
+    if shutil.which(command[0]) is None:
+        return "", "", -1
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASKED_SECONDS, check=False)
+        return done.stdout, done.stderr, done.returncode
+    return "", "", -1
