@@ -28,7 +28,7 @@ def heed(number: signal.Signals) -> None:
 
 @contextlib.contextmanager
 def saving() -> Iterator[None]:
-    """Within the block, whoever asks the process to end gets a run that is saved: the block looks at `asked` often."""
+    """Within the block, a process that is asked to end goes on until its run is saved: the block looks at `asked` often."""
     global _saves
     _saves += 1
     try:

@@ -28,6 +28,7 @@ from metabench.suite.plan.jobs import Jobs
 from metabench.suite.plan.labels import title
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.predict.scheduler_requests import Requests
+from metabench.suite.run.lock import RUN, run_identity
 from metabench.suite.run.lost import attempts_file, times_lost
 from metabench.suite.writable import check_writable
 
@@ -95,6 +96,10 @@ STARTED = time.time()
 SOURCE = str(Path(metabench.__file__).parents[1])
 for name, first in (("PATH", str(Path(sys.executable).parent)), ("PYTHONPATH", SOURCE)):
     os.environ[name] = os.pathsep.join(filter(None, (first, os.environ.get(name))))
+
+# Jobs of a cluster inherit it.
+if workflow.is_main_process:
+    os.environ[RUN] = run_identity()
 
 try:
     SUITE = chosen_suite()

@@ -199,5 +199,5 @@ class Requests:
 
 
 def _times(out: Path, attempt: int, status: str) -> int:
-    """Return how many times as much an attempt asks for as the first: once more for each that ended by want of it, and not for mishaps."""
+    """Return how many times as much an attempt asks for as the first: one more for each that ended by want of it, none for mishaps."""
     return 1 + (sum(one.status == status for one in endings(out)) if attempt > 1 else 0)

@@ -1,8 +1,8 @@
 """One process at a time on a row file: a lock beside it, with a heartbeat.
 
 A lock names who holds it and is written anew every few seconds. It is stale, and is taken over, where its process is known to be gone, its
-scheduler knows the job as ended, or nothing was written for `STALE_SECONDS` of the watcher's own clock: clocks need not agree. Whoever
-finds one that is alive waits. Creating a file that must not exist, and renaming, are atomic on network file systems, too.
+scheduler knows the job as ended, or nothing was written for `STALE_SECONDS` of the watcher's own clock: clocks need not agree. A
+process that finds one that is alive waits. Creating a file that must not exist, and renaming, are atomic on network file systems, too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ BEAT_SECONDS = 10.0
 """Between two heartbeats."""
 STALE_SECONDS = 60.0
 """Without a heartbeat, after which a lock is stale."""
+RUN = "METABENCH_RUN"
+"""The variable in which a run tells its jobs who it is."""
 _LOOK_SECONDS = 0.5
 
 Said = dict[str, Any]
@@ -127,7 +129,7 @@ class Lock:
 
 @contextlib.contextmanager
 def held(out: Path, tell: Callable[[str], None] = lambda words: None, asked_bytes: int = 0) -> Iterator[Lock]:
-    """Hold the lock of `out` while the block runs; wait for whoever holds it. `tell` is called once with whom that is.
+    """Hold the lock of `out` while the block runs; wait for its holder. `tell` is called once with who that is.
 
     `asked_bytes` is the memory that was asked of a scheduler; 0 where none bounds it.
 
@@ -165,6 +167,13 @@ def held(out: Path, tell: Callable[[str], None] = lambda words: None, asked_byte
         lock.release()
 
 
+def remove_stale(path: Path) -> bool:
+    """Remove a lock that nobody holds; return whether it was there."""
+    with contextlib.suppress(OSError):
+        return _taken(path, path.read_bytes())
+    return False
+
+
 def is_stale(said: Said, silent: float) -> bool:
     """Tell whether nobody holds a lock that says `said` and was not written for `silent` seconds."""
     if silent > STALE_SECONDS:
@@ -180,6 +189,20 @@ def is_own(said: Said) -> bool:
     """Tell whether this process holds a lock that says `said`."""
     pid = os.getpid()
     return (said.get("machine"), said.get("pid"), said.get("born")) == (machine(), pid, _born(pid))
+
+
+def run_identity() -> str:
+    """Return what names this process as the run that starts jobs, for the variable `RUN` of their environment."""
+    return json.dumps({"machine": machine(), "pid": os.getpid(), "born": _born(os.getpid())})
+
+
+def is_abandoned(said: Said) -> bool:
+    """Tell whether the run that started the holder of a lock is known to be gone: it ran on this machine, and runs no more."""
+    try:
+        run = json.loads(said.get("run") or "{}")
+    except ValueError:
+        return False
+    return run.get("machine") == machine() and not _alive(int(run.get("pid", 0)), str(run.get("born", "")))
 
 
 def holder(said: Said) -> str:
@@ -205,6 +228,7 @@ def _identity() -> Said:
         "pid": os.getpid(),
         "born": _born(os.getpid()),
         "since": time.time(),
+        "run": os.environ.get(RUN, ""),
     }
 
 

@@ -1,4 +1,4 @@
-"""Attempts at a cell that end before its rows are written: what became of them, and what is known in the end.
+"""Attempts at a cell that end before its rows are written: how they ended, and what is known in the end.
 
 Whatever goes wrong inside a cell is a row; a job is lost where the process that would write it ends too: a scheduler kills it, its node
 dies, the disk is full. Every attempt notes itself beside the row file, its shell notes how it exited, if it lives to, and the lock that it
@@ -144,7 +144,10 @@ def given_up(out: Path) -> tuple[str, str]:
     told = [_ending(attempt) for attempt in attempts]
     own = [one for one in told if not one.mishap]
     status = own[-1].status if own else "error"
-    words = "; ".join(f"attempt {attempt['attempt']} {one.words}" for attempt, one in zip(attempts, told, strict=True))
+    alike: dict[str, list[str]] = {}
+    for attempt, one in zip(attempts, told, strict=True):
+        alike.setdefault(one.words, []).append(str(attempt["attempt"]))
+    words = "; ".join(f"attempt {', '.join(numbers)} {words}" for words, numbers in alike.items())
     note_end(out, mishap=len(own) < ATTEMPTS)
     return status, f"the job was lost: {words or 'no attempt at it began'}"
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 
 _ASKED_SECONDS = 20.0
 """Seconds that the scheduler may take to answer."""
@@ -21,7 +22,7 @@ def job() -> str:
 
 
 def state(job: str) -> str:
-    """Return what became of a job, as 'OUT_OF_MEMORY' or 'TIMEOUT'; empty where there is no job or no answer.
+    """Return the state of a job, as 'OUT_OF_MEMORY' or 'TIMEOUT'; empty where there is no job or no answer.
 
     The controller knows jobs that ended minutes ago, accounts those before, too; a cluster may keep none.
     """
@@ -37,11 +38,27 @@ def state(job: str) -> str:
 
 def ended(job: str) -> bool:
     """Tell whether a job is known to have ended; where the scheduler gives no answer, it is not."""
-    told, complaint = _asked("squeue", "--jobs", job, "--noheader", "--states", "all", "--format", "%T")
+    told, complaint, _ = _asked("squeue", "--jobs", job, "--noheader", "--states", "all", "--format", "%T")
     if _UNKNOWN in complaint:
         return True
     states = told.split()
     return bool(states) and not any(one in _ALIVE for one in states)
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job of the scheduler's queue, with the comment of who sent it, which says what it is for."""
+
+    id: str
+    state: str
+    reason: str
+    comment: str
+
+
+def queue() -> list[Queued]:
+    """Return this user's jobs that wait or run; none where there is no scheduler."""
+    lines = _asked("squeue", "--me", "--noheader", "--format", "%i|%T|%r|%k")[0].splitlines()
+    return [Queued(*line.split("|", 3)) for line in lines if line.count("|") >= 3]
 
 
 def cancel(job: str) -> bool:
