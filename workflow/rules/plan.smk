@@ -63,6 +63,13 @@ def may_predict():
     return workflow.is_main_process and runs
 
 
+def cores():
+    """Return the cores that jobs share; None on a cluster. In a job of SLURM those it was given: its step may not ask for more."""
+    found = workflow.resource_settings.cores
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return min(found, int(given)) if found and given.isdigit() and not workflow.is_main_process else found
+
+
 def fetched_data(cell):
     """Return the mark of the cell's data set where it has to be fetched. Its age says nothing about the rows."""
     mark = JOBS.data_mark(cell)
@@ -105,7 +112,7 @@ try:
     SUITE = chosen_suite()
     PLAN = plan(SUITE)
     check_writable(PLAN.folder)
-    CORES = workflow.resource_settings.cores
+    CORES = cores()
     REQUESTS = Requests(PLAN, may_predict, CORES or 1)
     JOBS = Jobs(PLAN, CORES if workflow.local_exec else None)
 except MetabenchError as error:
