@@ -13,7 +13,7 @@ rule certify_method:
         f"{CERTIFICATE}.log",
     wildcard_constraints:
         method="[^/]+",
-    retries: 4
+    retries: RETRIES
     conda:
         "../envs/metabench.yaml"
     threads: 1

@@ -29,7 +29,7 @@ from metabench.suite.plan.labels import title
 from metabench.suite.plan.plan import load_suite, plan
 from metabench.suite.predict.scheduler_requests import Requests
 from metabench.suite.run.lock import RUN, run_identity
-from metabench.suite.run.lost import attempts_file, times_lost
+from metabench.suite.run.lost import MOST_ATTEMPTS, attempts_file, times_lost
 from metabench.suite.writable import check_writable
 
 
@@ -98,6 +98,9 @@ def tell_outcome():
 
 
 STARTED = time.time()
+
+# In a job of a cluster none: the next attempt is another job, which may ask for more.
+RETRIES = MOST_ATTEMPTS if workflow.is_main_process else 0
 
 # Jobs call `metabench`: the one of this Python, whether or not its environment is activated, and the source that was planned with.
 SOURCE = str(Path(metabench.__file__).parents[1])

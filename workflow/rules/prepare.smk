@@ -19,7 +19,7 @@ rule prepare:
         f"{PLAN.prepared}/{{preparation}}.log",
     wildcard_constraints:
         preparation="[0-9a-f]{12}",
-    retries: 4
+    retries: RETRIES
     conda:
         "../envs/metabench.yaml"
     threads: lambda wildcards: PLAN.preparations[wildcards.preparation].cell.threads

@@ -25,7 +25,7 @@ rule run_cell:
         size="[^/]+",
         method="[^/]+",
         hash="[0-9a-f]{8}",
-    retries: 4
+    retries: RETRIES
     conda:
         "../envs/metabench.yaml"
     threads: lambda wildcards: JOBS.cell_cores(planned(wildcards))

@@ -14,7 +14,7 @@ rule time_setting:
         f"{TIMES}.log",
     wildcard_constraints:
         group="[^/]+",
-    retries: 4
+    retries: RETRIES
     conda:
         "../envs/metabench.yaml"
     # The whole machine: no other job runs meanwhile.
