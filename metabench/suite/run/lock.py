@@ -223,7 +223,7 @@ def machine() -> str:
 def _identity() -> Said:
     return {
         "job": scheduler.job(),
-        "host": socket.gethostname(),
+        "host": scheduler.host(),
         "machine": machine(),
         "pid": os.getpid(),
         "born": _born(os.getpid()),

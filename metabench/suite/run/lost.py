@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,7 @@ from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.code_hash import code_hash
 from metabench.suite.run import scheduler
 from metabench.suite.run.journal import Journal
-from metabench.suite.run.lock import Lock, held, is_own, lock_file, read_lock
+from metabench.suite.run.lock import Lock, held, is_own, lock_file, machine, read_lock
 from metabench.suite.run.memory_limit import NEAR, Killed, gib, oom_kills
 from metabench.suite.run.rows import failed_row
 
@@ -63,7 +62,8 @@ def note_attempt(out: Path, attempt: int) -> None:
     """Note that an attempt begins here; the first of a run forgets those of earlier runs."""
     begun = {
         "attempt": attempt,
-        "host": socket.gethostname(),
+        "host": scheduler.host(),
+        "machine": machine(),
         "job": scheduler.job(),
         "at": time.time(),
         "oom_kills": oom_kills(),
@@ -217,7 +217,7 @@ def _ending(attempt: Mapping[str, Any]) -> Ending:
     how = "was killed (SIGKILL)" if code is not None else "ended without a word"
     if limit and taken >= NEAR * limit:
         return Ending("oom", f"{how} {where}, when it took {gib(taken)} of the {gib(limit)} that it may", False)
-    if attempt.get("host") == socket.gethostname() and oom_kills() > int(attempt.get("oom_kills", 0)):
+    if attempt.get("machine") == machine() and oom_kills() > int(attempt.get("oom_kills", 0)):
         return Ending("oom", f"{how} {where}, and the kernel says that memory ran out", False)
     seen = f": it was last seen with {gib(taken)} of {gib(limit)}" if limit and taken else ""
     return Ending("error", f"{how} {where}, not for memory as far as is known{seen}", True)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 from dataclasses import dataclass
 
@@ -19,6 +20,11 @@ _UNKNOWN = "Invalid job id"
 def job() -> str:
     """Return the id of the scheduler's job that this process is in; empty outside one."""
     return os.environ.get("SLURM_JOB_ID", "")
+
+
+def host() -> str:
+    """Return the name of the node that this process runs on: the scheduler's, else the machine's own."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def state(job: str) -> str:
