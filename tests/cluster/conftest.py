@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from tests.cluster.slurm import MARK, Slurm, Unavailable
-from tests.workflow.conftest import PLUGIN, SOURCE, SUITE, Workflow, copy_source
+from tests.workflow.conftest import PLUGIN, SUITE, Workflow, copy_source
 
 FAULTS = PLUGIN + '''
 
@@ -184,26 +184,28 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 @pytest.fixture(scope="session")
 def cluster_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source, its profiles made quick, and the tiny suite; nothing has run."""
+    """The source, and a plugin with a method for each fault; nothing has run."""
     folder = tmp_path_factory.mktemp("cluster")
     copy_source(folder)
     (folder / "plugin.py").write_text(FAULTS, encoding="utf-8")
     return folder
 
 
+def new_folder(cluster_source: Path, folder: Path, slurm: Slurm) -> Cluster:
+    """Return a copy of the source in which nothing has run, its profiles quick."""
+    shutil.copytree(cluster_source, folder / "tree")
+    found = Cluster(folder / "tree", slurm)
+    quick(found)
+    return found
+
+
 @pytest.fixture
 def fresh(slurm: Slurm, cluster_source: Path, tmp_path: Path) -> Cluster:
     """A folder in which nothing has run."""
-    shutil.copytree(cluster_source, tmp_path / "tree")
-    found = Cluster(tmp_path / "tree", slurm)
-    quick(found)
-    return found
+    return new_folder(cluster_source, tmp_path, slurm)
 
 
 def toy(*methods: str, **keys: Any) -> dict[str, Any]:
     """Return changes of the tiny suite: these methods on the toy problem."""
     experiment = SUITE["experiments"]["toy"] | {"methods": list(methods)}
-    return {"experiments": {"toy": experiment}, "baseline": methods[0], "limits": {"seconds": 120, "memory": "256MiB"}, **keys}
-
-
-__all__ = ["SOURCE", "Cluster", "Job", "quick", "toy"]
+    return {"experiments": {"toy": experiment}, "baseline": methods[0], "limits": {"seconds": 120, "memory": "8GiB"}, **keys}
