@@ -26,7 +26,7 @@ from metabench.suite.plan.code_hash import (
 )
 from metabench.suite.plan.jobs import Jobs
 from metabench.suite.plan.labels import title
-from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.plan.plan import kept_plan, load_suite, plan
 from metabench.suite.predict.scheduler_requests import Requests
 from metabench.suite.run.lock import RUN, run_identity
 from metabench.suite.run.lost import MOST_ATTEMPTS, attempts_file, times_lost
@@ -68,6 +68,11 @@ def cores():
     found = workflow.resource_settings.cores
     given = os.environ.get("SLURM_CPUS_ON_NODE", "")
     return min(found, int(given)) if found and given.isdigit() and not workflow.is_main_process else found
+
+
+def all_of(files):
+    """Return the files; none in a job of a cluster, which makes one: thousands of names take a second there."""
+    return list(files) if workflow.is_main_process else []
 
 
 def fetched_data(cell):
@@ -113,7 +118,8 @@ if workflow.is_main_process:
 
 try:
     SUITE = chosen_suite()
-    PLAN = plan(SUITE)
+    PLAN = None if workflow.is_main_process else kept_plan(SUITE)
+    PLAN = PLAN or plan(SUITE)
     check_writable(PLAN.folder)
     CORES = cores()
     REQUESTS = Requests(PLAN, may_predict, CORES or 1)

@@ -17,8 +17,6 @@ rule run_cell:
         rows=f"{CELL}.parquet",
     log:
         f"{CELL}.log",
-    benchmark:
-        f"{CELL}.benchmark.tsv"
     wildcard_constraints:
         problem="[^/]+",
         dataset="[^/]+",

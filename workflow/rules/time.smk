@@ -33,7 +33,7 @@ rule time_setting:
         attempts=lambda wildcards, output: attempts_file(Path(output.times)),
         group=lambda wildcards, output: Path(output.times).with_suffix(".json"),
         group_hash=lambda wildcards: JOBS.groups[wildcards.group].hash,
-        timer_hash=timer_hash() if PLAN.groups else "",
+        timer_hash=lambda wildcards: timer_hash(),
         version=TIMES_VERSION,
         prepared=lambda wildcards: prepared_for(*JOBS.groups[wildcards.group].cells),
         n_cells=lambda wildcards: len(JOBS.groups[wildcards.group].cells),
