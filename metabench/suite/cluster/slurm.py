@@ -22,7 +22,7 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True)
 class Node:
-    """A node: MiB of memory, GPUs by model ('' where SLURM was told none), features that a constraint may name, and whether it is up now."""
+    """A node: MiB of memory, GPUs by model ('' where SLURM was told none), features that a constraint names, and whether it is up now."""
 
     name: str
     cores: int
