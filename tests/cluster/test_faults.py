@@ -33,16 +33,12 @@ class Fate:
     """By method, the jobs that something was done to."""
 
     def __call__(self) -> None:
-        for job in self.cluster.jobs("running"):
-            found = re.search(r"run_cell.*_(cancelled|requeued|preempted|endless)_", job.comment)
-            if found is None or job.id in self.met.setdefault(found[1], []):
-                continue
-            name, met = found[1], self.met[found[1]]
-            # Its call has begun: every attempt says so in the cell's log.
-            calls = sum(path.read_text().count("first call") for path in self.cluster.results().rglob(f"{name}-*.log"))
-            if calls > len(met) and (name == "endless" or not met):
-                met.append(job.id)
-                getattr(self, name)(job.id)
+        for name in (*MISHAPS, "endless"):
+            called, met = self.cluster.folder / f"called-{name}", self.met.setdefault(name, [])
+            for job in called.read_text(encoding="utf-8").split() if called.exists() else ():
+                if job not in met and (name == "endless" or not met):
+                    met.append(job)
+                    getattr(self, name)(job)
 
     def cancelled(self, job: str) -> None:
         self.cluster.slurm.ask("scancel", job)

@@ -50,10 +50,8 @@ def test_a_suite_runs_by_the_commands_of_any_scheduler(fresh: Cluster) -> None:
 
 
 def cancel_first(cluster: Cluster) -> None:
-    """Cancel the job of the cell that waits in its first call."""
-    if not (cluster.folder / "called-cancelled").exists() or (cluster.folder / "done").exists():
-        return
-    running = cluster.slurm.ask("squeue", "--noheader", "--name=metabench-run_cell", "--states=running", "--format=%i").split()
-    if len(running) == 1:
-        cluster.slurm.ask("scancel", *running)
-        (cluster.folder / "done").touch()
+    """Cancel the first job in which the method was called that waits for it."""
+    called, done = cluster.folder / "called-cancelled", cluster.folder / "done"
+    if called.exists() and called.read_text().strip() and not done.exists():
+        cluster.slurm.ask("scancel", called.read_text().split()[0])
+        done.touch()

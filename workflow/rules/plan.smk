@@ -17,6 +17,8 @@ from metabench.results.certificate import CERTIFICATE_VERSION
 from metabench.results.schema import SCHEMA_VERSION
 from metabench.results.times import TIMES_VERSION
 from metabench.results.told import told
+from metabench.suite.cluster.checks import refuse
+from metabench.suite.cluster.request import Request
 from metabench.suite.plan.code_hash import (
     certifier_hash,
     code_hash,
@@ -67,7 +69,11 @@ def cores():
     """Return the cores that jobs share; None on a cluster. In a job of SLURM those it was given: its step may not ask for more."""
     found = workflow.resource_settings.cores
     given = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    return min(found, int(given)) if found and given.isdigit() and not workflow.is_main_process else found
+    return (
+        min(found, int(given))
+        if found and given.isdigit() and not workflow.is_main_process
+        else found
+    )
 
 
 def all_of(files):
@@ -91,9 +97,21 @@ def write_plan():
     """Write what the jobs read. Snakemake calls this as `onstart`: never in a dry run, nor while another run is at work here."""
     try:
         JOBS.check(workflow.global_resources, workflow.resource_settings.max_threads)
+        check_cluster()
         PLAN.write()
     except MetabenchError as error:
         stop(error)
+
+
+def check_cluster():
+    """Raise MetabenchError if a scheduler would refuse a job of this run, or let it wait for ever."""
+    if not workflow.local_exec:
+        requests = [
+            Request.of(job.rule.name, dict(job.resources.items()), job.threads)
+            for job in workflow.dag.needrun_jobs()
+            if not (job.is_local or job.is_group())
+        ]
+        refuse(requests, workflow.executor_plugin.name, SUITE.device.value)
 
 
 def tell_outcome():

@@ -1,4 +1,4 @@
-"""Whether a scheduler would start the jobs of a suite: asked before the first of them is submitted, as each of thousands would fail alone."""
+"""Whether a scheduler would start the jobs of a suite, asked before the first is submitted: each of thousands would fail by itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from metabench.core.errors import MetabenchError
 from metabench.suite.cluster import slurm
 from metabench.suite.cluster.request import Request, largest
 from metabench.suite.cluster.torch_build import cpu_build
@@ -43,17 +44,19 @@ def check_requests(requests: Collection[Request]) -> Iterator[Finding]:
     except slurm.Unanswered as error:
         yield Finding("error", f"SLURM does not answer: {error}; is this a login node of the cluster?")
         return
-    accounts = slurm.accounts()
     default = next((name for name, partition in known.items() if partition.default), "")
     said: set[str] = set()
     for request in largest(list(requests)):
         name = request.partition or default
         faults = [_partition_fault(name, known)]
         if not any(faults):
-            faults = [_account_fault(request.account, accounts, known[name]), *_size_faults(request, known[name], known)]
-        if not any(faults):
-            words = slurm.refusal(request.options())
-            faults = [f"sbatch refuses jobs of {request.rule} ({' '.join(request.options())}): {words}" if words else ""]
+            faults = [_account_fault(request.account, known[name]), *_size_faults(request, known[name], known)]
+        words = "" if any(faults) else slurm.refusal(request.options())
+        if words and not all(node.up for node in known[name].nodes):
+            # It refuses what no node that is up could run; submitted, a job waits until one is.
+            yield Finding("warning", f"partition '{name}': some nodes are down or drained, and jobs of {request.rule} may wait: {words}")
+        elif words:
+            faults = [f"sbatch refuses jobs of {request.rule} ({' '.join(request.options())}): {words}"]
         for words in faults:
             if words and words not in said:
                 said.add(words)
@@ -67,6 +70,16 @@ def check_requests(requests: Collection[Request]) -> Iterator[Finding]:
                     f"partition '{name}' cancels jobs that it pre-empts, and does not requeue them: Snakemake waits for those for ever; "
                     "choose another partition",
                 )
+
+
+def refuse(requests: Collection[Request], executor: str, device: str) -> None:
+    """Raise MetabenchError, with a sentence for each fault, if the jobs of a run would fail, or wait for ever, one after the other."""
+    found = [*check_device(device)] if requests else []
+    if executor == "slurm" and requests:
+        found += check_requests(requests)
+    faults = [one.words for one in found if one.level == "error"]
+    if faults:
+        raise MetabenchError("no job is submitted: " + "\n  ".join(faults))
 
 
 def check_settings(keys: Mapping[str, object]) -> Iterator[Finding]:
@@ -117,10 +130,16 @@ def _partition_fault(name: str, known: Mapping[str, slurm.Partition]) -> str:
     return ""
 
 
-def _account_fault(account: str, accounts: list[str] | None, partition: slurm.Partition) -> str:
-    if account and accounts is not None and account.lower() not in map(str.lower, accounts):
+def _account_fault(account: str, partition: slurm.Partition) -> str:
+    if not account:
+        return ""
+    try:
+        accounts = slurm.accounts()
+    except slurm.Unanswered as error:
+        return f"account '{account}': this cluster keeps no accounts ({error}), and the plugin refuses jobs that name one: leave it out"
+    if accounts and account.lower() not in map(str.lower, accounts):
         return f"account '{account}' is not one of yours: {_near(account, accounts)}"
-    if account and (account.lower() in partition.denied or (partition.allowed and account.lower() not in partition.allowed)):
+    if account.lower() in partition.denied or (partition.allowed and account.lower() not in partition.allowed):
         return f"partition '{partition.name}' is closed to account '{account}'"
     return ""
 
@@ -159,6 +178,6 @@ def _size_faults(request: Request, partition: slurm.Partition, known: Mapping[st
             "the suite, or choose another partition"
         )
     if request.cores > cores:
-        yield f"{asks} {request.cores} cores, and a node of partition '{partition.name}' gives {cores} at most: lower `threads` of the suite"
+        yield f"{asks} {request.cores} cores, and a node of partition '{partition.name}' gives {cores} at most: lower `threads`"
     if 0 < request.memory_mb < LEAST_MB:
         yield f"{asks} {request.memory_mb} MiB, in which Snakemake itself does not run: {LEAST_MB} or more"

@@ -37,7 +37,7 @@ _LAST_WORDS = 400
 
 @dataclass(frozen=True)
 class Answer:
-    """What a job said: what it found, the seconds that a file takes to be seen, and by how many its clock is ahead; None if not measured."""
+    """What a job found, the seconds that a file takes to be seen, and by how many the job's clock is ahead; None if not measured."""
 
     found: Mapping[str, Any]
     latency_s: float | None
@@ -95,7 +95,8 @@ def compared(answer: Answer, own: Mapping[str, Any], request: Request, latency_w
         yield Finding("warning", f"{node} does not bound the memory of a job: one cell may end another's job by taking its memory")
     elif found["memory_bytes"] < asked:
         yield Finding(
-            "error", f"{node} gives a job {human_bytes(found['memory_bytes'])} of the {human_bytes(asked)} that it asked for: check `mem_mb`"
+            "error",
+            f"{node} gives a job {human_bytes(found['memory_bytes'])} of the {human_bytes(asked)} that it asked for: check `mem_mb`",
         )
     else:
         yield Finding("ok", f"{node}: a job that asks for {human_bytes(asked)} may use {human_bytes(found['memory_bytes'])}")

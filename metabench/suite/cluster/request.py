@@ -86,7 +86,7 @@ class Request:
 
     @property
     def words(self) -> str:
-        """What is asked for, for a message."""
+        """The request in words."""
         model = f" {self.gpu_model}" if self.gpu_model else ""
         parts = [f"{self.memory_mb} MiB" if self.memory_mb else "", f"{self.minutes} minutes" if self.minutes else ""]
         parts += [f"{self.cores} core{'s' if self.cores > 1 else ''}"]

@@ -22,13 +22,14 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True)
 class Node:
-    """A node: MiB of memory, GPUs by model ('' where SLURM was told none), and the features that a constraint may name."""
+    """A node: MiB of memory, GPUs by model ('' where SLURM was told none), features that a constraint names, and whether it is up now."""
 
     name: str
     cores: int
     memory_mb: int
     gpus: dict[str, int]
     features: frozenset[str]
+    up: bool = True
 
     def gpus_of(self, model: str) -> int:
         """Return how many GPUs of a model there are; of any model where it is empty."""
@@ -97,13 +98,14 @@ def settings() -> dict[str, str]:
     return {key.strip(): value.strip() for key, mark, value in (line.partition("=") for line in lines) if mark}
 
 
-def accounts() -> list[str] | None:
-    """Return the accounts of this user; None where the cluster keeps none, or does not say."""
+def accounts() -> list[str]:
+    """Return the accounts of this user, as Snakemake's plugin finds them; none where the cluster says of none. Raises Unanswered."""
     user = getpass.getuser()
     try:
         found = ask("sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}", "format=account")
     except Unanswered:
-        return None
+        found = ""
+    found = found if found.strip() else ask("sshare", "--users", user, "--noheader", "--parsable2", "--format=Account")
     return list(dict.fromkeys(line.strip() for line in found.splitlines() if line.strip()))
 
 
@@ -127,7 +129,8 @@ def _node(fields: dict[str, str]) -> Node:
             model = found[1] or ""
             gpus[model] = gpus.get(model, 0) + int(found[2] or 1)
     features = frozenset(fields.get("AvailableFeatures", "").split(",")) - {"", "(null)"}
-    return Node(fields["NodeName"], int(fields.get("CPUTot", 1)), int(fields.get("RealMemory", 0)), gpus, features)
+    up = not re.search("DOWN|DRAIN|FAIL|MAINT|NOT_RESPONDING", fields.get("State", ""))
+    return Node(fields["NodeName"], int(fields.get("CPUTot", 1)), int(fields.get("RealMemory", 0)), gpus, features, up)
 
 
 def _partition(name: str, fields: dict[str, str], nodes: tuple[Node, ...]) -> Partition:

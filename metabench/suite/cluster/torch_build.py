@@ -10,7 +10,7 @@ from metabench.measure.environment import torch_version
 
 
 def cuda_build() -> str:
-    """Return the version of CUDA, or of ROCm, that torch was built for, as '12.8'; empty for a build without, or where there is no torch."""
+    """Return the version of CUDA, or of ROCm, that torch was built for, as '12.8'; empty for a build without, and without torch."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return ""

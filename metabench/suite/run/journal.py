@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -26,10 +27,7 @@ class Journal:
     """The finished rows of `cell`, whose row file is `out`; those of another spec, source, torch or schema are forgotten."""
 
     def __init__(self, cell: Cell, out: Path) -> None:
-        self._path = journal_file(out)
-        self._head = json.dumps(
-            {"spec": cell.spec_hash, "code": code_hash(cell), "torch": torch_version(), "schema": SCHEMA_VERSION}
-        )
+        self._path, self._cell = journal_file(out), cell
         self.rows: dict[int, Row] = {}
         """By seed."""
         with contextlib.suppress(OSError, ValueError):
@@ -37,6 +35,12 @@ class Journal:
             if head == self._head:
                 # What follows the last line's end was cut short.
                 self.rows = {row["seed"]: row for row in map(row_of, lines[:-1])}
+
+    @functools.cached_property
+    def _head(self) -> str:
+        # Not before it is needed: the hash of the source imports what a process need not import that only forks another.
+        cell = self._cell
+        return json.dumps({"spec": cell.spec_hash, "code": code_hash(cell), "torch": torch_version(), "schema": SCHEMA_VERSION})
 
     def add(self, row: Row) -> None:
         """Keep a row, unless the disk refuses: that is said when the row file is written."""
