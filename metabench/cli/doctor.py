@@ -6,18 +6,20 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from metabench.cli.application import DEFAULT_SUITE, Json, Overrides, app, planned_suite
 from metabench.cli.output import print_json
 from metabench.cli.progress import progress_display
-from metabench.core.types import Progress
-from metabench.suite.cluster.checks import Finding, check_device, check_requests, check_settings
-from metabench.suite.cluster.profile import Profile, missing_executor, read_profile
-from metabench.suite.cluster.request import Request, largest, planned_requests
-from metabench.suite.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from metabench.core.types import Progress
+    from metabench.suite.cluster.checks import Finding
+    from metabench.suite.cluster.profile import Profile
+    from metabench.suite.cluster.request import Request
+    from metabench.suite.plan.plan import Plan
 
 
 @app.command("doctor")
@@ -36,6 +38,8 @@ def doctor_command(
 
     Prints a line for each finding, and exits with 1 if one is an error.
     """
+    from metabench.suite.cluster.profile import read_profile
+
     chosen = read_profile(profile or [Path("profiles/slurm")])
     planned = planned_suite(config, overrides)
     found: list[Finding] = []
@@ -52,7 +56,10 @@ def doctor_command(
 
 def findings(profile: Profile, plan: Plan, job: bool, patience_s: float, progress: Progress) -> Iterator[Finding]:
     """Yield what is found of a profile and a plan; the job is left out where something else is wrong already."""
+    from metabench.suite.cluster.checks import Finding, check_device
     from metabench.suite.cluster.compute_node import check_compute_node
+    from metabench.suite.cluster.profile import missing_executor
+    from metabench.suite.cluster.request import largest, planned_requests
 
     files = " and ".join(str(path) for path in profile.files)
     if not profile.executor:
@@ -73,6 +80,8 @@ def findings(profile: Profile, plan: Plan, job: bool, patience_s: float, progres
 
 
 def _scheduler(profile: Profile, requests: list[Request]) -> Iterator[Finding]:
+    from metabench.suite.cluster.checks import Finding, check_requests, check_settings
+
     if profile.executor == "slurm":
         yield from check_settings(profile.keys)
         yield from check_requests(requests)
