@@ -13,9 +13,9 @@ import typer
 from metabench.cli.application import DEFAULT_SUITE, Json, Overrides, app, planned_suite
 from metabench.cli.output import print_json
 from metabench.cli.progress import progress_display
-from metabench.core.types import Progress
 
 if TYPE_CHECKING:
+    from metabench.core.types import Progress
     from metabench.suite.cluster.checks import Finding
     from metabench.suite.cluster.profile import Profile
     from metabench.suite.cluster.request import Request

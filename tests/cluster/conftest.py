@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -170,18 +171,21 @@ def quick(workflow: Cluster) -> None:
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+def slurm() -> Iterator[Slurm]:
     """The SLURM of all tests. At the end it is stopped, and nothing that belongs to it may be left."""
     kept = os.environ.get("METABENCH_SLURM_FOLDER")
-    one = Slurm(Path(kept) if kept else tmp_path_factory.mktemp("slurm"))
+    # Not pytest's folder: munged wants one that all may pass through.
+    one = Slurm(Path(kept or tempfile.mkdtemp(prefix="metabench-slurm-")))
+    killed: list[str] = []
     try:
         one.start()
+        yield one
     except Unavailable as error:
         pytest.skip(str(error))
-    try:
-        yield one
     finally:
         killed = one.stop()
+        if not kept:
+            shutil.rmtree(one.folder)
     # Without cgroups SLURM loses sight of a process whose parent ended first, and Snakemake's may be left: a cell's may not.
     left = [process for process in killed if re.search(r"bin/metabench |-m metabench ", process)]
     assert not left, "\n".join(("processes of cells were left behind by their jobs:", *left))

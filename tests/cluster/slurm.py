@@ -372,8 +372,14 @@ class Slurm:
         return bool(self._recorded(name))
 
     def _belongs(self, process: psutil.Process) -> bool:
-        with suppress(psutil.Error):
-            return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == str(self.folder)
+        with suppress(psutil.Error, OSError):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            if process.name() == "slurmstepd":
+                # It writes its title over its environment; its node's log, in the folder, is open.
+                files = [os.readlink(file) for file in Path(f"/proc/{process.pid}/fd").iterdir()]
+                return any(Path(file).is_relative_to(self.folder / "log") for file in files)
+            return process.environ().get(MARK) == str(self.folder)
         return False
 
 

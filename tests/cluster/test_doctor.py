@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from metabench.suite.cluster.torch_build import cpu_build
 from tests.cluster.conftest import Cluster, toy
 
 HOUR = 3600
@@ -103,3 +104,25 @@ def test_a_job_that_does_not_start_in_time_is_cancelled(fresh: Cluster) -> None:
         fresh.slurm.ask("scancel", busy)
     assert done.returncode == 0
     assert "had no answer within" in done.stdout and "is cancelled" in done.stdout, done.stdout + done.stderr
+
+
+def test_an_account_is_one_of_yours(fresh: Cluster) -> None:
+    if not fresh.slurm.settings.database:
+        pytest.skip("this SLURM keeps no accounts: METABENCH_SLURM_DATABASE=1 gives it some, for another minute of installation")
+    fresh.write_suite(**toy("none"))
+    fresh.edit_profile(default_resources={"slurm_account": "fysics"})
+    done = fresh.metabench("doctor", "--profile", "profiles/slurm", "--no-job")
+    assert done.returncode == 1 and "account 'fysics' is not one of yours: did you mean 'physics'?" in done.stdout
+    fresh.edit_profile(default_resources={"slurm_account": "physics"})
+    assert fresh.metabench("doctor", "--profile", "profiles/slurm").returncode == 0
+
+
+def test_a_torch_without_cuda_is_said_before_anything_is_submitted(fresh: Cluster) -> None:
+    if not cpu_build():
+        pytest.skip("torch here has CUDA")
+    fresh.write_suite(**toy("none", seeds=[0], device="cuda"))
+    before = {job.id for job in fresh.jobs("all")}
+    fresh.edit_profile(default_resources={"slurm_partition": "gpu"})
+    code, said = fresh.run()
+    assert code == 2 and said.count("no job is submitted: device: cuda: torch ") == 1
+    assert {job.id for job in fresh.jobs("all")} == before

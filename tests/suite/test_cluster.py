@@ -207,7 +207,7 @@ def test_the_doctor_says_what_is_wrong_with_a_profile(tmp_path: Path, monkeypatc
     assert "names no executor" in found()[0]
     (tmp_path / "config.yaml").write_text("executor: no-such\n", encoding="utf-8")
     assert "pip install snakemake-executor-plugin-no-such" in found()[0]
-    monkeypatch.setattr("metabench.cli.doctor.missing_executor", lambda name: "")
+    monkeypatch.setattr("metabench.suite.cluster.profile.missing_executor", lambda name: "")
     (tmp_path / "config.yaml").write_text("executor: cluster-generic\ncluster-generic-status-cmd: no-such-command\n", encoding="utf-8")
     assert [one.split(":")[0] for one in found()] == [
         "the profile has no `cluster-generic-submit-cmd`",
