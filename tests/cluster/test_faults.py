@@ -121,20 +121,14 @@ def test_a_job_that_ends_by_no_fault_of_its_cell_has_its_rows_all_the_same(survi
         assert f"SLURM-job '{first}' failed, SLURM status is: 'CANCELLED'" in survived.said
 
 
-NOT_YET = pytest.mark.xfail(strict=False, reason="the verdict on a lost job knows the exit status alone, not what the scheduler did")
-
-
-@NOT_YET
 def test_a_job_over_its_memory_is_oom(survived: Survived) -> None:
     check(survived.rows("hungry"), "oom", "memory", survived)
 
 
-@NOT_YET
 def test_a_job_over_its_time_is_a_timeout(survived: Survived) -> None:
     check(survived.rows("endless"), "timeout", "time limit", survived)
 
 
-@NOT_YET
 def test_a_cell_that_something_else_killed_is_not_oom(survived: Survived) -> None:
     check(survived.rows("lethal"), "error", "SIGKILL", survived)
 
