@@ -122,7 +122,7 @@ def test_a_job_that_ends_by_no_fault_of_its_cell_has_its_rows_all_the_same(survi
 
 
 def test_a_job_over_its_memory_is_oom(survived: Survived) -> None:
-    check(survived.rows("hungry"), "oom", "memory", survived)
+    check(survived.rows("hungry"), "oom", "GiB that it may", survived)
 
 
 def test_a_job_over_its_time_is_a_timeout(survived: Survived) -> None:
