@@ -3,7 +3,7 @@
 SHELL := bash
 ENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(ENV)/bin
-EXTRAS := test,workflow,peers,browser
+EXTRAS := test,workflow,cluster,peers,browser
 # Names the checkout that is installed in the environment; as old as its installation.
 INSTALLED := $(ENV)/.metabench-checkout
 # Compiled once, not in each of the hundred processes that import the package.
@@ -13,13 +13,14 @@ ifneq ($(shell cat '$(INSTALLED)' 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce smoke test test-full lint install lock
+.PHONY: help reproduce smoke test test-full test-cluster lint install lock
 
 help:
 	@echo 'make reproduce   run the default suite and make its report'
 	@echo 'make smoke       the same for a suite of two minutes'
 	@echo 'make test        run every test'
 	@echo 'make test-full   the same, with every certificate and planted bug on all cases'
+	@echo 'make test-cluster  the tests on a SLURM of this machine: Debian, as root; elsewhere they are skipped'
 	@echo 'make lint        ruff, snakefmt, snakemake --lint, import contracts, strict types'
 	@echo 'make install     only install, with the versions of requirements.lock'
 	@echo 'make lock        write requirements.lock anew with the newest versions'
@@ -38,6 +39,10 @@ test: install
 # Every method's certificate and every planted bug on all cases: about ten minutes more.
 test-full: install
 	$(BIN)/python -m pytest -n 2 --full
+
+# A scheduler that loses a job would keep them waiting for ever.
+test-cluster: install
+	timeout --signal=INT --kill-after=60 900 $(BIN)/python -m pytest tests/cluster -n 0
 
 lint: install
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ localrules:
 # Cells, certificates and times stand here too: the file of one that is gone would not be missed while the table made from it is there.
 rule all:
     input:
-        [PLAN.row_file(cell) for cell in PLAN.cells],
+        all_of(map(PLAN.row_file, PLAN.cells)),
         PLAN.certificates,
         [PLAN.times_file(group) for group in PLAN.groups],
         PLAN.results,

@@ -464,4 +464,4 @@ def test_a_spec_of_another_version_is_refused(tiny: Path, tmp_path: Path) -> Non
     spec.write_text(json.dumps(cells(tiny)[0]["spec"] | {"version": 0}))
     done = metabench("run", "--spec", spec, "--out", tmp_path / "rows.parquet")
     assert done.code == 2
-    assert "spec version 0, expected 3: plan the suite again" in done.err
+    assert "spec version 0, expected 4: plan the suite again" in done.err

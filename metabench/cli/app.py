@@ -12,12 +12,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from metabench import __version__
-from metabench.cli import kernel_commands, own_commands, search_commands, suite_commands, table_commands
+from metabench.cli import (
+    doctor,
+    kernel_commands,
+    own_commands,
+    search_commands,
+    suite_commands,
+    table_commands,
+    watching,
+)
 from metabench.cli.application import app
 from metabench.cli.output import print_error
 from metabench.core.errors import MetabenchError
 
-__all__ = ["app", "kernel_commands", "main", "own_commands", "search_commands", "suite_commands", "table_commands"]
+__all__ = ["app", "doctor", "kernel_commands", "main", "own_commands", "search_commands", "suite_commands", "table_commands", "watching"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -53,7 +53,7 @@ def certify_command(
     kernels: Annotated[KernelChoice, typer.Option(help="CPU kernels, as in the suite key `kernels`.")] = KernelChoice.portable,
     report_only: Annotated[bool, typer.Option("--report-only", help="Exit with 0 regardless of the verdicts.")] = False,
     attempt: Annotated[
-        int, typer.Option(min=0, help="Of a scheduler, from 1: after two without a file a third writes one without certificates.")
+        int, typer.Option(min=0, help="Of a scheduler, from 1: after two without a file the next writes one without certificates.")
     ] = 0,
 ) -> None:
     """Certify in float64 what each method's hypergradient is: of the methods named, else those of the plugins, else all.
@@ -64,27 +64,23 @@ def certify_command(
     from metabench.measure.kernels import choose_kernels
     from metabench.methods import methods
     from metabench.results.certificate import FAILED, certificates, write_certificates
+    from metabench.suite.run.lost import attempt_at, given_up
 
-    if attempt:
-        from metabench.suite.run.lost import ATTEMPTS, forget_attempts, given_up, note_attempt
-
-        if attempt > ATTEMPTS:
-            write_certificates(out, [])
-            print(f"no certificates: {given_up(out)[1]}", file=sys.stderr)
-            return
-        note_attempt(out, attempt)
     choose_kernels(kernels.value)
     known = list(methods())
     names = method or ([name for name in methods(plugin) if name not in known] if plugin else known)
     if not names:
         raise MetabenchError(f"no method to certify is declared in {', '.join(map(str, plugin))}: name others with --method")
-    with progress_display("certify") as progress:
-        from metabench.certify.processes import certify_all
+    with attempt_at(out, attempt) as lock:
+        if lock.exhausted:
+            write_certificates(out, [])
+            print(f"no certificates: {given_up(out)[1]}", file=sys.stderr)
+            return
+        with progress_display("certify") as progress:
+            from metabench.certify.processes import certify_all
 
-        rows = certify_all(names, plugin, progress, jobs)
-    write_certificates(out, rows)
-    if attempt:
-        forget_attempts(out)
+            rows = certify_all(names, plugin, progress, jobs)
+        write_certificates(out, rows)
     print_certificates(rows, claims)
     print(summary(rows, out), file=sys.stderr)
     if any(one.verdict == FAILED for one in certificates(rows).values()) and not report_only:

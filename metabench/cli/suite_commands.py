@@ -36,6 +36,10 @@ Prepared = Annotated[
     typer.Option(help="The folder of what `metabench prepare` prepared; without it cells compute that themselves."),
 ]
 
+Memory = Annotated[
+    int | None, typer.Option(min=1, metavar="MIB", help="Memory that was asked of a scheduler, which may end what takes more.")
+]
+
 
 @app.command("run")
 def run_command(
@@ -48,16 +52,17 @@ def run_command(
     attempt: Annotated[
         int,
         typer.Option(
-            min=0, help="Of a scheduler, from 1: after two without rows a third writes rows that say how they ended."
+            min=0, help="Of a scheduler, from 1: after two that the cell itself ended the next writes rows that say how they ended."
         ),
     ] = 0,
     prepared: Prepared = None,
+    memory: Memory = None,
 ) -> None:
     """Run one cell with all its seeds. If the cell fails, its rows say so and the command still succeeds."""
     from metabench.measure.kernels import choose_kernels
-    from metabench.suite.plan.cell import ATTEMPTS
     from metabench.suite.predict.predictions import read_predictions
-    from metabench.suite.run.lost import forget_attempts, lost_rows, note_attempt
+    from metabench.suite.run import scheduler
+    from metabench.suite.run.lost import ATTEMPTS, attempt_at, lost_rows, made_meanwhile, own_endings
     from metabench.suite.run.supervise import supervise
 
     cell = read_cell(spec)
@@ -65,21 +70,20 @@ def run_command(
     choose_kernels(cell.kernels)
     _check_folder(out)
     name = f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}"
-    if attempt > ATTEMPTS:
-        from metabench.results.store import write_rows
+    with attempt_at(out, attempt, memory) as lock:
+        if lock.exhausted:
+            from metabench.results.store import write_rows
 
-        rows = lost_rows(cell, out)
-        write_rows(out, rows)
-    else:
-        if attempt:
-            note_attempt(out, attempt)
-        # A file that is not there predicts nothing: the cell is to have its rows all the same.
-        predicted = read_predictions(predictions).of(cell) if predictions and predictions.is_file() else None
-        if predictions and predicted is None:
-            print(f"{name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
-        with progress_display(name) as progress:
-            rows = supervise(cell, out, progress, predicted=predicted, prepared=prepared)
-    forget_attempts(out)
+            rows = lost_rows(cell, out)
+            write_rows(out, rows)
+        elif not (lock.waited and (rows := made_meanwhile(cell, out))):
+            # A file that is not there predicts nothing: the cell is to have its rows all the same.
+            predicted = read_predictions(predictions).of(cell) if predictions and predictions.is_file() else None
+            if predictions and predicted is None:
+                print(f"{name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
+            more = bool(attempt and scheduler.job()) and own_endings(out) + 1 < ATTEMPTS
+            with progress_display(name) as progress:
+                rows = supervise(cell, out, progress, predicted=predicted, prepared=prepared, lock=lock, more_memory=more)
     for row in rows:
         figure = f"{row['metric']} {row['quality']:.4g}" if row.get("quality") is not None else ""
         print(
@@ -94,29 +98,28 @@ def prepare_command(
     seed: Annotated[int, typer.Option(min=0, help="One of the cell's seeds.")],
     prepared: Annotated[Path, typer.Option(help="The folder of what is prepared.")],
     attempt: Annotated[
-        int, typer.Option(min=0, help="Of a scheduler, from 1: after two that were lost a third says so, and cells try themselves.")
+        int, typer.Option(min=0, help="Of a scheduler, from 1: after two that it itself ended the next says so, and cells try themselves.")
     ] = 0,
     part: Annotated[
         str, typer.Option(help="Of the cell's kind of experiment, such as shared-weights; by default what its problem prepares.")
     ] = "",
 ) -> None:
     """Compute what many cells of a suite share, such as a Gram matrix. What fails is said in a file, and then in the rows of the cells."""
-    from metabench.suite.plan.cell import ATTEMPTS
-    from metabench.suite.run.lost import forget_attempts, given_up, note_attempt
+    from metabench.suite.run.lost import attempt_at, given_up
     from metabench.suite.run.prepare import give_up, mark, prepare
 
     cell = read_cell(spec)
     out = mark(cell, seed, prepared, part)
     _check_folder(out)
-    if attempt > ATTEMPTS:
-        reason = given_up(out)[1]
-        give_up(cell, seed, prepared, reason, part)
-    else:
-        if attempt:
-            note_attempt(out, attempt)
-        with progress_display(part or cell.problem) as progress:
-            reason = prepare(cell, seed, prepared, part, progress)
-    forget_attempts(out)
+    with attempt_at(out, attempt) as lock:
+        if lock.exhausted:
+            reason = given_up(out)[1]
+            give_up(cell, seed, prepared, reason, part)
+        elif lock.waited and out.is_file():
+            reason = ""
+        else:
+            with progress_display(part or cell.problem) as progress, lock.beating():
+                reason = prepare(cell, seed, prepared, part, progress)
     print(f"{out}: {reason or 'ready'}", file=sys.stderr)
 
 
@@ -126,28 +129,25 @@ def time_command(
     out: Annotated[Path, typer.Option(help="Where its times go: a Parquet file.")],
     memory: Annotated[int | None, typer.Option(min=1, metavar="MIB", help="Memory that its processes may use together.")] = None,
     attempt: Annotated[
-        int, typer.Option(min=0, help="Of a scheduler, from 1: after two without times a third writes why there are none.")
+        int, typer.Option(min=0, help="Of a scheduler, from 1: after two without times the next writes why there are none.")
     ] = 0,
     prepared: Prepared = None,
 ) -> None:
     """Time the cells of a setting side by side: each in its own process, taking turns. Rows of cells that fail say so."""
     from metabench.results.times import write_times
-    from metabench.suite.plan.cell import ATTEMPTS
     from metabench.suite.plan.groups import Group
     from metabench.suite.rounds.time_group import lost_group, time_group
-    from metabench.suite.run.lost import forget_attempts, given_up, note_attempt
+    from metabench.suite.run.lost import attempt_at, given_up
 
     found = Group.read(group)
     _check_folder(out)
-    if attempt > ATTEMPTS:
-        lines = lost_group(found, given_up(out)[1])
-    else:
-        if attempt:
-            note_attempt(out, attempt)
-        with progress_display(found.name) as progress:
-            lines = time_group(found, progress, memory and memory << 20, prepared=prepared)
-    write_times(out, lines)
-    forget_attempts(out)
+    with attempt_at(out, attempt, memory) as lock:
+        if lock.exhausted:
+            lines = lost_group(found, given_up(out)[1])
+        else:
+            with progress_display(found.name) as progress, lock.beating():
+                lines = time_group(found, progress, memory and memory << 20, prepared=prepared)
+        write_times(out, lines)
     told = Counter(line["message"] for line in lines if line.get("message"))
     print(f"{len(lines) - told.total()} turns of {len(found.cells)} cells: {out}", file=sys.stderr)
     for reason, number in told.items():

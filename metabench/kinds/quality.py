@@ -20,6 +20,7 @@ QUALITY = Kind(
         "outer_loss",
         "validation_loss",
         "meta_summary",
+        "resumed",
         "train_s",
         "data_s",
         "curves",

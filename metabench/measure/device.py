@@ -21,6 +21,8 @@ def measured_device(name: str | torch.device) -> torch.device:
     except RuntimeError as error:
         raise MetabenchError(f"device '{name}' is not a device: expected 'cpu', 'cuda' or 'cuda:N'") from error
     if kind == "cuda":
+        if not torch.backends.cuda.is_built():
+            raise MetabenchError(f"device '{name}': this torch, {torch.__version__}, is built without CUDA")
         found = torch.cuda.device_count()
         if (device.index or 0) >= found:
             raise MetabenchError(f"device '{name}': torch finds {found} CUDA devices here")

@@ -24,11 +24,8 @@ def environment(device: str = "cpu") -> dict[str, str | float]:
     memory. load_at_start: one-minute load average. git_commit: with '+' where tracked files differ from it, empty outside
     a checkout. lock_hash: of requirements.lock, empty without one.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        hardware = "no CUDA device"
-    elif device.startswith("cuda"):
-        card = torch.cuda.get_device_properties(torch.device(device))
-        hardware = f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
+    if device.startswith("cuda"):
+        hardware = _gpu(device)
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         hardware = f"{processor().text}, {cores} core{'s' if cores > 1 else ''}"
@@ -42,6 +39,17 @@ def environment(device: str = "cpu") -> dict[str, str | float]:
         "git_commit": git_commit(PROJECT),
         "lock_hash": lock_hash(PROJECT),
     }
+
+
+def _gpu(device: str) -> str:
+    """Return the name and memory of a GPU. Rows are written where there is none, too, and where it was lost in mid-run."""
+    try:
+        if torch.cuda.is_available():
+            card = torch.cuda.get_device_properties(torch.device(device))
+            return f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
+    except (RuntimeError, AssertionError):  # of the driver, or of a device that is not there
+        pass
+    return "no CUDA device"
 
 
 @lru_cache(maxsize=8)

@@ -41,7 +41,9 @@ def outcome(error: BaseException) -> tuple[str, str]:
         if status is not None:
             return status, _one_line(refusal(link)[0] or str(link) or type(link).__name__)
     where = _place(error)
-    head = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    # Of CUDA's errors the other lines are advice on debugging kernels.
+    text = str(error).partition("\n")[0] if str(error).startswith("CUDA error") else str(error)
+    head = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return "error", _one_line(head, f" ({where})" if where else "")
 
 

@@ -11,8 +11,7 @@ from typing import Literal
 import pyarrow as pa
 
 from metabench.results.typed import CURVES, NUMBERS, OPTIONS, PICTURES
-
-SCHEMA_VERSION = 8
+from metabench.results.version import SCHEMA_VERSION
 
 STATUSES = ("ok", "oom", "diverged", "timeout", "unsupported", "error")
 
@@ -275,6 +274,12 @@ COLUMNS: tuple[Column, ...] = (
         _FLOAT,
         "time spent inside measured work for this row: training, evaluation, error, memory and time passes",
         seeds="median",
+    ),
+    Column(
+        "resumed",
+        _INT,
+        "how often the run went on from a checkpoint; above 0, its times join pieces of several jobs; empty where nothing was trained",
+        seeds="max",
     ),
     # Sizes.
     Column("n_params", _INT, "number of inner parameters", seeds="max"),

@@ -15,6 +15,7 @@ from metabench.core.problem import Problem
 from metabench.core.types import InnerState, Tree
 from metabench.stages.episode import trained_episode
 from metabench.stages.subject import Row, Subject
+from metabench.training import interruption
 from metabench.training.loop import LOG, UNITS, Updated, train
 from metabench.training.record import checked
 from metabench.training.run import Run
@@ -34,7 +35,7 @@ def quality(subject: Subject) -> Iterator[Row]:
     run, note = saved.resume(problem, stream) if saved else (Run.fresh(problem, stream), "")
     subject.tell("training", run.step, steps)
     training = train(problem, subject.method, subject.options, run, steps, saved, subject.curve)
-    with contextlib.closing(training) as events:
+    with interruption.saving() if saved else contextlib.nullcontext(), contextlib.closing(training) as events:
         try:
             for event in events:
                 if isinstance(event, Updated):
@@ -62,13 +63,12 @@ def quality(subject: Subject) -> Iterator[Row]:
         "outer_loss": run.outer_loss,
         "validation_loss": run.late_loss(problem),
         "meta_summary": {name: float(value) for name, value in problem.summary(meta).items()},
+        "resumed": run.resumed,
         "train_s": run.seconds,
         "data_s": run.data_seconds,
     }
     yield trained_episode(subject, meta)
     subject.keep(problem, meta)
-    if saved:
-        saved.forget()
 
 
 def _at_answer(problem: Problem, answer: Tree | None, meta: Tree) -> Row:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import math
 import pickle
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,29 +22,60 @@ from metabench.core.errors import MetabenchError
 from metabench.core.lazy import torch
 from metabench.core.problem import Problem
 from metabench.core.types import InnerState
+from metabench.training import interruption
 from metabench.training.record import Record
 from metabench.training.run import Best, Run
 
-_FORMAT = b"metabench checkpoint 2\n"
+_FORMAT = b"metabench checkpoint 3\n"
+
+_MOST_SHARE = 100
+"""Saving takes a hundredth of the time at most."""
+
+_LONG_SECONDS = 30.0
+"""Of training since the last save: worth one more at the end."""
 
 
 class _Unusable(MetabenchError):
     """Why a file is not resumed from, in words that follow its name."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checkpoint:
-    """Where a run is saved, and when.
+    """Where a run is saved, and when: every few minutes, between two outer steps, and when the process is asked to end.
 
     Attributes:
         path: the file.
-        every: the number of outer steps after which it is saved.
+        seconds: between two saves, at least a hundred times what one takes; 0: only when the process is asked to end.
         identity: what the run depends on besides its state: cell, seed and code. A run of another identity is not resumed.
     """
 
     path: Path
-    every: int
+    seconds: float
     identity: str
+    _saved: float = -math.inf
+    _pause: float = math.inf
+
+    def begin(self) -> None:
+        """Count the time until the first save from now."""
+        self._saved = time.monotonic()
+        self._pause = self.seconds or math.inf
+
+    def after_step(self, run: Run, last: bool) -> None:
+        """Save `run` if it is time to, or if what follows its `last` step is not to cost a long run.
+
+        Raises:
+            Interrupted: the process was asked to end; the run is saved.
+        """
+        asked, began = interruption.asked(), time.monotonic()
+        if asked or began - self._saved >= (min(self._pause, _LONG_SECONDS) if last else self._pause):
+            try:
+                self.save(run)
+            except MetabenchError as error:  # of the disk: the run may still lead to its rows
+                print(f"not saved after {run.step} outer steps: {error}", file=sys.stderr)
+            self._saved = time.monotonic()
+            self._pause = max(self.seconds, _MOST_SHARE * (self._saved - began)) if self.seconds else math.inf
+        if asked:
+            raise interruption.Interrupted(f"after {run.step} outer steps")
 
     def save(self, run: Run) -> None:
         """Save `run`, whole or not at all."""
@@ -62,7 +96,9 @@ class Checkpoint:
         except OSError as error:
             raise MetabenchError(f"checkpoint '{self.path}' cannot be read: {error.strerror or error}") from error
         try:
-            return self._read(content, problem, stream), ""
+            run = self._read(content, problem, stream)
+            run.resumed += 1
+            return run, ""
         except _Unusable as error:
             aside = self.path.with_name(f"{self.path.name}.aside-{hashlib.sha256(content).hexdigest()[:8]}")
             self.path.replace(aside)

@@ -6,10 +6,11 @@ output of a job: without it the rows are whole.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from metabench.core.problem import Problem
 from metabench.core.types import Tree
 
 _VERSION = 1
+_UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
 MOST_BYTES = 4 * 2**20
 """The largest meta-parameters of a seed that are kept."""
 
@@ -57,9 +59,14 @@ class Keeper:
     row: Mapping[str, Any] = field(default_factory=dict)
     _seeds: list[dict[str, Any]] = field(default_factory=list)
 
-    def forget(self) -> None:
-        """Remove what another run kept."""
-        self.path.unlink(missing_ok=True)
+    def begin(self, done: Collection[int]) -> None:
+        """Remove what another run kept; of seeds that are `done`, this one's, it stays."""
+        with contextlib.suppress(*_UNREADABLE):
+            values = torch.load(self.path, map_location="cpu", weights_only=True) if done else {}
+            if values and (values["version"], values["spec"]) == (_VERSION, self.spec):
+                self._seeds = [one for one in values["seeds"] if one["row"]["seed"] in done]
+        if not self._seeds:
+            self.path.unlink(missing_ok=True)
 
     def keep(self, problem: Problem, meta: Tree) -> None:
         """Write the file with what the present seed's run led to."""
@@ -92,5 +99,5 @@ def read_kept(rows: Path) -> tuple[str, list[Trained]]:
         if values["version"] != _VERSION:
             raise MetabenchError(f"'{path}' is of version {values['version']}, expected {_VERSION}: run its cell again")
         return values["spec"], [Trained(**one) for one in values["seeds"]]
-    except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         raise MetabenchError(f"'{path}' holds no meta-parameters that can be read: run its cell again") from error

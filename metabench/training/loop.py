@@ -76,6 +76,7 @@ def train(
 
     Raises:
         Diverged: an outer loss or a hypergradient is not finite.
+        Interrupted: the process was asked to end, and the run is saved in `checkpoint`.
         MetabenchError: the problem's windows end, or one of its hooks returns something else than it has to.
     """
     windows = problem.window_lists(run.step)
@@ -84,6 +85,8 @@ def train(
     followed = math.ceil(steps / POINTS)
     # Without a meta-update there is nothing to look ahead for: the steps would be the same.
     looks_ahead = problem.meta_step is MetaStep.BEFORE and method.target is not Target.NONE
+    if checkpoint is not None:
+        checkpoint.begin()
     while run.step < steps and not run.stopped(problem):
         with clock, drawing:
             tasks = next(windows)
@@ -128,8 +131,8 @@ def train(
         yield Updated(run.step, run)
         if problem.validation is not None and run.step % problem.validation.every == 0:
             yield _validate(problem, run)
-        if checkpoint is not None and run.step % checkpoint.every == 0:
-            checkpoint.save(run)
+        if checkpoint is not None:
+            checkpoint.after_step(run, run.step == steps)
 
 
 def _stepped_again(problem: Problem, state: InnerState, meta: Tree, window: Window, ahead: InnerState) -> InnerState:

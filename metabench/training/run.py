@@ -46,6 +46,7 @@ class Run:
         waited: validations since then.
         seconds: spent in training: data, hypergradients and updates; neither validation nor what is observed.
         data_seconds: spent on data.
+        resumed: how often it went on from a checkpoint.
     """
 
     meta: Tree
@@ -61,6 +62,7 @@ class Run:
     waited: int = 0
     seconds: float = 0.0
     data_seconds: float = 0.0
+    resumed: int = 0
 
     @classmethod
     def fresh(cls, problem: Problem, stream: torch.Generator) -> Run:

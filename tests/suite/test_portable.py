@@ -218,4 +218,4 @@ print(json.dumps([row["status"], row["kernels"], row["instruction_set"], "torch"
         text=True,
         check=True,
     )
-    assert json.loads(done.stdout)[:3] == ["oom", "portable", foreseen(PORTABLE)]
+    assert json.loads(done.stdout)[:3] == ["error", "portable", foreseen(PORTABLE)]

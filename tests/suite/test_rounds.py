@@ -122,7 +122,7 @@ def test_the_order_is_that_of_the_group(bench: Bench) -> None:
     assert first == again
 
 
-@pytest.mark.parametrize(("act", "words"), [("die", "was killed (SIGKILL)"), ("exit", "exited with status 3")])
+@pytest.mark.parametrize(("act", "words"), [("die", "was ended by SIGKILL"), ("exit", "exited with status 3")])
 def test_a_process_that_ends_leaves_the_rounds(bench: Bench, act: str, words: str) -> None:
     bench.act(t1t2={"turn 4": act})
     lines = bench.time()

@@ -24,6 +24,8 @@ from metabench.core.pictures import Picture
 from metabench.core.types import Progress
 from metabench.results.store import read_rows, rows_of
 from metabench.suite.plan.cell import Cell
+from metabench.suite.run.journal import Journal, journal_file
+from metabench.suite.run.lost import endings, note_attempt, times_lost
 from metabench.suite.run.rows import base_row
 from metabench.suite.run.supervise import Runner, supervise
 from tests.suite.test_predictions import predicted
@@ -133,7 +135,7 @@ def test_what_is_predicted_stands_in_every_row(cell: Cell, tmp_path: Path) -> No
     supervise(cell, tmp_path / "rows.parquet", silent, runner, predicted=foreseen)
     table = read_rows(tmp_path / "rows.parquet").select(["predicted_bytes", "prediction_note", "flops", "status"])
     assert table.to_pylist() == [
-        {"predicted_bytes": 70, "prediction_note": "", "flops": 9, "status": status} for status in ("ok", "oom", "oom")
+        {"predicted_bytes": 70, "prediction_note": "", "flops": 9, "status": status} for status in ("ok", "error", "error")
     ]
 
 
@@ -159,12 +161,74 @@ def test_a_cell_that_is_predicted_not_to_fit_its_device_is_not_started(cell: Cel
     assert written["peak_bytes"].to_pylist() == [None] * 3
 
 
-def test_a_killed_process_is_out_of_memory(cell: Cell, tmp_path: Path) -> None:
-    rows = supervise(cell, tmp_path / "rows.parquet", silent, rows_then(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_was_killed_near_its_limit_is_out_of_memory(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metabench.suite.run.supervise.limit_bytes", lambda: 2**20)
+    out = tmp_path / "rows.parquet"
+    rows = supervise(cell, out, silent, rows_then(kill_itself))
     assert statuses(rows) == [(0, "ok"), (1, "oom"), (2, "oom")]
-    assert "SIGKILL" in rows[1]["message"]
+    assert "SIGKILL" in rows[1]["message"] and "of the 0.00098 GiB" in rows[1]["message"]
     assert rows[2]["message"].startswith("not run: seed 1 ended the cell's process")
-    assert read_rows(tmp_path / "rows.parquet").column("status").to_pylist() == ["ok", "oom", "oom"]
+    assert read_rows(out).column("status").to_pylist() == ["ok", "oom", "oom"]
+    assert times_lost(out) == 0
+
+
+def test_a_process_that_was_killed_far_from_its_limit_is_tried_again_once(cell: Cell, tmp_path: Path) -> None:
+    out = tmp_path / "rows.parquet"
+    for times in (1, 1, 2):
+        rows = supervise(cell, out, silent, rows_then(kill_itself))
+        assert statuses(rows) == [(0, "ok"), (1, "error"), (2, "error")]
+        assert "SIGKILL" in rows[1]["message"] and "not for memory" in rows[1]["message"]
+        assert times_lost(out) == times
+    assert os.listdir(tmp_path) == ["rows.lost", "rows.parquet"] or os.listdir(tmp_path) == ["rows.parquet", "rows.lost"]
+
+
+def test_a_kernel_that_killed_for_memory_is_believed(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter((3, 4))
+    monkeypatch.setattr("metabench.suite.run.supervise.oom_kills", lambda: next(counts))
+    monkeypatch.setattr("metabench.suite.run.memory_limit.oom_kills", lambda: next(counts))
+    rows = supervise(cell, tmp_path / "rows.parquet", silent, rows_then(kill_itself))
+    assert statuses(rows) == [(0, "ok"), (1, "oom"), (2, "oom")] and "the kernel says" in rows[1]["message"]
+
+
+def test_where_the_next_attempt_has_more_memory_there_are_no_rows_yet(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metabench.suite.run.supervise.limit_bytes", lambda: 2**20)
+    out, seen = tmp_path / "rows.parquet", list[int]()
+    note_attempt(out, 1)
+    with pytest.raises(SystemExit) as ended:
+        supervise(cell, out, silent, rows_then(kill_itself), more_memory=True)
+    assert ended.value.code == 128 + signal.SIGKILL and not out.exists()
+    assert [one.status for one in endings(out)] == ["oom"]
+
+    def rest(cell: Cell, progress: Progress) -> Iterator[dict[str, Any]]:
+        progress(",".join(map(str, cell.seeds)), 0, 1)
+        yield from (finished(cell, seed) for seed in cell.seeds)
+
+    # The next attempt goes on with the seeds that have no rows.
+    rows = supervise(cell, out, lambda stage, done, total: seen.extend(map(int, stage.split(","))), rest)
+    assert seen == [1, 2] and statuses(rows) == [(0, "ok"), (1, "ok"), (2, "ok")]
+    assert not journal_file(out).exists()
+
+
+def test_rows_of_another_source_are_not_gone_on_from(cell: Cell, tmp_path: Path) -> None:
+    out = tmp_path / "rows.parquet"
+    Journal(cell, out).add(finished(cell, 0))
+    assert set(Journal(cell, out).rows) == {0}
+    other = dataclasses.replace(cell, limit_seconds=cell.limit_seconds + 1)
+    assert not Journal(other, out).rows
+    Journal(other, out).add(finished(other, 1))
+    assert set(Journal(other, out).rows) == {1} and not Journal(cell, out).rows
+    # A line cut short by a kill.
+    text = journal_file(out).read_text()
+    journal_file(out).write_text(text + text.splitlines()[1][:50])
+    assert set(Journal(other, out).rows) == {1}
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM])
@@ -224,7 +288,7 @@ def test_what_the_process_started_ends_with_it(cell: Cell, tmp_path: Path) -> No
         os.kill(os.getpid(), signal.SIGKILL)
 
     rows = supervise(cell, tmp_path / "rows.parquet", lambda stage, done, total: pids.append(int(stage)), run)
-    assert statuses(rows) == [(0, "ok"), (1, "oom"), (2, "oom")]
+    assert statuses(rows) == [(0, "ok"), (1, "error"), (2, "error")]
     wait_until(lambda: not running(pids[0]))
 
 
@@ -376,6 +440,8 @@ def test_a_trained_cell_without_outer_steps_says_so_in_its_rows(cell: Cell, tmp_
 def test_a_cell_for_a_device_that_is_not_there_is_unsupported(cell: Cell, tmp_path: Path) -> None:
     rows = supervise(dataclasses.replace(cell, device="cuda"), tmp_path / "rows.parquet", silent)
     assert statuses(rows) == [(0, "unsupported"), (1, "unsupported"), (2, "unsupported")]
-    assert {row["message"] for row in rows} == {"device 'cuda': torch finds 0 CUDA devices here"}
+    (message,) = {row["message"] for row in rows}
+    built = f"device 'cuda': this torch, {torch.__version__}, is built without CUDA"
+    assert message == ("device 'cuda': torch finds 0 CUDA devices here" if torch.backends.cuda.is_built() else built)
     assert {row["hardware"] for row in rows} == {"no CUDA device"}
     assert rows_of(read_rows(tmp_path / "rows.parquet"))[0]["device"] == "cuda"

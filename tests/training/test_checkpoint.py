@@ -26,6 +26,12 @@ from metabench.training.run import Run
 STEPS = 7
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save as often as asked, however long that takes."""
+    monkeypatch.setattr("metabench.training.checkpoint._MOST_SHARE", 0)
+
+
 class Followed(Tanh):
     """Learns with Adam, keeps a memory between updates, follows a number and a curve, and is validated."""
 
@@ -88,14 +94,18 @@ def assert_equal(one: Run, other: Run) -> None:
     assert (one.best and (one.best.step, one.best.value)) == (other.best and (other.best.step, other.best.value))
 
 
-def interrupted(make: Callable[[], Problem], name: str, path: Path, every: int = 2) -> Run:
+def interrupted(make: Callable[[], Problem], name: str, path: Path) -> Run:
     """Return a run that is interrupted after its fifth outer step, saved after its fourth and resumed from there."""
-    checkpoint = Checkpoint(path / "run.checkpoint", every, "this run")
+    checkpoint = Checkpoint(path / "run.checkpoint", ALWAYS, "this run")
     stopped = trained(make, name, checkpoint, until=5)
     assert stopped.step == 5
     resumed, _ = checkpoint.resume(make(), generator(0, "training"))
     assert resumed.step == 4
     return trained(make, name, checkpoint)
+
+
+ALWAYS = 1e-12
+"""Seconds between two saves: after every outer step."""
 
 
 # PES keeps perturbed copies, implicit methods their last solution, F2SA and BOME a second run. ES, EvoGrad and Nystrom draw.
@@ -104,6 +114,7 @@ DRAWING = ("pes", "es", "evograd", "ift_nystrom")
 
 
 @pytest.mark.parametrize("name", dict.fromkeys(KEEPING + DRAWING))
+@pytest.mark.usefixtures("often")
 def test_every_method_with_memory_or_noise_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
     # On the network the map of a step does not contract; on the convex problem it does.
     make = Ridge if name == "ift_fixed_point" else functools.partial(Tanh, "momentum")
@@ -115,11 +126,13 @@ def test_every_method_with_memory_or_noise_resumes_to_the_bit(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("optimiser", INNER_OPTIMISERS)
+@pytest.mark.usefixtures("often")
 def test_every_inner_optimiser_resumes_to_the_bit(optimiser: str, tmp_path: Path) -> None:
     make = functools.partial(LearningRates, optimiser)
     assert_equal(interrupted(make, "mixflow", tmp_path), trained(make, "mixflow"))
 
 
+@pytest.mark.usefixtures("often")
 def test_hooks_tasks_and_validation_resume_to_the_bit(tmp_path: Path) -> None:
     for make in (Followed, Tasks):
         assert_equal(interrupted(make, "unrolled", tmp_path), trained(make, "unrolled"))
@@ -127,7 +140,7 @@ def test_hooks_tasks_and_validation_resume_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_counts_the_time_before(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "run.checkpoint", 3, "this run")
+    checkpoint = Checkpoint(tmp_path / "run.checkpoint", ALWAYS, "this run")
     before = trained(Tanh, "unrolled", until=3)
     checkpoint.save(before)
     resumed, _ = checkpoint.resume(Tanh(), generator(0, "training"))
@@ -135,13 +148,48 @@ def test_a_resumed_run_counts_the_time_before(tmp_path: Path) -> None:
     assert trained(Tanh, "unrolled", checkpoint).seconds > before.seconds
 
 
+def test_saving_takes_a_hundredth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    saved: list[float] = []
+    checkpoint = Checkpoint(tmp_path / "run.checkpoint", 60.0, "this run")
+
+    def save(run: Run) -> None:
+        saved.append(clock[0])
+        clock[0] += 3.0
+
+    monkeypatch.setattr("metabench.training.checkpoint.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpoint, "save", save)
+    run = Run.fresh(Tanh(), generator(0, "training"))
+    checkpoint.begin()
+    for _ in range(1000):
+        clock[0] += 1.0
+        checkpoint.after_step(run, last=False)
+    # After a minute, then after a hundred times as long as that took.
+    assert saved == [60.0, 363.0, 666.0, 969.0]
+    clock[0] += 29.0
+    checkpoint.after_step(run, last=True)
+    assert len(saved) == 4 + (clock[0] - 972.0 >= 30)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_disk_that_refuses_a_checkpoint_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, content: bytes) -> None:
+        raise MetabenchError(f"cannot write '{path}': No space left on device")
+
+    monkeypatch.setattr("metabench.training.checkpoint.write_bytes_atomically", refuse)
+    run = trained(Tanh, "unrolled", Checkpoint(tmp_path / "run.checkpoint", ALWAYS, "this run"), until=3)
+    assert run.step == 3 and "not saved after 1 outer steps: cannot write" in capsys.readouterr().err
+
+
 def test_without_a_file_a_run_begins(tmp_path: Path) -> None:
-    run, note = Checkpoint(tmp_path / "none.checkpoint", 1, "this run").resume(Tanh(), generator(0, "training"))
+    run, note = Checkpoint(tmp_path / "none.checkpoint", ALWAYS, "this run").resume(Tanh(), generator(0, "training"))
     assert (run.step, note) == (0, "")
 
 
 def test_a_finished_run_leaves_no_file(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "run.checkpoint", 2, "this run")
+    checkpoint = Checkpoint(tmp_path / "run.checkpoint", ALWAYS, "this run")
     trained(Tanh, "unrolled", checkpoint)
     assert checkpoint.path.is_file()
     checkpoint.forget()
@@ -155,11 +203,11 @@ def test_a_finished_run_leaves_no_file(tmp_path: Path) -> None:
         (lambda content: content[:200] + b"\0" + content[201:], "is damaged"),
         (lambda content: b"", "is not a checkpoint"),
         (lambda content: b"PAR1 some other file", "is not a checkpoint"),
-        (lambda content: content.replace(b"checkpoint 2\n", b"checkpoint 9\n", 1), "is of another version"),
+        (lambda content: content.replace(b"checkpoint 3\n", b"checkpoint 9\n", 1), "is of another version"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_and_set_aside(change: object, words: str, tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "run.checkpoint", 2, "this run")
+    checkpoint = Checkpoint(tmp_path / "run.checkpoint", ALWAYS, "this run")
     trained(Tanh, "unrolled", checkpoint, until=4)
     before = change(checkpoint.path.read_bytes())  # type: ignore[operator]
     checkpoint.path.write_bytes(before)
@@ -171,11 +219,12 @@ def test_a_file_that_cannot_be_used_is_named_and_set_aside(change: object, words
 
 def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path: Path) -> None:
     path = tmp_path / "run.checkpoint"
-    trained(Tanh, "unrolled", Checkpoint(path, 2, "another run"), until=4)
-    run, note = Checkpoint(path, 2, "this run").resume(Tanh(), generator(0, "training"))
+    trained(Tanh, "unrolled", Checkpoint(path, ALWAYS, "another run"), until=4)
+    run, note = Checkpoint(path, ALWAYS, "this run").resume(Tanh(), generator(0, "training"))
     assert run.step == 0 and "is of another run (another run, this one is this run)" in note
 
 
+@pytest.mark.usefixtures("often")
 def test_a_curve_of_arrays_is_resumed(tmp_path: Path) -> None:
     class Arrays(Followed):
         def observe(self, params: Tree, meta: Tree) -> dict[str, float | Curve]:
@@ -189,7 +238,7 @@ def test_a_memory_that_is_no_tensor_is_named_and_the_run_begun_anew(tmp_path: Pa
         def after_update(self, step: int, meta: Tree, memory: Mapping[str, Any]) -> tuple[Tree, Mapping[str, Any]]:
             return meta, {"count": np.ones(step)}
 
-    checkpoint = Checkpoint(tmp_path / "run.checkpoint", 2, "this run")
+    checkpoint = Checkpoint(tmp_path / "run.checkpoint", ALWAYS, "this run")
     trained(Counting, "unrolled", checkpoint, until=4)
     run, note = checkpoint.resume(Counting(), generator(0, "training"))
     assert run.step == 0 and "holds something else than tensors, numbers and texts: set aside" in note
@@ -197,4 +246,4 @@ def test_a_memory_that_is_no_tensor_is_named_and_the_run_begun_anew(tmp_path: Pa
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MetabenchError, match="cannot be read"):
-        Checkpoint(tmp_path, 2, "this run").resume(Tanh(), generator(0, "training"))
+        Checkpoint(tmp_path, ALWAYS, "this run").resume(Tanh(), generator(0, "training"))

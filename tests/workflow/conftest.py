@@ -156,7 +156,7 @@ def jobs_python() -> Path:
     return serve()
 
 
-def _copy_source(folder: Path) -> None:
+def copy_source(folder: Path) -> None:
     for name in ("metabench", "workflow", "profiles"):
         shutil.copytree(SOURCE / name, folder / name)
     # What has not been compiled yet: once, not in each of the hundred processes that the jobs are.
@@ -180,7 +180,7 @@ def forking_ends() -> Iterator[None]:
 def source_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source and the tiny suite; nothing has run."""
     folder = tmp_path_factory.mktemp("source")
-    _copy_source(folder)
+    copy_source(folder)
     return folder
 
 

@@ -104,7 +104,7 @@ def test_what_cannot_be_computed_is_a_row_of_each_cell_that_needs_it(costly: Wor
 def test_a_job_that_is_lost_twice_leaves_it_to_the_cells_and_the_next_run_tries_again(costly: Workflow) -> None:
     (costly.folder / "die").touch()
     costly.snakemake(RESULTS)
-    assert {row["status"] for row in costly.rows() if row["experiment"] == "rates"} == {"oom"}
+    assert {row["status"] for row in costly.rows() if row["experiment"] == "rates"} == {"error"}
     assert all("was killed (SIGKILL)" in mark["failed"] for mark in marks(costly))
     (costly.folder / "die").unlink()
     costly.snakemake(RESULTS)

@@ -53,12 +53,11 @@ def test_a_cell_that_fails_is_rows_with_its_status_and_the_run_succeeds(first_ru
     assert "out of luck" in tables or "error" in tables
 
 
-def test_every_cell_has_its_spec_log_and_benchmark_beside_its_rows(first_run: tuple[Workflow, Outcome]) -> None:
+def test_every_cell_has_its_spec_and_log_beside_its_rows(first_run: tuple[Workflow, Outcome]) -> None:
     workflow, _ = first_run
     rows = workflow.row_file("t1t2")
     assert json.loads(rows.with_suffix(".json").read_text(encoding="utf-8"))["method"] == "t1t2"
     assert "seed 1: ok" in rows.with_suffix(".log").read_text(encoding="utf-8")
-    assert rows.with_suffix(".benchmark.tsv").is_file()
 
 
 def test_a_suite_may_do_without_certificates_and_predictions(first_run: tuple[Workflow, Outcome]) -> None:

@@ -3,7 +3,7 @@
 
 rule collect:
     input:
-        rows=[PLAN.row_file(cell) for cell in PLAN.cells],
+        rows=all_of(map(PLAN.row_file, PLAN.cells)),
         certificates=PLAN.certificates,
         times=[PLAN.times_file(group) for group in PLAN.groups],
     output:

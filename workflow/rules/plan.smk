@@ -17,6 +17,8 @@ from metabench.results.certificate import CERTIFICATE_VERSION
 from metabench.results.schema import SCHEMA_VERSION
 from metabench.results.times import TIMES_VERSION
 from metabench.results.told import told
+from metabench.suite.cluster.checks import refuse
+from metabench.suite.cluster.request import Request
 from metabench.suite.plan.code_hash import (
     certifier_hash,
     code_hash,
@@ -26,9 +28,10 @@ from metabench.suite.plan.code_hash import (
 )
 from metabench.suite.plan.jobs import Jobs
 from metabench.suite.plan.labels import title
-from metabench.suite.plan.plan import load_suite, plan
+from metabench.suite.plan.plan import kept_plan, load_suite, plan
 from metabench.suite.predict.scheduler_requests import Requests
-from metabench.suite.run.lost import attempts_file, times_lost
+from metabench.suite.run.lock import RUN, run_identity
+from metabench.suite.run.lost import MOST_ATTEMPTS, attempts_file, times_lost
 from metabench.suite.writable import check_writable
 
 
@@ -62,6 +65,22 @@ def may_predict():
     return workflow.is_main_process and runs
 
 
+def cores():
+    """Return the cores that jobs share; None on a cluster. In a job of SLURM those it was given: its step may not ask for more."""
+    found = workflow.resource_settings.cores
+    given = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return (
+        min(found, int(given))
+        if found and given.isdigit() and not workflow.is_main_process
+        else found
+    )
+
+
+def all_of(files):
+    """Return the files; none in a job of a cluster, which makes one: thousands of names take a second there."""
+    return list(files) if workflow.is_main_process else []
+
+
 def fetched_data(cell):
     """Return the mark of the cell's data set where it has to be fetched. Its age says nothing about the rows."""
     mark = JOBS.data_mark(cell)
@@ -78,9 +97,21 @@ def write_plan():
     """Write what the jobs read. Snakemake calls this as `onstart`: never in a dry run, nor while another run is at work here."""
     try:
         JOBS.check(workflow.global_resources, workflow.resource_settings.max_threads)
+        check_cluster()
         PLAN.write()
     except MetabenchError as error:
         stop(error)
+
+
+def check_cluster():
+    """Raise MetabenchError if a scheduler would refuse a job of this run, or let it wait for ever."""
+    if not workflow.local_exec:
+        requests = [
+            Request.of(job.rule.name, dict(job.resources.items()), job.threads)
+            for job in workflow.dag.needrun_jobs()
+            if not (job.is_local or job.is_group())
+        ]
+        refuse(requests, workflow.executor_plugin.name, SUITE.device.value)
 
 
 def tell_outcome():
@@ -91,16 +122,24 @@ def tell_outcome():
 
 STARTED = time.time()
 
+# In a job of a cluster none: the next attempt is another job, which may ask for more.
+RETRIES = MOST_ATTEMPTS if workflow.is_main_process else 0
+
 # Jobs call `metabench`: the one of this Python, whether or not its environment is activated, and the source that was planned with.
 SOURCE = str(Path(metabench.__file__).parents[1])
 for name, first in (("PATH", str(Path(sys.executable).parent)), ("PYTHONPATH", SOURCE)):
     os.environ[name] = os.pathsep.join(filter(None, (first, os.environ.get(name))))
 
+# Jobs of a cluster inherit it.
+if workflow.is_main_process:
+    os.environ[RUN] = run_identity()
+
 try:
     SUITE = chosen_suite()
-    PLAN = plan(SUITE)
+    PLAN = None if workflow.is_main_process else kept_plan(SUITE)
+    PLAN = PLAN or plan(SUITE)
     check_writable(PLAN.folder)
-    CORES = workflow.resource_settings.cores
+    CORES = cores()
     REQUESTS = Requests(PLAN, may_predict, CORES or 1)
     JOBS = Jobs(PLAN, CORES if workflow.local_exec else None)
 except MetabenchError as error:

@@ -19,17 +19,21 @@ rule prepare:
         f"{PLAN.prepared}/{{preparation}}.log",
     wildcard_constraints:
         preparation="[0-9a-f]{12}",
-    retries: 2
+    retries: RETRIES
     conda:
         "../envs/metabench.yaml"
     threads: lambda wildcards: PLAN.preparations[wildcards.preparation].cell.threads
     resources:
         gpu=JOBS.gpus,
         mem_mb=lambda wildcards, attempt: REQUESTS.memory_mb(
-            PLAN.preparations[wildcards.preparation].cell, attempt
+            PLAN.preparations[wildcards.preparation].cell,
+            attempt,
+            PLAN.prepared / f"{wildcards.preparation}.json",
         ),
         runtime=lambda wildcards, attempt: REQUESTS.runtime_minutes(
-            PLAN.preparations[wildcards.preparation].cell, attempt
+            PLAN.preparations[wildcards.preparation].cell,
+            attempt,
+            PLAN.prepared / f"{wildcards.preparation}.json",
         ),
         attempt=lambda wildcards, attempt: attempt,
     params:

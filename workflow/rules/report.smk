@@ -20,7 +20,7 @@ rule tables:
     conda:
         "../envs/metabench.yaml"
     params:
-        code_hash=report_hash((*SUITE.plugins, *SUITE.figures)),
+        code_hash=lambda wildcards: report_hash((*SUITE.plugins, *SUITE.figures)),
         out=lambda wildcards, output: Path(output[0]).parent,
         n_cells=len(PLAN.cells),
         n_rows=PLAN.rows,
@@ -47,7 +47,7 @@ rule figures:
     conda:
         "../envs/metabench.yaml"
     params:
-        code_hash=report_hash((*SUITE.plugins, *SUITE.figures)),
+        code_hash=lambda wildcards: report_hash((*SUITE.plugins, *SUITE.figures)),
         out=lambda wildcards, output: Path(output[0]).parent,
         n_cells=len(PLAN.cells),
         n_rows=PLAN.rows,
@@ -73,7 +73,7 @@ rule page:
     conda:
         "../envs/metabench.yaml"
     params:
-        code_hash=report_hash((*SUITE.plugins, *SUITE.figures)),
+        code_hash=lambda wildcards: report_hash((*SUITE.plugins, *SUITE.figures)),
         out=lambda wildcards, output: Path(output[0]).parent,
         n_cells=len(PLAN.cells),
         n_rows=PLAN.rows,

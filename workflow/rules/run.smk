@@ -2,8 +2,10 @@
 
 A cell runs again when its spec, the source behind it or the version of the rows changed: they stand in `params`. `spec` and
 `title` are computed from `output`, which keeps them out of that comparison. Whatever goes wrong inside a cell is a row. A job fails only
-if it is killed or cannot write; after two such attempts a third writes rows that say so, and the next run tries the cell again: the
-number of times that it was lost is another one then.
+if it is killed or cannot write; an attempt goes on where the one before it was. After two that the cell itself ended, or four in all, one
+more writes rows that say so, and where that was a mishap the next run tries the cell again: the number of mishaps is another one then.
+
+The shell outlives a SIGTERM, which the cell gets too: it may save its run meanwhile.
 """
 
 
@@ -15,15 +17,13 @@ rule run_cell:
         rows=f"{CELL}.parquet",
     log:
         f"{CELL}.log",
-    benchmark:
-        f"{CELL}.benchmark.tsv"
     wildcard_constraints:
         problem="[^/]+",
         dataset="[^/]+",
         size="[^/]+",
         method="[^/]+",
         hash="[0-9a-f]{8}",
-    retries: 2
+    retries: RETRIES
     conda:
         "../envs/metabench.yaml"
     threads: lambda wildcards: JOBS.cell_cores(planned(wildcards))
@@ -50,6 +50,6 @@ rule run_cell:
     message:
         "{params.title}"
     shell:
-        "if [ {resources.attempt} = 1 ]; then : > {log:q}; fi; "
-        "metabench run --spec {params.spec:q} --out {output.rows:q} {params.predictions:q} {params.prepared:q} --attempt {resources.attempt}"
+        "trap : TERM; if [ {resources.attempt} = 1 ]; then : > {log:q}; fi; "
+        "metabench run --spec {params.spec:q} --out {output.rows:q} {params.predictions:q} {params.prepared:q} --memory {resources.mem_mb} --attempt {resources.attempt}"
         " >> {log:q} 2>&1 || {{ code=$?; echo exit $code >> {params.attempts:q}; exit $code; }}"

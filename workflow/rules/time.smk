@@ -1,8 +1,7 @@
 """Times: the cells of a setting side by side, each in its own process, in rounds, after all of them have their rows.
 
 They are timed again when one of the cells ran again, when a cell joined or left, or when the source that times changed. A cell that fails
-is no failure of the job. Where the job is lost twice, a third attempt writes a file that says so for every cell, so that there is a report,
-and the next run tries it again.
+is no failure of the job. Where the job is lost, a last attempt writes a file that says so for every cell, so that there is a report.
 """
 
 
@@ -15,7 +14,7 @@ rule time_setting:
         f"{TIMES}.log",
     wildcard_constraints:
         group="[^/]+",
-    retries: 2
+    retries: RETRIES
     conda:
         "../envs/metabench.yaml"
     # The whole machine: no other job runs meanwhile.
@@ -34,7 +33,7 @@ rule time_setting:
         attempts=lambda wildcards, output: attempts_file(Path(output.times)),
         group=lambda wildcards, output: Path(output.times).with_suffix(".json"),
         group_hash=lambda wildcards: JOBS.groups[wildcards.group].hash,
-        timer_hash=timer_hash() if PLAN.groups else "",
+        timer_hash=lambda wildcards: timer_hash(),
         version=TIMES_VERSION,
         prepared=lambda wildcards: prepared_for(*JOBS.groups[wildcards.group].cells),
         n_cells=lambda wildcards: len(JOBS.groups[wildcards.group].cells),

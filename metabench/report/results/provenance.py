@@ -104,6 +104,11 @@ def warnings(suite: Suite) -> list[str]:
             f"The machine was busy when {len(busy)} of {numbers.plural(len(suite.rows), 'run')} began: a load of up to "
             f"{most['load_at_start']:.1f} on {numbers.plural(cores(most['hardware']), 'core')}. Their times may tell of that."
         )
+    if resumed := [row for row in suite.rows if row["resumed"]]:
+        found.append(
+            f"{numbers.plural(len(resumed), 'run')} of {len(suite.rows)} went on from a checkpoint after an interruption: their times of "
+            "training join pieces of several jobs."
+        )
     if any((row["git_commit"] or "").endswith("+") for row in suite.rows):
         found.append("Some rows were measured with source files that differed from their commit (marked '+').")
     return found

@@ -193,9 +193,10 @@ class Suite:
     )
     limits: Limits = key("limits of one cell", Limits)
     measure: Measure = key("how each cell is measured", Measure)
-    checkpoint_every: int = key(
-        "outer steps after which a run is saved beside its rows, to be resumed from there after an interruption; 0: never",
-        0,
+    checkpoint_minutes: float = key(
+        "minutes after which a run of meta-training is saved beside its rows, to go on from there after whatever ended its job; it is also "
+        "saved when its job is asked to end; 0: only then",
+        5.0,
         minimum=0,
     )
     certify: bool = key(

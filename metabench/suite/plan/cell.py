@@ -15,11 +15,7 @@ from metabench.core.randomness import LARGEST_SEED
 from metabench.data.sets.own_text import dataset_folder
 from metabench.measure.kernels import PORTABLE
 
-SPEC_VERSION = 3
-
-
-ATTEMPTS = 2
-"""Attempts that run the same cell, before a last one that only writes rows saying how they ended."""
+SPEC_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Cell:
 
     `limit_bytes` bounds the peak memory of one hypergradient, `limit_seconds` the whole cell. `device_bytes` is the memory that the device
     is declared to have, or 0: a cell predicted to need more is not started. `kernels` are those of the CPU, see
-    `metabench.measure.kernels`. `checkpoint_every` is the number of outer steps after which a run is saved; 0 for never. `curve` are
+    `metabench.measure.kernels`. After `checkpoint_minutes` a run is saved; 0 for never but when its process is asked to end. `curve` are
     outer steps of which whole curves are kept. `replicate` is 1 for the partner of a baseline's cell: the same timed computation in another
     process.
     """
@@ -54,7 +50,7 @@ class Cell:
     plugins: list[str]
     device_bytes: int = 0
     kernels: str = PORTABLE
-    checkpoint_every: int = 0
+    checkpoint_minutes: float = 0.0
     kind_options: dict[str, Any] = field(default_factory=dict)
     curve: list[int] = field(default_factory=list)
     replicate: int = 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from metabench.core.atomic import write_text_atomically
+from metabench import __version__
+from metabench.core.atomic import write_bytes_atomically, write_text_atomically
 from metabench.core.errors import MetabenchError
 from metabench.core.kind import Kind
 from metabench.core.method import Method, Target
@@ -30,7 +33,7 @@ from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.groups import Group, settings
 from metabench.suite.plan.preparations import Preparation, preparations, preparations_of
 
-__all__ = ["Plan", "load_suite", "plan"]
+__all__ = ["Plan", "kept_plan", "load_suite", "plan"]
 
 T = TypeVar("T")
 
@@ -155,6 +158,27 @@ class Plan:
         for path, text in texts.items():
             if not path.is_file() or path.read_bytes() != text.encode():
                 write_text_atomically(path, text)
+        # What takes longest, so that it is kept, too.
+        assert self.groups is not None and self.preparations is not None
+        # A part of a plugin's kind may depend on what cannot be kept: jobs plan the suite then.
+        with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):
+            write_bytes_atomically(_kept_file(self.suite), pickle.dumps((__version__, self)))
+
+
+def kept_plan(suite: Suite) -> Plan | None:
+    """Return the plan that the run of `suite` wrote last; None where there is none, or it is of another suite or version.
+
+    For the jobs of a cluster: thousands of them need not plan thousands of cells each.
+    """
+    with contextlib.suppress(OSError, pickle.UnpicklingError, AttributeError, EOFError, ImportError, TypeError, ValueError):
+        version, found = pickle.loads(_kept_file(suite).read_bytes())
+        if version == __version__ and isinstance(found, Plan) and found.suite == suite:
+            return found
+    return None
+
+
+def _kept_file(suite: Suite) -> Path:
+    return Path(suite.results, suite.name, "plan.pickle")
 
 
 def plan(suite: Suite) -> Plan:
@@ -341,7 +365,7 @@ def _cells(
             plugins=list(suite.plugins),
             device_bytes=memory_bytes(suite.device_memory) if suite.device_memory else 0,
             kernels=suite.kernels.value,
-            checkpoint_every=suite.checkpoint_every,
+            checkpoint_minutes=suite.checkpoint_minutes,
         )
 
 

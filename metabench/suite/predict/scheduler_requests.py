@@ -12,15 +12,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from metabench.core.method import Target
 from metabench.core.options import build
 from metabench.methods import method
-from metabench.suite.plan.cell import ATTEMPTS, Cell
+from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.groups import Group
 from metabench.suite.plan.labels import kind_of, method_of
 from metabench.suite.plan.plan import Plan
 from metabench.suite.predict.predictions import CellPrediction, Predictions, kept_predictions
+from metabench.suite.run.lost import endings, is_exhausted
 
 _MIB = 2**20
 
@@ -159,21 +161,28 @@ class Requests:
         self._workers = min(workers, os.cpu_count() or 1)
         self._known = kept_predictions(plan.predictions) if plan.suite.predict else Predictions()
 
-    def memory_mb(self, cell: Cell, attempt: int) -> int:
-        """Return MiB for an attempt at a cell; one that only writes how the others ended needs next to none."""
-        return PROCESSES_MB if attempt > ATTEMPTS else attempt * memory_mb(cell, self._predictions)
+    def memory_mb(self, cell: Cell, attempt: int, out: Path | None = None) -> int:
+        """Return MiB for an attempt at a cell, or at `out` if that is another file: twice as much after one that memory ended."""
+        return self._of_memory(out or self._plan.row_file(cell), attempt, lambda: memory_mb(cell, self._predictions))
 
-    def runtime_minutes(self, cell: Cell, attempt: int) -> int:
-        """Return minutes for an attempt at a cell."""
-        return START_MINUTES if attempt > ATTEMPTS else attempt * runtime_minutes(cell, self._predictions)
+    def runtime_minutes(self, cell: Cell, attempt: int, out: Path | None = None) -> int:
+        """Return minutes for an attempt at a cell, or at `out`: twice as many after one that the scheduler's limit ended."""
+        return self._of_time(out or self._plan.row_file(cell), attempt, lambda: runtime_minutes(cell, self._predictions))
 
     def group_memory_mb(self, group: Group, attempt: int) -> int:
         """Return MiB for an attempt at timing a group."""
-        return PROCESSES_MB if attempt > ATTEMPTS else attempt * group_memory_mb(group, self._predictions)
+        return self._of_memory(self._plan.times_file(group), attempt, lambda: group_memory_mb(group, self._predictions))
 
     def group_minutes(self, group: Group, attempt: int) -> int:
         """Return minutes for an attempt at timing a group."""
-        return START_MINUTES if attempt > ATTEMPTS else attempt * group_minutes(group, self._predictions)
+        return self._of_time(self._plan.times_file(group), attempt, lambda: group_minutes(group, self._predictions))
+
+    def _of_memory(self, out: Path, attempt: int, first: Callable[[], int]) -> int:
+        """Return what the next attempt asks for; one that only writes how the others ended needs next to none."""
+        return PROCESSES_MB if is_exhausted(out, attempt) else _times(out, attempt, "oom") * first()
+
+    def _of_time(self, out: Path, attempt: int, first: Callable[[], int]) -> int:
+        return START_MINUTES if is_exhausted(out, attempt) else _times(out, attempt, "timeout") * first()
 
     @functools.cached_property
     def _predictions(self) -> Predictions:
@@ -187,3 +196,8 @@ class Requests:
             subprocess.run(command, check=False)
             self._known = kept_predictions(plan.predictions)
         return self._known
+
+
+def _times(out: Path, attempt: int, status: str) -> int:
+    """Return how many times as much an attempt asks for as the first: one more for each that ended by want of it, none for mishaps."""
+    return 1 + (sum(one.status == status for one in endings(out)) if attempt > 1 else 0)

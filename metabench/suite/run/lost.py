@@ -1,29 +1,51 @@
-"""Cells whose jobs are lost: each ends as rows that say what is known, and the next run tries it again. So do certificates, without rows.
+"""Attempts at a cell that end before its rows are written: how they ended, and what is known in the end.
 
 Whatever goes wrong inside a cell is a row; a job is lost where the process that would write it ends too: a scheduler kills it, its node
-dies, the disk is full. Every attempt at a cell notes itself beside the row file, and its shell notes how it exited, if it lives to. After
-`ATTEMPTS` of them a last one runs nothing and writes the rows.
+dies, the disk is full. Every attempt notes itself beside the row file, its shell notes how it exited, if it lives to, and the lock that it
+left tells the next one how much memory it took. After `ATTEMPTS` that the cell itself ended, or `MOST_ATTEMPTS` in all, a last one runs
+nothing and writes the rows: those of finished seeds, and for the others why there are none. So do certificates, without rows.
+
+What the cell did, for memory or for time, it would do again: its rows stay. What was a mishap, such as a node that went away, the next run
+tries again, once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import signal
-import socket
-import subprocess
+import sys
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metabench.core.atomic import write_text_atomically
-from metabench.suite.plan.cell import ATTEMPTS, Cell
+from metabench.measure.environment import torch_version
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.code_hash import code_hash
+from metabench.suite.run import scheduler
+from metabench.suite.run.journal import Journal
+from metabench.suite.run.lock import Lock, held, is_own, lock_file, machine, read_lock
+from metabench.suite.run.memory_limit import NEAR, Killed, gib, oom_kills
 from metabench.suite.run.rows import failed_row
 
-_ASKED_SECONDS = 20.0
-"""Seconds that a scheduler may take to say how a job ended."""
+ATTEMPTS = 2
+"""Attempts that a cell itself ended, after which it is given up."""
+MOST_ATTEMPTS = 4
+"""Attempts of one run, however they ended; one more only writes rows."""
+
+_AGAIN = "again"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended: the status of its rows, in words, and whether it was none of the cell's doing."""
+
+    status: str
+    words: str
+    mishap: bool
 
 
 def attempts_file(out: Path) -> Path:
@@ -32,17 +54,28 @@ def attempts_file(out: Path) -> Path:
 
 
 def times_lost(out: Path) -> int:
-    """Return how often the job of a row file was given up. A run that finds another number than the last one makes the rows again."""
-    with contextlib.suppress(OSError, ValueError):
-        return int(_count_file(out).read_text(encoding="utf-8"))
-    return 0
+    """Return how many mishaps the job of a row file had. A run that finds another number than the last one makes the rows again."""
+    return _counted(out)[0]
 
 
 def note_attempt(out: Path, attempt: int) -> None:
     """Note that an attempt begins here; the first of a run forgets those of earlier runs."""
-    begun = {"attempt": attempt, "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID", ""), "at": time.time()}
+    begun = {
+        "attempt": attempt,
+        "host": scheduler.host(),
+        "machine": machine(),
+        "job": scheduler.job(),
+        "at": time.time(),
+        "oom_kills": oom_kills(),
+    }
     with attempts_file(out).open("w" if attempt == 1 else "a", encoding="utf-8") as file:
-        file.write(json.dumps(begun) + "\n")
+        file.write(f"{json.dumps(begun)}\n")
+
+
+def note_ending(out: Path, killed: Killed) -> None:
+    """Note of the attempt that runs how it ends, where that is known already."""
+    with attempts_file(out).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"ending": [killed.status, killed.words]}) + "\n")
 
 
 def forget_attempts(out: Path) -> None:
@@ -50,28 +83,98 @@ def forget_attempts(out: Path) -> None:
     attempts_file(out).unlink(missing_ok=True)
 
 
+def endings(out: Path) -> list[Ending]:
+    """Return how each attempt of this run at a row file ended, as far as they are known to have ended."""
+    return [_ending(attempt) for attempt in _attempts(out)]
+
+
+def is_exhausted(out: Path, attempt: int) -> bool:
+    """Tell whether no attempt is left: this one, from 1, is to write how the others ended."""
+    return attempt > 1 and (attempt > MOST_ATTEMPTS or own_endings(out) >= ATTEMPTS)
+
+
+def own_endings(out: Path) -> int:
+    """Return how many attempts of this run the cell itself ended."""
+    return sum(not one.mishap for one in endings(out))
+
+
+@contextlib.contextmanager
+def attempt_at(out: Path, attempt: int, asked_mib: int | None = None) -> Iterator[Lock]:
+    """Hold the lock of `out` for an attempt of a scheduler at it, from 1; 0 for no scheduler. What is noted of attempts goes with success.
+
+    `asked_mib` is the memory that was asked of the scheduler. `lock.exhausted` tells that only how the others ended is to be written.
+    """
+    with held(out, lambda who: print(f"{out}: waiting for {who}", file=sys.stderr), (asked_mib or 0) << 20) as lock:
+        if lock.before and attempt > 1:
+            with attempts_file(out).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"left": lock.before}) + "\n")
+        lock.exhausted = is_exhausted(out, attempt)
+        if attempt and not lock.exhausted:
+            note_attempt(out, attempt)
+        yield lock
+        forget_attempts(out)
+
+
 def lost_rows(cell: Cell, out: Path) -> list[dict[str, Any]]:
-    """Return a row for each seed of a cell of which all attempts were lost, and count it."""
+    """Return a row for each seed of a cell that is given up: those of finished seeds as they are."""
     from metabench.measure.environment import environment
 
+    finished = Journal(cell, out).rows
     status, message = given_up(out)
     place = environment(cell.device)
-    return [failed_row(cell, seed, status, message, place) for seed in cell.seeds]
+    return [finished[seed] if seed in finished else failed_row(cell, seed, status, message, place) for seed in cell.seeds]
+
+
+def made_meanwhile(cell: Cell, out: Path) -> list[dict[str, Any]]:
+    """Return the rows of `out` if they are all of this cell's, by this source: another job made them while this one waited."""
+    from metabench.core.errors import MetabenchError
+    from metabench.results.store import read_rows, rows_of
+
+    with contextlib.suppress(MetabenchError):
+        rows = rows_of(read_rows(out))
+        own = {"cell": cell.hash, "code_hash": code_hash(cell), "torch_version": torch_version()}
+        if [row["seed"] for row in rows] == cell.seeds and all(own.items() <= row.items() for row in rows):
+            return rows
+    return []
 
 
 def given_up(out: Path) -> tuple[str, str]:
-    """Return the status and the message for a file of which all attempts were lost, and count it."""
-    verdict = _verdict(_attempts(out)[-ATTEMPTS:])
-    write_text_atomically(_count_file(out), f"{times_lost(out) + 1}\n")
-    return verdict
+    """Return the status and the message for a file whose attempts were all lost; a mishap is counted."""
+    attempts = _attempts(out)[-MOST_ATTEMPTS:]
+    told = [_ending(attempt) for attempt in attempts]
+    own = [one for one in told if not one.mishap]
+    status = own[-1].status if own else "error"
+    alike: dict[str, list[str]] = {}
+    for attempt, one in zip(attempts, told, strict=True):
+        alike.setdefault(one.words, []).append(str(attempt["attempt"]))
+    words = "; ".join(f"attempt {', '.join(numbers)} {words}" for words, numbers in alike.items())
+    note_end(out, mishap=len(own) < ATTEMPTS)
+    return status, f"the job was lost: {words or 'no attempt at it began'}"
+
+
+def note_end(out: Path, mishap: bool) -> None:
+    """Note how a run's attempts at a row file ended, so that the next run tries again what a mishap ended: once."""
+    count, is_second = _counted(out)
+    if mishap and not is_second:
+        write_text_atomically(_count_file(out), f"{count + 1} {_AGAIN}\n")
+    elif is_second:
+        write_text_atomically(_count_file(out), f"{count}\n")
 
 
 def _count_file(out: Path) -> Path:
     return out.with_suffix(".lost")
 
 
+def _counted(out: Path) -> tuple[int, bool]:
+    """Return the mishaps counted, and whether the run that makes the rows now is the one that tries again."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        number, *words = _count_file(out).read_text(encoding="utf-8").split()
+        return int(number), words == [_AGAIN]
+    return 0, False
+
+
 def _attempts(out: Path) -> list[dict[str, Any]]:
-    """Return the attempts that began, each with its exit status where its shell noted one; a line cut short is left out."""
+    """Return the attempts that began, each with its exit status and what its lock said where they are known; others lines are left out."""
     found: list[dict[str, Any]] = []
     with contextlib.suppress(OSError):
         for line in attempts_file(out).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -79,43 +182,43 @@ def _attempts(out: Path) -> list[dict[str, Any]]:
             if word == "exit" and code.isdigit() and found:
                 found[-1]["exit"] = int(code)
             elif line.startswith("{") and line.endswith("}"):
-                found.append(json.loads(line))
+                with contextlib.suppress(ValueError):
+                    said = json.loads(line)
+                    if "attempt" in said:
+                        found.append(said)
+                    elif found:
+                        found[-1] |= said
+    # The lock that the last attempt left stands until the next one takes it over.
+    if found and "left" not in found[-1] and (said := read_lock(lock_file(out))) and not is_own(said):
+        found[-1]["left"] = said
     return found
 
 
-def _verdict(attempts: list[dict[str, Any]]) -> tuple[str, str]:
-    """Return the status and the message of the rows, from the attempts that were lost."""
-    told = [_ending(attempt) for attempt in attempts]
-    status = next((status for status, _ in reversed(told) if status != "error"), "error")
-    words = "; ".join(f"attempt {attempt['attempt']} {words}" for attempt, (_, words) in zip(attempts, told, strict=True))
-    return status, f"the job was lost: {words or 'no attempt at it began'}"
-
-
-def _ending(attempt: dict[str, Any]) -> tuple[str, str]:
-    """Return the status of an attempt, and how it ended in words."""
-    state = _scheduler_state(str(attempt.get("job", "")))
-    where = f"on {attempt.get('host', '?')}" + (f", job {attempt['job']} of the scheduler: {state}" if state else "")
+def _ending(attempt: Mapping[str, Any]) -> Ending:
+    """Return how an attempt ended."""
+    job = str(attempt.get("job", ""))
+    state = scheduler.state(job)
+    if "ending" in attempt:
+        status, words = attempt["ending"]
+        return Ending(status, f"{words}, on {attempt.get('host', '?')}" + (f", job {job} of the scheduler" if job else ""), False)
+    where = f"on {attempt.get('host', '?')}" + (f", job {job} of the scheduler" if job else "") + (f": {state}" if state else "")
     if state.startswith("OUT_OF_ME"):
-        return "oom", f"ran out of memory {where}"
+        return Ending("oom", f"ran out of memory {where}", False)
     if state.startswith("TIMEOUT"):
-        return "timeout", f"passed the scheduler's time limit {where}"
+        return Ending("timeout", f"passed the scheduler's time limit {where}", False)
     code = attempt.get("exit")
-    if code is None:
-        return "error", f"ended without a word {where}, with its shell"
-    if code == 128 + signal.SIGKILL:
-        return "oom", f"was killed (SIGKILL) {where}, as the kernel and schedulers do when memory runs out"
-    if code > 128:
+    if code is not None and code != 128 + signal.SIGKILL:
         with contextlib.suppress(ValueError):
-            return "error", f"was ended by {signal.Signals(code - 128).name} {where}"
-    return "error", f"exited with status {code} {where}; its log has its last words"
+            number = signal.Signals(code - 128)
+            asked = number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            return Ending("error", f"was ended by {number.name} {where}", asked)
+        return Ending("error", f"exited with status {code} {where}; its log has its last words", False)
+    taken, limit = (int(attempt.get("left", {}).get(name, 0)) for name in ("peak_bytes", "limit_bytes"))
+    how = "was killed (SIGKILL)" if code is not None else "ended without a word"
+    if limit and taken >= NEAR * limit:
+        return Ending("oom", f"{how} {where}, when it took {gib(taken)} of the {gib(limit)} that it may", False)
+    if attempt.get("machine") == machine() and oom_kills() > int(attempt.get("oom_kills", 0)):
+        return Ending("oom", f"{how} {where}, and the kernel says that memory ran out", False)
+    seen = f": it was last seen with {gib(taken)} of {gib(limit)}" if limit and taken else ""
+    return Ending("error", f"{how} {where}, not for memory as far as is known{seen}", True)
 
-
-def _scheduler_state(job: str) -> str:
-    """Return what SLURM's accounts say of a job, as 'OUT_OF_MEMORY'; empty where there is no job or no answer."""
-    if not job or shutil.which("sacct") is None:
-        return ""
-    command = ["sacct", "--jobs", job, "--noheader", "--parsable2", "--format", "State", "--allocations"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASKED_SECONDS, check=False)
-        return done.stdout.strip().splitlines()[0] if done.stdout.strip() else ""
-    return ""

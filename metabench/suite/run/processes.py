@@ -34,8 +34,6 @@ def settle(threads: int, kernels: str, parent: int) -> None:
 
 def ending(exit_code: int) -> tuple[str, str]:
     """Return the status and the message of a process that ended before it was done; negative codes are signals."""
-    if exit_code == -signal.SIGKILL:
-        return "oom", "the process was killed (SIGKILL) by the kernel or the scheduler, as they do when memory runs out"
     if exit_code < 0:
         return "error", f"the process was ended by {signal.Signals(-exit_code).name} ({signal.strsignal(-exit_code)})"
     return "error", f"the process exited with status {exit_code} before it was done"

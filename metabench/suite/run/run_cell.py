@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from metabench.core.errors import MESSAGE_LENGTH, MetabenchError, TimeLimit, unknown
@@ -46,12 +47,17 @@ _PLAIN = (bool, int, float, str, Mapping, type(None))
 
 
 def run_cell(
-    cell: Cell, progress: Progress, out: Path | None = None, prepared: Path | None = None
+    cell: Cell,
+    progress: Progress,
+    out: Path | None = None,
+    prepared: Path | None = None,
+    done: Mapping[int, Row] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Yield one finished row per seed. Failures of a seed are recorded in its row.
 
     `out` is where the rows will go: checkpoints of its runs are beside it, and the meta-parameters that they lead to. `prepared` is the
-    folder of what is prepared for the suite.
+    folder of what is prepared for the suite. Seeds in `done` have their rows, from an attempt that was ended: they are left out, and the
+    time that they took is the cell's.
 
     Raises MetabenchError if this process has loaded torch with other kernels than the cell's.
     """
@@ -66,9 +72,10 @@ def run_cell(
     loaded = load_data(cell)
     keeper = Keeper(kept_file(out), cell.to_json()) if out else None
     if keeper:
-        keeper.forget()
-    until = time.perf_counter() + cell.limit_seconds
-    for index, seed in enumerate(cell.seeds):
+        keeper.begin(done)
+    spent = sum(row.get("measured_s") or 0.0 for row in done.values())
+    until = time.perf_counter() + cell.limit_seconds - spent
+    for index, seed in enumerate(seed for seed in cell.seeds if seed not in done):
         left = until - time.perf_counter()
         if left <= 0:
             message = f"the cell's {cell.limit_seconds:g} s were spent by the seeds before this one"
@@ -92,6 +99,9 @@ def run_cell(
             status, message = outcome(error)
             row |= {"status": status, "message": message[:MESSAGE_LENGTH]}
         yield row
+        # Whoever took the row has kept it.
+        if subject.checkpoint:
+            subject.checkpoint.forget()
 
 
 def subject_of(
@@ -99,10 +109,10 @@ def subject_of(
 ) -> Subject:
     """Return what is measured for one seed; `loaded` is what `load_data` returned, `out` and `prepared` as for `run_cell`."""
     checkpoint = None
-    if out is not None and cell.checkpoint_every:
+    if out is not None:
         identity = {"cell": cell.hash, "seed": seed, "code": code_hash(cell), "torch": torch.__version__}
         path = out.with_name(f"{out.stem}-seed{seed}.checkpoint")
-        checkpoint = Checkpoint(path, cell.checkpoint_every, json.dumps(identity))
+        checkpoint = Checkpoint(path, 60 * cell.checkpoint_minutes, json.dumps(identity))
     return Subject(
         make=lambda dtype: problem_of(cell, seed, loaded, cell.device, dtype, prepared),
         dtype=cell.dtype,

@@ -15,7 +15,9 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -23,14 +25,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from metabench.core.curves import Curve
 from metabench.core.errors import MetabenchError
-from metabench.core.pictures import Picture
 from metabench.core.types import Progress
 from metabench.suite.plan.cell import Cell
 from metabench.suite.predict.predictions import CellPrediction, unfit
+from metabench.suite.run.journal import Journal, row_of
+from metabench.suite.run.lock import Lock
+from metabench.suite.run.lost import note_end, note_ending
+from metabench.suite.run.memory_limit import Killed, killed_for_memory, limit_bytes, oom_kills, resident_bytes
 from metabench.suite.run.processes import ending, settle, stopping_signals
 from metabench.suite.run.rows import failed_row
+from metabench.training import interruption
 
 Row = dict[str, Any]
 
@@ -38,6 +43,8 @@ Runner = Callable[[Cell, Progress], Iterator[Row]]
 
 START_SECONDS = 600.0
 """Seconds that a process may take to import torch."""
+SAVING_SECONDS = 120.0
+"""Seconds that a process may take to save its run, when it is asked to end: as long as an outer step, and some."""
 PROGRESS_SECONDS = 0.1
 """Least seconds between progress reports within a stage, so that they do not slow timed code."""
 
@@ -50,20 +57,26 @@ def supervise(
     grace: float | None = None,
     predicted: CellPrediction | None = None,
     prepared: Path | None = None,
+    lock: Lock | None = None,
+    more_memory: bool = False,
 ) -> list[Row]:
     """Run `cell` in its own process, write its rows to `out` and return them, in the order of the cell's seeds.
 
     Seeds without a row get one: 'timeout' if the process had to be killed `grace` seconds (by default 15, or a tenth of the
-    limit if that is more) after the cell's time limit, 'oom' if something else killed it, 'error' for any other end.
+    limit if that is more) after the cell's time limit, 'oom' if it was killed for memory, 'error' for any other end. Where something
+    else than memory killed it, the next run tries the cell again, once.
+
+    Rows are kept as they come: a later call for the same `out` goes on with the seeds that have none, and with a run from its checkpoint.
 
     `runner` is `metabench.suite.run.run_cell`, with checkpoints beside `out` and what is prepared for the suite in
     `prepared`, unless given. `predicted` columns are added to every row;
-    a cell predicted to need more memory than its device is declared to have is not started: its rows are 'unsupported'.
+    a cell predicted to need more memory than its device is declared to have is not started: its rows are 'unsupported'. `lock` is the one
+    that is held on `out`: it is kept alive. With `more_memory` the next attempt will have more, and a cell killed for it has no row yet.
 
     Raises:
         MetabenchError: a user error found by the runner or while writing; nothing is written.
-        SystemExit: SIGINT, SIGTERM or SIGHUP reached this process: the cell's process is killed, nothing is written; the code is
-            128 + the signal's number.
+        SystemExit: SIGINT, SIGTERM or SIGHUP reached this process: the cell's process may save its run, for `SAVING_SECONDS` or until a
+            second signal, and is killed; no rows are written; the code is 128 + the signal's number. So with 9 for `more_memory`.
     """
     foreseen = predicted.columns() if predicted else {}
     if reason := unfit(cell, predicted):
@@ -72,19 +85,55 @@ def supervise(
         _write(out, rows)
         return rows
     patience = max(15.0, 0.1 * cell.limit_seconds) if grace is None else grace
+    journal = Journal(cell, out)
+    todo = dataclasses.replace(cell, seeds=[seed for seed in cell.seeds if seed not in journal.rows])
+    heard = _Heard(dict(journal.rows), finished=not todo.seeds)
+    kills = oom_kills()
     with stopping_signals() as unblocked:
-        child = _fork(cell, runner or functools.partial(_run_cell, out=out, prepared=prepared), imports_torch=runner is None)
-        try:
-            with unblocked():
-                # pyarrow and, since pyarrow asks it what the values of a table are, pandas: now, while the other process imports torch.
-                importlib.import_module("pandas")
-                importlib.import_module("metabench.results.store")
-                heard = _listen(child, cell, patience, progress)
-                rows = [_kept(cell, row | foreseen) for row in _complete(cell, heard)]
-                _write(out, rows)
-        finally:
-            child.end()
+        if todo.seeds:
+            run = functools.partial(_run_cell, cell=cell, out=out, prepared=prepared, done=dict(journal.rows))
+            child = _fork(todo, runner or run, imports_torch=runner is None)
+            try:
+                with lock.beating(lambda: resident_bytes(child.pid)) if lock else contextlib.nullcontext():
+                    try:
+                        with unblocked():
+                            # pyarrow and, since pyarrow asks it what values are, pandas: now, while the other process imports torch.
+                            importlib.import_module("pandas")
+                            importlib.import_module("metabench.results.store")
+                            _listen(child, heard, journal, cell.limit_seconds, patience, _told_to(lock, progress))
+                    except SystemExit:
+                        child.terminate()
+                        with unblocked():
+                            _listen(child, heard, journal, SAVING_SECONDS, 0.0, progress)
+                        raise
+                    if heard.exit_code == -signal.SIGKILL and not heard.silent:
+                        heard.killed = killed_for_memory(child.peak_bytes, lock.limit_bytes if lock else limit_bytes(), kills)
+                        if heard.killed.status == "oom" and more_memory:
+                            note_ending(out, heard.killed)
+                            raise SystemExit(128 + signal.SIGKILL)
+            finally:
+                child.end()
+        if heard.mistake:
+            journal.forget()
+            raise MetabenchError(heard.mistake)
+        with unblocked():
+            rows = [_kept(cell, row | foreseen) for row in _complete(cell, heard)]
+            _write(out, rows)
+            journal.forget()
+            note_end(out, mishap=heard.killed is not None and heard.killed.status != "oom")
     return rows
+
+
+def _told_to(lock: Lock | None, progress: Progress) -> Progress:
+    """Return a progress function that the lock hears, too."""
+    if lock is None:
+        return progress
+
+    def tell(stage: str, done: int, total: int) -> None:
+        lock.doing = (stage, done, total)
+        progress(stage, done, total)
+
+    return tell
 
 
 def _kept(cell: Cell, row: Row) -> Row:
@@ -99,37 +148,60 @@ def _kept(cell: Cell, row: Row) -> Row:
 
 
 def _write(out: Path, rows: list[Row]) -> None:
+    """Write the rows, or raise MetabenchError that says where they are instead."""
     from metabench.results.store import write_rows
 
-    write_rows(out, rows)
+    try:
+        write_rows(out, rows)
+    except MetabenchError as error:
+        scratch = Path(tempfile.mkdtemp(prefix="metabench-rows-")) / out.name
+        try:
+            write_rows(scratch, rows)
+        except MetabenchError:
+            raise error from None
+        raise MetabenchError(f"{error}; the rows are in '{scratch}' on {socket.gethostname()}: move that file there") from error
 
 
-def _run_cell(cell: Cell, progress: Progress, out: Path, prepared: Path | None) -> Iterator[Row]:
+def _run_cell(
+    todo: Cell, progress: Progress, cell: Cell, out: Path, prepared: Path | None, done: Mapping[int, Row]
+) -> Iterator[Row]:
     from metabench.suite.run.run_cell import run_cell
 
-    return run_cell(cell, progress, out, prepared)
+    return run_cell(cell, progress, out, prepared, done)
 
 
 @dataclass
 class _Child:
-    """The process that runs the cell: its id, the pipe from it, and its wait status once it has ended."""
+    """The process that runs the cell: its id, the pipe from it, and once it has ended its wait status and the most memory it took."""
 
     pid: int
     pipe: int
     status: int | None = None
+    peak_bytes: int = 0
 
     def wait(self) -> int:
         """Return the exit status, negative for the signal that ended the process."""
-        if self.status is None:
-            self.status = os.waitpid(self.pid, 0)[1]
+        self._look(0)
+        assert self.status is not None
         return os.waitstatus_to_exitcode(self.status)
 
     def ended(self) -> bool:
         """Tell, without waiting, whether the process has ended."""
-        if self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.status = status if pid else None
+        self._look(os.WNOHANG)
         return self.status is not None
+
+    def _look(self, how: int) -> None:
+        if self.status is None:
+            pid, status, used = os.wait4(self.pid, how)
+            if pid:
+                # In KiB, but for macOS.
+                self.status, self.peak_bytes = status, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    def terminate(self) -> None:
+        """Ask the process to save its run and to end."""
+        if not self.ended():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the process and all that it started, where any of them still runs."""
@@ -154,11 +226,12 @@ class _Heard:
     silent: str = ""
     """Why this process killed it."""
     exit_code: int = 0
+    killed: Killed | None = None
+    """By whom, where it was killed and not by this process."""
 
 
-def _listen(child: _Child, cell: Cell, patience: float, progress: Progress) -> _Heard:
-    """Read the pipe until its other end closes; stop when time is up."""
-    heard = _Heard()
+def _listen(child: _Child, heard: _Heard, journal: Journal, limit: float, patience: float, progress: Progress) -> None:
+    """Read the pipe until its other end closes; stop when time is up. Rows go to the journal, too."""
     allowed, reason = START_SECONDS, f"did not start within {START_SECONDS:g} s"
     since, rest = time.monotonic(), b""
     while True:
@@ -180,29 +253,23 @@ def _listen(child: _Child, cell: Cell, patience: float, progress: Progress) -> _
         for line in lines:
             message = json.loads(line)
             if "begun" in message:
-                since, allowed = time.monotonic(), cell.limit_seconds + patience
-                reason = f"passed the cell's time limit of {cell.limit_seconds:g} s and did not stop within {patience:g} s; killed"
+                since, allowed = time.monotonic(), limit + patience
+                reason = f"passed the cell's time limit of {limit:g} s and did not stop within {patience:g} s; killed"
             elif "progress" in message:
                 progress(*message["progress"])
             elif "row" in message:
-                row = message["row"]
-                if "curves" in row:
-                    row["curves"] = {name: Curve(**curve) for name, curve in row["curves"].items()}
-                if "pictures" in row:
-                    row["pictures"] = {name: Picture(**picture) for name, picture in row["pictures"].items()}
+                row = row_of(message["row"])
                 heard.rows[row["seed"]] = row
+                journal.add(row)
             else:
                 heard.finished = "finished" in message
                 heard.mistake = message.get("mistake", "")
                 heard.error = message.get("error", "")
     heard.exit_code = child.wait()
-    return heard
 
 
 def _complete(cell: Cell, heard: _Heard) -> list[Row]:
     """Return a row for every seed. The first seed without one was running when the process ended; it and later seeds get the reason."""
-    if heard.mistake:
-        raise MetabenchError(heard.mistake)
     missing = [seed for seed in cell.seeds if seed not in heard.rows]
     if missing:
         status, message = _verdict(heard)
@@ -220,6 +287,8 @@ def _verdict(heard: _Heard) -> tuple[str, str]:
         return "error", heard.error
     if heard.finished:
         return "error", "the runner ended without a row for this seed"
+    if heard.killed:
+        return heard.killed.status, heard.killed.words
     return ending(heard.exit_code)
 
 
@@ -251,6 +320,7 @@ def _child(cell: Cell, runner: Runner, imports_torch: bool, writing: int, parent
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         settle(cell.threads, cell.kernels, parent)
+        interruption.heed(signal.SIGTERM)
         if imports_torch:
             _import_torch()
         _send(pipe, {"begun": True})
@@ -260,6 +330,9 @@ def _child(cell: Cell, runner: Runner, imports_torch: bool, writing: int, parent
         code = 0
     except MetabenchError as error:
         _send(pipe, {"mistake": str(error)})
+    except interruption.Interrupted as ended:
+        print(f"saved {ended}", file=sys.stderr)
+        code = 128 + signal.SIGTERM
     except Exception as error:
         traceback.print_exc()
         _send(pipe, {"error": f"{type(error).__name__}: {error}"})
