@@ -400,6 +400,38 @@ def test_a_stopped_run_leaves_no_file_and_no_process(
     assert os.listdir(tmp_path / "out") == []
 
 
+HALVED = """
+import os, sys, time
+from pathlib import Path
+from metabench.suite.plan.cell import Cell
+from metabench.suite.run.supervise import supervise
+from metabench.training import interruption
+
+def run(cell, progress):
+    with interruption.saving():
+        progress.pipe.write(b'{"progress": ["begun", 0, 1]}\\n{"progress": ["wh')
+        progress.pipe.flush()
+        while not interruption.asked():
+            time.sleep(0.01)
+        progress.pipe.write(b'ole", 1, 1]}\\n')
+        progress.pipe.flush()
+        raise interruption.Interrupted("after 1 outer steps")
+    yield {}
+
+supervise(Cell.from_json(Path(sys.argv[1]).read_text(), "spec"), Path(sys.argv[2]), lambda *told: print(*told, flush=True), run)
+"""
+
+
+def test_a_signal_may_come_in_the_middle_of_what_is_told(cell: Cell, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(cell.to_json())
+    command = [sys.executable, "-c", HALVED, str(tmp_path / "spec.json"), str(tmp_path / "out" / "rows.parquet")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun 0 1\n"
+        process.terminate()
+        assert process.stdout.read() == "whole 1 1\n"
+    assert process.returncode == 143 and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("ignored", [(signal.SIGHUP,)])
 def test_a_run_under_nohup_outlives_its_terminal(hanging: tuple[subprocess.Popen[str], int]) -> None:
     process, child = hanging

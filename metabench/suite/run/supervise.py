@@ -226,6 +226,8 @@ class _Heard:
     silent: str = ""
     """Why this process killed it."""
     exit_code: int = 0
+    rest: bytes = b""
+    """What was read of a line: a signal may come in its middle."""
     killed: Killed | None = None
     """By whom, where it was killed and not by this process."""
 
@@ -233,7 +235,7 @@ class _Heard:
 def _listen(child: _Child, heard: _Heard, journal: Journal, limit: float, patience: float, progress: Progress) -> None:
     """Read the pipe until its other end closes; stop when time is up. Rows go to the journal, too."""
     allowed, reason = START_SECONDS, f"did not start within {START_SECONDS:g} s"
-    since, rest = time.monotonic(), b""
+    since = time.monotonic()
     while True:
         left = since + allowed - time.monotonic()
         if left <= 0 and not child.ended():
@@ -249,7 +251,7 @@ def _listen(child: _Child, heard: _Heard, journal: Journal, limit: float, patien
         piece = os.read(child.pipe, 1 << 16)
         if not piece:
             break
-        *lines, rest = (rest + piece).split(b"\n")
+        *lines, heard.rest = (heard.rest + piece).split(b"\n")
         for line in lines:
             message = json.loads(line)
             if "begun" in message:
