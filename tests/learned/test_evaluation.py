@@ -204,12 +204,15 @@ def test_what_validated_best_is_tested_and_its_time_is_not_trainings(monkeypatch
 
 
 @pytest.mark.parametrize("options", [{}, {"episodes": 2, "stagger": True, "shortest": 4}])
-def test_an_interrupted_run_gives_the_same_curves(options: dict[str, Any], tmp_path: Path) -> None:
+def test_an_interrupted_run_gives_the_same_curves(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metabench.training.checkpoint._MOST_SHARE", 0)
     whole = trained(make(**options), Run.fresh(make(), generator(0, "training")))
-    checkpoint = Checkpoint(tmp_path / "run", 3, "this run")
+    checkpoint = Checkpoint(tmp_path / "run", 1e-12, "this run")
     trained(make(**options), Run.fresh(make(), generator(0, "training")), checkpoint, until=5)
     resumed, note = checkpoint.resume(make(**options), generator(0, "training"))
-    assert (resumed.step, note) == (3, "")
+    assert (resumed.step, note) == (4, "")
     trained(make(**options), resumed, checkpoint)
     for name in ("outer loss", AREA):
         assert resumed.record.numbers[name] == whole.record.numbers[name]

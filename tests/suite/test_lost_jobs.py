@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from metabench.cli.app import app
 from metabench.results.store import read_rows
+from metabench.suite.cluster.scheduler_requests import Requests
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.plan import load_suite, plan
-from metabench.suite.predict.scheduler_requests import Requests
 from metabench.suite.run.journal import Journal
 from metabench.suite.run.lock import lock_file
 from metabench.suite.run.lost import (

@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from metabench.suite.plan.cell import Cell
-from metabench.suite.plan.plan import Plan
-from metabench.suite.predict.predictions import Predictions
-from metabench.suite.predict.scheduler_requests import (
+from metabench.suite.cluster.scheduler_requests import (
     FLOPS_PER_SECOND,
     GROUP_MB,
     PROCESSES_MB,
@@ -22,6 +19,9 @@ from metabench.suite.predict.scheduler_requests import (
     memory_mb,
     runtime_minutes,
 )
+from metabench.suite.plan.cell import Cell
+from metabench.suite.plan.plan import Plan
+from metabench.suite.predict.predictions import Predictions
 from tests.suite.test_predictions import predicted
 
 MIB = 2**20

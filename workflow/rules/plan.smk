@@ -29,7 +29,7 @@ from metabench.suite.plan.code_hash import (
 from metabench.suite.plan.jobs import Jobs
 from metabench.suite.plan.labels import title
 from metabench.suite.plan.plan import kept_plan, load_suite, plan
-from metabench.suite.predict.scheduler_requests import Requests
+from metabench.suite.cluster.scheduler_requests import Requests
 from metabench.suite.run.lock import RUN, run_identity
 from metabench.suite.run.lost import MOST_ATTEMPTS, attempts_file, times_lost
 from metabench.suite.writable import check_writable

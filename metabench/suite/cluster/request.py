@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from metabench.suite.cluster.profile import Profile
+from metabench.suite.cluster.scheduler_requests import Requests
 from metabench.suite.plan.jobs import Jobs
 from metabench.suite.plan.plan import Plan
-from metabench.suite.predict.scheduler_requests import Requests
 
 CERTIFY_MB, CERTIFY_MINUTES = 4096, 30
 """What workflow/rules/certify.smk asks for."""
