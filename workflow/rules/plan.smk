@@ -19,6 +19,7 @@ from metabench.results.times import TIMES_VERSION
 from metabench.results.told import told
 from metabench.suite.cluster.checks import refuse
 from metabench.suite.cluster.request import Request
+from metabench.suite.cluster.scheduler_requests import Requests
 from metabench.suite.plan.code_hash import (
     certifier_hash,
     code_hash,
@@ -29,7 +30,6 @@ from metabench.suite.plan.code_hash import (
 from metabench.suite.plan.jobs import Jobs
 from metabench.suite.plan.labels import title
 from metabench.suite.plan.plan import kept_plan, load_suite, plan
-from metabench.suite.cluster.scheduler_requests import Requests
 from metabench.suite.run.lock import RUN, run_identity
 from metabench.suite.run.lost import MOST_ATTEMPTS, attempts_file, times_lost
 from metabench.suite.writable import check_writable

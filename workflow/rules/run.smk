@@ -29,7 +29,7 @@ rule run_cell:
     threads: lambda wildcards: JOBS.cell_cores(planned(wildcards))
     resources:
         gpu=JOBS.gpus,
-        # What is predicted, and no more than the limits allow: metabench/suite.cluster.scheduler_requests.py says how.
+        # What is predicted, and no more than the limits allow: metabench/suite/cluster/scheduler_requests.py says how.
         mem_mb=lambda wildcards, attempt: REQUESTS.memory_mb(
             planned(wildcards), attempt
         ),
