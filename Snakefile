@@ -17,6 +17,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/certify.smk"
 include: "workflow/rules/run.smk"
+include: "workflow/rules/batch.smk"
 include: "workflow/rules/time.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/report.smk"
@@ -35,7 +36,7 @@ localrules:
 # Cells, certificates and times stand here too: the file of one that is gone would not be missed while the table made from it is there.
 rule all:
     input:
-        all_of(map(PLAN.row_file, PLAN.cells)),
+        all_of(PLAN.made(PLAN.cells)),
         PLAN.certificates,
         [PLAN.times_file(group) for group in PLAN.groups],
         PLAN.results,

@@ -35,10 +35,13 @@ Plugins = Annotated[
 ]
 
 
-def read_cell(spec: Path) -> Cell:
-    """Return the cell of a spec's file."""
+def read_cell(spec: Path, name: str = "") -> Cell:
+    """Return the cell of a spec's file, or the one of a name in a file of many."""
     from metabench.suite.plan.cell import Cell
+    from metabench.suite.plan.specs import read_spec
 
+    if name:
+        return read_spec(spec, name)
     try:
         text = spec.read_text(encoding="utf-8")
     except OSError as error:

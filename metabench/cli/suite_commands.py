@@ -7,13 +7,16 @@ import sys
 from collections import Counter
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from metabench.cli.application import DEFAULT_SUITE, Json, Overrides, app, planned_suite, read_cell
 from metabench.cli.progress import progress_display
 from metabench.core.errors import MetabenchError
+
+if TYPE_CHECKING:
+    from metabench.suite.predict.predictions import Predictions
 
 
 class Device(str, Enum):
@@ -41,14 +44,24 @@ Memory = Annotated[
 ]
 
 
+Spec = Annotated[
+    Path, typer.Option(help="The cell: a JSON file as `metabench plan --json` prints it, or with --cell a suite's cells.jsonl.")
+]
+CellName = Annotated[
+    str, typer.Option("--cell", metavar="NAME", help="A cell of cells.jsonl: PROBLEM/DATASET/SIZE/METHOD-HASH.")
+]
+PredictionsFile = Annotated[
+    Path | None,
+    typer.Option(help="Output of `metabench predict --out`: a cell that does not fit its device is not started."),
+]
+
+
 @app.command("run")
 def run_command(
-    spec: Annotated[Path, typer.Option(help="The cell: a JSON file as `metabench plan --json` prints it.")],
+    spec: Spec,
     out: Annotated[Path, typer.Option(help="Where its rows go: a Parquet file.")],
-    predictions: Annotated[
-        Path | None,
-        typer.Option(help="Output of `metabench predict --out`: a cell that does not fit its device is not started."),
-    ] = None,
+    name: CellName = "",
+    predictions: PredictionsFile = None,
     attempt: Annotated[
         int,
         typer.Option(
@@ -60,43 +73,58 @@ def run_command(
 ) -> None:
     """Run one cell with all its seeds. If the cell fails, its rows say so and the command still succeeds."""
     from metabench.measure.kernels import choose_kernels
-    from metabench.suite.predict.predictions import read_predictions
-    from metabench.suite.run import scheduler
-    from metabench.suite.run.lost import ATTEMPTS, attempt_at, lost_rows, made_meanwhile, own_endings
-    from metabench.suite.run.supervise import supervise
+    from metabench.suite.run.attempt import attempt_cell
 
-    cell = read_cell(spec)
+    cell = read_cell(spec, name)
     # Before anything imports a plugin, which may import torch.
     choose_kernels(cell.kernels)
     _check_folder(out)
-    name = f"{cell.problem}/{cell.dataset}/{cell.size}/{cell.stem}"
-    with attempt_at(out, attempt, memory) as lock:
-        if lock.exhausted:
-            from metabench.results.store import write_rows
+    predicted = None
+    if known := _kept(predictions):
+        predicted = known.of(cell)
+    if predictions and predicted is None:
+        print(f"{cell.name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
+    attempt_cell(cell, out, progress_display, attempt, memory, predicted, prepared)
 
-            rows = lost_rows(cell, out)
-            write_rows(out, rows)
-        elif not (lock.waited and (rows := made_meanwhile(cell, out))):
-            # A file that is not there predicts nothing: the cell is to have its rows all the same.
-            predicted = read_predictions(predictions).of(cell) if predictions and predictions.is_file() else None
-            if predictions and predicted is None:
-                print(f"{name}: '{predictions}' has no prediction of this cell by this source and this torch", file=sys.stderr)
-            more = bool(attempt and scheduler.job()) and own_endings(out) + 1 < ATTEMPTS
-            with progress_display(name) as progress:
-                rows = supervise(cell, out, progress, predicted=predicted, prepared=prepared, lock=lock, more_memory=more)
-    for row in rows:
-        figure = f"{row['metric']} {row['quality']:.4g}" if row.get("quality") is not None else ""
-        print(
-            ": ".join(part for part in (name, f"seed {row['seed']}", row["status"], figure, row["message"]) if part),
-            file=sys.stderr,
-        )
+
+@app.command("batch")
+def batch_command(
+    specs: Annotated[Path, typer.Option(help="The cells.jsonl of a suite that was planned: row files go to cells/ beside it.")],
+    name: Annotated[str, typer.Option(help="A batch of its cells.")],
+    out: Annotated[Path, typer.Option(help="What says that all have their rows: a JSON file.")],
+    predictions: PredictionsFile = None,
+    attempt: Annotated[int, typer.Option(min=0, help="Of a scheduler, from 1.")] = 0,
+    prepared: Prepared = None,
+    memory: Memory = None,
+) -> None:
+    """Run the cells of a batch that have no rows yet, one after another, in a process that imports torch once."""
+    from metabench.measure.kernels import choose_kernels
+    from metabench.suite.plan.specs import read_batch
+    from metabench.suite.run.batch import run_batch
+
+    cells = read_batch(specs, name)
+    choose_kernels(cells[0].kernels)
+    paired = [(cell, specs.parent / "cells" / f"{cell.name}.parquet") for cell in cells]
+    for place in {path.parent: path for _, path in paired}.values():
+        _check_folder(place)
+    _check_folder(out)
+    found = run_batch(paired, out, progress_display, attempt, memory, _kept(predictions), prepared)
+    print(f"{name}: {', '.join(f'{number} {status}' for status, number in found.items())}: {out}", file=sys.stderr)
+
+
+def _kept(predictions: Path | None) -> Predictions | None:
+    """Return what the file holds. One that is not there predicts nothing: cells are to have their rows all the same."""
+    from metabench.suite.predict.predictions import read_predictions
+
+    return read_predictions(predictions) if predictions and predictions.is_file() else None
 
 
 @app.command("prepare")
 def prepare_command(
-    spec: Annotated[Path, typer.Option(help="A cell that needs it: a JSON file as for `metabench run`.")],
+    spec: Spec,
     seed: Annotated[int, typer.Option(min=0, help="One of the cell's seeds.")],
     prepared: Annotated[Path, typer.Option(help="The folder of what is prepared.")],
+    name: CellName = "",
     attempt: Annotated[
         int, typer.Option(min=0, help="Of a scheduler, from 1: after two that it itself ended the next says so, and cells try themselves.")
     ] = 0,
@@ -108,7 +136,7 @@ def prepare_command(
     from metabench.suite.run.lost import attempt_at, given_up
     from metabench.suite.run.prepare import give_up, mark, prepare
 
-    cell = read_cell(spec)
+    cell = read_cell(spec, name)
     out = mark(cell, seed, prepared, part)
     _check_folder(out)
     with attempt_at(out, attempt) as lock:
@@ -278,18 +306,23 @@ def collect_command(
         Path | None,
         typer.Option(help="What `metabench time --out` wrote: a folder of files, or a text file with one per line."),
     ] = None,
+    kept: Annotated[
+        Path | None, typer.Option(help="A folder in which rows are kept in pieces: the next time only files that changed are read.")
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Collect the rows of a suite's cells and the certificates of its methods in one table, their curves and times in two others."""
     from metabench.results.certificate import read_all_certificates
     from metabench.results.store import collect
+    from metabench.suite.plan.plan import kept_plan, load_suite, plan
     from metabench.suite.run.provenance import results_metadata
 
-    planned = planned_suite(suite, overrides)
+    described = load_suite(suite, overrides)
+    planned = kept_plan(described) or plan(described)
     certified = read_all_certificates(_certificate_files(certificates) if certificates else [])
     files = _listed_files(cells, "row files")
     timed = _listed_files(times, "times") if times else []
-    report = collect(files, out, results_metadata(planned, certified), own=planned.own_files(), times=timed)
+    report = collect(files, out, results_metadata(planned, certified), own=planned.own_files, times=timed, kept=kept)
     statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
     print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}, {report.curves}", file=sys.stderr)
 

@@ -88,7 +88,7 @@ def _shown(found: Status) -> Any:
 
 def _words(cell: State) -> str:
     if cell.state == "done":
-        return f"{cell.message} (log: {cell.rows.with_suffix('.log')})"
+        return f"{cell.message} (log: {cell.log})"
     return f"{cell.words}, for {_duration(cell.seconds)}" if cell.state == "running" else cell.words
 
 

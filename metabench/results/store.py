@@ -9,7 +9,7 @@ import hashlib
 import os
 import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,6 +25,7 @@ from metabench.core.errors import MetabenchError, unknown
 from metabench.results.curves import CURVES_FILE, points_of, write_curves
 from metabench.results.metadata import Metadata, decode_metadata, encode_metadata
 from metabench.results.pictures import PICTURES_FILE, pictures_of, write_pictures
+from metabench.results.pieces import Pieces
 from metabench.results.schema import (
     BY_NAME,
     CELL_COLUMNS,
@@ -44,7 +45,9 @@ VERSION_KEY = b"metabench_schema"
 _CELL_SCHEMA = pa.schema(
     [pa.field(c.name, c.type, nullable=not c.required) for c in CELL_COLUMNS], metadata=SCHEMA.metadata
 )
-_BATCH = 500
+_WORDY = tuple(column.name for column in COLUMNS if column.type in WORDS)
+_TEXT = "json:"
+"""What precedes the name of a column in that of its JSON, which the CSV has."""
 _LISTED = 10  # files that an error names
 _ACCEPTED = {pa.string(): (str,), pa.int64(): (int,), pa.float64(): (float, int), pa.bool_(): (bool,)}
 
@@ -161,17 +164,19 @@ def collect(
     out: Path,
     metadata: Mapping[str, str] | None = None,
     rerun: str = "snakemake --cores all",
-    own: Collection[Path] = (),
+    own: Callable[[], Collection[Path]] = tuple,
     times: Sequence[Path] = (),
+    kept: Path | None = None,
 ) -> CollectReport:
     """Concatenate cells' files, in their order, to `out` (Parquet), and their curves and pictures to files in its folder.
 
-    `times` are files of cells that were timed side by side: medians and quartiles go to the rows, every turn to times.parquet.
+    `times` are files of cells that were timed side by side: medians and quartiles go to the rows, every turn to times.parquet. In the
+    folder `kept` the rows are kept in pieces: the next time only files that changed are read.
 
     A CSV is written next to rows and curves, with maps as JSON; each file completely or not at all. No files give empty, valid tables. A
-    corrupt file stays where it is and is refused, unless it is one of `own`, the files of the suite's cells: those are set aside before
-    MetabenchError lists them with the command that reruns their cells (`rerun` and the files). Files of another schema version are listed
-    with that command too and stay; a cell with two rows of one seed is refused.
+    corrupt file stays where it is and is refused, unless it is one that `own` returns, the files of the suite's cells: those are set aside
+    before MetabenchError lists them with the command that reruns their cells (`rerun` and the files). Files of another schema version are
+    listed with that command too and stay; a cell with two rows of one seed is refused.
     """
     paths = [Path(path) for path in row_files]
     encoded = encode_metadata(metadata or {})
@@ -179,24 +184,20 @@ def collect(
     parts: list[pa.Table] = []
     points: list[pa.Table] = []
     pictures: list[pa.Table] = []
+    pieces = Pieces(kept)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        # Joined in batches: thousands of one-row tables take a hundred times the memory of their rows.
-        for start in range(0, len(paths), _BATCH):
-            batch = paths[start : start + _BATCH]
-            read = list(pool.map(_read_or_error, batch))
-            errors.update(
-                {path: entry for path, entry in zip(batch, read, strict=True) if isinstance(entry, MetabenchError)}
-            )
-            tables = [entry.replace_schema_metadata(None) for entry in read if isinstance(entry, pa.Table)]
-            if tables:
-                rows = pa.concat_tables(tables).combine_chunks()
-                points.append(points_of(rows))
-                pictures.append(pictures_of(rows))
-                parts.append(rows.drop_columns([CURVES_COLUMN.name, PICTURES_COLUMN.name]))
-    _refuse(errors, rerun, {_place(path) for path in own})
-    table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
+        # Joined in pieces: thousands of one-row tables take a hundred times the memory of their rows.
+        for rows in pieces.of(paths, lambda files: _joined(files, pool, errors)):
+            points.append(points_of(rows))
+            pictures.append(pictures_of(rows))
+            parts.append(rows.drop_columns([CURVES_COLUMN.name, PICTURES_COLUMN.name]))
+    if errors:
+        _refuse(errors, rerun, {_place(path) for path in own()})
+    pieces.forget_others()
+    table = pa.concat_tables(parts).combine_chunks() if parts else _with_texts(SCHEMA.empty_table())
+    texts = {name: table[_TEXT + name] for name in _WORDY}
     turns = collected(times)
-    table = with_times(table.combine_chunks().cast(SCHEMA), turns).replace_schema_metadata({**SCHEMA.metadata, **encoded})
+    table = with_times(table.select(SCHEMA.names).cast(SCHEMA), turns).replace_schema_metadata({**SCHEMA.metadata, **encoded})
     _refuse_duplicates(table)
     out = Path(out)
     csv, curves = out.with_suffix(".csv"), out.with_name(CURVES_FILE)
@@ -204,11 +205,26 @@ def collect(
     write_pictures(out.with_name(PICTURES_FILE), pictures)
     write_time_table(out.with_name(TIMES_FILE), turns)
     _write_table(out, table)
-    for index, name in enumerate(table.schema.names):
-        if BY_NAME[name].type in WORDS:
-            table = table.set_column(index, name, as_json(table[name]))
+    for name, text in texts.items():
+        table = table.set_column(table.schema.get_field_index(name), name, text)
     write_atomically(csv, lambda file: pyarrow.csv.write_csv(table, file))
     return CollectReport(len(paths), table.num_rows, dict(Counter(table["status"].to_pylist())), out, csv, curves)
+
+
+def _joined(files: Sequence[Path], pool: ThreadPoolExecutor, errors: dict[Path, MetabenchError]) -> pa.Table | None:
+    """Return the rows of cells' files, and their maps as JSON; None where a file cannot be read, which is added to `errors`."""
+    read = list(pool.map(_read_or_error, files))
+    found = {path: entry for path, entry in zip(files, read, strict=True) if isinstance(entry, MetabenchError)}
+    errors |= found
+    if found:
+        return None
+    return _with_texts(pa.concat_tables([entry.replace_schema_metadata(None) for entry in read]).combine_chunks())
+
+
+def _with_texts(rows: pa.Table) -> pa.Table:
+    for name in _WORDY:
+        rows = rows.append_column(_TEXT + name, as_json(rows[name].cast(BY_NAME[name].type)))
+    return rows
 
 
 def _read_or_error(path: Path) -> pa.Table | MetabenchError:

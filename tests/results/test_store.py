@@ -219,7 +219,7 @@ def test_corrupt_files_are_all_set_aside_and_the_others_stay(tmp_path: Path) -> 
     paths[1].write_bytes(paths[1].read_bytes()[:-20])
     paths[3].write_bytes(b"")
     with pytest.raises(MetabenchError, match="2 corrupt row files were set aside") as caught:
-        collect(paths, tmp_path / "results.parquet", rerun="snakemake --cores 2", own=paths)
+        collect(paths, tmp_path / "results.parquet", rerun="snakemake --cores 2", own=lambda: paths)
     assert f"snakemake --cores 2 {paths[1]} {paths[3]}" in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".parquet") == ["0.parquet", "2.parquet"]
     assert len([path for path in tmp_path.iterdir() if ".corrupt-" in path.name]) == 2
@@ -232,7 +232,7 @@ def test_files_of_others_are_refused_and_stay(tmp_path: Path) -> None:
         collect([other], tmp_path / "results.parquet")
     own.write_bytes(b"half a file")
     with pytest.raises(MetabenchError, match="1 corrupt row file was set aside") as caught:
-        collect([other, own], tmp_path / "results.parquet", own=[own])
+        collect([other, own], tmp_path / "results.parquet", own=lambda: [own])
     assert "weather" not in str(caught.value)
     assert other.is_file() and not own.exists() and not (tmp_path / "results.parquet").exists()
 

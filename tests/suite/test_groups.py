@@ -85,10 +85,10 @@ def test_a_group_is_read_back_with_its_cells(tmp_path: Path) -> None:
 def test_a_file_that_is_no_group_is_refused_in_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "group.json"
     for text, words in (
-        ("[]", "not a group of version 1"),
-        ('{"version": 1', "not a group's file"),
-        ('{"version": 1}', "row_files"),
-        ('{"version": 1, "row_files": ["gone.parquet"]}', "'gone.json' cannot be read"),
+        ("[]", "not a group of version 2"),
+        ('{"version": 2', "not a group's file"),
+        ('{"version": 2}', "row_files"),
+        ('{"version": 2, "row_files": ["one.parquet"], "cells": [{}]}', "spec version None"),
     ):
         file.write_text(text)
         with pytest.raises(MetabenchError, match=words):

@@ -32,7 +32,7 @@ WORKER = '''"""Answers as a cell's process does, without torch, and does what th
 import json, os, sys, time
 from pathlib import Path
 here = Path(__file__).parent
-method, turns, seed = json.loads(Path(sys.argv[1]).read_text())["method"], 0, None
+method, turns, seed = json.loads(sys.stdin.readline())["method"], 0, None
 acts = json.loads((here / "acts").read_text()).get(method, {})
 for line in sys.stdin:
     request, begun = json.loads(line), time.time()
@@ -62,7 +62,6 @@ class Bench:
         self.folder = folder
         for cell, file in zip(self.group.cells, self.group.row_files, strict=True):
             self.write_rows(cell, file, dict.fromkeys(cell.seeds, 1000))
-            file.with_suffix(".json").write_text(cell.to_json())
         (folder / "worker.py").write_text(WORKER)
         self.act()
 
@@ -143,9 +142,8 @@ def test_whatever_fails_is_said_and_the_others_go_on(bench: Bench) -> None:
 def test_a_process_that_hangs_is_killed(bench: Bench) -> None:
     bench.act(none={"prepare": "hang"})
     cell = next(cell for cell in bench.group.cells if cell.method == "none")
-    spec = bench.group.row_files[bench.group.cells.index(cell)].with_suffix(".json")
     object.__setattr__(cell, "limit_seconds", 0.2)
-    one = Member(cell, spec, (sys.executable, str(bench.folder / "worker.py")), patience=0.1)
+    one = Member(cell, (sys.executable, str(bench.folder / "worker.py")), patience=0.1)
     try:
         assert members.ask([one], {"open": True}, 1) == [{}]
         (answer,) = members.ask([one], {"prepare": 0}, 1)

@@ -136,6 +136,12 @@ class Workflow:
     def rows(self, suite: str = "tiny") -> list[dict[str, Any]]:
         return rows_of(read_rows(self.results(suite) / "results.parquet"))
 
+    def spec(self, method: str, suite: str = "tiny") -> dict[str, Any]:
+        """Return the spec of a method's cell, as jobs read it."""
+        lines = map(json.loads, (self.results(suite) / "cells.jsonl").read_text(encoding="utf-8").splitlines())
+        (found,) = (line["spec"] for line in lines if line["spec"]["method"] == method)
+        return dict(found)
+
     def target(self, method: str) -> str:
         """Return the row file of a method as a target, whether or not it exists."""
         suite = load_suite(SUITE | {"plugins": [str(self.folder / "plugin.py")]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -53,10 +52,10 @@ def test_a_cell_that_fails_is_rows_with_its_status_and_the_run_succeeds(first_ru
     assert "out of luck" in tables or "error" in tables
 
 
-def test_every_cell_has_its_spec_and_log_beside_its_rows(first_run: tuple[Workflow, Outcome]) -> None:
+def test_every_cell_has_its_log_beside_its_rows_and_its_spec_in_one_file(first_run: tuple[Workflow, Outcome]) -> None:
     workflow, _ = first_run
     rows = workflow.row_file("t1t2")
-    assert json.loads(rows.with_suffix(".json").read_text(encoding="utf-8"))["method"] == "t1t2"
+    assert workflow.spec("t1t2")["method"] == "t1t2"
     assert "seed 1: ok" in rows.with_suffix(".log").read_text(encoding="utf-8")
 
 
@@ -102,8 +101,7 @@ def test_one_cell_is_a_target_and_another_limit_is_another_spec_and_runs_again(b
     assert {name for name in after if after[name] != before.get(name)} == {"t1t2"}
     assert (built.folder / target).is_file()
     assert "Report:" not in said.text
-    spec = json.loads(built.row_file("t1t2").with_suffix(".json").read_text(encoding="utf-8"))
-    assert spec["limit_seconds"] == 60.0
+    assert built.spec("t1t2")["limit_seconds"] == 60.0
 
 
 def test_cells_taken_out_of_the_suite_are_not_in_the_results(built: Workflow) -> None:

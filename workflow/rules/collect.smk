@@ -3,7 +3,7 @@
 
 rule collect:
     input:
-        rows=all_of(map(PLAN.row_file, PLAN.cells)),
+        rows=all_of(PLAN.made(PLAN.cells)),
         certificates=PLAN.certificates,
         times=[PLAN.times_file(group) for group in PLAN.groups],
     output:
@@ -38,10 +38,11 @@ rule collect:
         cells=lambda wildcards, output: PLAN.cell_list,
         certificates=lambda wildcards, output: PLAN.certificate_list,
         times=lambda wildcards, output: PLAN.times_list,
+        kept=lambda wildcards, output: PLAN.folder / "collected",
         n_cells=len(PLAN.cells),
         n_rows=PLAN.rows,
     message:
         "collect {params.n_rows} rows of {params.n_cells} cells"
     shell:
         "metabench collect --cells {params.cells:q} --certificates {params.certificates:q} --times {params.times:q}"
-        " --suite {params.suite:q} --out {output.parquet:q} > {log:q} 2>&1"
+        " --suite {params.suite:q} --kept {params.kept:q} --out {output.parquet:q} > {log:q} 2>&1"

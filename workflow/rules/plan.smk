@@ -31,6 +31,7 @@ from metabench.suite.plan.jobs import Jobs
 from metabench.suite.plan.labels import title
 from metabench.suite.plan.plan import kept_plan, load_suite, plan
 from metabench.suite.run.lock import RUN, run_identity
+from metabench.suite.run.batch import MOST_BATCH_ATTEMPTS
 from metabench.suite.run.lost import MOST_ATTEMPTS, attempts_file, times_lost
 from metabench.suite.writable import check_writable
 
@@ -81,10 +82,27 @@ def all_of(files):
     return list(files) if workflow.is_main_process else []
 
 
-def fetched_data(cell):
-    """Return the mark of the cell's data set where it has to be fetched. Its age says nothing about the rows."""
-    mark = JOBS.data_mark(cell)
-    return [ancient(mark)] if mark else []
+def data_of(cells):
+    """Return the marks of the cells' data sets that have to be fetched. Their age says nothing about the rows."""
+    marks = filter(None, map(JOBS.data_mark, cells))
+    return [ancient(mark) for mark in dict.fromkeys(marks)]
+
+
+def preparations_of(cells):
+    """Return the marks of what is prepared before the cells."""
+    return list(
+        dict.fromkeys(mark for cell in cells for mark in PLAN.preparation_marks(cell))
+    )
+
+
+def forget_marks():
+    """Remove the marks of batches whose row files are gone. It is not in `params`: they would be others again in the next run."""
+    for batch in PLAN.batches:
+        mark = PLAN.batch_mark(batch)
+        if mark.is_file() and not all(
+            PLAN.row_file(cell).is_file() for cell in batch.cells
+        ):
+            mark.unlink()
 
 
 def prepared_for(*cells):
@@ -142,11 +160,14 @@ try:
     CORES = cores()
     REQUESTS = Requests(PLAN, may_predict, CORES or 1)
     JOBS = Jobs(PLAN, CORES if workflow.local_exec else None)
+    if workflow.is_main_process:
+        forget_marks()
 except MetabenchError as error:
     stop(error)
 
 REPORT, LOGS = PLAN.folder / "report", PLAN.folder / "logs"
 TABLES, FIGURES, PAGE = REPORT / "tables", REPORT / "figures", REPORT / "index.html"
 CELL = f"{PLAN.folder}/cells/{{problem}}/{{dataset}}/{{size}}/{{method}}-{{hash}}"
+BATCH = f"{PLAN.folder}/batches/{{batch}}"
 TIMES = f"{PLAN.folder}/times/{{group}}"
 CERTIFICATE = f"{PLAN.folder}/certificates/{{method}}"

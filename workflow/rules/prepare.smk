@@ -8,7 +8,7 @@ the cells that need it.
 
 rule prepare:
     input:
-        lambda wildcards: fetched_data(PLAN.preparations[wildcards.preparation].cell),
+        lambda wildcards: data_of([PLAN.preparations[wildcards.preparation].cell]),
         lambda wildcards: [
             PLAN.preparation_mark(need)
             for need in PLAN.preparations[wildcards.preparation].needs
@@ -41,9 +41,8 @@ rule prepare:
             PLAN.prepared / f"{wildcards.preparation}.json"
         ),
         attempts=lambda wildcards, output: attempts_file(Path(output.mark)),
-        spec=lambda wildcards: PLAN.row_file(
-            PLAN.preparations[wildcards.preparation].cell
-        ).with_suffix(".json"),
+        specs=lambda wildcards: PLAN.specs,
+        cell=lambda wildcards: PLAN.preparations[wildcards.preparation].cell.name,
         seed=lambda wildcards: PLAN.preparations[wildcards.preparation].seed,
         part=lambda wildcards: [
             argument
@@ -57,5 +56,5 @@ rule prepare:
         "prepare {params.title}"
     shell:
         "if [ {resources.attempt} = 1 ]; then : > {log:q}; fi; "
-        "metabench prepare --spec {params.spec:q} --seed {params.seed} {params.part:q} --prepared {params.folder:q} --attempt {resources.attempt}"
+        "metabench prepare --spec {params.specs:q} --cell {params.cell:q} --seed {params.seed} {params.part:q} --prepared {params.folder:q} --attempt {resources.attempt}"
         " >> {log:q} 2>&1 || {{ code=$?; echo exit $code >> {params.attempts:q}; exit $code; }}"

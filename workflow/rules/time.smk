@@ -7,7 +7,7 @@ is no failure of the job. Where the job is lost, a last attempt writes a file th
 
 rule time_setting:
     input:
-        rows=lambda wildcards: JOBS.groups[wildcards.group].row_files,
+        rows=lambda wildcards: PLAN.made(JOBS.groups[wildcards.group].cells),
     output:
         times=f"{TIMES}.parquet",
     log:

@@ -17,6 +17,7 @@ from pathlib import Path
 from metabench.core.method import Target
 from metabench.core.options import build
 from metabench.methods import method
+from metabench.suite.plan.batches import Batch
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.groups import Group
 from metabench.suite.plan.labels import kind_of, method_of
@@ -168,6 +169,20 @@ class Requests:
     def runtime_minutes(self, cell: Cell, attempt: int, out: Path | None = None) -> int:
         """Return minutes for an attempt at a cell, or at `out`: twice as many after one that the scheduler's limit ended."""
         return self._of_time(out or self._plan.row_file(cell), attempt, lambda: runtime_minutes(cell, self._predictions))
+
+    def batch_memory_mb(self, batch: Batch, attempt: int) -> int:
+        """Return MiB for an attempt at a batch: what its largest cell takes, which runs alone."""
+        times = self._times_of(batch, attempt, "oom")
+        return max(times[cell.hash] * memory_mb(cell, self._predictions) for cell in batch.cells)
+
+    def batch_minutes(self, batch: Batch, attempt: int) -> int:
+        """Return minutes for an attempt at a batch: what its cells take together."""
+        times = self._times_of(batch, attempt, "timeout")
+        cells = ((cell, runtime_minutes(cell, self._predictions) - START_MINUTES) for cell in batch.cells)
+        return START_MINUTES + sum(times[cell.hash] * minutes for cell, minutes in cells)
+
+    def _times_of(self, batch: Batch, attempt: int, status: str) -> dict[str, int]:
+        return {cell.hash: _times(self._plan.row_file(cell), attempt, status) for cell in batch.cells}
 
     def group_memory_mb(self, group: Group, attempt: int) -> int:
         """Return MiB for an attempt at timing a group."""

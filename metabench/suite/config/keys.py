@@ -191,6 +191,12 @@ class Suite:
         15,
         minimum=0,
     )
+    batch: int = key(
+        "cells of one experiment that a job runs, one after another, in a process that imports torch once; 1: a job each. For thousands "
+        "of short cells on a cluster",
+        1,
+        minimum=1,
+    )
     limits: Limits = key("limits of one cell", Limits)
     measure: Measure = key("how each cell is measured", Measure)
     checkpoint_minutes: float = key(

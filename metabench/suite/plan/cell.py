@@ -92,6 +92,11 @@ class Cell:
         return f"{self.method}-{self.hash}"
 
     @property
+    def name(self) -> str:
+        """The cell's name in its suite, PROBLEM/DATASET/SIZE/METHOD-HASH: of its files under `cells/`, too."""
+        return f"{self.folder.as_posix()}/{self.stem}"
+
+    @property
     def spec_hash(self) -> str:
         """Twelve hexadecimal digits over the whole spec: its limits, seeds and measurement, too, which the name leaves out."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]

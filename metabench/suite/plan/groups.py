@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metabench.core.errors import MetabenchError
 from metabench.kinds import kind
 from metabench.suite.plan.cell import Cell
 
-GROUP_VERSION = 1
+GROUP_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Group:
 
     Attributes:
         name: experiment-hash, of the setting: further members do not change it.
-        row_files: one per cell; its spec is beside it.
+        row_files: one per cell.
         rounds: in how many rounds they take turns.
         baseline: the method to which ratios refer.
     """
@@ -34,32 +36,28 @@ class Group:
     baseline: str
 
     def to_json(self) -> str:
-        """Return the group as text; its cells by their row files."""
-        files = [str(path) for path in self.row_files]
-        values = {
-            "version": GROUP_VERSION,
-            "name": self.name,
-            "rounds": self.rounds,
-            "baseline": self.baseline,
-            "row_files": files,
-        }
-        return json.dumps(values, indent=1) + "\n"
+        """Return the group as text, with the specs of its cells."""
+        values = {"version": GROUP_VERSION, **self._identity(), "cells": [dataclasses.asdict(cell) for cell in self.cells]}
+        return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits over its members and how they are timed."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def _identity(self) -> dict[str, Any]:
+        files = [str(path) for path in self.row_files]
+        return {"name": self.name, "rounds": self.rounds, "baseline": self.baseline, "row_files": files}
 
     @classmethod
     def read(cls, path: Path) -> Group:
-        """Return the group of a file, its cells from the specs beside their row files; raise MetabenchError if one is invalid."""
+        """Return the group of a file; raise MetabenchError if it or the spec of a cell is invalid."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(values, dict) or values.pop("version", None) != GROUP_VERSION:
                 raise MetabenchError(f"group '{path}': not a group of version {GROUP_VERSION}: plan the suite again")
             files = tuple(map(Path, values.pop("row_files")))
-            specs = [file.with_suffix(".json") for file in files]
-            cells = tuple(Cell.from_json(spec.read_text(encoding="utf-8"), str(spec)) for spec in specs)
+            cells = tuple(Cell.from_json(json.dumps(spec), f"group '{path}'") for spec in values.pop("cells"))
             return cls(cells=cells, row_files=files, **values)
         except OSError as error:
             raise MetabenchError(f"group '{path}': '{error.filename}' cannot be read: {error.strerror}") from error

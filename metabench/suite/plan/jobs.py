@@ -8,6 +8,7 @@ from pathlib import Path
 from metabench.core.errors import MetabenchError
 from metabench.data import card
 from metabench.suite.config.keys import Device, Timing
+from metabench.suite.plan.batches import Batch
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.groups import measures_time
 from metabench.suite.plan.plan import Plan
@@ -21,8 +22,9 @@ class Jobs:
         self._exclusive = plan.suite.timing is Timing.exclusive
         self._in_rounds = {cell.hash for group in plan.groups for cell in group.cells}
         self.gpus = int(plan.suite.device is Device.cuda)
-        self.cells = {f"{cell.folder}/{cell.stem}": cell for cell in plan.cells}
+        self.cells = {cell.name: cell for cell in plan.cells}
         self.groups = {group.name: group for group in plan.groups}
+        self.batches = {batch.name: batch for batch in plan.batches}
 
     def cell(self, problem: str, dataset: str, size: str, method: str, hash: str) -> Cell:
         """Return the cell whose row file has these wildcards; raise MetabenchError if the suite has no such cell."""
@@ -42,6 +44,10 @@ class Jobs:
         times_itself = measures_time(cell) and cell.hash not in self._in_rounds
         alone = self._exclusive and (self.gpus or times_itself)
         return self.cores_alone(cell.threads) if alone else cell.threads
+
+    def batch_cores(self, batch: Batch) -> int:
+        """Return the cores of a batch's job: those of the cell that needs most."""
+        return max(map(self.cell_cores, batch.cells))
 
     def data_mark(self, cell: Cell) -> Path | None:
         """Return the mark of the cell's data set where it has to be fetched, None where it ships or is the user's own."""

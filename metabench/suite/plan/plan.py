@@ -29,9 +29,11 @@ from metabench.methods import methods
 from metabench.problems import problems
 from metabench.suite.config.keys import DEFAULT_BASELINE, Experiment, Suite, Timing
 from metabench.suite.config.load import load_suite, memory_bytes, to_yaml
+from metabench.suite.plan.batches import Batch, batches
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.groups import Group, settings
 from metabench.suite.plan.preparations import Preparation, preparations, preparations_of
+from metabench.suite.plan.specs import specs_text
 
 __all__ = ["Plan", "kept_plan", "load_suite", "plan"]
 
@@ -56,7 +58,7 @@ class Plan:
         return sum(len(cell.seeds) for cell in self.cells)
 
     def row_file(self, cell: Cell) -> Path:
-        """Return the path of the rows of `cell`; its spec and log are next to it, as .json and .log."""
+        """Return the path of the rows of `cell`; its log is next to it, as .log."""
         return self.folder / "cells" / cell.folder / f"{cell.stem}.parquet"
 
     def own_files(self) -> list[Path]:
@@ -73,6 +75,27 @@ class Plan:
             Group(name, tuple(cells), tuple(map(self.row_file, cells)), self.suite.rounds, self.suite.baseline or DEFAULT_BASELINE)
             for name, cells in settings(self.cells).items()
         )
+
+    @functools.cached_property
+    def batches(self) -> tuple[Batch, ...]:
+        """The cells that one job runs; none where each has its own."""
+        return batches(self.cells, self.suite.batch)
+
+    def batch_mark(self, batch: Batch) -> Path:
+        """Return the path of the file that says that the cells of a batch have their rows; its log is next to it, as .log."""
+        return self.folder / "batches" / f"{batch.name}.json"
+
+    def made(self, cells: Iterable[Cell]) -> list[Path]:
+        """Return the files that jobs make for these cells: their row files, or the marks of their batches."""
+        return list(dict.fromkeys(self._marks.get(cell.hash) or self.row_file(cell) for cell in cells))
+
+    def log_file(self, cell: Cell) -> Path:
+        """Return the log of the job that runs a cell."""
+        return (self._marks.get(cell.hash) or self.row_file(cell)).with_suffix(".log")
+
+    @functools.cached_property
+    def _marks(self) -> dict[str, Path]:
+        return {cell.hash: self.batch_mark(batch) for batch in self.batches for cell in batch.cells}
 
     def times_file(self, group: Group) -> Path:
         """Return the path of the times of `group`; its description and log are next to it, as .json and .log."""
@@ -112,6 +135,11 @@ class Plan:
         return hashlib.sha256(to_yaml(self.suite).encode()).hexdigest()[:12]
 
     @property
+    def specs(self) -> Path:
+        """Where the specs of all cells go, one per line."""
+        return self.folder / "cells.jsonl"
+
+    @property
     def cell_list(self) -> Path:
         """Where the list of row files goes, one per line."""
         return self.folder / "cells.txt"
@@ -149,7 +177,8 @@ class Plan:
 
     def write(self) -> None:
         """Write what the jobs read: the spec of each cell, the groups, lists, the suite. Files that already say so are left alone."""
-        texts = {self.row_file(cell).with_suffix(".json"): cell.to_json() for cell in self.cells}
+        of_batch = {cell.hash: batch.name for batch in self.batches for cell in batch.cells}
+        texts = {self.specs: specs_text(self.cells, lambda cell: of_batch.get(cell.hash, ""))}
         texts |= {self.times_file(group).with_suffix(".json"): group.to_json() for group in self.groups}
         texts[self.times_list] = "".join(f"{self.times_file(group)}\n" for group in self.groups)
         texts[self.suite_file] = to_yaml(self.suite)
@@ -159,7 +188,7 @@ class Plan:
             if not path.is_file() or path.read_bytes() != text.encode():
                 write_text_atomically(path, text)
         # What takes longest, so that it is kept, too.
-        assert self.groups is not None and self.preparations is not None
+        assert self.groups is not None and self.preparations is not None and self._marks is not None
         # A part of a plugin's kind may depend on what cannot be kept: jobs plan the suite then.
         with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):
             write_bytes_atomically(_kept_file(self.suite), pickle.dumps((__version__, self)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import selectors
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from metabench.suite.plan.cell import Cell
@@ -33,7 +33,7 @@ class Member:
         patience: seconds that it may take beyond the cell's time limit, which it observes itself.
     """
 
-    def __init__(self, cell: Cell, spec: Path, worker: Sequence[str] = WORKER, patience: float | None = None) -> None:
+    def __init__(self, cell: Cell, worker: Sequence[str] = WORKER, patience: float | None = None) -> None:
         """Start the process anew rather than as a copy of this one: the addresses of its memory are to differ from those of the others."""
         self.cell = cell
         self.fault = ""
@@ -42,11 +42,12 @@ class Member:
         self._heard = b""
         self._asked = self._allowed = 0.0
         self._counts = False
-        command = [*worker, str(spec), str(os.getpid())]
+        command = [*worker, str(os.getpid())]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, process_group=0
         )
         os.set_blocking(self.fileno(), False)
+        self._write(dataclasses.asdict(cell))
 
     @property
     def pid(self) -> int:
@@ -58,9 +59,7 @@ class Member:
         self._asked = time.monotonic()
         self._allowed = START_SECONDS if "open" in request else max(self._left, 0) + self.patience
         self._counts = "open" not in request
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._write(request)
 
     def fileno(self) -> int:
         """Return the pipe from the process."""
@@ -100,6 +99,11 @@ class Member:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+    def _write(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -57,7 +57,7 @@ def time_group(
             members: list[Member] = []
             try:
                 for cell in part:
-                    members.append(Member(cell, files[cell.hash].with_suffix(".json"), worker))
+                    members.append(Member(cell, worker))
                 with unblocked():
                     lines += (named | line for line in _time_part(group, number, members, peaks, progress, prepared))
             finally:

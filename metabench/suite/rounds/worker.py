@@ -1,8 +1,9 @@
 """The process of one cell: it goes to the checkpoint of a seed, and times calls whenever it is its turn.
 
-Requests come one per line of JSON on standard input, and each gets one line as its answer: {"open": true, "prepared": FOLDER} loads torch
-and the data, and says where what is prepared lies, {"prepare": SEED} ends with the warm-up, {"turn": CORE} times calls on that core, or
-on any if it is null. {"failed": WHY} answers any of them. A process that waits blocks on its pipe. What others print goes to the log.
+The first line of standard input is the cell's spec. Then requests come one per line of JSON, and each gets one line as its answer:
+{"open": true, "prepared": FOLDER} loads torch and the data, and says where what is prepared lies, {"prepare": SEED} ends with the warm-up,
+{"turn": CORE} times calls on that core, or on any if it is null. {"failed": WHY} answers any of them. A process that waits blocks on its
+pipe. What others print goes to the log.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ LONG_S = 1.0
 
 
 def serve() -> None:
-    """Answer requests until standard input closes. The arguments are the cell's spec and the id of the process that asks."""
-    spec, parent = Path(sys.argv[1]), int(sys.argv[2])
-    cell = Cell.from_json(spec.read_text(encoding="utf-8"), str(spec))
+    """Answer requests until standard input closes. The argument is the id of the process that asks."""
+    parent = int(sys.argv[1])
     with os.fdopen(os.dup(0), "rb") as requests, os.fdopen(os.dup(1), "wb") as answers:
+        cell = Cell.from_json(requests.readline().decode(), "the first line")
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(2, 1)
         settle(cell.threads, cell.kernels, parent)

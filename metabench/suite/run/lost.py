@@ -78,6 +78,12 @@ def note_ending(out: Path, killed: Killed) -> None:
         file.write(json.dumps({"ending": [killed.status, killed.words]}) + "\n")
 
 
+def note_exit(out: Path, code: int) -> None:
+    """Note the exit status of the attempt that runs, as its shell would."""
+    with attempts_file(out).open("a", encoding="utf-8") as file:
+        file.write(f"exit {code}\n")
+
+
 def forget_attempts(out: Path) -> None:
     """Forget the attempts at a row file that is written: those of a later run, if its first never begins, are not to be taken for them."""
     attempts_file(out).unlink(missing_ok=True)
@@ -88,9 +94,9 @@ def endings(out: Path) -> list[Ending]:
     return [_ending(attempt) for attempt in _attempts(out)]
 
 
-def is_exhausted(out: Path, attempt: int) -> bool:
-    """Tell whether no attempt is left: this one, from 1, is to write how the others ended."""
-    return attempt > 1 and (attempt > MOST_ATTEMPTS or own_endings(out) >= ATTEMPTS)
+def is_exhausted(out: Path, attempt: int, most: int = MOST_ATTEMPTS) -> bool:
+    """Tell whether no attempt is left: this one, from 1, is to write how the others ended. `most` is other for a batch, which is many."""
+    return attempt > 1 and (attempt > most or (most == MOST_ATTEMPTS and own_endings(out) >= ATTEMPTS))
 
 
 def own_endings(out: Path) -> int:
@@ -99,28 +105,29 @@ def own_endings(out: Path) -> int:
 
 
 @contextlib.contextmanager
-def attempt_at(out: Path, attempt: int, asked_mib: int | None = None) -> Iterator[Lock]:
+def attempt_at(out: Path, attempt: int, asked_mib: int | None = None, most: int = MOST_ATTEMPTS) -> Iterator[Lock]:
     """Hold the lock of `out` for an attempt of a scheduler at it, from 1; 0 for no scheduler. What is noted of attempts goes with success.
 
-    `asked_mib` is the memory that was asked of the scheduler. `lock.exhausted` tells that only how the others ended is to be written.
+    `asked_mib` is the memory that was asked of the scheduler, `most` as for `is_exhausted`. `lock.exhausted` tells that only how the others
+    ended is to be written.
     """
     with held(out, lambda who: print(f"{out}: waiting for {who}", file=sys.stderr), (asked_mib or 0) << 20) as lock:
         if lock.before and attempt > 1:
             with attempts_file(out).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"left": lock.before}) + "\n")
-        lock.exhausted = is_exhausted(out, attempt)
+        lock.exhausted = is_exhausted(out, attempt, most)
         if attempt and not lock.exhausted:
             note_attempt(out, attempt)
         yield lock
         forget_attempts(out)
 
 
-def lost_rows(cell: Cell, out: Path) -> list[dict[str, Any]]:
-    """Return a row for each seed of a cell that is given up: those of finished seeds as they are."""
+def lost_rows(cell: Cell, out: Path, batch: Path | None = None) -> list[dict[str, Any]]:
+    """Return a row for each seed of a cell that is given up: those of finished seeds as they are. `batch` is the mark of its batch."""
     from metabench.measure.environment import environment
 
     finished = Journal(cell, out).rows
-    status, message = given_up(out)
+    status, message = given_up(out, batch)
     place = environment(cell.device)
     return [finished[seed] if seed in finished else failed_row(cell, seed, status, message, place) for seed in cell.seeds]
 
@@ -138,9 +145,9 @@ def made_meanwhile(cell: Cell, out: Path) -> list[dict[str, Any]]:
     return []
 
 
-def given_up(out: Path) -> tuple[str, str]:
-    """Return the status and the message for a file whose attempts were all lost; a mishap is counted."""
-    attempts = _attempts(out)[-MOST_ATTEMPTS:]
+def given_up(out: Path, batch: Path | None = None) -> tuple[str, str]:
+    """Return the status and the message for a file whose attempts were all lost, or those at its `batch`; a mishap is counted."""
+    attempts = (_attempts(out) or (_attempts(batch) if batch else []))[-MOST_ATTEMPTS:]
     told = [_ending(attempt) for attempt in attempts]
     own = [one for one in told if not one.mishap]
     status = own[-1].status if own else "error"
@@ -150,6 +157,11 @@ def given_up(out: Path) -> tuple[str, str]:
     words = "; ".join(f"attempt {', '.join(numbers)} {words}" for words, numbers in alike.items())
     note_end(out, mishap=len(own) < ATTEMPTS)
     return status, f"the job was lost: {words or 'no attempt at it began'}"
+
+
+def is_to_try_again(out: Path) -> bool:
+    """Tell whether a mishap ended the last run's attempts, so that its rows are to be made again."""
+    return _counted(out)[1]
 
 
 def note_end(out: Path, mishap: bool) -> None:

@@ -28,8 +28,13 @@ def settle(threads: int, kernels: str, parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     end_with(parent)
     faulthandler.enable(file=sys.__stderr__ or 2)
-    os.environ.update(dict.fromkeys(_THREAD_POOLS, str(threads)))
+    use_threads(threads)
     choose_kernels(kernels)
+
+
+def use_threads(threads: int) -> None:
+    """Choose how many threads the pools of libraries have that are loaded from now on."""
+    os.environ.update(dict.fromkeys(_THREAD_POOLS, str(threads)))
 
 
 def ending(exit_code: int) -> tuple[str, str]:

@@ -30,6 +30,7 @@ class State:
     Attributes:
         title: of the cell.
         rows: its row file.
+        log: of its job.
         state: done, running, queued (by the scheduler), waiting, or stale: a lock whose holder is gone.
         words: where it runs and how far it is, why it is queued, how attempts ended.
         statuses: of its rows, where it is done.
@@ -40,6 +41,7 @@ class State:
 
     title: str
     rows: Path
+    log: Path
     state: str
     words: str = ""
     statuses: Mapping[str, int] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as values of JSON."""
-        cells = [{**asdict(cell), "rows": str(cell.rows), "failed": cell.failed} for cell in self.cells]
+        cells = [{**asdict(cell), "rows": str(cell.rows), "log": str(cell.log), "failed": cell.failed} for cell in self.cells]
         return {
             "suite": self.suite,
             "counts": self.counts(),
@@ -84,30 +86,30 @@ def status(plan: Plan) -> Status:
     listed = scheduler.queue()
     known = _collected(plan)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        states = list(pool.map(lambda cell: _state(cell, plan.row_file(cell), known, listed), plan.cells))
+        states = list(pool.map(lambda cell: _state(cell, plan.row_file(cell), plan.log_file(cell), known, listed), plan.cells))
     gpu = sum(one.seconds for one, cell in zip(states, plan.cells, strict=True) if cell.device != "cpu")
     return Status(plan.suite.name, states, _left(plan.cells, states), gpu / 3600)
 
 
-def _state(cell: Cell, out: Path, known: Mapping[str, list[Any]], listed: Iterable[scheduler.Queued]) -> State:
+def _state(cell: Cell, out: Path, log: Path, known: Mapping[str, list[Any]], listed: Iterable[scheduler.Queued]) -> State:
     words = title(cell)
     said = read_lock(lock_file(out))
     if said:
         silent = time.time() - lock_file(out).stat().st_mtime if lock_file(out).exists() else 0.0
         if is_stale(said, silent):
-            return State(words, out, STALE, f"held by {holder(said)}, which is gone")
-        return State(words, out, RUNNING, _doing(said), seconds=time.time() - said["since"], orphaned=is_abandoned(said))
+            return State(words, out, log, STALE, f"held by {holder(said)}, which is gone")
+        return State(words, out, log, RUNNING, _doing(said), seconds=time.time() - said["since"], orphaned=is_abandoned(said))
     if out.is_file():
-        return _done(cell, out, words, known)
+        return _done(cell, out, log, words, known)
     for job in listed:
         if cell.hash in job.comment:
             why = f" ({job.reason})" if job.reason not in ("None", "") else ""
-            return State(words, out, QUEUED, f"job {job.id}: {job.state}{why}")
+            return State(words, out, log, QUEUED, f"job {job.id}: {job.state}{why}")
     ended = "; ".join(f"{number}: {one.words}" for number, one in enumerate(endings(out), 1)) if attempts_file(out).exists() else ""
-    return State(words, out, WAITING, f"attempt {ended}" if ended else "")
+    return State(words, out, log, WAITING, f"attempt {ended}" if ended else "")
 
 
-def _done(cell: Cell, out: Path, words: str, known: Mapping[str, list[Any]]) -> State:
+def _done(cell: Cell, out: Path, log: Path, words: str, known: Mapping[str, list[Any]]) -> State:
     from metabench.core.errors import MetabenchError
     from metabench.results.store import read_columns
 
@@ -116,10 +118,10 @@ def _done(cell: Cell, out: Path, words: str, known: Mapping[str, list[Any]]) -> 
         try:
             rows = read_columns(out, _COLUMNS)
         except MetabenchError as error:
-            return State(words, out, DONE, "", {"unreadable": 1}, str(error))
+            return State(words, out, log, DONE, "", {"unreadable": 1}, str(error))
     message = next((f"{row['status']}: {row['message']}" for row in rows if row["status"] != "ok"), "")
     seconds = sum(row["measured_s"] or 0.0 for row in rows)
-    return State(words, out, DONE, "", dict(Counter(row["status"] for row in rows)), message, seconds)
+    return State(words, out, log, DONE, "", dict(Counter(row["status"] for row in rows)), message, seconds)
 
 
 def _collected(plan: Plan) -> dict[str, list[Any]]:
