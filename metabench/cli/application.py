@@ -36,7 +36,7 @@ Plugins = Annotated[
 
 
 def read_cell(spec: Path, name: str = "") -> Cell:
-    """Return the cell of a spec's file, or the one of a name in a file of many."""
+    """Return the cell of a spec's file, or in a file of many the one with this name."""
     from metabench.suite.plan.cell import Cell
     from metabench.suite.plan.specs import read_spec
 

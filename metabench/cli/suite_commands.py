@@ -16,6 +16,7 @@ from metabench.cli.progress import progress_display
 from metabench.core.errors import MetabenchError
 
 if TYPE_CHECKING:
+    from metabench.results.store import CollectReport
     from metabench.suite.predict.predictions import Predictions
 
 
@@ -288,13 +289,13 @@ def predict_command(
 
 @app.command("collect")
 def collect_command(
-    cells: Annotated[
-        Path, typer.Option(help="A text file with one row file per line, or a folder: every row file below it.")
-    ],
     out: Annotated[
         Path,
         typer.Option(help="The table of all rows, in Parquet; a CSV is written next to it, and curves.parquet and times.parquet."),
     ],
+    cells: Annotated[
+        Path | None, typer.Option(help="A text file with one row file per line, or a folder: every row file below it.")
+    ] = None,
     suite: Annotated[Path, typer.Option(help="The suite that the rows belong to.")] = DEFAULT_SUITE,
     certificates: Annotated[
         Path | None,
@@ -309,9 +310,31 @@ def collect_command(
     kept: Annotated[
         Path | None, typer.Option(help="A folder in which rows are kept in pieces: the next time only files that changed are read.")
     ] = None,
+    shard: Annotated[
+        list[Path], typer.Option(help="The folder of a shard, instead of --cells; repeatable: all of a suite, to be merged.")
+    ] = [],  # noqa: B006
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Collect the rows of a suite's cells and the certificates of its methods in one table, their curves and times in two others."""
+    """Collect the rows of a suite's cells and the certificates of its methods in one table, their curves and times in two others.
+
+    Or merge the tables of a suite's shards: --shard results/NAME/shard-1-of-2 --shard results/NAME/shard-2-of-2.
+    """
+    if bool(shard) == (cells is not None):
+        raise MetabenchError("give --cells, the rows of a suite, or --shard, the folders of its shards")
+    if shard:
+        from metabench.suite.run.merge import merge
+
+        report = merge(shard, out)
+    else:
+        assert cells is not None
+        report = _collected(cells, out, suite, certificates, times, kept, overrides)
+    statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
+    print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}, {report.curves}", file=sys.stderr)
+
+
+def _collected(
+    cells: Path, out: Path, suite: Path, certificates: Path | None, times: Path | None, kept: Path | None, overrides: list[str]
+) -> CollectReport:
     from metabench.results.certificate import read_all_certificates
     from metabench.results.store import collect
     from metabench.suite.plan.plan import kept_plan, load_suite, plan
@@ -322,9 +345,7 @@ def collect_command(
     certified = read_all_certificates(_certificate_files(certificates) if certificates else [])
     files = _listed_files(cells, "row files")
     timed = _listed_files(times, "times") if times else []
-    report = collect(files, out, results_metadata(planned, certified), own=planned.own_files, times=timed, kept=kept)
-    statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
-    print(f"{report.rows} rows of {report.files} cells ({statuses}): {report.parquet}, {report.csv}, {report.curves}", file=sys.stderr)
+    return collect(files, out, results_metadata(planned, certified), own=planned.own_files, times=timed, kept=kept)
 
 
 def _certificate_files(certificates: Path) -> list[Path]:

@@ -131,8 +131,8 @@ def write_curves(path: Path, parts: Sequence[pa.Table]) -> None:
     write_atomically(path.with_suffix(".csv"), csv)
 
 
-def read_curves(path: Path) -> Curves:
-    """Return the curves of each cell and seed by name. Raises MetabenchError for a file that is none, or of another version."""
+def read_points(path: Path) -> pa.Table:
+    """Return the points of curves.parquet. Raises MetabenchError for a file that is none, or of another version."""
     try:
         with pq.ParquetFile(path) as file:
             table = file.read(use_threads=False)
@@ -150,7 +150,12 @@ def read_curves(path: Path) -> Curves:
         raise MetabenchError(
             f"curves '{path}': the columns are not those of version {version}: run `metabench collect` again"
         )
-    return _by_seed(table.unify_dictionaries().combine_chunks())
+    return table
+
+
+def read_curves(path: Path) -> Curves:
+    """Return the curves of each cell and seed by name. Raises as `read_points`."""
+    return _by_seed(read_points(path).unify_dictionaries().combine_chunks())
 
 
 def _by_seed(table: pa.Table) -> Curves:

@@ -45,7 +45,7 @@ VERSION_KEY = b"metabench_schema"
 _CELL_SCHEMA = pa.schema(
     [pa.field(c.name, c.type, nullable=not c.required) for c in CELL_COLUMNS], metadata=SCHEMA.metadata
 )
-_WORDY = tuple(column.name for column in COLUMNS if column.type in WORDS)
+_WORDY = tuple(name for name in SCHEMA.names if BY_NAME[name].type in WORDS)
 _TEXT = "json:"
 """What precedes the name of a column in that of its JSON, which the CSV has."""
 _LISTED = 10  # files that an error names
@@ -179,7 +179,6 @@ def collect(
     listed with that command too and stay; a cell with two rows of one seed is refused.
     """
     paths = [Path(path) for path in row_files]
-    encoded = encode_metadata(metadata or {})
     errors: dict[Path, MetabenchError] = {}
     parts: list[pa.Table] = []
     points: list[pa.Table] = []
@@ -195,9 +194,27 @@ def collect(
         _refuse(errors, rerun, {_place(path) for path in own()})
     pieces.forget_others()
     table = pa.concat_tables(parts).combine_chunks() if parts else _with_texts(SCHEMA.empty_table())
-    texts = {name: table[_TEXT + name] for name in _WORDY}
     turns = collected(times)
-    table = with_times(table.select(SCHEMA.names).cast(SCHEMA), turns).replace_schema_metadata({**SCHEMA.metadata, **encoded})
+    texts = {name: table[_TEXT + name] for name in _WORDY}
+    table = with_times(table.select(SCHEMA.names).cast(SCHEMA), turns)
+    return write_collected(table, out, metadata, len(paths), points, pictures, turns, texts)
+
+
+def write_collected(
+    table: pa.Table,
+    out: Path,
+    metadata: Mapping[str, str] | None,
+    files: int,
+    points: Sequence[pa.Table],
+    pictures: Sequence[pa.Table],
+    turns: pa.Table,
+    texts: Mapping[str, pa.Array | pa.ChunkedArray] | None = None,
+) -> CollectReport:
+    """Write rows, curves, pictures and times as `collect` does; `texts` are the columns of maps as JSON, where they are known already.
+
+    Raises MetabenchError for a cell with two rows of one seed, and for what the disk refuses.
+    """
+    table = table.cast(SCHEMA).replace_schema_metadata({**SCHEMA.metadata, **encode_metadata(metadata or {})})
     _refuse_duplicates(table)
     out = Path(out)
     csv, curves = out.with_suffix(".csv"), out.with_name(CURVES_FILE)
@@ -205,10 +222,10 @@ def collect(
     write_pictures(out.with_name(PICTURES_FILE), pictures)
     write_time_table(out.with_name(TIMES_FILE), turns)
     _write_table(out, table)
-    for name, text in texts.items():
-        table = table.set_column(table.schema.get_field_index(name), name, text)
+    for name in _WORDY:
+        table = table.set_column(table.schema.get_field_index(name), name, texts[name] if texts else as_json(table[name]))
     write_atomically(csv, lambda file: pyarrow.csv.write_csv(table, file))
-    return CollectReport(len(paths), table.num_rows, dict(Counter(table["status"].to_pylist())), out, csv, curves)
+    return CollectReport(files, table.num_rows, dict(Counter(table["status"].to_pylist())), out, csv, curves)
 
 
 def _joined(files: Sequence[Path], pool: ThreadPoolExecutor, errors: dict[Path, MetabenchError]) -> pa.Table | None:

@@ -134,6 +134,10 @@ def check_cluster():
 
 def tell_outcome():
     """Say how the cells ended, what the certificates say and where the report is, if this run made it."""
+    if SUITE.shard and PLAN.results.is_file():
+        logger.info(
+            f"\n{told(PLAN.results)}\nWith all shards: metabench collect --shard {PLAN.folder} --shard ... --out {PLAN.folder.parent}/results.parquet\n"
+        )
     if PAGE.is_file() and PAGE.stat().st_mtime >= STARTED:
         logger.info(f"\n{told(PLAN.results)}\nReport: {PAGE}\n")
 

@@ -191,6 +191,11 @@ class Suite:
         15,
         minimum=0,
     )
+    shard: str = key(
+        "a part of the suite, as '3/16': only its cells run, into a folder of their own, on any allocation or cluster; cells whose "
+        "methods are compared stay together. `metabench collect --shard` merges all parts. Empty: the whole suite",
+        "",
+    )
     batch: int = key(
         "cells of one experiment that a job runs, one after another, in a process that imports torch once; 1: a job each. For thousands "
         "of short cells on a cluster",

@@ -33,6 +33,7 @@ from metabench.suite.plan.batches import Batch, batches
 from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.groups import Group, settings
 from metabench.suite.plan.preparations import Preparation, preparations, preparations_of
+from metabench.suite.plan.shards import Shard
 from metabench.suite.plan.specs import specs_text
 
 __all__ = ["Plan", "kept_plan", "load_suite", "plan"]
@@ -49,8 +50,8 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Folder of the suite's files: results/<suite>."""
-        return Path(self.suite.results, self.suite.name)
+        """Folder of the suite's files: results/<suite>; that of a shard is in it."""
+        return _folder(self.suite)
 
     @property
     def rows(self) -> int:
@@ -90,7 +91,7 @@ class Plan:
         return list(dict.fromkeys(self._marks.get(cell.hash) or self.row_file(cell) for cell in cells))
 
     def log_file(self, cell: Cell) -> Path:
-        """Return the log of the job that runs a cell."""
+        """Return the log of the job that makes the rows of `cell`."""
         return (self._marks.get(cell.hash) or self.row_file(cell)).with_suffix(".log")
 
     @functools.cached_property
@@ -207,7 +208,11 @@ def kept_plan(suite: Suite) -> Plan | None:
 
 
 def _kept_file(suite: Suite) -> Path:
-    return Path(suite.results, suite.name, "plan.pickle")
+    return _folder(suite) / "plan.pickle"
+
+
+def _folder(suite: Suite) -> Path:
+    return Path(suite.results, suite.name, *([Shard.parse(suite.shard).folder] if suite.shard else []))
 
 
 def plan(suite: Suite) -> Plan:
@@ -250,7 +255,8 @@ def plan(suite: Suite) -> Plan:
         )
     _check_memory_study(suite, found.values(), known_methods)
     _check_rival_study(suite, found.values(), known_methods)
-    return Plan(suite, (*found.values(), *_partners(suite, found.values())))
+    cells = (*found.values(), *_partners(suite, found.values()))
+    return Plan(suite, Shard.parse(suite.shard).of(cells) if suite.shard else cells)
 
 
 def _check_memory_study(suite: Suite, cells: Iterable[Cell], known: Mapping[str, Method]) -> None:

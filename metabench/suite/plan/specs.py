@@ -21,7 +21,7 @@ def specs_text(cells: Iterable[Cell], batches: Callable[[Cell], str]) -> str:
 
 
 def read_spec(specs: Path, name: str) -> Cell:
-    """Return the cell of a name, PROBLEM/DATASET/SIZE/METHOD-HASH; raise MetabenchError if the file has none, or cannot be read."""
+    """Return the cell PROBLEM/DATASET/SIZE/METHOD-HASH; raise MetabenchError if the file has none, or cannot be read."""
     found = _read(specs, "cell", name)
     if not found:
         raise MetabenchError(f"'{specs}' has no cell '{name}': `metabench plan --json` lists those of a suite")

@@ -17,7 +17,7 @@ from metabench.suite.run.supervise import supervise
 
 Row = dict[str, Any]
 Shown = Callable[[str], AbstractContextManager[Progress]]
-"""What shows the progress of the cell of a name."""
+"""Given the name of a cell, what shows its progress."""
 
 
 def attempt_cell(
