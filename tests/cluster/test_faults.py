@@ -50,8 +50,8 @@ class Fate:
         self.cluster.slurm.ask("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
 
     def endless(self, job: str) -> None:
-        # SLURM counts limits in minutes: this is the limit, now.
-        self.cluster.slurm.ask("scontrol", "update", f"JobId={job}", "EndTime=now")
+        # SLURM counts limits in minutes: this is the limit, soon. 'now' may have passed when SLURM reads it, and is refused then.
+        self.cluster.slurm.ask("scontrol", "update", f"JobId={job}", "EndTime=now+2")
 
 
 @dataclass(frozen=True)
