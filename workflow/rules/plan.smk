@@ -76,6 +76,12 @@ def cores():
     )
 
 
+def devices():
+    """Return how many GPUs jobs share: the total of the resource."""
+    total = dict(workflow.global_resources.items()).get("gpu")
+    return int(total.value or 1) if total else 1
+
+
 def all_of(files):
     """Return the files; none in a job of a cluster, which makes one: thousands of names take a second there."""
     return list(files) if workflow.is_main_process else []
@@ -141,7 +147,7 @@ try:
     check_writable(PLAN.folder)
     CORES = cores()
     REQUESTS = Requests(PLAN, may_predict, CORES or 1)
-    JOBS = Jobs(PLAN, CORES if workflow.local_exec else None)
+    JOBS = Jobs(PLAN, *((CORES, devices()) if workflow.local_exec else (None,)))
 except MetabenchError as error:
     stop(error)
 

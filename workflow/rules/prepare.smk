@@ -22,7 +22,9 @@ rule prepare:
     retries: RETRIES
     conda:
         "../envs/metabench.yaml"
-    threads: lambda wildcards: PLAN.preparations[wildcards.preparation].cell.threads
+    threads: lambda wildcards: JOBS.share(
+        PLAN.preparations[wildcards.preparation].cell.threads
+    )
     resources:
         gpu=JOBS.gpus,
         mem_mb=lambda wildcards, attempt: REQUESTS.memory_mb(
