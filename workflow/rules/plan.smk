@@ -17,7 +17,7 @@ from metabench.results.certificate import CERTIFICATE_VERSION
 from metabench.results.schema import SCHEMA_VERSION
 from metabench.results.times import TIMES_VERSION
 from metabench.results.told import told
-from metabench.suite.cluster.checks import refuse
+from metabench.suite.cluster.checks import check_alone, refuse
 from metabench.suite.cluster.request import Request
 from metabench.suite.cluster.scheduler_requests import Requests
 from metabench.suite.plan.code_hash import (
@@ -118,6 +118,8 @@ def check_cluster():
             if not (job.is_local or job.is_group())
         ]
         refuse(requests, workflow.executor_plugin.name, SUITE.device.value)
+        for found in check_alone(requests, JOBS.alone):
+            logger.warning(found.words)
 
 
 def tell_outcome():

@@ -61,7 +61,7 @@ class Request:
             gpu_model=model,
             constraint=str(resources.get("constraint") or ""),
             qos=str(resources.get("qos") or ""),
-            extra=str(resources.get("slurm_extra") or ""),
+            extra=str(resources.get("slurm_extra") or resources.get("extra") or ""),
         )
 
     @property

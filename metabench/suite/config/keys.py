@@ -178,8 +178,8 @@ class Suite:
     threads: int = key("torch threads per cell", 1, minimum=1)
     timing: Timing = key(
         "'exclusive': what times hypergradients, the jobs of `rounds` and cells without rounds, has the machine to itself, on a cluster a "
-        "whole node; all others run in parallel, on a GPU each with a device of its own; 'device': it has its own GPU, cores and memory, and "
-        "other jobs run on the machine's other GPUs and cores; 'shared': as that, without `rounds` and A/A comparison",
+        "whole node; all others run in parallel, on a GPU each with a device of its own; 'device': it has its own GPU, cores and memory, "
+        "and other jobs run on the machine's other GPUs and cores; 'shared': as that, without `rounds` and A/A comparison",
         Timing.exclusive,
     )
     aa: bool = key(

@@ -46,6 +46,15 @@ class Jobs:
         times_itself = measures_time(cell) and cell.hash not in self._in_rounds
         return self.cores_alone(cell.threads) if self._exclusive and times_itself else self.share(cell.threads)
 
+    @property
+    def alone(self) -> str:
+        """The rule whose jobs are to have a machine each; empty where none is."""
+        return ("time_setting" if self.groups else "run_cell") if self._exclusive else ""
+
+    def preparation_cores(self, preparation: str) -> int:
+        """Return the cores of the job of what is prepared, by its hash."""
+        return self.share(self._plan.preparations[preparation].cell.threads)
+
     def group_cores(self, threads: int) -> int:
         """Return the cores of a job that times a group: all, or its share where it is to have a device to itself and no machine."""
         return self.cores_alone(threads) if self._exclusive else self.share(threads)

@@ -34,7 +34,8 @@ def time_group(
 ) -> list[Line]:
     """Return the lines of a group: one per cell and round, and one for each cell that could not be timed, or no further.
 
-    Cells and seeds without a measured memory take no part: their rows say why. On a GPU the group has one device, the same for all. `granted_bytes` is what the job may use; None for any.
+    Cells and seeds without a measured memory take no part: their rows say why. On a GPU the group has one
+    device, the same for all. `granted_bytes` is what the job may use; None for any.
     `prepared` is the folder of what is prepared for the suite.
 
     Raises:
