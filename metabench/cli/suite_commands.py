@@ -134,6 +134,7 @@ def prepare_command(
     ] = "",
 ) -> None:
     """Compute what many cells of a suite share, such as a Gram matrix. What fails is said in a file, and then in the rows of the cells."""
+    from metabench.measure.own_device import own_device
     from metabench.suite.run.lost import attempt_at, given_up
     from metabench.suite.run.prepare import give_up, mark, prepare
 
@@ -147,7 +148,11 @@ def prepare_command(
         elif lock.waited and out.is_file():
             reason = ""
         else:
-            with progress_display(part or cell.problem) as progress, lock.beating():
+            with (
+                lock.beating(),
+                own_device(cell.device, lambda words: print(f"{out}: {words}", file=sys.stderr)),
+                progress_display(part or cell.problem) as progress,
+            ):
                 reason = prepare(cell, seed, prepared, part, progress)
     print(f"{out}: {reason or 'ready'}", file=sys.stderr)
 

@@ -30,7 +30,7 @@ def jobs(folder: Path, cores: int | None, **keys: object) -> Jobs:
         ({}, 8, 1),  # timed in rounds
         ({"rounds": 0}, 8, 8),
         ({"rounds": 0, "timing": "shared"}, 8, 1),
-        ({"device": "cuda"}, 8, 8),
+        ({"device": "cuda"}, 8, 8),  # one GPU is known: its part is all
         ({"rounds": 0}, None, 1),  # a cluster's profile asks for a whole node
         ({"threads": 4}, 8, 4),
     ],
@@ -74,3 +74,35 @@ def test_a_cell_that_times_nothing_takes_its_threads_alone(tmp_path: Path) -> No
     for keys in ([], ["rounds=0"]):
         made = Jobs(plan(load_suite([tmp_path / "suite.yaml"], keys)), 8)
         assert {cell.kind: made.cell_cores(cell) for cell in made.cells.values()} == {"slice": 1, "tuned": 1}
+
+
+@pytest.mark.parametrize(
+    ("keys", "devices", "cell", "group"),
+    [
+        # In rounds only the groups are timed; cells have a device and their part of the cores.
+        ({}, 4, 4, 16),
+        ({"threads": 6}, 4, 6, 16),
+        ({"timing": "device"}, 4, 4, 4),
+        ({"timing": "device", "rounds": 0}, 4, 4, 4),
+        ({"timing": "shared"}, 4, 4, 4),
+        ({"rounds": 0}, 4, 16, 16),
+        ({"timing": "device"}, 1, 16, 16),
+        ({"timing": "device"}, 32, 1, 1),
+    ],
+)
+def test_jobs_on_gpus_have_a_device_and_their_part_of_the_cores(
+    tmp_path: Path, keys: dict[str, object], devices: int, cell: int, group: int
+) -> None:
+    planned = jobs(tmp_path, 16, device="cuda", **keys)._plan
+    made = Jobs(planned, 16, devices)
+    assert {made.cell_cores(one) for one in made.cells.values()} == {cell}
+    assert made.group_cores(planned.suite.threads) == group
+    assert made.share(planned.suite.threads) <= max(16 // devices, planned.suite.threads)
+
+
+def test_a_suite_on_cpus_whose_timing_is_of_the_device_has_its_own_cores_alone(tmp_path: Path) -> None:
+    made = jobs(tmp_path, 16, timing="device", threads=2)
+    assert made.groups and made.group_cores(2) == 2 and {made.cell_cores(one) for one in made.cells.values()} == {2}
+    made.check({"mem_mb"}, 2)
+    assert {cell.replicate for cell in made.cells.values()} == {0, 1}
+    assert not jobs(tmp_path, 16, timing="shared").groups

@@ -17,7 +17,7 @@ from metabench.results.certificate import CERTIFICATE_VERSION
 from metabench.results.schema import SCHEMA_VERSION
 from metabench.results.times import TIMES_VERSION
 from metabench.results.told import told
-from metabench.suite.cluster.checks import refuse
+from metabench.suite.cluster.checks import check_alone, refuse
 from metabench.suite.cluster.request import Request
 from metabench.suite.cluster.scheduler_requests import Requests
 from metabench.suite.plan.code_hash import (
@@ -77,6 +77,12 @@ def cores():
     )
 
 
+def devices():
+    """Return how many GPUs jobs share: the total of the resource."""
+    total = dict(workflow.global_resources.items()).get("gpu")
+    return int(total.value or 1) if total else 1
+
+
 def all_of(files):
     """Return the files; none in a job of a cluster, which makes one: thousands of names take a second there."""
     return list(files) if workflow.is_main_process else []
@@ -130,6 +136,8 @@ def check_cluster():
             if not (job.is_local or job.is_group())
         ]
         refuse(requests, workflow.executor_plugin.name, SUITE.device.value)
+        for found in check_alone(requests, JOBS.alone):
+            logger.warning(found.words)
 
 
 def tell_outcome():
@@ -163,7 +171,7 @@ try:
     check_writable(PLAN.folder)
     CORES = cores()
     REQUESTS = Requests(PLAN, may_predict, CORES or 1)
-    JOBS = Jobs(PLAN, CORES if workflow.local_exec else None)
+    JOBS = Jobs(PLAN, *((CORES, devices()) if workflow.local_exec else (None,)))
     if workflow.is_main_process:
         forget_marks()
 except MetabenchError as error:

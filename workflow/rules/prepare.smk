@@ -22,7 +22,7 @@ rule prepare:
     retries: RETRIES
     conda:
         "../envs/metabench.yaml"
-    threads: lambda wildcards: PLAN.preparations[wildcards.preparation].cell.threads
+    threads: lambda wildcards: JOBS.preparation_cores(wildcards.preparation)
     resources:
         gpu=JOBS.gpus,
         mem_mb=lambda wildcards, attempt: REQUESTS.memory_mb(

@@ -17,8 +17,8 @@ rule time_setting:
     retries: RETRIES
     conda:
         "../envs/metabench.yaml"
-    # The whole machine: no other job runs meanwhile.
-    threads: JOBS.cores_alone(SUITE.threads)
+    # The whole machine, so that no other job runs meanwhile, or its own cores and GPU: as `timing` says.
+    threads: JOBS.group_cores(SUITE.threads)
     resources:
         gpu=JOBS.gpus,
         mem_mb=lambda wildcards, attempt: REQUESTS.group_memory_mb(

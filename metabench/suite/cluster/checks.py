@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +80,16 @@ def refuse(requests: Collection[Request], executor: str, device: str) -> None:
     faults = [one.words for one in found if one.level == "error"]
     if faults:
         raise MetabenchError("no job is submitted: " + "\n  ".join(faults))
+
+
+def check_alone(requests: Iterable[Request], timed: str) -> Iterator[Finding]:
+    """Yield a warning where jobs of the rule that times, which are to have a node each, ask for none."""
+    if any(request.rule == timed and "--exclusive" not in request.extra for request in requests):
+        yield Finding(
+            "warning",
+            f"`timing: exclusive`, and jobs of {timed} do not ask for a whole node: their times are marked as shared. Append --exclusive to "
+            "their slurm_extra in the profile (--set-resources on the command line replaces that section), or choose `timing: device`",
+        )
 
 
 def check_settings(keys: Mapping[str, object]) -> Iterator[Finding]:

@@ -61,7 +61,7 @@ class Request:
             gpu_model=model,
             constraint=str(resources.get("constraint") or ""),
             qos=str(resources.get("qos") or ""),
-            extra=str(resources.get("slurm_extra") or ""),
+            extra=str(resources.get("slurm_extra") or resources.get("extra") or ""),
         )
 
     @property
@@ -119,10 +119,10 @@ def planned_requests(plan: Plan, profile: Profile) -> Iterator[Request]:
         yield request("run_cell", jobs.cell_cores(cell), **own)
     for one in plan.preparations.values():
         own = {"mem_mb": ask.memory_mb(one.cell, 1), "runtime": ask.runtime_minutes(one.cell, 1), **gpu}
-        yield request("prepare", one.cell.threads, **own)
+        yield request("prepare", jobs.share(one.cell.threads), **own)
     for group in plan.groups:
         own = {"mem_mb": ask.group_memory_mb(group, 1), "runtime": ask.group_minutes(group, 1), **gpu}
-        yield request("time_setting", jobs.cores_alone(plan.suite.threads), **own)
+        yield request("time_setting", jobs.group_cores(plan.suite.threads), **own)
     if plan.suite.certify:
         yield request("certify_method", 1, mem_mb=CERTIFY_MB, runtime=CERTIFY_MINUTES)
 

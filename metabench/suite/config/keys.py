@@ -22,9 +22,10 @@ class Device(Enum):
 
 
 class Timing(Enum):
-    """Whether whatever is timed has its machine to itself."""
+    """What is given to whatever is timed."""
 
     exclusive = "exclusive"
+    device = "device"
     shared = "shared"
 
 
@@ -176,18 +177,19 @@ class Suite:
     )
     threads: int = key("torch threads per cell", 1, minimum=1)
     timing: Timing = key(
-        "'exclusive': what times hypergradients has the machine to itself, so that times are comparable: the jobs of `rounds`, and cells "
-        "without rounds or on a GPU; all others run in parallel; 'shared': everything runs in parallel",
+        "'exclusive': what times hypergradients, the jobs of `rounds` and cells without rounds, has the machine to itself, on a cluster a "
+        "whole node; all others run in parallel, on a GPU each with a device of its own; 'device': it has its own GPU, cores and memory, "
+        "and other jobs run on the machine's other GPUs and cores; 'shared': as that, without `rounds` and A/A comparison",
         Timing.exclusive,
     )
     aa: bool = key(
         "A/A comparison: repeat the timed part of each cell of the baseline in another process, to show by how much times of the same "
-        "computation differ; only where timing is exclusive",
+        "computation differ; not where timing is shared",
         True,
     )
     rounds: int = key(
-        "with `timing: exclusive`, the methods of a setting are timed side by side: each in its own process, with one seed, taking turns, "
-        "this often, after all cells have run; 0: each cell times itself when it runs, one cell at a time",
+        "unless `timing` is shared, the methods of a setting are timed side by side: each in its own process, with one seed, taking turns, "
+        "this often, after all cells have run; 0: each cell times itself when it runs",
         15,
         minimum=0,
     )

@@ -300,7 +300,7 @@ def _check_rival_study(suite: Suite, cells: Iterable[Cell], known: Mapping[str, 
 
 def _partners(suite: Suite, cells: Iterable[Cell]) -> Iterator[Cell]:
     """Yield the partner of each cell of the baseline that is timed; one for all cells whose timed part is the same."""
-    if not suite.aa or suite.timing is not Timing.exclusive:
+    if not suite.aa or suite.timing is Timing.shared:
         return
     known = kinds([Path(path) for path in suite.plugins])
     found: dict[Path, Cell] = {}
@@ -406,7 +406,7 @@ def _cells(
 
 def _in_rounds(suite: Suite) -> bool:
     """Return whether cells are timed side by side, so that none times itself."""
-    return suite.timing is Timing.exclusive and suite.rounds > 0
+    return suite.timing is not Timing.shared and suite.rounds > 0
 
 
 def _is_plugins(dataset: str, known: Mapping[str, DatasetCard]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 from metabench.core.errors import MetabenchError
 from metabench.core.types import Progress
 from metabench.measure.kernels import choose_kernels
+from metabench.measure.own_device import own_device
 from metabench.results.store import read_rows
 from metabench.results.times import Line
+from metabench.suite.plan.cell import Cell
 from metabench.suite.plan.groups import Group
 from metabench.suite.rounds.member import WORKER, Member, ask
 from metabench.suite.rounds.parts import parts, room
@@ -31,7 +34,8 @@ def time_group(
 ) -> list[Line]:
     """Return the lines of a group: one per cell and round, and one for each cell that could not be timed, or no further.
 
-    Cells and seeds without a measured memory take no part: their rows say why. `granted_bytes` is what the job may use; None for any.
+    Cells and seeds without a measured memory take no part: their rows say why. On a GPU the group has one
+    device, the same for all. `granted_bytes` is what the job may use; None for any.
     `prepared` is the folder of what is prepared for the suite.
 
     Raises:
@@ -44,6 +48,21 @@ def time_group(
     if not cells:
         return []
     choose_kernels(cells[0].kernels)
+    # Before torch asks for devices, here and in the members.
+    with own_device(cells[0].device, lambda words: print(f"{group.name}: {words}", file=sys.stderr)):
+        return _timed(group, cells, files, peaks, progress, granted_bytes, worker, prepared)
+
+
+def _timed(
+    group: Group,
+    cells: Sequence[Cell],
+    files: Mapping[str, Path],
+    peaks: Peaks,
+    progress: Progress,
+    granted_bytes: int | None,
+    worker: Sequence[str],
+    prepared: Path | None,
+) -> list[Line]:
     together = parts(
         cells,
         {name: max(found.values()) for name, found in peaks.items() if found},

@@ -27,10 +27,11 @@ from typing import Any, BinaryIO, NoReturn
 
 from metabench.core.errors import MetabenchError
 from metabench.core.types import Progress
+from metabench.measure.own_device import own_device
 from metabench.suite.plan.cell import Cell
 from metabench.suite.predict.predictions import CellPrediction, unfit
 from metabench.suite.run.journal import Journal, row_of
-from metabench.suite.run.lock import Lock
+from metabench.suite.run.lock import BEAT_SECONDS, Lock
 from metabench.suite.run.lost import note_end, note_ending
 from metabench.suite.run.memory_limit import Killed, killed_for_memory, limit_bytes, oom_kills, resident_bytes
 from metabench.suite.run.processes import ending, settle, stopping_signals
@@ -68,6 +69,8 @@ def supervise(
 
     Rows are kept as they come: a later call for the same `out` goes on with the seeds that have none, and with a run from its checkpoint.
 
+    A cell on a GPU has a device to itself, and waits where all are taken: nothing of that counts as its time.
+
     `runner` is `metabench.suite.run.run_cell`, with checkpoints beside `out` and what is prepared for the suite in
     `prepared`, unless given. `predicted` columns are added to every row;
     a cell predicted to need more memory than its device is declared to have is not started: its rows are 'unsupported'. `lock` is the one
@@ -89,8 +92,10 @@ def supervise(
     todo = dataclasses.replace(cell, seeds=[seed for seed in cell.seeds if seed not in journal.rows])
     heard = _Heard(dict(journal.rows), finished=not todo.seeds)
     kills = oom_kills()
-    with stopping_signals() as unblocked:
+    with stopping_signals() as unblocked, contextlib.ExitStack() as device:
         if todo.seeds:
+            with unblocked():
+                device.enter_context(own_device(cell.device, lambda words: print(f"{out}: {words}", file=sys.stderr), _waiting(lock)))
             run = functools.partial(_run_cell, cell=cell, out=out, prepared=prepared, done=dict(journal.rows))
             child = _fork(todo, runner or run, imports_torch=runner is None)
             try:
@@ -122,6 +127,19 @@ def supervise(
             journal.forget()
             note_end(out, mishap=heard.killed is not None and heard.killed.status != "oom")
     return rows
+
+
+def _waiting(lock: Lock | None) -> Callable[[], None]:
+    """Return what keeps the lock alive while a cell waits for a GPU. No thread may run before the fork."""
+    due = 0.0
+
+    def beat() -> None:
+        nonlocal due
+        if lock is not None and time.monotonic() >= due:
+            lock.doing, due = ("waiting for a GPU", 0, 1), time.monotonic() + BEAT_SECONDS
+            lock.write()
+
+    return beat
 
 
 def _told_to(lock: Lock | None, progress: Progress) -> Progress:
