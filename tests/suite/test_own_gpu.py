@@ -159,7 +159,7 @@ def test_a_group_has_one_device_for_all_its_processes(
     monkeypatch.setattr(module, "_time_part", lambda *given: [])
 
     class Seen:
-        def __init__(self, cell: Cell, spec: Path, worker: object) -> None:
+        def __init__(self, cell: Cell, worker: object) -> None:
             found.append(os.environ["CUDA_VISIBLE_DEVICES"])
 
         def end(self) -> None:

@@ -50,13 +50,12 @@ def time_group(
     choose_kernels(cells[0].kernels)
     # Before torch asks for devices, here and in the members.
     with own_device(cells[0].device, lambda words: print(f"{group.name}: {words}", file=sys.stderr)):
-        return _timed(group, cells, files, peaks, progress, granted_bytes, worker, prepared)
+        return _timed(group, cells, peaks, progress, granted_bytes, worker, prepared)
 
 
 def _timed(
     group: Group,
     cells: Sequence[Cell],
-    files: Mapping[str, Path],
     peaks: Peaks,
     progress: Progress,
     granted_bytes: int | None,
