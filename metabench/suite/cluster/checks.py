@@ -87,8 +87,8 @@ def check_alone(requests: Iterable[Request], timed: str) -> Iterator[Finding]:
     if any(request.rule == timed and "--exclusive" not in request.extra for request in requests):
         yield Finding(
             "warning",
-            f"`timing: exclusive`, and jobs of {timed} do not ask for a whole node, so that others may run beside them. Append --exclusive to "
-            "their slurm_extra in the profile (--set-resources on the command line replaces that section), or choose `timing: device`",
+            f"`timing: exclusive`, and jobs of {timed} do not ask for a whole node, and others may run beside them. Append --exclusive "
+            "to their slurm_extra in the profile (--set-resources on the command line replaces that section), or choose `timing: device`",
         )
 
 
